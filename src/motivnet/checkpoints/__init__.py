@@ -1,0 +1,1 @@
+"""Bundles on disk, and key maps from the formats that others release."""

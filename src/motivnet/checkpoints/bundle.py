@@ -1,0 +1,131 @@
+"""A checkpoint is a folder, a *bundle*: weights and everything needed to use them. Torch-free.
+
+```
+nano/
+├── config.json         what BundleConfig holds
+├── model.onnx          for onnxruntime
+├── model.safetensors   for torch
+└── README.md           the model card
+```
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from motivnet import config
+from motivnet.errors import CheckpointError, ConfigError, unknown_name
+from motivnet.labels import EMOTIONS, LabelSet
+from motivnet.models.config import ModelConfig
+from motivnet.preprocess import Preprocessing
+
+ASSETS = Path(__file__).parent.parent / "assets"
+CONFIG_NAME = "config.json"
+ONNX_NAME = "model.onnx"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BundleConfig:
+    """What a bundle says of itself.
+
+    Args:
+        name: of the model.
+        summary: one line for people.
+        licence: of the weights, in one line.
+        model: dimensions.
+        preprocessing: what its input must have been through.
+        labels: names of the logits, in order.
+        scores: data set and split -> metric -> value, as measured; empty before any measurement.
+        provenance: how it was made: recipe, data, versions.
+        format: version of the bundle's layout.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    model: ModelConfig
+    preprocessing: Preprocessing
+    labels: LabelSet = EMOTIONS
+    scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        """Check that model, labels and preprocessing fit together.
+
+        Raises:
+            CheckpointError: if they do not.
+        """
+        pairs = {
+            "format": (self.format, FORMAT),
+            "number of labels and of classes": (len(self.labels), self.model.num_classes),
+            "input size of preprocessing and model": (self.preprocessing.size, self.model.image_size),
+            "input channels of preprocessing and model": (self.preprocessing.num_channels, self.model.in_chans),
+        }
+        for what, (found, expected) in pairs.items():
+            if found != expected:
+                raise CheckpointError(f"bundle {self.name!r}: {what}: found {found}, expected {expected}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that exists on disk.
+
+    Args:
+        path: its folder.
+        config: what it says of itself.
+    """
+
+    path: Path
+    config: BundleConfig
+
+    @property
+    def onnx(self) -> Path:
+        """Its ONNX file, which need not exist."""
+        return self.path / ONNX_NAME
+
+    @property
+    def weights(self) -> Path:
+        """Its safetensors file, which need not exist."""
+        return self.path / WEIGHTS_NAME
+
+
+def embedded_models() -> list[str]:
+    """Name the models that come with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}"))
+
+
+def open_bundle(model: str | Path) -> Bundle:
+    """Find a bundle by the name of an embedded model, or by its folder, and read what it says of itself.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    path = Path(model)
+    if str(model) in embedded_models():
+        path = ASSETS / str(model)
+    elif not path.exists():
+        raise CheckpointError(f"{unknown_name('model', str(model), embedded_models())}, or the folder of a bundle")
+    file = path / CONFIG_NAME
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    try:
+        return Bundle(path, config.from_plain(BundleConfig, data))
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def write_config(path: Path, bundle_config: BundleConfig) -> Bundle:
+    """Write what a bundle says of itself, making its folder."""
+    path.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config.to_plain(bundle_config), indent=2, ensure_ascii=False)
+    (path / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+    return Bundle(path, bundle_config)

@@ -1,0 +1,154 @@
+"""Strict conversion between frozen dataclasses and plain data (what JSON can say).
+
+Every setting of the project is a field of a frozen dataclass that stands beside what it configures.
+An unknown key is an error with a suggestion, never ignored.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from motivnet.errors import ConfigError, unknown_name
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a dataclass, with all it holds, into dicts, lists, numbers, strings and None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(cls: type[T], data: Any, where: str = "") -> T:
+    """Build the dataclass `cls` from plain data.
+
+    Args:
+        cls: a dataclass.
+        data: a mapping of its field names to plain values.
+        where: dotted path of `data` inside the whole, for messages.
+
+    Raises:
+        ConfigError: at an unknown or missing key, or a value of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where or cls.__name__}: expected settings of {cls.__name__}, found {data!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in fields:
+            raise ConfigError(f"{where + ': ' if where else ''}{unknown_name('setting', key, fields)}")
+    values = {key: _convert(hints[key], item, f"{where}.{key}".lstrip(".")) for key, item in data.items()}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where or cls.__name__}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(args, value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ConfigError(f"{where}: {value!r} is not allowed. Allowed: {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+        return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_plain(hint, value, where)  # type: ignore[arg-type]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        if value not in [member.value for member in hint]:
+            raise ConfigError(f"{where}: {unknown_name('value', str(value), [str(m.value) for m in hint])}")
+        return hint(value)
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and types.NoneType in args:
+        return None
+    candidates = [arg for arg in args if arg is not types.NoneType]
+    for candidate in candidates[:-1]:
+        try:
+            return _convert(candidate, value, where)
+        except ConfigError:
+            continue
+    return _convert(candidates[-1], value, where)
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where}: expected a list, found {value!r}")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(args):
+        raise ConfigError(f"{where}: expected {len(args)} values, found {len(value)}")
+    return tuple(_convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any:
+        return value
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def override(settings: T, assignments: list[str]) -> T:
+    """Return `settings` with `dotted.name=value` assignments applied; values are read as JSON, else as text.
+
+    Raises:
+        ConfigError: at an assignment without `=`, an unknown name, or a value of the wrong type.
+    """
+    data = to_plain(settings)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"{assignment!r} is no assignment. Allowed: name=value, such as optimizer.head_lr=1e-4")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, last = name.strip().split(".")
+        node = data
+        for parent in parents:
+            node = _child(node, parent, name)
+        _child(node, last, name)
+        node[last] = value
+    return from_plain(type(settings), data)
+
+
+def _child(node: Any, key: str, name: str) -> Any:
+    if not isinstance(node, dict):
+        raise ConfigError(f"{name}: {key!r} has no settings inside")
+    if key not in node:
+        raise ConfigError(f"{name}: {unknown_name('setting', key, node)}")
+    return node[key]
+
+
+def fingerprint(settings: Any) -> str:
+    """Give the first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
+    text = json.dumps(to_plain(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Data sets: the manifest, its readers, what is removed from training, and loaders."""

@@ -1,0 +1,64 @@
+"""Everything that motivnet raises on purpose.
+
+```
+MotivNetError
+├── ConfigError      a setting that does not exist or is out of range
+├── ImageError       bytes that are no image, or too large a one
+├── DetectorError    a face detector that is unknown or cannot run here
+├── CheckpointError  weights that are missing, damaged or of another model
+├── DataError        a data set that is not what its reader expects
+├── ExportError      an exported model that does not agree with its original
+├── OutputError      a result file that exists already or cannot be written
+└── MissingExtraError  an optional dependency that is not installed
+```
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MotivNetError(Exception):
+    """Base of all errors that a user of motivnet can cause, and can mend."""
+
+
+class ConfigError(MotivNetError):
+    """A setting that does not exist, or a value that is not allowed."""
+
+
+class ImageError(MotivNetError):
+    """Bytes that cannot be decoded as an image, or an image beyond the limits."""
+
+
+class DetectorError(MotivNetError):
+    """A face detector that is unknown or cannot run on this machine."""
+
+
+class CheckpointError(MotivNetError):
+    """Weights or bundles that are missing, damaged or of another model."""
+
+
+class DataError(MotivNetError):
+    """A data set that is not what its reader expects; names file and row."""
+
+
+class ExportError(MotivNetError):
+    """An exported model that does not agree with the model it came from."""
+
+
+class OutputError(MotivNetError):
+    """A result file that exists already or cannot be written."""
+
+
+class MissingExtraError(MotivNetError):
+    """An optional dependency that is not installed; the message says how to get it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs {package}, which is not installed: pip install 'motivnet[{extra}]'")
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Say that `name` is no `kind`, what was probably meant, and what is allowed."""
+    choices = sorted(allowed)
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"unknown {kind} {name!r}{hint} Allowed: {', '.join(choices)}"

@@ -1,0 +1,1 @@
+"""ONNX, and its verification against torch."""

@@ -1,0 +1,167 @@
+"""Decode whatever people call an image into upright 8-bit RGB: the only decoder of the project.
+
+Shape suffixes: h height, w width, c channels.
+"""
+
+import dataclasses
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from motivnet.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ImageSource = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray"
+ColorOrder = Literal["rgb", "bgr"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLimits:
+    """What is refused before it is decoded.
+
+    Args:
+        max_bytes: largest file, in bytes.
+        max_pixels: largest height x width: a small file can unfold into gigabytes.
+    """
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 100_000_000
+
+
+def decode_image(source: ImageSource, *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
+    """Decode an image.
+
+    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP or anything else that Pillow reads. The EXIF orientation is
+    applied, the first frame of an animation is taken, transparency is laid on white, 16-bit values are scaled by
+    their full range, CMYK and palettes are converted.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image, or an array: (h, w) grey, (h, w, 3) or (h, w, 4);
+            uint8, uint16, or floats from 0 to 1.
+        color: colour order of an array source; files and PIL images know theirs.
+        limits: sizes beyond which an image is refused; None takes the defaults.
+
+    Returns:
+        An upright RGB image, uint8 (h, w, 3), C-contiguous.
+
+    Raises:
+        ImageError: if the source is missing, no image, damaged, or beyond the limits.
+    """
+    limits = limits or ImageLimits()
+    if isinstance(source, np.ndarray):
+        return _from_array(source, color, limits)
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return _from_pil(source, limits)
+    data = _read(source, limits)
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb warning comes at another size than our limit, which is checked below.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                return _from_pil(image, limits)
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image in a format that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too many pixels: {error}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError) as error:
+        # Pillow's format plugins raise all of these on damaged files.
+        raise ImageError(f"damaged image: {error}") from None
+
+
+def _read(source: object, limits: ImageLimits) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        size, data = len(source), bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        try:
+            size = path.stat().st_size
+            data = path.read_bytes() if size <= limits.max_bytes else b""
+        except IsADirectoryError:
+            raise ImageError("is a folder, not an image") from None
+        except FileNotFoundError:
+            raise ImageError("no such file") from None
+        except (OSError, ValueError) as error:
+            raise ImageError(f"cannot be read: {error}") from None
+    else:
+        raise ImageError(
+            f"cannot take an image from {type(source).__name__}. Allowed: path, bytes, PIL image, numpy array"
+        )
+    if size > limits.max_bytes:
+        raise ImageError(f"file of {size} bytes, the limit is {limits.max_bytes}")
+    return data
+
+
+def _from_pil(image: "Image.Image", limits: ImageLimits) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    width, height = image.size
+    _check_size(height, width, limits)
+    if getattr(image, "is_animated", False):
+        image.seek(0)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        return _from_array(_sixteen_bit(np.asarray(upright)), "rgb", limits)
+    if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        upright = Image.alpha_composite(white, rgba)
+    return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+
+
+def _sixteen_bit(values_hw: np.ndarray) -> np.ndarray:
+    """Read Pillow's wide grey modes, which hold 16-bit files in wider numbers, as 16 bits again."""
+    if np.issubdtype(values_hw.dtype, np.floating):
+        # TIFF floats have no agreed range: those up to 1 are taken as fractions, others as 8-bit values.
+        top = 1.0 if np.nanmax(values_hw, initial=0.0) <= 1.0 else 255.0
+        return np.clip(np.nan_to_num(values_hw) / top, 0.0, 1.0)
+    return np.clip(values_hw, 0, 65_535).astype(np.uint16)
+
+
+def _from_array(array: np.ndarray, color: ColorOrder, limits: ImageLimits) -> np.ndarray:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
+        raise ImageError(
+            f"array of shape {array.shape}. Allowed: (height, width), (height, width, 3), (height, width, 4)"
+        )
+    _check_size(array.shape[0], array.shape[1], limits)
+    if color not in ("rgb", "bgr"):
+        raise ImageError(f"unknown color order {color!r}. Allowed: rgb, bgr")
+    image = _to_uint8(array)
+    if image.ndim == 2:
+        return np.ascontiguousarray(np.repeat(image[:, :, None], 3, axis=2))
+    if image.shape[2] == 4:
+        alpha = image[:, :, 3:].astype(np.uint16)
+        image = ((image[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(image[:, :, ::-1] if color == "bgr" else image)
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ImageError(f"float array from {array.min():.4g} to {array.max():.4g}. Allowed: finite values, 0 to 1")
+        return np.rint(array * 255).astype(np.uint8)
+    raise ImageError(f"array of {array.dtype}. Allowed: uint8, uint16, bool, floats from 0 to 1")
+
+
+def _check_size(height: int, width: int, limits: ImageLimits) -> None:
+    if height < 1 or width < 1:
+        raise ImageError(f"image of {width} x {height} pixels")
+    if height * width > limits.max_pixels:
+        raise ImageError(f"{width} x {height} pixels, the limit is {limits.max_pixels} in all")

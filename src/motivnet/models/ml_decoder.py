@@ -1,0 +1,132 @@
+"""ML-Decoder: cross-attention from fixed queries to image tokens (Ridnik et al., arXiv 2111.12933).
+
+Every query asks the tokens one question and answers `ceil(C / Q)` classes with its own linear map.
+
+Shape suffixes: B images, N tokens, D token width, Q queries, E decoder width, H attention heads,
+F classes answered by one query, C classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CrossAttention(nn.Module):
+    """Let queries attend to tokens, in several heads."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"decoder width {dim} is not divisible by num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        # Query, key and value maps stacked in one matrix: the layout of every released ML-Decoder file.
+        self.in_proj = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query_BQE: Tensor, tokens_BNE: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            query_BQE: the questions.
+            tokens_BNE: what is asked, as keys and as values.
+
+        Returns:
+            The answers, (B, Q, E).
+        """
+        weight_q, weight_k, weight_v = self.in_proj.weight.chunk(3)
+        bias_q, bias_k, bias_v = self.in_proj.bias.chunk(3)
+        q_BHQd = self._split(functional.linear(query_BQE, weight_q, bias_q))
+        k_BHNd = self._split(functional.linear(tokens_BNE, weight_k, bias_k))
+        v_BHNd = self._split(functional.linear(tokens_BNE, weight_v, bias_v))
+        dropout = self.dropout if self.training else 0.0
+        mixed_BHQd = functional.scaled_dot_product_attention(q_BHQd, k_BHNd, v_BHNd, dropout_p=dropout)
+        return self.out_proj(mixed_BHQd.transpose(1, 2).flatten(2))
+
+    def _split(self, x_BNE: Tensor) -> Tensor:
+        return x_BNE.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+class MLDecoderLayer(nn.Module):
+    """One post-norm decoder layer without self-attention: the queries never talk to each other."""
+
+    def __init__(self, dim: int, num_heads: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_query = nn.LayerNorm(dim)
+        self.attn = CrossAttention(dim, num_heads, dropout)
+        self.norm_attn = nn.LayerNorm(dim)
+        self.ff_in = nn.Linear(dim, ff_dim)
+        self.ff_out = nn.Linear(ff_dim, dim)
+        self.norm_ff = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, query_BQE: Tensor, tokens_BNE: Tensor) -> Tensor:
+        """Refine the queries by one look at the tokens."""
+        # The authors keep the residual of the self-attention that they took out: a query added to itself.
+        x_BQE = self.norm_query(query_BQE + self.dropout(query_BQE))
+        x_BQE = self.norm_attn(x_BQE + self.dropout(self.attn(x_BQE, tokens_BNE)))
+        hidden = self.dropout(functional.relu(self.ff_in(x_BQE)))
+        return self.norm_ff(x_BQE + self.dropout(self.ff_out(hidden)))
+
+
+class MLDecoder(nn.Module):
+    """Classify tokens by asking fixed questions."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_classes: int,
+        *,
+        num_queries: int | None = None,
+        dim: int = 768,
+        num_layers: int = 1,
+        num_heads: int = 8,
+        ff_dim: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            in_dim: token width of the backbone.
+            num_classes: number of logits.
+            num_queries: questions asked; None asks one a class. With fewer, each answers a group.
+            dim: decoder width, divisible by `num_heads`.
+            num_layers: decoder layers, at least 1.
+            num_heads: attention heads.
+            ff_dim: hidden width of the feed-forward part.
+            dropout: on attention weights, residuals and the hidden layer.
+
+        Raises:
+            ValueError: if a number is out of range.
+        """
+        super().__init__()
+        num_queries = num_classes if num_queries is None else num_queries
+        if not 1 <= num_queries <= num_classes:
+            raise ValueError(f"num_queries must be between 1 and num_classes={num_classes}, not {num_queries}")
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, not {num_layers}")
+        self.num_classes = num_classes
+        self.embed = nn.Linear(in_dim, dim)
+        # Random and never trained, so they belong to the weights and must be saved with them.
+        self.register_buffer("queries", torch.randn(num_queries, dim))
+        self.layers = nn.ModuleList(MLDecoderLayer(dim, num_heads, ff_dim, dropout) for _ in range(num_layers))
+        classes_per_query = math.ceil(num_classes / num_queries)
+        self.group_weight = nn.Parameter(torch.empty(num_queries, dim, classes_per_query))
+        self.group_bias = nn.Parameter(torch.zeros(num_classes))
+        for weight_EF in self.group_weight.data:
+            nn.init.xavier_normal_(weight_EF)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to logits (B, C)."""
+        tokens_BNE = functional.relu(self.embed(tokens_BND))
+        answers_BQE = self.queries.to(tokens_BNE.dtype).expand(tokens_BNE.shape[0], -1, -1)
+        for layer in self.layers:
+            answers_BQE = layer(answers_BQE, tokens_BNE)
+        logits_BQF = torch.einsum("bqe,qef->bqf", answers_BQE, self.group_weight)
+        # Q * F may exceed C: the last group is then only partly used.
+        return logits_BQF.flatten(1)[:, : self.num_classes] + self.group_bias

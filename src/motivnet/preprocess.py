@@ -1,0 +1,219 @@
+"""From a decoded image to what a model sees: the only such path, for training, evaluation, serving and export.
+
+Shape suffixes: h height, w width, c channels; B images, C channels, H height, W width of the model's input.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from motivnet import config
+from motivnet.errors import ConfigError
+
+Geometry = Literal["stretch", "pad", "square"]
+Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
+
+# ITU-R BT.601 luma, as JPEG, OpenCV and Pillow use it.
+LUMA_RGB = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels of the upright image; it may reach beyond the image.
+
+    Args:
+        x: left edge.
+        y: top edge.
+        width: of the rectangle.
+        height: of the rectangle.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def __iter__(self):  # noqa: ANN204  (a box unpacks as x, y, width, height)
+        """Unpack as x, y, width, height."""
+        return iter((self.x, self.y, self.width, self.height))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """How a face becomes a tensor. Frozen, serialisable, and known by its fingerprint.
+
+    Args:
+        geometry: `stretch` resizes the box to `size` whatever its shape (MotivNet's training code);
+            `pad` resizes it to the largest square inside `size` and fills the rest with `fill` on both sides
+            (MotivNet's inference code: 768x768, then white rows to 1024x768);
+            `square` widens the box by `margin`, squares it about its centre and resizes it.
+        size: (height, width) of the model's input, in pixels; equal for `square`.
+        channels: `rgb`, or `grey` for one channel of luma.
+        filter: resampling filter, OpenCV's.
+        mean: subtracted, per channel, on the scale 0 to 255.
+        std: divided by, per channel, on the scale 0 to 255.
+        margin: share of the box's longer side added on each side, for `square`; a whole image gets none.
+        fill: grey value, 0 to 255, of padding rows and of what lies outside the image; None repeats the edge.
+    """
+
+    geometry: Geometry
+    size: tuple[int, int]
+    channels: Literal["rgb", "grey"]
+    filter: Filter
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    margin: float = 0.0
+    fill: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit together.
+
+        Raises:
+            ConfigError: at a value that is out of range.
+        """
+        height, width = self.size
+        problems = {
+            f"size {self.size}: both must be positive": height < 1 or width < 1,
+            f"size {self.size} is not square, as geometry 'square' needs": self.geometry == "square"
+            and height != width,
+            f"mean and std must have {self.num_channels} values": len(self.mean) != self.num_channels
+            or len(self.std) != self.num_channels,
+            f"std {self.std} must be positive": any(value <= 0 for value in self.std),
+            f"margin {self.margin} must be from 0 to 2": not 0 <= self.margin <= 2,
+            f"fill {self.fill} must be from 0 to 255, or None": self.fill is not None and not 0 <= self.fill <= 255,
+        }
+        for problem, found in problems.items():
+            if found:
+                raise ConfigError(f"preprocessing: {problem}")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the model's input."""
+        return 1 if self.channels == "grey" else 3
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change whenever any setting changes; stands in every result."""
+        return config.fingerprint(self)
+
+    def face(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
+        """Cut out and resize one face.
+
+        Args:
+            image_hwc_u8: upright RGB image, uint8 (h, w, 3).
+            box: the face, in its pixels; None takes the whole image.
+
+        Returns:
+            uint8 (H, W, C) at the model's size, not yet normalised.
+        """
+        height, width = self.size
+        if self.geometry == "square":
+            face = crop(image_hwc_u8, self._square(image_hwc_u8, box), self.fill)
+            face = self._resize(face, height, width)
+        elif self.geometry == "stretch":
+            face = self._resize(_crop_or_whole(image_hwc_u8, box, self.fill), height, width)
+        else:
+            side = min(height, width)
+            face = self._resize(_crop_or_whole(image_hwc_u8, box, self.fill), side, side)
+            face = _pad_to(face, height, width, self.fill)
+        if self.channels == "grey":
+            luma = face.astype(np.float32) @ np.asarray(LUMA_RGB, np.float32)
+            face = np.rint(luma).astype(np.uint8)[:, :, None]
+        return np.ascontiguousarray(face)
+
+    def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:
+        """Turn faces of `face`, stacked, uint8 (B, H, W, C), into float32 pixels (B, C, H, W) for the model."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        pixels_BHWC = (faces_BHWC_u8.astype(np.float32) - mean) / std
+        return np.ascontiguousarray(pixels_BHWC.transpose(0, 3, 1, 2))
+
+    def __call__(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
+        """Turn one face of an upright RGB image into float32 pixels (C, H, W)."""
+        return self.normalise(self.face(image_hwc_u8, box)[None])[0]
+
+    def _square(self, image_hwc: np.ndarray, box: Box | None) -> Box:
+        height, width = image_hwc.shape[:2]
+        x, y, w, h = box or Box(0, 0, width, height)
+        side = max(w, h) * (1 + 2 * (self.margin if box else 0.0))
+        return Box(x + (w - side) / 2, y + (h - side) / 2, side, side)
+
+    def _resize(self, image_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
+        if image_hwc.shape[:2] == (height, width):
+            return image_hwc
+        import cv2
+
+        filters = {
+            "nearest": cv2.INTER_NEAREST,
+            "bilinear": cv2.INTER_LINEAR,
+            "bicubic": cv2.INTER_CUBIC,
+            "area": cv2.INTER_AREA,
+            "lanczos": cv2.INTER_LANCZOS4,
+        }
+        chosen = filters[self.filter]
+        if self.geometry == "square" and min(image_hwc.shape[:2]) > max(height, width):
+            # OpenCV's other filters skip pixels when they shrink; a photograph's face would alias.
+            chosen = cv2.INTER_AREA
+        return cv2.resize(image_hwc, (width, height), interpolation=chosen)
+
+
+def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
+    """Cut `box`, rounded to whole pixels, out of an image; at least one pixel.
+
+    Args:
+        image_hwc: any image.
+        box: what to cut; may reach beyond the image.
+        fill: value of what lies outside; None repeats the nearest edge.
+    """
+    height, width = image_hwc.shape[:2]
+    left, top = round(box.x), round(box.y)
+    right, bottom = max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
+    inside = image_hwc[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
+    missing = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
+    if not any(missing):
+        return inside
+    if inside.size == 0:
+        # A box wholly outside the image: what is nearest to it is still the image's edge.
+        row, column = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
+        edge = image_hwc[row : row + 1, column : column + 1]
+        return np.broadcast_to(edge if fill is None else np.full_like(edge, fill), (bottom - top, right - left, 3))
+    padding = (missing[:2], missing[2:], (0, 0))
+    return np.pad(inside, padding, mode="edge") if fill is None else np.pad(inside, padding, constant_values=fill)
+
+
+def _crop_or_whole(image_hwc: np.ndarray, box: Box | None, fill: int | None) -> np.ndarray:
+    return image_hwc if box is None else crop(image_hwc, box, fill)
+
+
+def _pad_to(image_hwc: np.ndarray, height: int, width: int, fill: int | None) -> np.ndarray:
+    top, left = (height - image_hwc.shape[0]) // 2, (width - image_hwc.shape[1]) // 2
+    bottom, right = height - image_hwc.shape[0] - top, width - image_hwc.shape[1] - left
+    padding = ((top, bottom), (left, right), (0, 0))
+    return np.pad(image_hwc, padding, mode="edge") if fill is None else np.pad(image_hwc, padding, constant_values=fill)
+
+
+# MotivNet's own statistics: ImageNet's, rounded by its authors.
+MOTIVNET_MEAN = (123.5, 116.5, 103.5)
+MOTIVNET_STD = (58.5, 57.0, 57.5)
+
+MOTIVNET_STRETCH = Preprocessing(
+    geometry="stretch",
+    size=(1024, 768),
+    channels="rgb",
+    filter="bilinear",
+    mean=MOTIVNET_MEAN,
+    std=MOTIVNET_STD,
+)
+MOTIVNET_PAD = dataclasses.replace(MOTIVNET_STRETCH, geometry="pad", fill=255)
+# The margin is the median that makes a detector's box on FER-2013 training images as large as those images:
+# `benchmarks/crop_margin.py` measures it.
+NANO = Preprocessing(
+    geometry="square",
+    size=(96, 96),
+    channels="grey",
+    filter="bicubic",
+    mean=(127.5,),
+    std=(64.0,),
+    margin=0.1,
+)
+PREPROCESSINGS = {"motivnet-stretch": MOTIVNET_STRETCH, "motivnet-pad": MOTIVNET_PAD, "nano": NANO}
