@@ -47,7 +47,7 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
     hints = typing.get_type_hints(cls)
     for key in data:
         if key not in fields:
-            raise ConfigError(f"{where + ': ' if where else ''}{unknown_name('setting', key, fields)}")
+            raise ConfigError(f"{where + ': ' if where else ''}{unknown_name('setting', str(key), fields)}")
     values = {key: _convert(hints[key], item, f"{where}.{key}".lstrip(".")) for key, item in data.items()}
     missing = [
         name
@@ -108,7 +108,10 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: too large a number") from None
     if hint is Any:
         return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -129,7 +132,7 @@ def override(settings: T, assignments: list[str]) -> T:
             raise ConfigError(f"{assignment!r} is no assignment. Allowed: name=value, such as optimizer.head_lr=1e-4")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except ValueError:
             value = text
         *parents, last = name.strip().split(".")
         node = data
@@ -150,5 +153,7 @@ def _child(node: Any, key: str, name: str) -> Any:
 
 def fingerprint(settings: Any) -> str:
     """Give the first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
-    text = json.dumps(to_plain(settings), sort_keys=True, separators=(",", ":"))
+    # Reading them back makes 1 and 1.0 of a float setting the same text, as they are equal.
+    canonical = from_plain(type(settings), to_plain(settings))
+    text = json.dumps(to_plain(canonical), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

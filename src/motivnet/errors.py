@@ -53,7 +53,12 @@ class MissingExtraError(MotivNetError):
     """An optional dependency that is not installed; the message says how to get it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs {package}, which is not installed: pip install 'motivnet[{extra}]'")
+        # Both stay in `args`, so that the error survives pickling on its way out of a worker process.
+        super().__init__(package, extra)
+
+    def __str__(self) -> str:
+        package, extra = self.args
+        return f"this needs {package}, which is not installed: pip install 'motivnet[{extra}]'"
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:

@@ -6,7 +6,11 @@ Shape suffixes: h height, w width, c channels.
 import dataclasses
 import io
 import os
+import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +23,18 @@ if TYPE_CHECKING:
 
 ImageSource = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray"
 ColorOrder = Literal["rgb", "bgr"]
+
+ORIENTATION_TAG = 0x0112
+# EXIF orientation -> the member of PIL.Image.Transpose that makes the image upright; 1 is upright already.
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +54,8 @@ def decode_image(source: ImageSource, *, color: ColorOrder = "rgb", limits: Imag
     """Decode an image.
 
     Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP or anything else that Pillow reads. The EXIF orientation is
-    applied, the first frame of an animation is taken, transparency is laid on white, 16-bit values are scaled by
-    their full range, CMYK and palettes are converted.
+    applied, the first frame of an animation is taken (of a PIL image, the frame it stands at), transparency is laid on
+    white, 16-bit values are scaled by their full range, CMYK and palettes are converted.
 
     Args:
         source: a path, the bytes of a file, a PIL image, or an array: (h, w) grey, (h, w, 3) or (h, w, 4);
@@ -48,7 +64,7 @@ def decode_image(source: ImageSource, *, color: ColorOrder = "rgb", limits: Imag
         limits: sizes beyond which an image is refused; None takes the defaults.
 
     Returns:
-        An upright RGB image, uint8 (h, w, 3), C-contiguous.
+        An upright RGB image, uint8 (h, w, 3), C-contiguous; shares the memory of an array that is one already.
 
     Raises:
         ImageError: if the source is missing, no image, damaged, or beyond the limits.
@@ -59,33 +75,72 @@ def decode_image(source: ImageSource, *, color: ColorOrder = "rgb", limits: Imag
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _from_pil(source, limits)
+        with _pillow():
+            return _from_pil(source, limits)
     data = _read(source, limits)
     if not data:
         raise ImageError("the file is empty")
+    with _pillow(), Image.open(io.BytesIO(data)) as image:
+        return _from_pil(image, limits)
+
+
+@contextmanager
+def _pillow() -> Iterator[None]:
+    """Let Pillow work: what it raises at a broken image becomes ImageError, its warnings are not shown."""
+    from PIL import Image
+
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning comes at another size than our limit, which is checked below.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return _from_pil(image, limits)
+        with _QUIET:
+            yield
     except Image.UnidentifiedImageError:
         raise ImageError("not an image in a format that can be read") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, struct.error) as error:
         # Pillow's format plugins raise all of these on damaged files.
         raise ImageError(f"damaged image: {error}") from None
 
 
+class _QuietPillow:
+    """Ignore Pillow's warnings (oddities of a file, a bomb limit that is not ours) while any thread decodes.
+
+    `warnings.catch_warnings` alone would not do: threads that overlap restore each other's filters.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_users = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._num_users += 1
+            if self._num_users == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._num_users -= 1
+            if not self._num_users:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _QuietPillow()
+
+
 def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        size, data = len(source), bytes(source)
+        size, data = memoryview(source).nbytes, bytes(source)
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source)
         try:
             size = path.stat().st_size
-            data = path.read_bytes() if size <= limits.max_bytes else b""
+            with path.open("rb") as file:
+                # A device or a pipe has no size: never read beyond the limit.
+                data = file.read(limits.max_bytes + 1) if size <= limits.max_bytes else b""
+            size = max(size, len(data))
         except IsADirectoryError:
             raise ImageError("is a folder, not an image") from None
         except FileNotFoundError:
@@ -102,20 +157,28 @@ def _read(source: object, limits: ImageLimits) -> bytes:
 
 
 def _from_pil(image: "Image.Image", limits: ImageLimits) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     width, height = image.size
     _check_size(height, width, limits)
-    if getattr(image, "is_animated", False):
-        image.seek(0)
-    upright = ImageOps.exif_transpose(image)
+    upright = _turn_upright(image)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         return _from_array(_sixteen_bit(np.asarray(upright)), "rgb", limits)
     if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         upright = Image.alpha_composite(white, rgba)
-    return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+    # Copied, as Pillow's own array is read-only.
+    return np.array(upright.convert("RGB"))
+
+
+def _turn_upright(image: "Image.Image") -> "Image.Image":
+    """Undo the EXIF orientation. Pillow's `exif_transpose` writes all EXIF anew, and fails where a tag is odd."""
+    from PIL import Image
+
+    image.load()  # first, as loading a TIFF turns it already
+    turn = TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
+    return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 def _sixteen_bit(values_hw: np.ndarray) -> np.ndarray:
@@ -149,7 +212,7 @@ def _from_array(array: np.ndarray, color: ColorOrder, limits: ImageLimits) -> np
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.uint16:
+    if array.dtype.type is np.uint16:  # of either byte order
         return ((array.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)

@@ -63,6 +63,8 @@ class LabelSet:
         Raises:
             DataError: if the set has no such label.
         """
+        if name in self.names:
+            return self.names.index(name)
         text = name.strip().lower()
         text = text if text in self.names else str(SYNONYMS.get(text, text))
         if text not in self.names:

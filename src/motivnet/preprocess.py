@@ -4,7 +4,8 @@ Shape suffixes: h height, w width, c channels; B images, C channels, H height, W
 """
 
 import dataclasses
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from motivnet import config
 from motivnet.errors import ConfigError
 
 Geometry = Literal["stretch", "pad", "square"]
+Channels = Literal["rgb", "grey"]
 Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 
 # ITU-R BT.601 luma, as JPEG, OpenCV and Pillow use it.
@@ -59,7 +61,7 @@ class Preprocessing:
 
     geometry: Geometry
     size: tuple[int, int]
-    channels: Literal["rgb", "grey"]
+    channels: Channels
     filter: Filter
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -74,12 +76,18 @@ class Preprocessing:
         """
         height, width = self.size
         problems = {
+            f"geometry {self.geometry!r}. Allowed: {', '.join(get_args(Geometry))}": self.geometry
+            not in get_args(Geometry),
+            f"channels {self.channels!r}. Allowed: {', '.join(get_args(Channels))}": self.channels
+            not in get_args(Channels),
+            f"filter {self.filter!r}. Allowed: {', '.join(get_args(Filter))}": self.filter not in get_args(Filter),
             f"size {self.size}: both must be positive": height < 1 or width < 1,
             f"size {self.size} is not square, as geometry 'square' needs": self.geometry == "square"
             and height != width,
             f"mean and std must have {self.num_channels} values": len(self.mean) != self.num_channels
             or len(self.std) != self.num_channels,
-            f"std {self.std} must be positive": any(value <= 0 for value in self.std),
+            f"mean {self.mean} must be finite": not all(map(math.isfinite, self.mean)),
+            f"std {self.std} must be positive and finite": not all(0 < value < math.inf for value in self.std),
             f"margin {self.margin} must be from 0 to 2": not 0 <= self.margin <= 2,
             f"fill {self.fill} must be from 0 to 255, or None": self.fill is not None and not 0 <= self.fill <= 255,
         }
@@ -168,7 +176,7 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
     height, width = image_hwc.shape[:2]
     left, top = round(box.x), round(box.y)
     right, bottom = max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
-    inside = image_hwc[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
+    inside = image_hwc[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
     missing = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
     if not any(missing):
         return inside
@@ -176,7 +184,8 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
         # A box wholly outside the image: what is nearest to it is still the image's edge.
         row, column = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
         edge = image_hwc[row : row + 1, column : column + 1]
-        return np.broadcast_to(edge if fill is None else np.full_like(edge, fill), (bottom - top, right - left, 3))
+        shape = (bottom - top, right - left, image_hwc.shape[2])
+        return np.broadcast_to(edge if fill is None else np.full_like(edge, fill), shape)
     padding = (missing[:2], missing[2:], (0, 0))
     return np.pad(inside, padding, mode="edge") if fill is None else np.pad(inside, padding, constant_values=fill)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet import config
-from motivnet.errors import CheckpointError, ConfigError, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -117,9 +117,12 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
+        # Said before anything else: the settings of another format are unknown here.
+        raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")
     try:
         return Bundle(path, config.from_plain(BundleConfig, data))
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         raise CheckpointError(f"{file}: {error}") from None
 
 

@@ -1,5 +1,5 @@
 """Find faces: the detector protocol and its implementations."""
 
-from motivnet.faces.detector import DETECTORS, Detection, FaceDetector, load_detector
+from motivnet.faces.detector import DETECTORS, Detection, DetectorConfig, FaceDetector, load_detector
 
-__all__ = ["DETECTORS", "Detection", "FaceDetector", "load_detector"]
+__all__ = ["DETECTORS", "Detection", "DetectorConfig", "FaceDetector", "load_detector"]

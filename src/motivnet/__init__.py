@@ -1,0 +1,73 @@
+"""Seven emotions from faces.
+
+```python
+from motivnet import Predictor
+
+for result in Predictor.load("nano").predict(["photograph.jpg"]):
+    print(result.source, result.status, [(face.emotion, face.box) for face in result.faces])
+```
+
+Names are loaded when they are first used: `import motivnet` loads neither torch nor OpenCV nor onnxruntime.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from motivnet.errors import MissingExtraError, MotivNetError
+from motivnet.version import __version__
+
+if TYPE_CHECKING:
+    from motivnet.checkpoints.load import load_model
+    from motivnet.faces.detector import load_detector
+    from motivnet.images import decode_image
+    from motivnet.inference.predictor import Predictor
+    from motivnet.inference.results import FaceResult, ImageResult
+    from motivnet.labels import EMOTIONS, Emotion, LabelSet
+    from motivnet.preprocess import Box, Preprocessing
+
+__all__ = [
+    "EMOTIONS",
+    "Box",
+    "Emotion",
+    "FaceResult",
+    "ImageResult",
+    "LabelSet",
+    "MotivNetError",
+    "Predictor",
+    "Preprocessing",
+    "__version__",
+    "decode_image",
+    "load_detector",
+    "load_model",
+]
+
+_HOME = {
+    "EMOTIONS": "motivnet.labels",
+    "Box": "motivnet.preprocess",
+    "Emotion": "motivnet.labels",
+    "FaceResult": "motivnet.inference.results",
+    "ImageResult": "motivnet.inference.results",
+    "LabelSet": "motivnet.labels",
+    "Predictor": "motivnet.inference.predictor",
+    "Preprocessing": "motivnet.preprocess",
+    "decode_image": "motivnet.images",
+    "load_detector": "motivnet.faces.detector",
+    "load_model": "motivnet.checkpoints.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "timm", "safetensors"):
+            raise
+        raise MissingExtraError(error.name, "train") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

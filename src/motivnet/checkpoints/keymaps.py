@@ -1,0 +1,143 @@
+"""How the tensor names of released checkpoints map onto ours: declarative, complete, invertible.
+
+A rule maps a foreign name, or the part of it up to a dot, to ours; `{i}` stands for a number, and None drops the
+tensor on purpose. Every foreign name must meet a rule; of several, the longest counts.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from motivnet.errors import CheckpointError
+
+TensorT = TypeVar("TensorT")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyMap:
+    """The names of one format.
+
+    Args:
+        format: its name, for messages.
+        rules: foreign pattern -> ours, or None to drop it.
+    """
+
+    format: str
+    rules: Mapping[str, str | None]
+
+    def apply(self, state: Mapping[str, TensorT]) -> tuple[dict[str, TensorT], tuple[str, ...]]:
+        """Rename tensors.
+
+        Returns:
+            Tensors under our names, and the foreign names that were dropped on purpose.
+
+        Raises:
+            CheckpointError: at a name that meets no rule, or two names that become one.
+        """
+        patterns = [(_compile(pattern), target) for pattern, target in self._longest_first()]
+        renamed: dict[str, TensorT] = {}
+        dropped = []
+        for name, tensor in state.items():
+            ours = _rename(name, patterns, self.format)
+            if ours is None:
+                dropped.append(name)
+            elif ours in renamed:
+                raise CheckpointError(f"{self.format}: two tensors become {ours!r}, the second is {name!r}")
+            else:
+                renamed[ours] = tensor
+        return renamed, tuple(dropped)
+
+    def inverse(self) -> "KeyMap":
+        """Give the map from our names to the foreign ones."""
+        return KeyMap(f"{self.format}, inverted", {ours: name for name, ours in self.rules.items() if ours is not None})
+
+    def _longest_first(self) -> list[tuple[str, str | None]]:
+        return sorted(self.rules.items(), key=lambda rule: -len(rule[0]))
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)")
+
+
+def _rename(name: str, patterns: list[tuple[re.Pattern[str], str | None]], format_name: str) -> str | None:
+    for pattern, target in patterns:
+        match = pattern.match(name)
+        if match:
+            if target is None:
+                return None
+            number = match.group(1) if match.groups() else ""
+            return target.replace("{i}", number) + name[match.end() :]
+    raise CheckpointError(f"{format_name}: unexpected tensor {name!r}")
+
+
+def _prefixed(rules: Mapping[str, str | None], foreign: str, ours: str) -> dict[str, str | None]:
+    """Put prefixes before both sides of rules."""
+    return {foreign + name: None if target is None else ours + target for name, target in rules.items()}
+
+
+def _ml_decoder_rules(attention: str) -> dict[str, str | None]:
+    layer = "decoder.layers.{i}."
+    return {
+        "decoder.embed_standart": "embed",
+        "decoder.query_embed.weight": "queries",
+        f"{layer}norm1": "layers.{i}.norm_query",
+        f"{layer}norm2": "layers.{i}.norm_attn",
+        f"{layer}norm3": "layers.{i}.norm_ff",
+        f"{layer}{attention}.in_proj_weight": "layers.{i}.attn.in_proj.weight",
+        f"{layer}{attention}.in_proj_bias": "layers.{i}.attn.in_proj.bias",
+        f"{layer}{attention}.out_proj": "layers.{i}.attn.out_proj",
+        f"{layer}linear1": "layers.{i}.ff_in",
+        f"{layer}linear2": "layers.{i}.ff_out",
+        "decoder.duplicate_pooling": "group_weight",
+        "decoder.duplicate_pooling_bias": "group_bias",
+    }
+
+
+def _sapiens_rules(patch_projection: str) -> dict[str, str | None]:
+    return {
+        patch_projection: "patch_embed.proj",
+        "pos_embed": "pos_embed",
+        "layers.{i}.ln1": "blocks.{i}.norm1",
+        "layers.{i}.attn.qkv": "blocks.{i}.attn.qkv",
+        "layers.{i}.attn.proj": "blocks.{i}.attn.proj",
+        "layers.{i}.ln2": "blocks.{i}.norm2",
+        "layers.{i}.ffn.layers.0.0": "blocks.{i}.mlp.fc1",
+        "layers.{i}.ffn.layers.1": "blocks.{i}.mlp.fc2",
+        "ln1": "norm",
+    }
+
+
+def _mobilenet_v2_rules() -> dict[str, str | None]:
+    """Torchvision numbers the 17 inverted residuals through; timm counts stages and blocks within them."""
+    rules: dict[str, str | None] = {
+        "features.0.0": "conv_stem",
+        "features.0.1": "bn1",
+        "features.1.conv.0.0": "blocks.0.0.conv_dw",
+        "features.1.conv.0.1": "blocks.0.0.bn1",
+        "features.1.conv.1": "blocks.0.0.conv_pw",
+        "features.1.conv.2": "blocks.0.0.bn2",
+        "features.18.0": "conv_head",
+        "features.18.1": "bn2",
+        "classifier": None,
+    }
+    parts = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+    places = [(stage, block) for stage, blocks in enumerate((2, 3, 4, 3, 3, 1), start=1) for block in range(blocks)]
+    for number, (stage, block) in enumerate(places, start=2):
+        for theirs, ours in parts.items():
+            rules[f"features.{number}.conv.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
+    return rules
+
+
+# ML-Decoder as its authors publish it, onto MLDecoder.
+ML_DECODER_UPSTREAM = KeyMap("ML-Decoder upstream", _ml_decoder_rules("multihead_attn"))
+
+# The released MotivNet.pth, onto MotivNet. Its encoder has no `patch_embed.`, its cross attention the name `self_attn`.
+MOTIVNET_RELEASED = KeyMap(
+    "MotivNet released",
+    _prefixed(_sapiens_rules("projection"), "pose_encoder.", "backbone.net.")
+    | _prefixed(_ml_decoder_rules("self_attn"), "decoder.", "head."),
+)
+
+# torchvision's mobilenet_v2, onto timm's mobilenetv2_100.
+TORCHVISION_MOBILENET_V2 = KeyMap("torchvision mobilenet_v2", _mobilenet_v2_rules())

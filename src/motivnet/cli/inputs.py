@@ -1,0 +1,60 @@
+"""Which files the user means: paths, folders and glob patterns."""
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from motivnet.errors import DataError
+
+# Looked for in folders. A file that is named outright is taken whatever its name.
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg"),
+    *(".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+def find_images(arguments: Iterable[str]) -> list[Path]:
+    """Find the images that the arguments name, in their order; a folder's are sorted by path.
+
+    Args:
+        arguments: files, folders (searched to the bottom for image files that are not hidden), or glob patterns
+            (`**` reaches into subfolders).
+
+    Raises:
+        DataError: if an argument names nothing, or a folder without images.
+    """
+    return [path for argument in arguments for path in _find(argument)]
+
+
+def _find(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        found = sorted(_images_below(path))
+        if not found:
+            raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(EXTENSIONS)}")
+        return found
+    if path.is_file():
+        return [path]
+    if path.exists():
+        raise DataError(f"{argument}: neither a file nor a folder")
+    if not glob.has_magic(argument):
+        raise DataError(f"{argument}: no such file or folder")
+    # `Path.glob` takes no absolute pattern.
+    matches = sorted(Path(match) for match in glob.glob(argument, recursive=True))  # noqa: PTH207
+    matches = [match for match in matches if match.is_file()]
+    if not matches:
+        raise DataError(f"{argument}: no file matches this pattern")
+    return matches
+
+
+def _images_below(folder: Path) -> Iterable[Path]:
+    for parent, folders, names in os.walk(folder, onerror=_unreadable_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")

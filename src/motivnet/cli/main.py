@@ -1,0 +1,45 @@
+"""The program `motivnet`: its verbs, and what becomes of errors. Imports nothing heavy, so that --help is quick."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from motivnet.cli.models import models
+from motivnet.cli.predict import EPILOG, predict
+from motivnet.errors import MotivNetError
+from motivnet.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("predict", epilog=EPILOG)(predict)
+app.command("models")(models)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"motivnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None:
+    """Tell seven emotions from the faces in photographs."""
+
+
+def main() -> None:
+    """Run the command line: a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    try:
+        app(prog_name="motivnet")
+    except MotivNetError as error:
+        # Messages of the libraries below may span lines.
+        sys.stderr.write(f"motivnet: {' '.join(str(error).split())}\n")
+        sys.exit(2)

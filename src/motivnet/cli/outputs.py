@@ -1,0 +1,177 @@
+"""Result files: one row per face, or one for an image without; complete or not there at all."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from motivnet.errors import MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from motivnet.inference.results import ImageResult
+
+Row = dict[str, Any]
+FORMATS = (".jsonl", ".csv", ".parquet")
+
+# Columns before the probabilities, with the type that Parquet gives them.
+COLUMNS = {
+    "source": "string",
+    "status": "string",
+    "error": "string",
+    "model": "string",
+    "preprocessing": "string",
+    "image_width": "int32",
+    "image_height": "int32",
+    "face": "int32",
+    "x": "float64",
+    "y": "float64",
+    "width": "float64",
+    "height": "float64",
+    "tiny": "bool",
+    "score": "float64",
+    "emotion": "string",
+}
+ROWS_PER_GROUP = 4096
+
+
+def to_rows(result: "ImageResult") -> Iterator[Row]:
+    """Give the rows of one image: one per face, numbered from 0, or a single one with empty face columns."""
+    image: Row = dict.fromkeys(COLUMNS)
+    image |= {
+        "source": printable(result.source),
+        "status": result.status,
+        "error": result.error,
+        "model": result.model,
+        "preprocessing": result.preprocessing,
+        "image_width": result.width,
+        "image_height": result.height,
+    }
+    if not result.faces:
+        yield image
+    for number, face in enumerate(result.faces):
+        x, y, width, height = face.box
+        yield image | {
+            "face": number,
+            "x": x,
+            "y": y,
+            "width": width,
+            "height": height,
+            "tiny": face.tiny,
+            "score": face.score,
+            "emotion": face.emotion,
+            **{f"prob_{label}": prob for label, prob in face.probs.items()},
+        }
+
+
+def printable(text: str) -> str:
+    """Spell out the bytes of a file name that are no text in its encoding, so that it can be written anywhere."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse a result file that could not be written, before any work is done.
+
+    Raises:
+        OutputError: if the format is unknown, the file exists, or its folder cannot be written to.
+        MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; --overwrite replaces it")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    if path.suffix.lower() == ".parquet":
+        _pyarrow()
+
+
+@contextlib.contextmanager
+def open_output(path: Path, labels: tuple[str, ...], *, overwrite: bool) -> Iterator[Callable[["ImageResult"], None]]:
+    """Open a result file; give a function that writes the rows of one image.
+
+    The rows go to a temporary file in the same folder, which takes the place of `path` only when all went well.
+
+    Args:
+        path: the format is its extension's.
+        labels: of the model, which give the probability columns.
+        overwrite: whether an existing file is replaced.
+
+    Raises:
+        OutputError: if the file exists, or cannot be written.
+        MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+    """
+    check_output(path, overwrite=overwrite)
+    columns = COLUMNS | {f"prob_{label}": "float64" for label in labels}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    try:
+        with writers[path.suffix.lower()](unfinished, columns) as write:
+
+            def write_rows(result: "ImageResult") -> None:
+                for row in to_rows(result):
+                    write(row)
+
+            yield write_rows
+        check_output(path, overwrite=overwrite)
+        unfinished.replace(path)
+    except BrokenPipeError:
+        # Of the standard output, not of this file.
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        # The folder may be one that nothing can be removed from, because nothing could be written to it.
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _open_text(path: Path) -> IO[str]:
+    return path.open("x", encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def _jsonl(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
+    with _open_text(path) as file:
+        yield lambda row: print(json.dumps({name: row.get(name) for name in columns}, ensure_ascii=False), file=file)
+
+
+@contextlib.contextmanager
+def _csv(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
+    with _open_text(path) as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        yield writer.writerow
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
+    pa, parquet = _pyarrow()
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+    buffer: list[Row] = []
+    with path.open("xb") as file, parquet.ParquetWriter(file, schema) as writer:
+
+        def write(row: Row) -> None:
+            buffer.append(row)
+            if len(buffer) >= ROWS_PER_GROUP:
+                flush()
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_pylist(buffer, schema))
+            buffer.clear()
+
+        yield write
+        flush()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise MissingExtraError("pyarrow", "parquet") from None
+    return pyarrow, parquet

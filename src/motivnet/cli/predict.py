@@ -1,0 +1,185 @@
+"""`motivnet predict`: the emotions of the faces in photographs."""
+
+import collections
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from motivnet.cli.annotate import COLORS, plan_targets, write_annotated
+from motivnet.cli.inputs import find_images
+from motivnet.cli.outputs import check_output, open_output, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from motivnet.inference.results import ImageResult
+
+T = TypeVar("T")
+
+EPILOG = (
+    "Exit codes: 0 every image was read, with faces or without; 1 some image could not be read; 2 a mistake in the "
+    "command, such as a path, model or detector that does not exist, or an output that exists already."
+)
+
+# Rich assumes 80 columns where there is no terminal, and would break file names.
+PIPE_COLUMNS = 160
+
+
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="Photographs, folders of them, or patterns such as 'pics/**/*.jpg'.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Name of an embedded model, or the folder of a bundle.")] = "nano",
+    detector: Annotated[
+        str,
+        typer.Option(help="libfacedetection, yunet:MODEL.onnx, or whole: each image is the crop of one face."),
+    ] = "libfacedetection",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write one row per face to a .jsonl, .csv or .parquet file; no table then.")
+    ] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Emotions that the table names for each face.")] = 3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images and look for faces.")] = 2,
+) -> None:
+    """Tell the emotion of every face in photographs."""
+    files = find_images(paths)
+    if out:
+        check_output(out, overwrite=overwrite)
+    targets = plan_targets(files, annotate, overwrite=overwrite) if annotate else []
+
+    import cv2
+
+    from motivnet.inference.predictor import Predictor
+
+    # Our own threads work on one image each; OpenCV's would only get in their way.
+    cv2.setNumThreads(1)
+    predictor = Predictor.load(model, detector=detector, batch_size=batch_size, workers=workers)
+    table = None if as_json or out else _table(top_k)
+    with contextlib.ExitStack() as stack:
+        sinks: list[Callable[[ImageResult], None]] = []
+        if as_json:
+            sinks.append(_print_json)
+        if out:
+            labels = predictor.config.labels.names
+            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite)))
+        if table:
+            sinks.append(functools.partial(_add_rows, table, top_k))
+        if targets:
+            sinks.append(functools.partial(_annotate_next, iter(zip(files, targets, strict=True))))
+        counts = _send(_progress(predictor.stream(files), len(files), quiet=as_json), sinks)
+    if table:
+        _print_table(table)
+    _say_summary(counts, [place for place in (out, annotate) if place])
+    if counts["unreadable"]:
+        raise typer.Exit(1)
+
+
+def _send(results: "Iterable[ImageResult]", sinks: "list[Callable[[ImageResult], None]]") -> "collections.Counter[str]":
+    """Give every result to every sink; count images, faces and statuses."""
+    counts: collections.Counter[str] = collections.Counter()
+    for result in results:
+        counts.update(images=1, faces=len(result.faces), **{result.status: 1})
+        for sink in sinks:
+            sink(result)
+    return counts
+
+
+def _print_json(result: "ImageResult") -> None:
+    # ASCII escapes reach any terminal, whatever its encoding.
+    print(json.dumps(result.to_dict()), flush=True)
+
+
+def _annotate_next(files: Iterator[tuple[Path, Path]], result: "ImageResult") -> None:
+    from motivnet.images import decode_image
+
+    source, target = next(files)
+    if result.status != "unreadable":
+        write_annotated(decode_image(source), result.faces, target)
+
+
+def _progress(items: Iterable[T], total: int, *, quiet: bool) -> Iterator[T]:
+    """Show a bar on stderr while the items come, if somebody is there to see it."""
+    if not sys.stderr.isatty() or (quiet and sys.stdout.isatty()):
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total=total, description="photographs")
+
+
+def _table(top_k: int) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("emotion", no_wrap=True)
+    table.add_column("prob", justify="right", no_wrap=True)
+    if top_k > 1:
+        table.add_column("then", overflow="fold")
+    table.add_column("face at x, y", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    return table
+
+
+def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
+    from rich.text import Text
+
+    source = Text(printable(result.source))
+    if result.status == "unreadable":
+        table.add_row(source, Text(f"unreadable: {result.error}", style="red"))
+    elif not result.faces:
+        table.add_row(source, Text("no face", style="dim"))
+    for face in result.faces:
+        (emotion, prob), *others = face.top(top_k)
+        then = [Text(", ".join(f"{name} {value:.0%}" for name, value in others))] if top_k > 1 else []
+        tiny = " (tiny)" if face.tiny else ""
+        table.add_row(
+            source,
+            Text(emotion, style=f"bold {COLORS.get(emotion, '')}"),
+            f"{prob:.0%}",
+            *then,
+            f"{face.box.x:.0f}, {face.box.y:.0f}",
+            f"{face.box.width:.0f} x {face.box.height:.0f}{tiny}",
+            f"{face.score:.2f}",
+        )
+
+
+def _print_table(table: "Table") -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
+
+
+def _say_summary(counts: "collections.Counter[str]", places: list[Path]) -> None:
+    parts = [
+        f"{_plural(counts['faces'], 'face')} in {_plural(counts['images'], 'image')}",
+        f"{counts['no_face']} without a face" if counts["no_face"] else "",
+        f"{counts['unreadable']} unreadable" if counts["unreadable"] else "",
+        f"written to {' and '.join(map(str, places))}" if places else "",
+    ]
+    typer.echo("; ".join(part for part in parts if part), err=True)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

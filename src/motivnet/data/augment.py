@@ -1,0 +1,101 @@
+"""Random changes to a batch of training faces that keep their emotion.
+
+Shape suffixes: B images, C channels, H height, W width.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """How far a face may be changed; each amount is drawn evenly between its two signs.
+
+    Args:
+        flip: whether half of the faces are mirrored.
+        rotation_deg: largest rotation.
+        scale: largest relative change of size.
+        translate: largest shift, as a share of the side.
+        contrast: largest relative change of contrast.
+        brightness: largest shift, in standard deviations of the preprocessing.
+        erase_prob: share of faces in which a rectangle is painted over.
+        erase_side: shortest and longest side of the rectangle, as a share of the side.
+    """
+
+    flip: bool = True
+    rotation_deg: float = 12.0
+    scale: float = 0.12
+    translate: float = 0.08
+    contrast: float = 0.3
+    brightness: float = 0.3
+    erase_prob: float = 0.25
+    erase_side: tuple[float, float] = (0.1, 0.35)
+
+
+def augment(pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Change a batch of normalised faces.
+
+    Args:
+        pixels_BCHW: normalised faces, on any device.
+        config: how far.
+        generator: on the CPU; the same state gives the same changes on every device.
+    """
+    batch = pixels_BCHW.shape[0]
+
+    def spread(amount: float) -> Tensor:
+        return (torch.rand(batch, generator=generator) * 2 - 1) * amount
+
+    angle, size = spread(math.radians(config.rotation_deg)), 1 + spread(config.scale)
+    mirror = torch.where(spread(1.0) < 0, -1.0, 1.0) if config.flip else torch.ones(batch)
+    # affine_grid counts in half sides, so a shift of one side is 2.
+    shift_x, shift_y = spread(2 * config.translate), spread(2 * config.translate)
+    cos, sin = angle.cos() * size, angle.sin() * size
+    rows = [torch.stack([cos * mirror, -sin, shift_x], 1), torch.stack([sin * mirror, cos, shift_y], 1)]
+    grid = functional.affine_grid(
+        torch.stack(rows, 1).to(pixels_BCHW.device), list(pixels_BCHW.shape), align_corners=False
+    )
+    pixels_BCHW = functional.grid_sample(pixels_BCHW, grid, padding_mode="border", align_corners=False)
+    gain, offset = 1 + spread(config.contrast), spread(config.brightness)
+    pixels_BCHW = pixels_BCHW * _per_image(gain, pixels_BCHW) + _per_image(offset, pixels_BCHW)
+    return _erase(pixels_BCHW, config, generator)
+
+
+def mix(pixels_BCHW: Tensor, target_BC: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blend every face and its target with another of the batch (mixup, Zhang et al., arXiv 1710.09412).
+
+    Args:
+        pixels_BCHW: faces.
+        target_BC: their distributions over classes.
+        alpha: of the Beta(alpha, alpha) distribution that the share is drawn from; 0 blends nothing.
+        generator: on the CPU.
+    """
+    if alpha == 0:
+        return pixels_BCHW, target_BC
+    # Two Gamma(alpha) draws give a Beta draw; torch.distributions takes no generator.
+    gammas = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
+    share = float(gammas[0] / gammas.sum())
+    other = torch.randperm(len(pixels_BCHW), generator=generator).to(pixels_BCHW.device)
+    return pixels_BCHW.lerp(pixels_BCHW[other], 1 - share), target_BC.lerp(target_BC[other], 1 - share)
+
+
+def _per_image(values_B: Tensor, like_BCHW: Tensor) -> Tensor:
+    return values_B.to(like_BCHW.device).view(-1, 1, 1, 1)
+
+
+def _erase(pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    batch, _, height, width = pixels_BCHW.shape
+    low, high = config.erase_side
+    chosen = torch.rand(batch, generator=generator) < config.erase_prob
+    side_y, side_x = (low + (high - low) * torch.rand(2, batch, generator=generator)).unbind()
+    top, left = torch.rand(2, batch, generator=generator).unbind()
+    top, left = top * (1 - side_y), left * (1 - side_x)
+    value = torch.rand(batch, generator=generator) * 4 - 2
+    y, x = torch.arange(height) / height, torch.arange(width) / width
+    inside_y = (y >= top[:, None]) & (y < (top + side_y)[:, None])
+    inside_x = (x >= left[:, None]) & (x < (left + side_x)[:, None])
+    mask = (inside_y[:, :, None] & inside_x[:, None, :] & chosen[:, None, None])[:, None].to(pixels_BCHW.device)
+    return torch.where(mask, _per_image(value, pixels_BCHW), pixels_BCHW)

@@ -1,0 +1,148 @@
+"""The one table that every reader produces and every sampler, training and evaluation consumes.
+
+| column | type | meaning |
+|---|---|---|
+| path | string or null | image file |
+| image | binary or null | bytes of an image file, where the data set is one file |
+| label | string | its emotion |
+| split | string | the publisher's split |
+| subject | string or null | who is shown |
+| groups | map of strings | such as race, gender, age group |
+| valence, arousal | float or null | from -1 to 1 |
+| votes | list of floats or null | how many annotators chose each label, in label order |
+| row | int | row number in the source, 0-based |
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from motivnet.errors import DataError
+from motivnet.labels import EMOTIONS, LabelSet
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("image", pa.binary()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("subject", pa.string()),
+        ("groups", pa.map_(pa.string(), pa.string())),
+        ("valence", pa.float32()),
+        ("arousal", pa.float32()),
+        ("votes", pa.list_(pa.float32())),
+        ("row", pa.int64()),
+    ]
+)
+LABELS_KEY = b"motivnet.labels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Labelled images.
+
+    Args:
+        table: rows of SCHEMA.
+        labels: the set that `label` and `votes` are of.
+    """
+
+    table: pa.Table
+    labels: LabelSet = EMOTIONS
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Label indices, int64 (rows,)."""
+        index = {name: i for i, name in enumerate(self.labels)}
+        return np.array([index[name] for name in self.table["label"].to_pylist()], dtype=np.int64)
+
+    @property
+    def votes(self) -> np.ndarray:
+        """Votes a label, float32 (rows, labels); zeros where a row has none."""
+        zeros = [0.0] * len(self.labels)
+        votes = [zeros if row is None else row for row in self.table["votes"].to_pylist()]
+        return np.array(votes, dtype=np.float32).reshape(len(self), len(self.labels))
+
+    def source(self, row: int) -> str | bytes:
+        """Give what `decode_image` takes: the row's path, else its bytes."""
+        path = self.table["path"][row].as_py()
+        return self.table["image"][row].as_py() if path is None else path
+
+    def select(self, keep: np.ndarray) -> "Manifest":
+        """Keep the rows of a boolean mask, or of an array of row positions."""
+        positions = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
+        return Manifest(self.table.take(pa.array(positions)), self.labels)
+
+    def split(self, name: str) -> "Manifest":
+        """Keep one split.
+
+        Raises:
+            DataError: if it has no rows.
+        """
+        splits = np.array(self.table["split"].to_pylist(), dtype=object)
+        part = self.select(splits == name)
+        if not len(part):
+            raise DataError(f"no rows in split {name!r}. Allowed: {', '.join(sorted(set(splits)))}")
+        return part
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count rows: split -> label -> number, labels in their order."""
+        pairs = Counter(zip(self.table["split"].to_pylist(), self.table["label"].to_pylist(), strict=True))
+        splits = sorted({split for split, _ in pairs})
+        return {split: {label: pairs[split, label] for label in self.labels} for split in splits}
+
+
+def make_manifest(columns: Mapping[str, Sequence[Any]], labels: LabelSet = EMOTIONS) -> Manifest:
+    """Build a manifest; columns that are left out are null.
+
+    Args:
+        columns: name -> values, all of one length; `label`, `split` and `path` or `image` at least.
+        labels: the label set.
+
+    Raises:
+        DataError: at an unknown column, a label outside the set, or a row without an image.
+    """
+    unknown = columns.keys() - set(SCHEMA.names)
+    if unknown:
+        raise DataError(f"unknown columns {sorted(unknown)}. Allowed: {', '.join(SCHEMA.names)}")
+    length = len(columns["label"])
+    empty = [None] * length
+    arrays = {name: columns.get(name, range(length) if name == "row" else empty) for name in SCHEMA.names}
+    for row, (label, path, image) in enumerate(zip(arrays["label"], arrays["path"], arrays["image"], strict=True)):
+        if label not in labels.names:
+            raise DataError(f"row {row}: label {label!r}. Allowed: {', '.join(labels)}")
+        if path is None and image is None:
+            raise DataError(f"row {row}: neither path nor image")
+    return Manifest(pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()}), labels)
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as Parquet, its label set in the file's metadata."""
+    metadata = {LABELS_KEY: "\n".join(manifest.labels).encode()}
+    pq.write_table(manifest.table.replace_schema_metadata(metadata), path)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest that `write_manifest` wrote.
+
+    Raises:
+        DataError: if it is missing, no Parquet, or of other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
+    missing = set(SCHEMA.names) - set(table.schema.names)
+    if missing:
+        raise DataError(f"{path}: no manifest: columns {sorted(missing)} are missing")
+    names = (table.schema.metadata or {}).get(LABELS_KEY)
+    labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
+    return Manifest(table.select(SCHEMA.names), labels)

@@ -1,0 +1,110 @@
+"""What runs a model: pixels in, logits out.
+
+Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W width.
+"""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from motivnet.checkpoints.bundle import Bundle, BundleConfig
+from motivnet.config import from_plain
+from motivnet.errors import CheckpointError, ConfigError
+from motivnet.preprocess import Preprocessing
+
+INPUT_NAME = "pixels"
+OUTPUT_NAME = "logits"
+
+
+class Backend(Protocol):
+    """Anything that runs a model. Implementations may be called from several threads at once."""
+
+    def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
+        ...
+
+
+class OnnxBackend:
+    """A bundle's ONNX file in onnxruntime, on the CPU."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Load the model and check that it is the one that the bundle describes.
+
+        Args:
+            bundle: what to load.
+            threads: CPU threads of one call; None takes one per core.
+
+        Raises:
+            CheckpointError: if the file is missing, damaged, or disagrees with the bundle's settings.
+        """
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # pyright: ignore[reportAttributeAccessIssue]
+
+        if not bundle.onnx.is_file():
+            raise CheckpointError(f"{bundle.onnx}: no such file; the bundle has no ONNX model")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        # Threads that spin while they wait for work would take the cores from decoding and face detection.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        damaged = (
+            ort_errors.Fail,
+            ort_errors.InvalidArgument,
+            ort_errors.InvalidGraph,
+            ort_errors.InvalidProtobuf,
+            ort_errors.NotImplemented,
+            ort_errors.RuntimeException,
+        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(bundle.onnx), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except damaged as error:
+            raise CheckpointError(f"{bundle.onnx}: cannot be loaded: {error}") from None
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        _check(bundle.onnx, bundle.config, self._session, metadata)
+
+    def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
+        (logits_BC,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels_BCHW})
+        return np.asarray(logits_BC)
+
+
+def softmax(logits_BC: np.ndarray) -> np.ndarray:
+    """Turn logits (B, C) into probabilities, float64 (B, C), without overflow."""
+    shifted_BC = logits_BC.astype(np.float64) - logits_BC.max(axis=1, keepdims=True)
+    exp_BC = np.exp(shifted_BC)
+    return exp_BC / exp_BC.sum(axis=1, keepdims=True)
+
+
+def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) -> None:
+    """Compare an ONNX file with the settings beside it: two halves of different bundles give plausible nonsense."""
+    inputs = {item.name: item.shape[1:] for item in session.get_inputs()}
+    outputs = {item.name: item.shape[1:] for item in session.get_outputs()}
+    expected = {
+        "inputs": (inputs, {INPUT_NAME: [config.model.in_chans, *config.model.image_size]}),
+        "outputs": (outputs, {OUTPUT_NAME: [config.model.num_classes]}),
+        "labels": (_read(path, metadata, "labels"), list(config.labels)),
+        "preprocessing": (_preprocessing(path, metadata), config.preprocessing),
+    }
+    for what, (found, wanted) in expected.items():
+        if found != wanted:
+            raise CheckpointError(f"{path}: {what} {found} do not agree with the bundle's config.json: {wanted}")
+
+
+def _preprocessing(path: Path, metadata: dict[str, str]) -> Preprocessing:
+    try:
+        return from_plain(Preprocessing, _read(path, metadata, "preprocessing"))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: metadata 'preprocessing': {error}") from None
+
+
+def _read(path: Path, metadata: dict[str, str], key: str) -> object:
+    try:
+        return json.loads(metadata[key])
+    except KeyError:
+        raise CheckpointError(f"{path}: has no metadata {key!r}; was it written by motivnet export?") from None
+    except ValueError:
+        raise CheckpointError(f"{path}: metadata {key!r} is no JSON: {metadata[key]!r}") from None

@@ -1,0 +1,211 @@
+"""From images to typed results: decode and detect in threads, classify faces in batches across images.
+
+Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or classes (probs).
+"""
+
+import collections
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from motivnet.checkpoints.bundle import BundleConfig, open_bundle
+from motivnet.errors import ConfigError, ImageError
+from motivnet.faces import Detection, FaceDetector, load_detector
+from motivnet.images import ColorOrder, ImageLimits, decode_image
+from motivnet.inference.backends import Backend, OnnxBackend, softmax
+from motivnet.inference.results import FaceResult, ImageResult
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image that has been decoded and searched; of its pixels only `crops`, uint8 (H, W, C), are kept."""
+
+    source: str
+    error: str | None = None
+    size: tuple[int, int] | None = None
+    detections: tuple[Detection, ...] = ()
+    crops: tuple[np.ndarray, ...] = ()
+
+
+class Predictor:
+    """Tell the emotions of the faces in images. Safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        config: BundleConfig,
+        backend: Backend,
+        detector: FaceDetector,
+        *,
+        batch_size: int = 64,
+        workers: int = 2,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        """Put together the parts; `Predictor.load` does it by name.
+
+        Args:
+            config: labels and preprocessing of the model.
+            backend: what runs the model.
+            detector: what finds the faces.
+            batch_size: most faces that go through the model at once.
+            workers: threads that decode images and look for faces.
+            limits: sizes beyond which an image is unreadable; None takes the defaults.
+
+        Raises:
+            ConfigError: if `batch_size` or `workers` is below 1.
+        """
+        if batch_size < 1 or workers < 1:
+            raise ConfigError(f"batch_size {batch_size}, workers {workers}: both must be at least 1")
+        self.config = config
+        self.backend = backend
+        self.detector = detector
+        self.batch_size = batch_size
+        self.workers = workers
+        self.limits = limits
+        self._fingerprint = config.preprocessing.fingerprint
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "nano",
+        *,
+        detector: str | FaceDetector = "libfacedetection",
+        batch_size: int = 64,
+        workers: int = 2,
+        threads: int | None = None,
+        limits: ImageLimits | None = None,
+    ) -> "Predictor":
+        """Load a model and a face detector.
+
+        Args:
+            model: name of an embedded model, or the folder of a bundle.
+            detector: a name that `load_detector` knows, or a detector; `whole` for images that are crops of faces.
+            batch_size: most faces that go through the model at once.
+            workers: threads that decode images and look for faces.
+            threads: CPU threads of the model; None takes one per core.
+            limits: sizes beyond which an image is unreadable; None takes the defaults.
+
+        Raises:
+            CheckpointError: if there is no such model, or it is damaged.
+            DetectorError: if there is no such detector, or it cannot run here.
+            ConfigError: if `batch_size` or `workers` is below 1.
+        """
+        bundle = open_bundle(model)
+        found = load_detector(detector) if isinstance(detector, str) else detector
+        backend = OnnxBackend(bundle, threads=threads)
+        return cls(bundle.config, backend, found, batch_size=batch_size, workers=workers, limits=limits)
+
+    def predict(self, inputs: "Source | Iterable[Source]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
+        """Predict one image, or several.
+
+        Args:
+            inputs: a path, the bytes of a file, a PIL image, an array as `decode_image` takes it, or an iterable
+                of these. An array is always one image.
+            color: colour order of arrays; files and PIL images know theirs.
+
+        Returns:
+            One result per input, in order: also for one that cannot be read or shows no face.
+        """
+        return list(self.stream(_listed(inputs), color=color))
+
+    __call__ = predict
+
+    def stream(self, inputs: "Iterable[Source]", *, color: ColorOrder = "rgb") -> Iterator[ImageResult]:
+        """Predict images as they come, in order, holding only a few at a time.
+
+        Results come in groups of up to `batch_size` faces or images, whichever is full first.
+
+        Args:
+            inputs: any iterable of what `predict` takes; it may be endless.
+            color: colour order of arrays.
+        """
+        if color not in ("rgb", "bgr"):
+            raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
+        pending: list[_Seen] = []
+        num_faces = 0
+        for seen in self._look_ahead(inputs, color):
+            pending.append(seen)
+            num_faces += len(seen.crops)
+            if num_faces >= self.batch_size or len(pending) >= self.batch_size:
+                yield from self._classify(pending)
+                pending, num_faces = [], 0
+        yield from self._classify(pending)
+
+    def _look_ahead(self, inputs: "Iterable[Source]", color: ColorOrder) -> Iterator[_Seen]:
+        """Decode and search images in threads, a few ahead of the caller, in order."""
+        queue: collections.deque[Future[_Seen]] = collections.deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
+        try:
+            for position, source in enumerate(inputs):
+                queue.append(pool.submit(self._look, source, position, color))
+                # Enough work to outlast one batch in the model, and no more: a folder may hold a million images.
+                if len(queue) >= 4 * self.workers:
+                    yield queue.popleft().result()
+            while queue:
+                yield queue.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _look(self, source: "Source", position: int, color: ColorOrder) -> _Seen:
+        name = _name(source, position)
+        try:
+            image_hwc_u8 = decode_image(source, color=color, limits=self.limits)  # pyright: ignore
+        except ImageError as error:
+            return _Seen(name, error=str(error))
+        detections = tuple(self.detector.detect(image_hwc_u8))
+        faces = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
+        return _Seen(name, None, image_hwc_u8.shape[:2], detections, faces)
+
+    def _classify(self, images: list[_Seen]) -> Iterator[ImageResult]:
+        faces = [face for seen in images for face in seen.crops]
+        probs = itertools.chain.from_iterable(
+            self._probs(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
+        )
+        for seen in images:
+            yield self._result(seen, [next(probs) for _ in seen.detections])
+
+    def _probs(self, faces_HWC_u8: list[np.ndarray]) -> list[list[float]]:
+        pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
+        return softmax(self.backend.logits(pixels_BCHW)).tolist()
+
+    def _result(self, seen: _Seen, probs: list[list[float]]) -> ImageResult:
+        labels = self.config.labels.names
+        faces = tuple(
+            FaceResult(found.box, found.score, labels[row.index(max(row))], dict(zip(labels, row, strict=True)))
+            for found, row in zip(seen.detections, probs, strict=True)
+        )
+        height, width = seen.size or (None, None)
+        return ImageResult(
+            source=seen.source,
+            status="unreadable" if seen.error is not None else "ok" if faces else "no_face",
+            error=seen.error,
+            model=self.config.name,
+            preprocessing=self._fingerprint,
+            width=width,
+            height=height,
+            faces=faces,
+        )
+
+
+def _listed(inputs: Any) -> "Iterable[Source]":
+    """Make one input a list of one. What is neither an image nor iterable becomes an unreadable input."""
+    single = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray))
+    return [inputs] if single or not isinstance(inputs, Iterable) else cast("Iterable[Source]", inputs)
+
+
+def _name(source: object, position: int) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<bytes {position}>"
+    return f"<{'array' if isinstance(source, np.ndarray) else 'image'} {position}>"

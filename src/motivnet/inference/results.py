@@ -1,0 +1,82 @@
+"""What a prediction is: one result per image, with one entry per face. Nothing is ever dropped."""
+
+import dataclasses
+from typing import Any, Literal
+
+from motivnet.preprocess import Box
+
+Status = Literal["ok", "no_face", "unreadable"]
+
+# Below this many pixels there is little to see: such a face is reported all the same, and marked.
+TINY_SIDE_PX = 24
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FaceResult:
+    """One face and its emotion.
+
+    Args:
+        box: the face, in pixels of the upright image; may reach beyond it.
+        score: the detector's confidence, 0 to 1.
+        emotion: the most probable label.
+        probs: probability of every label, in label order; they sum to 1.
+    """
+
+    box: Box
+    score: float
+    emotion: str
+    probs: dict[str, float]
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the face is so small that its emotion is little more than a guess."""
+        return min(self.box.width, self.box.height) < TINY_SIDE_PX
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """Give the `k` most probable labels with their probabilities, best first."""
+        return sorted(self.probs.items(), key=lambda item: -item[1])[:k]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain data for JSON; the box is [x, y, width, height]."""
+        return {
+            "box": [round(value, 2) for value in self.box],
+            "score": round(self.score, 4),
+            "emotion": self.emotion,
+            "probs": {label: round(prob, 6) for label, prob in self.probs.items()},
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageResult:
+    """What became of one input.
+
+    Args:
+        source: its path, or `<kind position>` for what has none, such as `<bytes 3>`.
+        status: `ok`: at least one face; `no_face`: a good image without one; `unreadable`: see `error`.
+        error: why it could not be read; None otherwise.
+        model: name of the model.
+        preprocessing: fingerprint of the preprocessing that the faces went through.
+        width: of the upright image, in pixels; None if unreadable.
+        height: of the upright image, in pixels; None if unreadable.
+        faces: largest first.
+    """
+
+    source: str
+    status: Status
+    error: str | None = None
+    model: str
+    preprocessing: str
+    width: int | None = None
+    height: int | None = None
+    faces: tuple[FaceResult, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain data for JSON."""
+        return {
+            "source": self.source,
+            "status": self.status,
+            "error": self.error,
+            "model": self.model,
+            "preprocessing": self.preprocessing,
+            "faces": [face.to_dict() for face in self.faces],
+        }

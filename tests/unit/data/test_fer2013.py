@@ -1,0 +1,138 @@
+"""The reader of FER-2013, in all the forms that it is published in."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from motivnet.data.clean import clean_training, repeated_rows
+from motivnet.data.manifest import read_manifest, write_manifest
+from motivnet.data.sources.fer2013 import read_fer2013
+from motivnet.errors import DataError
+from motivnet.images import decode_image
+
+ROWS = [(0, "Training"), (3, "Training"), (6, "PublicTest"), (1, "PrivateTest")]
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 48), dtype=np.uint8)
+
+
+def write_csv(path: Path, header: list[str], rows: list[dict[str, object]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([[row[name.strip()] for name in header] for row in rows])
+    return path
+
+
+def csv_rows() -> list[dict[str, object]]:
+    return [
+        {"emotion": label, "Usage": usage, "pixels": " ".join(map(str, pixels(i).ravel()))}
+        for i, (label, usage) in enumerate(ROWS)
+    ]
+
+
+@pytest.mark.parametrize("header", [["emotion", "pixels", "Usage"], ["emotion", " Usage", " pixels"]])
+def test_kaggle_csv(tmp_path: Path, header: list[str]) -> None:
+    manifest = read_fer2013(write_csv(tmp_path / "fer.csv", header, csv_rows()))
+    assert manifest.table["label"].to_pylist() == ["anger", "happiness", "neutral", "disgust"]
+    assert manifest.table["split"].to_pylist() == [usage for _, usage in ROWS]
+    for row in range(4):
+        image = decode_image(manifest.source(row))
+        np.testing.assert_array_equal(image, np.repeat(pixels(row)[:, :, None], 3, axis=2))
+
+
+def test_ferplus_votes_beside_the_csv(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "fer.csv", ["emotion", "pixels", "Usage"], csv_rows())
+    names = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
+    votes = [{name: i + j for j, name in enumerate(names)} for i in range(4)]
+    write_csv(tmp_path / "fer2013new.csv", names, votes)
+    found = read_fer2013(path).votes
+    # Our order: neutral, happiness, sadness, surprise, fear, disgust, anger.
+    np.testing.assert_array_equal(found[1], [1, 2, 4, 3, 7, 6, 5])
+    write_csv(tmp_path / "fer2013new.csv", names, votes[:3])
+    with pytest.raises(DataError, match="3 rows, the CSV beside it has 4"):
+        read_fer2013(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"emotion": "7"}, "row 1: emotion '7'"),
+        ({"emotion": ""}, "row 1: emotion ''"),
+        ({"Usage": "Test"}, "row 1: Usage 'Test'"),
+        ({"pixels": "1 2 3"}, "row 1: expected 2304 pixels from 0 to 255, found 3"),
+        ({"pixels": "x " * 2304}, "row 1: expected 2304 pixels"),
+        ({"pixels": "256 " * 2304}, "row 1: expected 2304 pixels"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    rows = csv_rows()
+    rows[1] |= change
+    with pytest.raises(DataError, match=message):
+        read_fer2013(write_csv(tmp_path / "fer.csv", ["emotion", "pixels", "Usage"], rows))
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_fer2013(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match=r"columns \['pixels'\] are missing"):
+        read_fer2013(write_csv(tmp_path / "fer.csv", ["emotion", "Usage"], csv_rows()))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_fer2013(tmp_path / "broken.parquet")
+
+
+def test_image_folders(tmp_path: Path) -> None:
+    for i, place in enumerate(["train/happy", "train/angry", "test/neutral"]):
+        (tmp_path / place).mkdir(parents=True)
+        Image.fromarray(pixels(i)).save(tmp_path / place / "1.png")
+    manifest = read_fer2013(tmp_path)
+    found = list(zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True))
+    assert found == [("test", "neutral"), ("train", "anger"), ("train", "happiness")]
+    (tmp_path / "train" / "bored").mkdir()
+    with pytest.raises(DataError, match="bored: is no label"):
+        read_fer2013(tmp_path)
+
+
+def test_cleaning_takes_out_of_training_what_recurs_and_what_is_black(tmp_path: Path) -> None:
+    rows = csv_rows()
+    black = " ".join(["0"] * 2304)
+    rows.append({"emotion": 2, "Usage": "Training", "pixels": rows[2]["pixels"]})  # a PublicTest image
+    rows.append({"emotion": 2, "Usage": "Training", "pixels": black})
+    rows.append({"emotion": 2, "Usage": "PrivateTest", "pixels": rows[0]["pixels"]})  # a Training image
+    manifest = read_fer2013(write_csv(tmp_path / "fer.csv", ["emotion", "pixels", "Usage"], rows))
+    train, report = clean_training(manifest, "Training")
+    assert (report.rows, report.black, report.in_test, report.kept) == (4, 1, 2, 1)
+    assert train.table["row"].to_pylist() == [1]
+    assert repeated_rows(manifest, "PrivateTest", "Training").tolist() == [False, True]
+
+
+def test_manifest_survives_its_file(tmp_path: Path) -> None:
+    manifest = read_fer2013(write_csv(tmp_path / "fer.csv", ["emotion", "pixels", "Usage"], csv_rows()))
+    write_manifest(manifest, tmp_path / "manifest.parquet")
+    again = read_manifest(tmp_path / "manifest.parquet")
+    assert again.table.equals(manifest.table)
+    assert again.counts()["Training"]["anger"] == 1
+    with pytest.raises(DataError, match="no rows in split 'Test'. Allowed: PrivateTest, PublicTest, Training"):
+        again.split("Test")
+
+
+@pytest.mark.shared
+def test_the_published_counts(shared_dir: Path) -> None:
+    """The counts and faults that the data set is known to have, from its own description."""
+    manifest = read_fer2013(shared_dir / "data/fer2013/fer2013.parquet")
+    assert {split: sum(counts.values()) for split, counts in manifest.counts().items()} == {
+        "Training": 28_709,
+        "PublicTest": 3_589,
+        "PrivateTest": 3_589,
+    }
+    assert manifest.counts()["PrivateTest"]["disgust"] == 55
+    assert repeated_rows(manifest, "PublicTest", "Training").sum() == 280
+    assert repeated_rows(manifest, "PrivateTest", "Training").sum() == 288
+    image = Image.open(io.BytesIO(manifest.source(0)))  # type: ignore[arg-type]
+    assert image.size == (48, 48)

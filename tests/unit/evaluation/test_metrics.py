@@ -1,0 +1,207 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from motivnet.errors import DataError
+from motivnet.evaluation import metrics
+
+C = 7
+
+
+def random_case(seed, num_images=200, classes=C, present=None):
+    """Random predictions that are right more often than chance, with `present` classes in the target."""
+    rng = np.random.default_rng(seed)
+    target = rng.choice(present if present is not None else np.arange(classes), num_images)
+    preds = np.where(rng.random(num_images) < 0.4, target, rng.integers(0, classes, num_images))
+    return preds, target
+
+
+CASES = {
+    "random": random_case(0),
+    "another": random_case(1, num_images=37),
+    "a class absent from the target": random_case(2, present=[0, 1, 2, 4, 5, 6]),
+    "a single class in the target": random_case(3, present=[3]),
+    "classes never predicted": (np.array([0, 0, 1, 1, 0]), np.array([0, 1, 1, 2, 2])),
+    "classes in neither": (np.array([5, 5, 2]), np.array([5, 2, 2])),
+    "all right": (np.arange(C), np.arange(C)),
+    "all wrong": ((np.arange(C) + 1) % C, np.arange(C)),
+    "one image": (np.array([6]), np.array([6])),
+}
+each_case = pytest.mark.parametrize(("preds", "target"), CASES.values(), ids=CASES)
+
+
+@each_case
+def test_agrees_with_scikit_learn(preds, target):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    matrix = metrics.confusion_matrix(preds, target, C)
+    np.testing.assert_array_equal(matrix, sklearn.confusion_matrix(target, preds, labels=range(C)))
+    assert metrics.war(preds, target, C) == pytest.approx(sklearn.accuracy_score(target, preds))
+    present = np.unique(target)
+    recalls = sklearn.recall_score(target, preds, labels=present, average=None)
+    assert metrics.uar(preds, target, C) == pytest.approx(recalls.mean())
+    np.testing.assert_allclose(metrics.recall_per_class(preds, target, C)[present], recalls)
+    expected = sklearn.precision_score(target, preds, average="macro", zero_division=0)
+    assert metrics.precision_macro(preds, target, C) == pytest.approx(expected)
+    assert metrics.f1_macro(preds, target, C) == pytest.approx(sklearn.f1_score(target, preds, average="macro"))
+
+
+@each_case
+def test_agrees_with_torchmetrics(preds, target):
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    pair = torch.from_numpy(np.asarray(preds)), torch.from_numpy(np.asarray(target))
+    settings = {"num_classes": C, "average": "macro"}
+    matrix = classification.multiclass_confusion_matrix(*pair, num_classes=C)
+    np.testing.assert_array_equal(metrics.confusion_matrix(preds, target, C), matrix.numpy())
+    war = classification.multiclass_accuracy(*pair, num_classes=C, average="micro")
+    assert metrics.war(preds, target, C) == pytest.approx(war.item())
+    precision = classification.multiclass_precision(*pair, **settings)
+    assert metrics.precision_macro(preds, target, C) == pytest.approx(precision.item())
+    f1 = classification.multiclass_f1_score(*pair, **settings)
+    assert metrics.f1_macro(preds, target, C) == pytest.approx(f1.item())
+    if len(np.unique(target)) == C:
+        # torchmetrics counts a class that is predicted and absent from the target as a recall of zero.
+        uar = classification.multiclass_accuracy(*pair, **settings)
+        assert metrics.uar(preds, target, C) == pytest.approx(uar.item())
+
+
+@pytest.mark.parametrize("k", range(1, C + 1))
+@pytest.mark.parametrize("seed", range(3))
+def test_top_k_agrees_with_scikit_learn_and_torchmetrics(seed, k):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.ones(C), 150)
+    target = np.append(rng.integers(0, C, 150 - C), np.arange(C))
+    ours = metrics.top_k_accuracy(probs, target, k)
+    if k < C:  # scikit-learn warns that k = C is always 1
+        assert ours == pytest.approx(sklearn.top_k_accuracy_score(target, probs, k=k, labels=range(C)))
+    theirs = classification.multiclass_accuracy(
+        torch.from_numpy(probs), torch.from_numpy(target), num_classes=C, top_k=k, average="micro"
+    )
+    assert ours == pytest.approx(theirs.item())
+
+
+def test_rows_are_the_truth_and_columns_the_predictions():
+    matrix = metrics.confusion_matrix([1, 1, 0], [0, 1, 2], 3)
+    assert matrix.tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert matrix.dtype == np.int64
+
+
+def test_scores_are_plain_fractions_worked_by_hand():
+    preds, target = [0, 0, 1, 1, 1], [0, 0, 0, 1, 2]
+    assert metrics.war(preds, target, 4) == 3 / 5
+    np.testing.assert_array_equal(metrics.recall_per_class(preds, target, 4), [2 / 3, 1.0, 0.0, np.nan])
+    assert metrics.uar(preds, target, 4) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics.precision_macro(preds, target, 4) == pytest.approx((1 + 1 / 3 + 0) / 3)
+    assert metrics.f1_macro(preds, target, 4) == pytest.approx((0.8 + 0.5 + 0) / 3)
+    assert all(type(score(preds, target, 4)) is float for score in (metrics.war, metrics.uar, metrics.f1_macro))
+
+
+def test_a_predicted_class_that_is_absent_lowers_precision_but_not_uar():
+    preds, target = [0, 1, 2], [0, 1, 1]
+    assert metrics.uar(preds, target, 3) == pytest.approx((1 + 0.5) / 2)
+    assert metrics.precision_macro(preds, target, 3) == pytest.approx((1 + 1 + 0) / 3)
+
+
+def test_the_order_of_images_does_not_matter():
+    preds, target = CASES["random"]
+    order = np.random.default_rng(5).permutation(len(preds))
+    for score in (metrics.war, metrics.uar, metrics.precision_macro, metrics.f1_macro):
+        assert score(preds[order], target[order], C) == pytest.approx(score(preds, target, C), abs=1e-15)
+
+
+def test_of_equal_scores_the_lower_class_comes_first():
+    probs = np.full((3, 3), 1 / 3)
+    assert metrics.top_k_accuracy(probs, [0, 1, 2], 1) == pytest.approx(1 / 3)
+    assert metrics.top_k_accuracy(probs, [0, 1, 2], 2) == pytest.approx(2 / 3)
+    assert metrics.top_k_accuracy(probs, [0, 1, 2], 3) == 1.0
+    assert metrics.top_k_accuracy([[0.2, 0.4, 0.4]], [1], 1) == 1.0
+    assert metrics.top_k_accuracy([[0.2, 0.4, 0.4]], [2], 1) == 0.0
+
+
+def test_top_1_is_the_war_of_the_argmax_even_with_ties():
+    rng = np.random.default_rng(8)
+    probs, target = rng.integers(0, 3, (300, C)) / 3, rng.integers(0, C, 300)
+    assert metrics.top_k_accuracy(probs, target, 1) == metrics.war(probs.argmax(1), target, C)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float16, np.float32])
+def test_top_k_takes_any_kind_of_score(dtype):
+    scores = np.array([[0, 1, 2], [2, 1, 0]], dtype)
+    assert metrics.top_k_accuracy(scores, [2, 0], 1) == 1.0
+    assert metrics.top_k_accuracy([[-np.inf, 0.0, 1.0]], [0], 2) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("preds", "target", "message"),
+    [
+        ([], [], "at least one image"),
+        ([0, 1], [0], "preds of 2 images, target of 1"),
+        ([0, 3], [0, 1], r"preds\[1\] is 3. Allowed: classes from 0 to 2"),
+        ([0, 1], [-1, 1], r"target\[0\] is -1"),
+        ([0.0, np.nan], [0, 1], "preds of float64. Allowed: whole numbers"),
+        ([0, 1], [0.0, 1.0], "target of float64"),
+        ([True, False], [1, 0], "preds of bool"),
+        (["a"], [0], "preds of <U1"),
+        ([[0, 1]], [[0, 1]], r"preds of shape \(1, 2\)"),
+        (0, 0, r"preds of shape \(\)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "score",
+    [
+        metrics.confusion_matrix,
+        metrics.war,
+        metrics.uar,
+        metrics.recall_per_class,
+        metrics.precision_macro,
+        metrics.f1_macro,
+    ],
+)
+def test_classes_that_cannot_be_scored_are_refused(score, preds, target, message):
+    with pytest.raises(DataError, match=message):
+        score(preds, target, 3)
+
+
+def test_no_classes_at_all_are_refused():
+    with pytest.raises(DataError, match="num_classes must be at least 1, not 0"):
+        metrics.confusion_matrix([0], [0], 0)
+
+
+@pytest.mark.parametrize(
+    ("probs", "target", "k", "message"),
+    [
+        ([[0.5, np.nan], [0.5, 0.5]], [0, 1], 1, "1 of 2 rows hold NaN"),
+        ([[0.5, 0.5]], [2], 1, r"target\[0\] is 2"),
+        ([[0.5, 0.5]], [0, 1], 1, "probs of 1 images, target of 2"),
+        ([[0.5, 0.5]], [0], 0, "k must be from 1 to the 2 classes, not 0"),
+        ([[0.5, 0.5]], [0], 3, "k must be from 1 to the 2 classes, not 3"),
+        (np.empty((0, 7)), [], 1, r"probs of shape \(0, 7\)"),
+        ([0.5, 0.5], [0], 1, r"probs of shape \(2,\)"),
+        ([["a", "b"]], [0], 1, "probs of <U1"),
+        ([[0.5, 0.5]], [0.0], 1, "target of float64"),
+    ],
+)
+def test_scores_that_cannot_be_ranked_are_refused(probs, target, k, message):
+    with pytest.raises(DataError, match=message):
+        metrics.top_k_accuracy(probs, target, k)
+
+
+def test_inputs_are_not_changed():
+    preds, target = (array.copy() for array in CASES["random"])
+    probs = np.random.default_rng(0).random((len(target), C))
+    kept = preds.copy(), target.copy(), probs.copy()
+    metrics.f1_macro(preds, target, C)
+    metrics.top_k_accuracy(probs, target, 2)
+    for before, after in zip(kept, (preds, target, probs), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_the_module_needs_neither_torch_nor_scikit_learn():
+    code = "import sys, motivnet.evaluation.metrics; print({'torch', 'sklearn', 'torchmetrics'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,96 @@
+"""Exported models answer as torch does."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
+from motivnet.checkpoints.load import load_model, write_weights
+from motivnet.errors import CheckpointError, ExportError
+from motivnet.export.onnx import export_onnx
+from motivnet.export.verify import verify_onnx
+from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
+from motivnet.models.motivnet import build_model
+from motivnet.preprocess import Preprocessing
+
+PREPROCESSING = Preprocessing(
+    geometry="square", size=(32, 32), channels="grey", filter="bicubic", mean=(127.5,), std=(64.0,)
+)
+HEADS = {
+    "groups": HeadConfig(dim=16, num_heads=4, ff_dim=16, num_queries=3, num_layers=2),
+    "linear": HeadConfig(kind="linear"),
+    "mlp": HeadConfig(kind="mlp", dim=16),
+    "attention_pool": HeadConfig(kind="attention_pool", num_heads=4),
+}
+
+
+def make_bundle(path: Path, head: HeadConfig, backbone: str = "sapiens") -> Bundle:
+    torch.manual_seed(0)
+    vit = VitConfig(embed_dim=16, depth=1, num_heads=4, patch_size=8) if backbone == "sapiens" else None
+    config = ModelConfig(backbone=backbone, image_size=(32, 32), in_chans=1, vit=vit, head=head)
+    bundle = write_config(
+        path, BundleConfig(name="test", summary="", licence="none", model=config, preprocessing=PREPROCESSING)
+    )
+    write_weights(bundle, build_model(config))
+    return bundle
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_every_head_exports(tmp_path: Path, head: HeadConfig) -> None:
+    bundle = make_bundle(tmp_path / "b", head)
+    export_onnx(bundle)
+    assert verify_onnx(bundle).largest <= 1e-5
+
+
+def test_a_convolutional_backbone_exports(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", HEADS["groups"], "timm:mobilenetv2_035")
+    export_onnx(bundle)
+    assert verify_onnx(bundle).largest <= 1e-5
+
+
+def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", HEADS["linear"])
+    proto = onnx.load(export_onnx(bundle))
+    said = {item.key: item.value for item in proto.metadata_props}
+    assert said["fingerprint"] == PREPROCESSING.fingerprint
+    assert said["labels"].startswith('["neutral", "happiness"')
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param != ""
+
+
+def test_another_models_onnx_is_noticed(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", HEADS["linear"])
+    export_onnx(bundle)
+    with torch.no_grad():
+        other = load_model(bundle.path)
+        other.head.out.bias[0] += 1.0  # type: ignore[union-attr,index]
+    write_weights(bundle, other)
+    with pytest.raises(ExportError, match="differ from torch by"):
+        verify_onnx(bundle)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", HEADS["linear"])
+    write_weights(bundle, build_model(make_bundle(tmp_path / "c", HEADS["mlp"]).config.model))
+    with pytest.raises(CheckpointError, match="missing head.|unexpected head."):
+        load_model(bundle.path)
+    bundle.weights.write_bytes(b"not safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        load_model(bundle.path)
+
+
+@pytest.mark.shared
+def test_nano_answers_alike_on_real_faces(shared_dir: Path) -> None:
+    from motivnet.data.sources.fer2013 import read_fer2013
+    from motivnet.images import decode_image
+
+    bundle = open_bundle("nano")
+    manifest = read_fer2013(shared_dir / "data/fer2013/fer2013.parquet").split("PublicTest")
+    faces = np.stack([bundle.config.preprocessing(decode_image(manifest.source(row))) for row in range(64)])
+    assert verify_onnx(bundle, faces).largest <= 1e-4
+
+
+def test_nano_answers_alike_on_random_pixels() -> None:
+    assert verify_onnx(open_bundle("nano")).largest <= 1e-4

@@ -1,0 +1,222 @@
+import io
+import itertools
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from motivnet.errors import CheckpointError, ConfigError, DetectorError
+from motivnet.faces import Detection
+from motivnet.images import ImageLimits
+from motivnet.inference.backends import OnnxBackend
+from motivnet.inference.predictor import Predictor
+from motivnet.labels import EMOTIONS
+from motivnet.preprocess import Box
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def flat(value: int, height: int = 20, width: int = 30) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+@pytest.fixture
+def whole(tiny_bundle) -> Predictor:
+    return Predictor.load(tiny_bundle.path, detector="whole")
+
+
+@pytest.fixture
+def predictor(tiny_bundle) -> Predictor:
+    return Predictor.load(tiny_bundle.path)
+
+
+def test_bright_is_happy_and_dark_is_sad_in_the_tiny_model(whole):
+    bright, middling, dark = whole.predict([flat(255), flat(127), flat(0)])
+    assert [result.faces[0].emotion for result in (bright, middling, dark)] == ["happiness", "neutral", "sadness"]
+    face = bright.faces[0]
+    assert tuple(face.probs) == EMOTIONS.names
+    assert sum(face.probs.values()) == pytest.approx(1, abs=1e-9)
+    exp = [math.exp(logit) for logit in (1, 4, -4, -1, -2, -3, -4)]
+    assert list(face.probs.values()) == pytest.approx([value / sum(exp) for value in exp], abs=1e-5)
+    assert (bright.model, bright.preprocessing) == ("tiny", whole.config.preprocessing.fingerprint)
+    assert (bright.width, bright.height) == (30, 20)
+
+
+def test_takes_every_kind_of_input_in_order(tmp_path, predictor, astronaut):
+    path = tmp_path / "astronaut.png"
+    path.write_bytes(png(astronaut))
+    grey = np.asarray(Image.fromarray(astronaut).convert("L"))
+    results = predictor.predict([path, str(path), png(astronaut), Image.fromarray(astronaut), astronaut, grey])
+    assert [result.status for result in results] == ["ok"] * 6
+    assert [result.source for result in results] == [
+        *(str(path), str(path)),
+        *("<bytes 2>", "<image 3>", "<array 4>", "<array 5>"),
+    ]
+    # Grey is the same face, found where it was.
+    x, y, width, height = results[0].faces[0].box
+    assert 150 < x < 200
+    assert 40 < y < 80
+    assert 75 < width < 110
+    assert 90 < height < 130
+    assert all(result.faces == results[0].faces for result in results[1:5])
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "pil", "array"])
+def test_a_single_input_gives_a_list_of_one(tmp_path, whole, kind):
+    path = tmp_path / "white.png"
+    path.write_bytes(png(flat(255)))
+    inputs = {"path": path, "bytes": path.read_bytes(), "pil": Image.open(path), "array": flat(255)}
+    (result,) = whole(inputs[kind])
+    assert result.faces[0].emotion == "happiness"
+
+
+def test_nothing_aborts_a_batch_and_nothing_is_lost(tmp_path, predictor, astronaut):
+    text, empty, cut = tmp_path / "text.jpg", tmp_path / "empty.png", tmp_path / "cut.png"
+    text.write_text("hello")
+    empty.write_bytes(b"")
+    cut.write_bytes(png(astronaut)[:2000])
+    inputs = [text, astronaut, empty, flat(90, 200, 200), cut, tmp_path / "missing.jpg", tmp_path, 7, astronaut]
+    results = predictor.predict(inputs)
+    assert [result.status for result in results] == [
+        *("unreadable", "ok", "unreadable", "no_face"),
+        *("unreadable", "unreadable", "unreadable", "unreadable", "ok"),
+    ]
+    for result in results:
+        assert (result.error is not None) == (result.status == "unreadable")
+        assert (result.width is None) == (result.status == "unreadable")
+    assert "empty" in results[2].error
+    assert "int" in results[7].error
+
+
+def test_an_image_beyond_the_limits_is_unreadable(tiny_bundle):
+    predictor = Predictor.load(tiny_bundle.path, detector="whole", limits=ImageLimits(max_pixels=500))
+    (result,) = predictor.predict(flat(255))
+    assert (result.status, result.faces) == ("unreadable", ())
+    assert "600" in result.error or "30 x 20" in result.error
+
+
+def test_colour_order_is_that_of_arrays_only(whole):
+    blue = np.zeros((8, 8, 3), np.uint8)
+    blue[:, :, 2] = 255
+    as_rgb, as_bgr, file = *whole.predict(blue), *whole.predict(blue, color="bgr"), *whole.predict(png(blue), color="bgr")
+    assert as_rgb.faces[0].probs != as_bgr.faces[0].probs
+    assert file.faces == as_rgb.faces
+    with pytest.raises(ConfigError, match="Allowed: rgb, bgr"):
+        whole.predict(blue, color="gbr")
+
+
+def test_whole_images_get_no_margin(tiny_bundle, whole):
+    class Frame:
+        name = "frame"
+
+        def detect(self, image_hwc_u8):
+            return [Detection(Box(8, 8, 16, 16), 1.0)]
+
+    image = flat(0, 32, 32)
+    image[8:24, 8:24] = 255
+    framed = Predictor.load(tiny_bundle.path, detector=Frame())
+    (cropped,) = whole.predict(image[8:24, 8:24].copy())
+    (found,) = framed.predict(image)
+    # The margin of the found face brings in some of the dark surroundings.
+    assert found.faces[0].probs["happiness"] < cropped.faces[0].probs["happiness"]
+
+
+class CountingBackend:
+    """Remember the batch sizes."""
+
+    def __init__(self, backend: OnnxBackend) -> None:
+        self.backend = backend
+        self.sizes: list[int] = []
+
+    def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+        self.sizes.append(len(pixels_BCHW))
+        return self.backend.logits(pixels_BCHW)
+
+
+class Columns:
+    """Find as many faces as the image's width in tens of pixels says."""
+
+    name = "columns"
+
+    def detect(self, image_hwc_u8):
+        return [Detection(Box(10 * i, 0, 10, 10), 0.9) for i in range(image_hwc_u8.shape[1] // 10)]
+
+
+def test_batches_faces_across_images_and_splits_crowds(tiny_bundle):
+    backend = CountingBackend(OnnxBackend(tiny_bundle))
+    predictor = Predictor(tiny_bundle.config, backend, Columns(), batch_size=4)
+    counts = [1, 0, 2, 1, 9, 0, 2]
+    results = predictor.predict([flat(200, 10, 10 * n + 1) for n in counts])
+    assert [len(result.faces) for result in results] == counts
+    assert [result.status for result in results] == ["ok" if n else "no_face" for n in counts]
+    assert max(backend.sizes) == 4
+    assert backend.sizes[0] == 4
+    assert sum(backend.sizes) == sum(counts)
+
+
+def test_results_do_not_depend_on_batching_or_workers(tiny_bundle):
+    images = [flat(value, 10, 11 + 10 * (value % 3)) for value in range(0, 250, 10)]
+    results = []
+    for batch_size, workers in [(1, 1), (7, 3), (64, 2)]:
+        backend = OnnxBackend(tiny_bundle)
+        predictor = Predictor(tiny_bundle.config, backend, Columns(), batch_size=batch_size, workers=workers)
+        results.append(predictor.predict(images))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert [face.box for face in one.faces] == [face.box for face in two.faces]
+            for face, twin in zip(one.faces, two.faces, strict=True):
+                assert list(face.probs.values()) == pytest.approx(list(twin.probs.values()), abs=1e-6)
+
+
+def test_stream_is_lazy_and_holds_few_images(tiny_bundle):
+    predictor = Predictor.load(tiny_bundle.path, detector="whole", batch_size=8, workers=2)
+    taken = itertools.count()
+    endless = (flat(next(taken) % 256) for _ in itertools.repeat(None))
+    stream = predictor.stream(endless)
+    assert next(taken) == 0
+    firsts = [next(stream) for _ in range(20)]
+    assert [result.source for result in firsts] == [f"<array {i}>" for i in range(20)]
+    assert next(taken) < 20 + 8 + 8 + 4
+    before = threading.active_count()
+    stream.close()
+    assert threading.active_count() < before
+
+
+def test_an_error_of_the_iterable_reaches_the_caller(whole):
+    def broken():
+        yield flat(0)
+        raise RuntimeError("the camera is gone")
+
+    with pytest.raises(RuntimeError, match="the camera is gone"):
+        whole.predict(broken())
+
+
+def test_gives_the_same_from_many_threads(predictor, astronaut):
+    inputs = [astronaut, flat(90, 64, 64), astronaut[:, ::-1].copy()]
+    expected = predictor.predict(inputs)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(predictor.predict, [inputs] * 6)) == [expected] * 6
+
+
+def test_no_inputs_give_no_results(whole):
+    assert whole.predict([]) == []
+
+
+def test_wrong_names_and_numbers_are_refused(tiny_bundle, tmp_path):
+    with pytest.raises(CheckpointError, match="unknown model 'nanno'"):
+        Predictor.load("nanno")
+    with pytest.raises(CheckpointError, match="no bundle"):
+        Predictor.load(tmp_path)
+    with pytest.raises(DetectorError, match="did you mean 'whole'"):
+        Predictor.load(tiny_bundle.path, detector="hole")
+    with pytest.raises(ConfigError, match="at least 1"):
+        Predictor.load(tiny_bundle.path, batch_size=0)
+    with pytest.raises(ConfigError, match="at least 1"):
+        Predictor.load(tiny_bundle.path, workers=0)

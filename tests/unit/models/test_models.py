@@ -1,0 +1,108 @@
+"""Backbones, heads and the models made of them."""
+
+import pytest
+import torch
+
+from motivnet.errors import ConfigError
+from motivnet.models.config import PRESETS, HeadConfig, ModelConfig, VitConfig, preset
+from motivnet.models.motivnet import build_model
+
+TINY_VIT = VitConfig(embed_dim=24, depth=2, num_heads=3, patch_size=8, patch_padding=0)
+HEADS = {
+    "ml_decoder": HeadConfig(dim=16, num_heads=4, ff_dim=32),
+    "ml_decoder, groups": HeadConfig(dim=16, num_heads=4, ff_dim=32, num_queries=3, num_layers=2),
+    "linear": HeadConfig(kind="linear"),
+    "mlp": HeadConfig(kind="mlp", dim=16),
+    "attention_pool": HeadConfig(kind="attention_pool", num_heads=4),
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize("num_classes", [7, 8])
+def test_every_head_answers_and_every_parameter_learns(head: HeadConfig, num_classes: int) -> None:
+    config = ModelConfig(
+        backbone="sapiens", image_size=(32, 24), in_chans=3, num_classes=num_classes, vit=TINY_VIT, head=head
+    )
+    model = build_model(config)
+    logits = model(torch.randn(2, 3, 32, 24))
+    assert logits.shape == (2, num_classes)
+    # A sum of squares: a plain sum has no gradient through a softmax of equal values.
+    logits.square().sum().backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "tokens"),
+    [
+        ("mobilenetv2_035", (64, 64), 4),
+        ("resnet10t", (64, 96), 6),
+        ("vit_tiny_patch16_224", (64, 48), 12),
+        ("deit_tiny_distilled_patch16_224", (64, 48), 12),
+        ("swin_tiny_patch4_window7_224", (224, 224), 49),
+    ],
+)
+def test_any_timm_backbone_gives_plain_tokens(name: str, size: tuple[int, int], tokens: int) -> None:
+    model = build_model(ModelConfig(backbone=f"timm:{name}", image_size=size, head=HeadConfig(kind="linear"))).eval()
+    with torch.inference_mode():
+        features = model.backbone(torch.randn(1, 3, *size))
+    assert features.shape == (1, tokens, model.backbone.embed_dim)
+
+
+def test_tokens_stand_in_row_major_order() -> None:
+    model = build_model(
+        ModelConfig(backbone="timm:resnet10t", image_size=(64, 96), head=HeadConfig(kind="linear"))
+    ).eval()
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        feature_map = model.backbone.net.forward_features(pixels)  # type: ignore[operator]
+        tokens = model.backbone(pixels)
+    torch.testing.assert_close(tokens[0, 4], feature_map[0, :, 1, 1])
+
+
+def test_presets_have_the_published_sizes() -> None:
+    """Parameters as the authors count them, without allocating gigabytes."""
+    with torch.device("meta"):
+        sizes = {name: build_model(config) for name, config in PRESETS.items() if name.startswith("motivnet")}
+    encoder = sum(parameter.numel() for parameter in sizes["motivnet-1b"].backbone.parameters())
+    assert encoder == 1_139_163_648
+    # The authors count the frozen queries (7 x 1152) among the head's.
+    head = sum(parameter.numel() for parameter in sizes["motivnet-1b"].head.parameters())
+    assert head + 7 * 1152 == 21_870_215
+    widths = [model.backbone.embed_dim for model in sizes.values()]
+    assert widths == [1024, 1280, 1536, 1920]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "resnet18"}, "Allowed: sapiens, timm:NAME"),
+        ({"backbone": "timm:resnet10t"}, "belong to backbone 'sapiens'"),
+        ({"vit": None}, "belong to backbone 'sapiens'"),
+        ({"image_size": (30, 24)}, "not divisible by patch_size 8"),
+    ],
+)
+def test_dimensions_that_do_not_fit(change: dict, message: str) -> None:
+    settings = {"backbone": "sapiens", "image_size": (32, 24), "vit": TINY_VIT} | change
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (HeadConfig(dim=10, num_heads=4), "not divisible by num_heads=4"),
+        (HeadConfig(dim=16, num_heads=4, num_queries=9), "between 1 and num_classes=7"),
+        (HeadConfig(dim=16, num_heads=4, num_layers=0), "num_layers must be at least 1"),
+    ],
+)
+def test_heads_that_do_not_fit(head: HeadConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelConfig(backbone="sapiens", image_size=(32, 24), vit=TINY_VIT, head=head))
+
+
+def test_unknown_names_are_answered_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'motivnet-1b'"):
+        preset("motivnet-1bb")
+    with pytest.raises(ConfigError, match="timm has no model 'resnet10tt'"):
+        build_model(ModelConfig(backbone="timm:resnet10tt", image_size=(32, 32)))
