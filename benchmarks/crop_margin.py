@@ -29,11 +29,9 @@ SETTINGS = [
     (192, "edge", 0.25),
     (192, "grey", 0.25),
     (192, "grey", 0.5),
-    (192, "reflect", 0.25),
     (96, "grey", 0.5),
-    (320, "grey", 0.25),
 ]
-BORDERS = {"edge": cv2.BORDER_REPLICATE, "grey": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
+BORDERS = {"edge": cv2.BORDER_REPLICATE, "grey": cv2.BORDER_CONSTANT}
 # Boxes smaller than this share of the image are eyes, mouths and background, not the face that was cropped.
 SMALLEST_BOX = 0.4
 

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: a Markdown table, and a JSON file under `results/`."""
+"""What the benchmark scripts share: a Markdown table, a JSON file under `results/`, and cores to run on."""
 
 import json
 import os
@@ -27,6 +27,14 @@ def write_results(name: str, results: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def use_cores(count: int) -> int:
+    """Confine this process, and those it starts, to `count` cores where the system can; give how many it has."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def machine() -> dict[str, object]:

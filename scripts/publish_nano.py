@@ -25,7 +25,9 @@ from motivnet.export.verify import verify_onnx  # noqa: E402
 from motivnet.preprocess import NANO  # noqa: E402
 
 SUMMARY = "MobileNetV2 and ML-Decoder on 96 x 96 grey faces, trained on FER-2013"
-LICENCE = "Apache-2.0 for the weights; trained on FER-2013 (research data from the web) from ImageNet weights (BSD-3-Clause)"
+LICENCE = (
+    "Apache-2.0 for the weights; trained on FER-2013 (research data from the web) from ImageNet weights (BSD-3-Clause)"
+)
 CARD = Path(__file__).parent / "nano_card.md"
 
 

@@ -52,9 +52,7 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
     missing = [
         name
         for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{where or cls.__name__}: missing {', '.join(missing)}")

@@ -21,7 +21,8 @@ from motivnet.errors import ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
-ImageSource = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray"
+    ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+
 ColorOrder = Literal["rgb", "bgr"]
 
 ORIENTATION_TAG = 0x0112
@@ -50,7 +51,7 @@ class ImageLimits:
     max_pixels: int = 100_000_000
 
 
-def decode_image(source: ImageSource, *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
+def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
     """Decode an image.
 
     Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP or anything else that Pillow reads. The EXIF orientation is

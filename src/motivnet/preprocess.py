@@ -36,7 +36,7 @@ class Box:
     width: float
     height: float
 
-    def __iter__(self):  # noqa: ANN204  (a box unpacks as x, y, width, height)
+    def __iter__(self):
         """Unpack as x, y, width, height."""
         return iter((self.x, self.y, self.width, self.height))
 
@@ -176,18 +176,16 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
     height, width = image_hwc.shape[:2]
     left, top = round(box.x), round(box.y)
     right, bottom = max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
+    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+        return image_hwc[top:bottom, left:right]
+    if fill is None:
+        rows, columns = np.arange(top, bottom).clip(0, height - 1), np.arange(left, right).clip(0, width - 1)
+        return image_hwc[rows][:, columns]
     inside = image_hwc[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
-    missing = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
-    if not any(missing):
-        return inside
-    if inside.size == 0:
-        # A box wholly outside the image: what is nearest to it is still the image's edge.
-        row, column = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
-        edge = image_hwc[row : row + 1, column : column + 1]
-        shape = (bottom - top, right - left, image_hwc.shape[2])
-        return np.broadcast_to(edge if fill is None else np.full_like(edge, fill), shape)
-    padding = (missing[:2], missing[2:], (0, 0))
-    return np.pad(inside, padding, mode="edge") if fill is None else np.pad(inside, padding, constant_values=fill)
+    filled = np.full((bottom - top, right - left, image_hwc.shape[2]), fill, image_hwc.dtype)
+    y, x = max(0, -top), max(0, -left)
+    filled[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return filled
 
 
 def _crop_or_whole(image_hwc: np.ndarray, box: Box | None, fill: int | None) -> np.ndarray:

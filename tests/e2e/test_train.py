@@ -54,10 +54,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(data: Path, out: Path, *extra: str) -> list[str]:
     settings = [part for setting in MINIATURE for part in ("--set", setting)]
-    return [sys.executable, "-m", "motivnet", "train", "nano-fer2013", "--data", str(data), "--out", str(out)] + [
-        *settings,
-        *extra,
-    ]
+    train = [sys.executable, "-m", "motivnet", "train", "nano-fer2013"]
+    return [*train, "--data", str(data), "--out", str(out), *settings, *extra]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -136,6 +134,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_by_another_recipe(data: Path, 
         (["train", "nano-fer2013", "--data", "absent.csv"], "no such file"),
         (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.hed_lr=1"], "did you mean 'head_lr'"),
         (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.head_lr=0"], "head_lr must be positive"),
+        (["train", "nano-fer2013"], "--data is missing"),
         (["export", "absent"], "unknown model 'absent'"),
     ],
 )

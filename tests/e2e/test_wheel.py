@@ -1,7 +1,7 @@
 """The built wheel, installed where nothing but its declared dependencies exists, must predict.
 
-The empty environment is filled without a network: what the wheel's metadata asks for, and what that asks for in turn, is
-linked into it from the environment of the tests, so that torch and everything else of the tests stay out of sight.
+The empty environment is filled without a network: what the wheel's metadata asks for, and what that asks for in turn,
+is linked into it from the environment of the tests, so that torch and everything else of the tests stay out of sight.
 """
 
 import json

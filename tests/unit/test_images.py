@@ -129,7 +129,9 @@ def test_an_orientation_that_does_not_exist_is_passed_over(orientation):
 
 def test_an_odd_exif_tag_beside_the_orientation_does_no_harm():
     # FillOrder, a number, given as text; then orientation 6.
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x0a\0\x02\0\0\0\x05\0\0\0&\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0text\0"
+    exif = (
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x0a\0\x02\0\0\0\x05\0\0\0&\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0text\0"
+    )
     stored = np.ascontiguousarray(np.rot90(photograph()))
     image = decode_image(encode(stored, "JPEG", exif=exif, quality=95))
     assert_decoded(image, photograph().shape)
@@ -352,7 +354,7 @@ def test_array_values_that_are_no_image(array, message):
 
 
 def test_unknown_colour_order():
-    with pytest.raises(ImageError, match="unknown color order 'gbr'. Allowed: rgb, bgr"):
+    with pytest.raises(ImageError, match=r"unknown color order 'gbr'. Allowed: rgb, bgr"):
         decode_image(photograph(), color="gbr")  # type: ignore[arg-type]
 
 
@@ -435,7 +437,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 5, 1.5, [1, 2], {"path": "a.jpg"}, object()])
 def test_what_is_no_source(source):
-    with pytest.raises(ImageError, match="cannot take an image from .* Allowed: path, bytes, PIL image, numpy array"):
+    with pytest.raises(ImageError, match=r"cannot take an image from .* Allowed: path, bytes, PIL image, numpy array"):
         decode_image(source)
 
 
@@ -531,8 +533,7 @@ def test_whatever_is_done_to_a_file_only_image_errors_come_out(kind):
     for number, data in enumerate(damaged(SAMPLES[kind], seed=len(kind), count=300)):
         try:
             image = decode_image(data, limits=limits)
-        except ImageError as error:
-            assert str(error)
+        except ImageError:
             num_refused += 1
         except Exception as error:
             pytest.fail(f"{kind}, damage {number}: {error!r}")

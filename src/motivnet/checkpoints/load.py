@@ -48,6 +48,7 @@ def write_weights(bundle: Bundle, model: nn.Module) -> None:
     """Write a model's weights into its bundle, in the precision they have."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, bundle.weights, metadata={"format": "pt"})
+    bundle.weights.chmod(0o644)  # save_file lets nobody else read it
 
 
 def read_imagenet_weights(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Photographs with boxes and emotions drawn on them, legible at any size."""
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -62,13 +63,10 @@ def plan_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool) -> l
 
 
 def _unused_name(source: Path, extension: str, taken: set[str]) -> str:
-    stems = [source.stem, f"{source.absolute().parent.name}-{source.stem}"]
-    number = 2
+    numbered = (f"{source.stem}-{number}" for number in itertools.count(2))
+    stems = itertools.chain([source.stem, f"{source.absolute().parent.name}-{source.stem}"], numbered)
     # Some file systems do not tell upper from lower case.
-    while f"{stems[0]}{extension}".casefold() in taken:
-        stems = stems[1:] or [f"{source.stem}-{number}"]
-        number += 1
-    name = f"{stems[0]}{extension}"
+    name = next(name for stem in stems if (name := f"{stem}{extension}").casefold() not in taken)
     taken.add(name.casefold())
     return name
 

@@ -9,7 +9,7 @@ import typer
 def export(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", metavar="BUNDLE")],
     out: Annotated[Path | None, typer.Option(help="Another place for the ONNX file than the bundle.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an ONNX file that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an ONNX file that exists.")] = False,
 ) -> None:
     """Write a bundle's weights as ONNX and verify that onnxruntime answers as torch does (needs the extra `train`)."""
     from motivnet.checkpoints.bundle import open_bundle
@@ -26,6 +26,5 @@ def export(
         raise OutputError(f"{target}: exists. Allowed: another --out, or --overwrite")
     export_onnx(found, target)
     agreement = verify_onnx(found, onnx=target)
-    typer.echo(
-        f"{target}: {target.stat().st_size / 1e6:.1f} MB; probabilities differ from torch by at most {agreement.largest:.1e}"
-    )
+    size = f"{target.stat().st_size / 1e6:.1f} MB"
+    typer.echo(f"{target}: {size}; probabilities differ from torch by at most {agreement.largest:.1e}")

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.export import export
 from motivnet.cli.models import models
 from motivnet.cli.predict import EPILOG, predict
+from motivnet.cli.train import train
 from motivnet.errors import MotivNetError
 from motivnet.version import __version__
 
@@ -18,6 +20,8 @@ app = typer.Typer(
 )
 app.command("predict", epilog=EPILOG)(predict)
 app.command("models")(models)
+app.command("train")(train)
+app.command("export")(export)
 
 
 def _version(wanted: bool) -> None:

@@ -69,6 +69,8 @@ def predict(
 
     # Our own threads work on one image each; OpenCV's would only get in their way.
     cv2.setNumThreads(1)
+    # Its remarks about its own machinery help nobody at a command line.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     predictor = Predictor.load(model, detector=detector, batch_size=batch_size, workers=workers)
     table = None if as_json or out else _table(top_k)
     with contextlib.ExitStack() as stack:
@@ -147,7 +149,7 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
 
     source = Text(printable(result.source))
     if result.status == "unreadable":
-        table.add_row(source, Text(f"unreadable: {result.error}", style="red"))
+        table.add_row(source.append(f"\n  {result.error}", style="red"), Text("unreadable", style="red"))
     elif not result.faces:
         table.add_row(source, Text("no face", style="dim"))
     for face in result.faces:

@@ -3,7 +3,7 @@
 Shape suffixes: B images, C channels or classes, H height, W width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,12 +86,12 @@ def make_loader(
     Args:
         dataset: the faces.
         batch_size: of each batch.
-        shuffle_seed: None keeps the order and all rows; a number shuffles anew each epoch, by that number and the epoch's alone,
-            and drops the last incomplete batch.
+        shuffle_seed: None keeps the order and all rows; a number shuffles anew each epoch, by that number and the
+            epoch's alone, and drops the last incomplete batch.
         num_workers: processes that decode; 0 decodes in this one.
     """
     shuffled = shuffle_seed is not None
-    # With one replica this is torch's sampler whose order depends on seed and epoch only: a resumed run sees the same order.
+    # With one replica this is torch's sampler whose order depends on seed and epoch only, as a resumed run needs.
     sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=shuffle_seed) if shuffled else None
     return DataLoader(
         dataset,
@@ -103,5 +103,5 @@ def make_loader(
     )
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch

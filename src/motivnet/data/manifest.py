@@ -121,7 +121,9 @@ def make_manifest(columns: Mapping[str, Sequence[Any]], labels: LabelSet = EMOTI
             raise DataError(f"row {row}: label {label!r}. Allowed: {', '.join(labels)}")
         if path is None and image is None:
             raise DataError(f"row {row}: neither path nor image")
-    return Manifest(pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()}), labels)
+    return Manifest(
+        pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()}), labels
+    )
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

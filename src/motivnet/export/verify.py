@@ -60,5 +60,7 @@ def verify_onnx(
         found = softmax(backend.logits(pixels_BCHW[:batch_size]))
         largest = max(largest, float(np.abs(found - expected[:batch_size]).max()))
     if not largest <= tolerance:
-        raise ExportError(f"{onnx or bundle.onnx}: probabilities differ from torch by {largest:.2e}, allowed is {tolerance:.0e}")
+        raise ExportError(
+            f"{onnx or bundle.onnx}: probabilities differ from torch by {largest:.2e}, allowed is {tolerance:.0e}"
+        )
     return Agreement(num_faces=len(pixels_BCHW), largest=largest)

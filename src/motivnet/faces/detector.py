@@ -92,8 +92,8 @@ class DetectorConfig:
         if target == longer:
             return image_hwc_u8, (1.0, 1.0)
         small_h, small_w = max(1, round(height * target / longer)), max(1, round(width * target / longer))
-        # Averaging over whole areas: a plain bilinear filter skips pixels beyond a factor of two.
-        chosen = cv2.INTER_AREA if target < longer else cv2.INTER_LINEAR
+        # Beyond a factor of two the bilinear filter skips pixels; up to there it is as good, and five times as fast.
+        chosen = cv2.INTER_AREA if 2 * target < longer else cv2.INTER_LINEAR
         return cv2.resize(image_hwc_u8, (small_w, small_h), interpolation=chosen), (width / small_w, height / small_h)
 
 
@@ -111,7 +111,7 @@ def load_detector(name: str = "libfacedetection", *, config: DetectorConfig | No
     config = config or DetectorConfig()
     kind, colon, argument = name.partition(":")
     if kind not in DETECTORS:
-        raise DetectorError(unknown_name("detector", kind, ("libfacedetection", "yunet:PATH.onnx", "whole")))
+        raise DetectorError(f"{unknown_name('detector', kind, DETECTORS)} (as yunet:PATH.onnx)")
     if kind == "yunet":
         from motivnet.faces.yunet import YuNet
 

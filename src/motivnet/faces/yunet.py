@@ -36,28 +36,24 @@ class YuNet:
             self._model = cv2.FaceDetectorYN.create(
                 str(model_file), "", (320, 320), config.min_score, NMS_THRESHOLD, MAX_CANDIDATES
             )
-        except cv2.error as error:
-            raise DetectorError(f"detector 'yunet': {model_file}: not a model that OpenCV can load: {error}") from None
+        except cv2.error:
+            raise DetectorError(f"detector 'yunet': {model_file}: not a model that OpenCV can load") from None
         self.config = config
         # Input size and image are set in two calls.
         self._lock = threading.Lock()
+        try:
+            # OpenCV finds out only now whether the outputs are YuNet's.
+            self.detect(np.zeros((32, 32, 3), np.uint8))
+        except cv2.error:
+            raise DetectorError(f"detector 'yunet': {model_file}: a model, but not YuNet") from None
 
     def detect(self, image_hwc_u8: np.ndarray) -> list[Detection]:
-        """Find the faces of an upright RGB image, uint8 (h, w, 3); largest area first.
-
-        Raises:
-            DetectorError: if the model file turns out to hold another kind of model.
-        """
-        import cv2
-
+        """Find the faces of an upright RGB image, uint8 (h, w, 3); largest area first."""
         small_hwc, (scale_x, scale_y) = self.config.resize(image_hwc_u8)
         bgr_hwc = np.ascontiguousarray(small_hwc[:, :, ::-1])
-        try:
-            with self._lock:
-                self._model.setInputSize((bgr_hwc.shape[1], bgr_hwc.shape[0]))
-                _, rows = self._model.detect(bgr_hwc)
-        except cv2.error as error:
-            raise DetectorError(f"detector 'yunet': the model file does not work as YuNet: {error}") from None
+        with self._lock:
+            self._model.setInputSize((bgr_hwc.shape[1], bgr_hwc.shape[0]))
+            _, rows = self._model.detect(bgr_hwc)
         # A row is x, y, width, height, five landmarks (x, y), score; None stands for no rows.
         return largest_first(
             Detection(Box(x * scale_x, y * scale_y, w * scale_x, h * scale_y), min(1.0, max(0.0, score)))

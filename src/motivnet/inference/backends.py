@@ -29,11 +29,12 @@ class Backend(Protocol):
 class OnnxBackend:
     """A bundle's ONNX file in onnxruntime, on the CPU."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, path: Path | None = None, threads: int | None = None) -> None:
         """Load the model and check that it is the one that the bundle describes.
 
         Args:
             bundle: what to load.
+            path: its ONNX file, where that is not in the bundle.
             threads: CPU threads of one call; None takes one per core.
 
         Raises:
@@ -42,8 +43,9 @@ class OnnxBackend:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # pyright: ignore[reportAttributeAccessIssue]
 
-        if not bundle.onnx.is_file():
-            raise CheckpointError(f"{bundle.onnx}: no such file; the bundle has no ONNX model")
+        path = path or bundle.onnx
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; the bundle has no ONNX model")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         # Threads that spin while they wait for work would take the cores from decoding and face detection.
@@ -59,12 +61,12 @@ class OnnxBackend:
         )
         try:
             self._session = onnxruntime.InferenceSession(
-                str(bundle.onnx), sess_options=options, providers=["CPUExecutionProvider"]
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except damaged as error:
-            raise CheckpointError(f"{bundle.onnx}: cannot be loaded: {error}") from None
+            raise CheckpointError(f"{path}: cannot be loaded: {error}") from None
         metadata = self._session.get_modelmeta().custom_metadata_map
-        _check(bundle.onnx, bundle.config, self._session, metadata)
+        _check(path, bundle.config, self._session, metadata)
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
         """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""

@@ -7,6 +7,7 @@ import functools
 from typing import cast
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -84,3 +85,22 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
     if name.startswith(("vit_", "deit", "eva")):
         settings["img_size"] = image_size
     return Backbone(timm.create_model(name, **settings))
+
+
+class Float32Conv2d(nn.Conv2d):
+    """A convolution that stays in float32 under autocast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve in float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def keep_depthwise_float32(model: nn.Module) -> None:
+    """Keep a model's depthwise convolutions out of autocast, in place; its weights and their names stay.
+
+    In bfloat16 they gain nothing, and on the CPU they crash some builds of torch (heap corruption in 2.14).
+    """
+    for module in model.modules():
+        if type(module) is nn.Conv2d and module.groups == module.in_channels:
+            module.__class__ = Float32Conv2d

@@ -80,6 +80,8 @@ class MLDecoderLayer(nn.Module):
 class MLDecoder(nn.Module):
     """Classify tokens by asking fixed questions."""
 
+    queries: Tensor
+
     def __init__(
         self,
         in_dim: int,

@@ -41,9 +41,7 @@ def build_model(config: ModelConfig) -> MotivNet:
 def _build_backbone(config: ModelConfig) -> Backbone:
     if config.vit is None:
         name = config.backbone.removeprefix("timm:")
-        return build_timm(
-            name, image_size=config.image_size, in_chans=config.in_chans, drop_path=config.drop_path
-        )
+        return build_timm(name, image_size=config.image_size, in_chans=config.in_chans, drop_path=config.drop_path)
     return build_sapiens(
         image_size=config.image_size,
         in_chans=config.in_chans,

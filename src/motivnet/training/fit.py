@@ -21,6 +21,7 @@ from motivnet.data.clean import clean_training
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.errors import CheckpointError, ConfigError, OutputError
+from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.ema import WarmedAverage
 from motivnet.training.losses import class_log_prior
@@ -68,8 +69,11 @@ def fit(
     model = build_model(recipe.model)
     if init is not None and last is None:
         load_imagenet_backbone(model, init)
+    keep_depthwise_float32(model)
     log_prior_C = class_log_prior(torch.from_numpy(train.targets), recipe.model.num_classes)
     classifier = Classifier(model.to(memory_format=torch.channels_last), recipe, log_prior_C)  # type: ignore[call-overload]
+    # Deterministic mode would also fill fresh memory with NaN: slow, and a guard against bugs, not randomness.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     trainer, best = _make_trainer(recipe, out, progress=progress)
     trainer.fit(classifier, *_loaders(recipe, train, select), ckpt_path=last, weights_only=True)
     bundle_config = BundleConfig(
@@ -152,7 +156,9 @@ def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path | None:
 def _differences(then: Any, now: Any, where: str = "") -> list[str]:
     if isinstance(then, dict) and isinstance(now, dict):
         keys = sorted(then.keys() | now.keys())
-        return [line for key in keys for line in _differences(then.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
+        return [
+            line for key in keys for line in _differences(then.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+        ]
     return [] if then == now else [f"{where} was {then!r}, is {now!r}"]
 
 

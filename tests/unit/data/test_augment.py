@@ -5,9 +5,7 @@ import torch
 
 from motivnet.data.augment import AugmentConfig, augment, mix
 
-STILL = AugmentConfig(
-    flip=False, rotation_deg=0, scale=0, translate=0, contrast=0, brightness=0, erase_prob=0
-)
+STILL = AugmentConfig(flip=False, rotation_deg=0, scale=0, translate=0, contrast=0, brightness=0, erase_prob=0)
 
 
 def faces(batch: int = 4) -> torch.Tensor:
@@ -41,7 +39,14 @@ def test_flip_mirrors_about_half() -> None:
 
 def test_erasing_paints_one_rectangle_of_the_asked_size() -> None:
     config = AugmentConfig(
-        flip=False, rotation_deg=0, scale=0, translate=0, contrast=0, brightness=0, erase_prob=1, erase_side=(0.25, 0.25)
+        flip=False,
+        rotation_deg=0,
+        scale=0,
+        translate=0,
+        contrast=0,
+        brightness=0,
+        erase_prob=1,
+        erase_side=(0.25, 0.25),
     )
     changed = (augment(faces(), config, rng()) - faces()).abs() > 1e-4
     for mask in changed[:, 0]:

@@ -72,7 +72,7 @@ def test_takes_every_kind_of_input_in_order(tmp_path, predictor, astronaut):
 def test_a_single_input_gives_a_list_of_one(tmp_path, whole, kind):
     path = tmp_path / "white.png"
     path.write_bytes(png(flat(255)))
-    inputs = {"path": path, "bytes": path.read_bytes(), "pil": Image.open(path), "array": flat(255)}
+    inputs = {"path": path, "bytes": path.read_bytes(), "pil": Image.fromarray(flat(255)), "array": flat(255)}
     (result,) = whole(inputs[kind])
     assert result.faces[0].emotion == "happiness"
 
@@ -105,7 +105,11 @@ def test_an_image_beyond_the_limits_is_unreadable(tiny_bundle):
 def test_colour_order_is_that_of_arrays_only(whole):
     blue = np.zeros((8, 8, 3), np.uint8)
     blue[:, :, 2] = 255
-    as_rgb, as_bgr, file = *whole.predict(blue), *whole.predict(blue, color="bgr"), *whole.predict(png(blue), color="bgr")
+    as_rgb, as_bgr, file = (
+        *whole.predict(blue),
+        *whole.predict(blue, color="bgr"),
+        *whole.predict(png(blue), color="bgr"),
+    )
     assert as_rgb.faces[0].probs != as_bgr.faces[0].probs
     assert file.faces == as_rgb.faces
     with pytest.raises(ConfigError, match="Allowed: rgb, bgr"):

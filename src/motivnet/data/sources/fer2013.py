@@ -1,8 +1,8 @@
 """FER-2013, with FERPlus votes where they are at hand.
 
 Three forms are read: a Parquet file with PNG bytes and votes (`usage, label, png, votes_*`), Kaggle's `fer2013.csv` and
-`icml_face_data.csv` (`emotion, pixels, Usage`, in any order, with stray spaces), and folders `train/` and `test/` of one folder
-an emotion (see `folder.py`). Beside a CSV, FERPlus' `fer2013new.csv` gives the votes.
+`icml_face_data.csv` (`emotion, pixels, Usage`, in any order, with stray spaces), and folders `train/` and `test/` of
+one folder an emotion (see `folder.py`). Beside a CSV, FERPlus' `fer2013new.csv` gives the votes.
 
 Goodfellow et al., "Challenges in Representation Learning", ICML 2013; Barsoum et al., arXiv 1608.01041 (FERPlus).
 """

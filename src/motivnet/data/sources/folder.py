@@ -26,7 +26,9 @@ def read_folder(root: Path, labels: LabelSet = EMOTIONS) -> Manifest:
                 columns["label"].append(label)
                 columns["split"].append(split)
     if not columns["path"]:
-        raise DataError(f"{root}: no images. Allowed: SPLIT/EMOTION/* or EMOTION/*, of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(
+            f"{root}: no images. Allowed: SPLIT/EMOTION/* or EMOTION/*, of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return make_manifest(columns, labels)
 
 

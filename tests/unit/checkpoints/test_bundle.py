@@ -1,0 +1,179 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from motivnet import config
+from motivnet.checkpoints import bundle as bundles
+from motivnet.checkpoints.bundle import BundleConfig, open_bundle, write_config
+from motivnet.errors import CheckpointError
+from motivnet.labels import LabelSet
+from motivnet.models.config import ModelConfig
+from motivnet.preprocess import MOTIVNET_PAD, Preprocessing
+
+MODEL = ModelConfig(backbone="timm:resnet18", image_size=(64, 64), in_chans=1)
+GREY_64 = Preprocessing(
+    geometry="square", size=(64, 64), channels="grey", filter="bicubic", mean=(127.5,), std=(64.0,), margin=0.25
+)
+
+
+def small(**changes):
+    settings = {
+        "name": "small",
+        "summary": "A model für Tests",
+        "licence": "Apache-2.0",
+        "model": MODEL,
+        "preprocessing": GREY_64,
+        "scores": {"FER-2013 PrivateTest": {"war": 0.7, "uar": 0.65}},
+        "provenance": {"recipe": {"epochs": 5}, "versions": ["torch 2"]},
+    }
+    return BundleConfig(**(settings | changes))
+
+
+def edited(folder, edit):
+    """Write a sound bundle, then let `edit` change what its config.json says."""
+    write_config(folder, small())
+    file = folder / "config.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    edit(data)
+    file.write_text(json.dumps(data), encoding="utf-8")
+    return folder
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    written = write_config(folder, small())
+    for source in (folder, str(folder)):
+        found = open_bundle(source)
+        assert found == written
+        assert found.config == small()
+    assert found.config.preprocessing.fingerprint == GREY_64.fingerprint
+    assert found.onnx == folder / "model.onnx"
+    assert found.weights == folder / "model.safetensors"
+
+
+def test_config_is_text_that_people_can_read(tmp_path):
+    write_config(tmp_path, small())
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert "für" in text
+    assert text.endswith("}\n")
+    assert '"format": 1' in text
+
+
+def test_writing_again_replaces(tmp_path):
+    write_config(tmp_path, small())
+    write_config(tmp_path, small(summary="short"))
+    assert open_bundle(tmp_path).config.summary == "short"
+
+
+def test_embedded_models_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundles, "ASSETS", tmp_path)
+    assert bundles.embedded_models() == []
+    write_config(tmp_path / "nano", small())
+    write_config(tmp_path / "large", small(name="large"))
+    (tmp_path / "no bundle").mkdir()
+    assert bundles.embedded_models() == ["large", "nano"]
+    assert open_bundle("large").config.name == "large"
+    assert open_bundle("large").path == tmp_path / "large"
+
+
+def test_an_embedded_name_wins_over_a_folder_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundles, "ASSETS", tmp_path / "assets")
+    write_config(tmp_path / "assets" / "nano", small())
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert open_bundle("nano").config == small()
+
+
+def test_an_unknown_model_gets_a_suggestion(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundles, "ASSETS", tmp_path)
+    write_config(tmp_path / "nano", small())
+    with pytest.raises(CheckpointError, match=r"unknown model 'nanoo'; did you mean 'nano'. Allowed: nano"):
+        open_bundle("nanoo")
+
+
+def test_what_is_no_bundle(tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"x")
+    for path in (tmp_path, file):
+        with pytest.raises(CheckpointError, match=r"no bundle, which is a folder with a config\.json"):
+            open_bundle(path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"{", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"[]", "expected settings of BundleConfig"),
+        (b"null", "expected settings of BundleConfig"),
+        (b"{}", "missing name, summary, licence, model, preprocessing"),
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, content, message):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_bundle(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda data: data.update(nmae="x"), "unknown setting 'nmae'; did you mean 'name'"),
+        (lambda data: data.pop("licence"), "missing licence"),
+        (lambda data: data.update(name=5), "name: expected str, found 5"),
+        (lambda data: data["model"].update(depth=3), "model: unknown setting 'depth'"),
+        (lambda data: data["model"].update(backbone="resnet"), "backbone 'resnet'. Allowed: sapiens, timm:NAME"),
+        (
+            lambda data: data["preprocessing"].update(geometry="squash"),
+            "preprocessing.geometry: 'squash' is not allowed",
+        ),
+        (lambda data: data["preprocessing"].update(std=[0.0]), "std .* must be positive"),
+        (lambda data: data["labels"].update(names=["a"] * 7), "at least two distinct names"),
+        (lambda data: data["labels"].update(names=["a", "b"]), "number of labels and of classes: found 2, expected 7"),
+        (lambda data: data["scores"].update({"AffectNet": 0.6}), "scores.AffectNet: expected a mapping"),
+        (lambda data: data.update(format=2), "bundle format 2. Allowed: 1"),
+        (lambda data: data.update(format=2, shape_of_tomorrow={}), "bundle format 2. Allowed: 1"),
+    ],
+)
+def test_a_config_that_does_not_hold_together(tmp_path, edit, message):
+    with pytest.raises(CheckpointError, match=message):
+        open_bundle(edited(tmp_path, edit))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": LabelSet(("a", "b"))}, "bundle 'small': number of labels and of classes: found 2, expected 7"),
+        (
+            {"preprocessing": MOTIVNET_PAD},
+            r"input size of preprocessing and model: found \(1024, 768\), expected \(64, 64\)",
+        ),
+        ({"model": dataclasses.replace(MODEL, in_chans=3)}, "input channels .* found 1, expected 3"),
+        ({"format": 0}, "format: found 0, expected 1"),
+    ],
+)
+def test_parts_must_fit_together(changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        small(**changes)
+
+
+def test_every_embedded_model_opens_and_says_what_it_may_be_used_for():
+    for name in bundles.embedded_models():
+        found = open_bundle(name).config
+        assert found.name == name
+        assert found.licence
+        assert config.from_plain(BundleConfig, config.to_plain(found)) == found
+
+
+def test_bundles_are_read_without_torch():
+    code = "import sys, motivnet.checkpoints.bundle; print({'torch', 'cv2', 'onnxruntime'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from motivnet.cli.annotate import COLORS, draw_faces, plan_targets, write_annotated
+from motivnet.errors import OutputError
+from motivnet.inference.results import FaceResult
+from motivnet.labels import EMOTIONS
+from motivnet.preprocess import Box
+
+
+def face(box: Box, emotion: str = "happiness") -> FaceResult:
+    return FaceResult(box, 0.9, emotion, {"neutral": 0.07, emotion: 0.93})
+
+
+def pixels_of(image: Image.Image, color: str) -> np.ndarray:
+    """Give (row, column) of the pixels of exactly this colour."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.argwhere((np.asarray(image) == wanted).all(axis=2))
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((48, 48), Box(0, 0, 48, 48)),
+        ((20, 30), Box(2, 2, 10, 10)),
+        ((640, 480), Box(300, 200, 80, 100)),
+        ((6000, 4000), Box(10, 10, 60, 60)),
+        ((640, 480), Box(-50, -50, 900, 900)),
+        ((640, 480), Box(600, 440, 100, 100)),
+        ((640, 480), Box(700, 500, 10, 10)),
+        ((1, 700), Box(0, 0, 1, 1)),
+    ],
+)
+def test_box_and_label_are_inside_and_large_enough_to_read(size, box):
+    drawn = draw_faces(Image.new("RGB", size), [face(box)])
+    assert max(drawn.size) >= 480
+    found = pixels_of(drawn, COLORS["happiness"])
+    assert len(found)
+    if min(size) > 10:
+        rows, columns = found[:, 0], found[:, 1]
+        # The label is a filled rectangle: some row of it has many more pixels of the colour than a box's two sides.
+        assert np.ptp(rows) + 1 >= 14
+        assert np.ptp(columns) + 1 >= 60
+
+
+def test_box_is_where_the_face_is():
+    found = pixels_of(draw_faces(Image.new("RGB", (640, 480)), [face(Box(300, 200, 80, 100))]), COLORS["happiness"])
+    assert found[:, 1].min() == pytest.approx(300, abs=2)
+    assert found[:, 0].max() == pytest.approx(300, abs=2)
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    boxes = [Box(100, 200, 40, 40), Box(110, 200, 40, 40)]
+    one = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0])])
+    both = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0]), face(boxes[1], "anger")])
+    above = (slice(150, 198), slice(100, 240))
+    np.testing.assert_array_equal(np.asarray(one)[above], np.asarray(both)[above])
+    assert len(pixels_of(both, COLORS["anger"])) > 200
+
+
+def test_every_emotion_has_its_own_colour():
+    assert set(COLORS) == set(EMOTIONS)
+    assert len(set(COLORS.values())) == len(COLORS)
+
+
+def test_a_label_of_another_model_is_drawn_too():
+    assert len(pixels_of(draw_faces(Image.new("RGB", (640, 480)), [face(Box(9, 99, 80, 80), "contempt")]), "#ffffff"))
+
+
+def test_the_original_is_not_drawn_on():
+    image = Image.new("RGB", (640, 480))
+    draw_faces(image, [face(Box(300, 200, 80, 100))])
+    assert image.getextrema() == ((0, 0),) * 3
+
+
+class TestTargets:
+    def test_names_are_unique_and_say_where_they_come_from(self, tmp_path):
+        sources = [Path(name) for name in ("a/x.jpg", "b/X.jpg", "c/b/x.jpg", "a/x.webp", "a/x.png", "y.JPEG")]
+        found = [path.name for path in plan_targets(sources, tmp_path / "out", overwrite=False)]
+        assert found == ["x.jpg", "b-X.jpg", "x-2.jpg", "x.png", "a-x.png", "y.JPEG"]
+        assert (tmp_path / "out").is_dir()
+
+    def test_existing_files_are_kept_unless_told(self, tmp_path):
+        (tmp_path / "x.png").write_text("precious")
+        with pytest.raises(OutputError, match="exists already; --overwrite"):
+            plan_targets([Path("a/x.png")], tmp_path, overwrite=False)
+        assert plan_targets([Path("a/x.png")], tmp_path, overwrite=True) == [tmp_path / "x.png"]
+
+    def test_photographs_are_never_overwritten(self, tmp_path):
+        (tmp_path / "x.jpg").write_text("the original")
+        with pytest.raises(OutputError, match="is one of the photographs"):
+            plan_targets([tmp_path / "x.jpg"], tmp_path, overwrite=True)
+
+    def test_a_folder_that_cannot_be_made_is_refused(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputError, match="cannot be made"):
+            plan_targets([Path("x.jpg")], tmp_path / "file" / "out", overwrite=False)
+
+
+def test_writes_the_format_of_the_extension(tmp_path):
+    image = np.zeros((480, 640, 3), np.uint8)
+    for name, format_name in (("x.jpg", "JPEG"), ("x.png", "PNG")):
+        write_annotated(image, [face(Box(300, 200, 80, 100))], tmp_path / name)
+        with Image.open(tmp_path / name) as written:
+            assert (written.format, written.size) == (format_name, (640, 480))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.jpg", "x.png"}
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(OutputError, match=r"x\.png: cannot be written"):
+        write_annotated(np.zeros((480, 640, 3), np.uint8), [], tmp_path / "x.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
