@@ -2,7 +2,8 @@
 
     python benchmarks/nano_fer2013.py path/to/fer2013.parquet [--model nano]
 
-PrivateTest is reported in whole, and without the images whose exact pixels recur in training.
+PrivateTest is reported in whole, and without the images whose exact pixels recur in the Training split (the recipe has
+taken those out of training, too).
 """
 
 import argparse
@@ -46,7 +47,7 @@ def measure(bundle: Bundle, manifest: Manifest) -> dict[str, Any]:
         "preprocessing": bundle.config.preprocessing.fingerprint,
         "scores": {
             "FER-2013 PrivateTest": _scores(private_probs, target),
-            "the same without images that recur in training": _scores(private_probs[fresh], target[fresh]),
+            "the same without images that recur in the Training split": _scores(private_probs[fresh], target[fresh]),
             "FER-2013 PublicTest (the epoch was chosen on it)": _scores(
                 public_probs, manifest.split("PublicTest").targets
             ),

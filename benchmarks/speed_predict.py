@@ -22,6 +22,7 @@ from PIL import Image
 from skimage import data
 from tables import markdown_table, use_cores, write_results
 
+from motivnet.checkpoints.bundle import open_bundle
 from motivnet.images import decode_image
 
 HEIGHT, WIDTH = 853, 1280
@@ -52,7 +53,7 @@ def main() -> None:
     print(markdown_table(rows))
     steady = (len(photographs) - 1) / (statistics.median(many) - statistics.median(one))
     print(f"\nWithout the cold start: {steady:.1f} photographs/s")
-    settings = {"model": options.model, "cores_used": cores, "photographs": len(photographs)}
+    settings = {"model": open_bundle(options.model).config.name, "cores_used": cores, "photographs": len(photographs)}
     write_results("speed_predict", settings | {"rows": rows, "photographs/s without cold start": round(steady, 1)})
 
 

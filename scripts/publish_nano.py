@@ -25,9 +25,7 @@ from motivnet.export.verify import verify_onnx  # noqa: E402
 from motivnet.preprocess import NANO  # noqa: E402
 
 SUMMARY = "MobileNetV2 and ML-Decoder on 96 x 96 grey faces, trained on FER-2013"
-LICENCE = (
-    "Apache-2.0 for the weights; trained on FER-2013 (research data from the web) from ImageNet weights (BSD-3-Clause)"
-)
+LICENCE = "research and teaching: trained on FER-2013 (images from the web), from ImageNet weights"
 CARD = Path(__file__).parent / "nano_card.md"
 
 
@@ -77,9 +75,18 @@ def card(bundle: Bundle, results: dict[str, Any], onnx_difference: float) -> str
         weights_mb=f"{bundle.weights.stat().st_size / 1e6:.1f}",
         onnx_difference=f"{onnx_difference:.0e}",
         rows=provenance["training_rows"],
-        epochs=provenance["recipe"]["run"]["epochs"],
+        stages="; then ".join(stages(provenance)),
         worst=worst_confusions(labels, confusion),
     )
+
+
+def stages(provenance: dict[str, Any]) -> list[str]:
+    """Name the runs that led to a bundle, the first one first."""
+    recipe, init = provenance["recipe"], provenance["init"]
+    run = f"{recipe['run']['epochs']} epochs by the recipe `{recipe['name']}`"
+    if isinstance(init, dict):
+        return [*stages(init["provenance"]), f"{run}, from its result"]
+    return [f"{run}, from torchvision's ImageNet weights of MobileNetV2 (`{init}`)"]
 
 
 def count_parameters(bundle: Bundle) -> int:

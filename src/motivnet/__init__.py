@@ -18,7 +18,7 @@ from motivnet.version import __version__
 
 if TYPE_CHECKING:
     from motivnet.checkpoints.load import load_model
-    from motivnet.faces.detector import load_detector
+    from motivnet.faces.load import load_detector
     from motivnet.images import decode_image
     from motivnet.inference.predictor import Predictor
     from motivnet.inference.results import FaceResult, ImageResult
@@ -51,7 +51,7 @@ _HOME = {
     "Predictor": "motivnet.inference.predictor",
     "Preprocessing": "motivnet.preprocess",
     "decode_image": "motivnet.images",
-    "load_detector": "motivnet.faces.detector",
+    "load_detector": "motivnet.faces.load",
     "load_model": "motivnet.checkpoints.load",
 }
 

@@ -4,6 +4,7 @@ Shape suffixes: h height, w width, c channels.
 """
 
 import dataclasses
+import functools
 import io
 import os
 import struct
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
 
 ColorOrder = Literal["rgb", "bgr"]
+
+# Pillow's names of the formats that are read. Others may start programs (EPS: Ghostscript) or are no photographs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# What is looked for in folders. A file that is named outright is taken whatever its name.
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg"),
+    *(".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 
 ORIENTATION_TAG = 0x0112
 # EXIF orientation -> the member of PIL.Image.Transpose that makes the image upright; 1 is upright already.
@@ -54,7 +63,7 @@ class ImageLimits:
 def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
     """Decode an image.
 
-    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP or anything else that Pillow reads. The EXIF orientation is
+    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF, JPEG 2000 or PPM. The EXIF orientation is
     applied, the first frame of an animation is taken (of a PIL image, the frame it stands at), transparency is laid on
     white, 16-bit values are scaled by their full range, CMYK and palettes are converted.
 
@@ -81,8 +90,17 @@ def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: Im
     data = _read(source, limits)
     if not data:
         raise ImageError("the file is empty")
-    with _pillow(), Image.open(io.BytesIO(data)) as image:
+    with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
         return _from_pil(image, limits)
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Name those of our formats that this build of Pillow has; AVIF is not in every one."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextmanager

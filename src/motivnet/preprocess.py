@@ -5,7 +5,7 @@ Shape suffixes: h height, w width, c channels; B images, C channels, H height, W
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -20,11 +20,10 @@ Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 LUMA_RGB = (0.299, 0.587, 0.114)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle in pixels of the upright image; it may reach beyond the image.
 
-    Args:
+    Attributes:
         x: left edge.
         y: top edge.
         width: of the rectangle.
@@ -35,10 +34,6 @@ class Box:
     y: float
     width: float
     height: float
-
-    def __iter__(self):
-        """Unpack as x, y, width, height."""
-        return iter((self.x, self.y, self.width, self.height))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,8 +207,8 @@ MOTIVNET_STRETCH = Preprocessing(
     std=MOTIVNET_STD,
 )
 MOTIVNET_PAD = dataclasses.replace(MOTIVNET_STRETCH, geometry="pad", fill=255)
-# The margin is the median that makes a detector's box on FER-2013 training images as large as those images:
-# `benchmarks/crop_margin.py` measures it.
+# No margin: a detector's box on FER-2013's training images is, in the median, as large as those images
+# (`benchmarks/crop_margin.py`).
 NANO = Preprocessing(
     geometry="square",
     size=(96, 96),
@@ -221,6 +216,6 @@ NANO = Preprocessing(
     filter="bicubic",
     mean=(127.5,),
     std=(64.0,),
-    margin=0.1,
+    margin=0.0,
 )
 PREPROCESSINGS = {"motivnet-stretch": MOTIVNET_STRETCH, "motivnet-pad": MOTIVNET_PAD, "nano": NANO}

@@ -169,11 +169,18 @@ class TestBadInput:
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
     def test_ctrl_c_is_exit_code_130_and_leaves_no_file(self, photographs, tiny_bundle, tmp_path):
-        out = tmp_path / "results"
+        out, many = tmp_path / "results", tmp_path / "many"
         out.mkdir()
-        command = [sys.executable, "-c", "from motivnet.cli.main import main; main()", "predict", "--json"]
+        many.mkdir()
+        for number in range(1000):
+            os.link(photographs / "deep" / "HOPPER.JPG", many / f"{number}.jpg")
+        # A shell starts its background jobs deaf to SIGINT, and these tests may run in one.
+        code = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from motivnet.cli.main import main; main()"
+        )
+        command = [sys.executable, "-c", code, "predict", str(many), "--json"]
         command += ["--model", str(tiny_bundle.path), "--out", str(out / "x.csv")]
-        command += [str(photographs / "deep" / "HOPPER.JPG")] * 2000
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout
             process.stdout.readline()

@@ -494,8 +494,6 @@ def samples():
         "float tiff": encode(Image.fromarray(noise[:, :, 0].astype(np.float32)), "TIFF"),
         "bmp": encode(rgb, "BMP"),
         "ppm": encode(rgb, "PPM"),
-        "ico": encode(rgba, "ICO", sizes=[(16, 12)]),
-        "tga": encode(rgb, "TGA"),
     }
 
 
@@ -594,3 +592,9 @@ def test_threads_that_overlap_leave_the_warning_filters_as_they_were():
         thread.join()
     assert wrong == []
     assert warnings.filters == before
+
+
+def test_formats_that_could_start_a_program_are_not_opened():
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n%%EOF\n"
+    with pytest.raises(ImageError, match="not an image in a format that can be read"):
+        decode_image(postscript)

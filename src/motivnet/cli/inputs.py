@@ -7,12 +7,6 @@ from pathlib import Path
 
 from motivnet.errors import DataError
 
-# Looked for in folders. A file that is named outright is taken whatever its name.
-EXTENSIONS = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg"),
-    *(".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
-
 
 def find_images(arguments: Iterable[str]) -> list[Path]:
     """Find the images that the arguments name, in their order; a folder's are sorted by path.
@@ -30,9 +24,11 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
 def _find(argument: str) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
+        from motivnet.images import IMAGE_SUFFIXES
+
         found = sorted(_images_below(path))
         if not found:
-            raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(EXTENSIONS)}")
+            raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
         return found
     if path.is_file():
         return [path]
@@ -49,10 +45,12 @@ def _find(argument: str) -> list[Path]:
 
 
 def _images_below(folder: Path) -> Iterable[Path]:
+    from motivnet.images import IMAGE_SUFFIXES
+
     for parent, folders, names in os.walk(folder, onerror=_unreadable_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield Path(parent, name)
 
 

@@ -10,7 +10,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, such as nano-fer2013.", metavar="RECIPE")],
     data: Annotated[Path | None, typer.Option(help="FER-2013: Parquet file, Kaggle's CSV, or folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE.")] = None,
-    init: Annotated[Path | None, typer.Option(help="ImageNet weights: torchvision's mobilenet_v2 .pth.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from torchvision's mobilenet_v2 .pth, or from a bundle's folder.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the recipe, such as run.epochs=2; repeatable.")
     ] = None,
@@ -43,7 +45,7 @@ def train(
         out or Path("runs") / recipe,
         init=init,
         resume=resume,
-        provenance={"data": data.name, "init": init.name if init else None},
+        provenance={"data": data.name},
     )
     export_onnx(bundle)
     agreement = verify_onnx(bundle)

@@ -1,19 +1,16 @@
-"""The face detector protocol, what a detector returns, and how one is chosen by name.
+"""The face detector protocol, and what a detector is told and returns.
 
 Shape suffixes: h height, w width, c channels.
 """
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from motivnet.errors import ConfigError, DetectorError, unknown_name
+from motivnet.errors import ConfigError
 from motivnet.preprocess import Box
-
-DETECTORS = ("libfacedetection", "yunet", "whole")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,41 +92,6 @@ class DetectorConfig:
         # Beyond a factor of two the bilinear filter skips pixels; up to there it is as good, and five times as fast.
         chosen = cv2.INTER_AREA if 2 * target < longer else cv2.INTER_LINEAR
         return cv2.resize(image_hwc_u8, (small_w, small_h), interpolation=chosen), (width / small_w, height / small_h)
-
-
-def load_detector(name: str = "libfacedetection", *, config: DetectorConfig | None = None) -> FaceDetector:
-    """Make a face detector.
-
-    Args:
-        name: `libfacedetection` (the default: works offline), `yunet:PATH.onnx` (OpenCV's YuNet, from its model file),
-            or `whole` (for images that are already crops of faces).
-        config: how it looks at an image; None takes the defaults.
-
-    Raises:
-        DetectorError: if there is no such detector, or it cannot run on this machine.
-    """
-    config = config or DetectorConfig()
-    kind, colon, argument = name.partition(":")
-    if kind not in DETECTORS:
-        raise DetectorError(f"{unknown_name('detector', kind, DETECTORS)} (as yunet:PATH.onnx)")
-    if kind == "yunet":
-        from motivnet.faces.yunet import YuNet
-
-        if not argument:
-            raise DetectorError(
-                "detector 'yunet' needs OpenCV's model file. Allowed: yunet:PATH, such as "
-                "yunet:face_detection_yunet_2023mar.onnx"
-            )
-        return YuNet(Path(argument), config)
-    if colon:
-        raise DetectorError(f"detector {kind!r} takes no file, but {argument!r} was given")
-    if kind == "whole":
-        from motivnet.faces.whole import WholeImage
-
-        return WholeImage()
-    from motivnet.faces.libfacedetection import LibFaceDetection
-
-    return LibFaceDetection(config)
 
 
 def largest_first(detections: Iterable[Detection]) -> list[Detection]:

@@ -22,9 +22,7 @@ from motivnet.inference.backends import Backend, OnnxBackend, softmax
 from motivnet.inference.results import FaceResult, ImageResult
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    from motivnet.images import ImageSource
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class Predictor:
         backend = OnnxBackend(bundle, threads=threads)
         return cls(bundle.config, backend, found, batch_size=batch_size, workers=workers, limits=limits)
 
-    def predict(self, inputs: "Source | Iterable[Source]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
+    def predict(self, inputs: "ImageSource | Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
         """Predict one image, or several.
 
         Args:
@@ -120,7 +118,7 @@ class Predictor:
 
     __call__ = predict
 
-    def stream(self, inputs: "Iterable[Source]", *, color: ColorOrder = "rgb") -> Iterator[ImageResult]:
+    def stream(self, inputs: "Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> Iterator[ImageResult]:
         """Predict images as they come, in order, holding only a few at a time.
 
         Results come in groups of up to `batch_size` faces or images, whichever is full first.
@@ -141,7 +139,7 @@ class Predictor:
                 pending, num_faces = [], 0
         yield from self._classify(pending)
 
-    def _look_ahead(self, inputs: "Iterable[Source]", color: ColorOrder) -> Iterator[_Seen]:
+    def _look_ahead(self, inputs: "Iterable[ImageSource]", color: ColorOrder) -> Iterator[_Seen]:
         """Decode and search images in threads, a few ahead of the caller, in order."""
         queue: collections.deque[Future[_Seen]] = collections.deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
@@ -156,10 +154,10 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _look(self, source: "Source", position: int, color: ColorOrder) -> _Seen:
+    def _look(self, source: "ImageSource", position: int, color: ColorOrder) -> _Seen:
         name = _name(source, position)
         try:
-            image_hwc_u8 = decode_image(source, color=color, limits=self.limits)  # pyright: ignore
+            image_hwc_u8 = decode_image(source, color=color, limits=self.limits)
         except ImageError as error:
             return _Seen(name, error=str(error))
         detections = tuple(self.detector.detect(image_hwc_u8))
@@ -197,10 +195,10 @@ class Predictor:
         )
 
 
-def _listed(inputs: Any) -> "Iterable[Source]":
+def _listed(inputs: Any) -> "Iterable[ImageSource]":
     """Make one input a list of one. What is neither an image nor iterable becomes an unreadable input."""
     single = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray))
-    return [inputs] if single or not isinstance(inputs, Iterable) else cast("Iterable[Source]", inputs)
+    return [inputs] if single or not isinstance(inputs, Iterable) else cast("Iterable[ImageSource]", inputs)
 
 
 def _name(source: object, position: int) -> str:

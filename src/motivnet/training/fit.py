@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from motivnet import config
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, write_config
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
 from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
-from motivnet.checkpoints.load import load_strict, read_imagenet_weights, write_weights
+from motivnet.checkpoints.load import load_strict, read_imagenet_weights, read_weights, write_weights
 from motivnet.data.clean import clean_training
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
@@ -49,7 +49,8 @@ def fit(
         recipe: what to do.
         manifest: rows with the splits that the recipe names.
         out: folder of the run: `checkpoints/`, `logs/`, `recipe.json`, and at the end `bundle/`.
-        init: ImageNet weights of the backbone, torchvision's `.pth`; None starts from random weights.
+        init: where to start: ImageNet weights of the backbone, torchvision's `.pth`, or the folder of a bundle with
+            the same model; None starts from random weights.
         resume: go on from the last checkpoint in `out`.
         progress: show a progress bar.
         provenance: what else the bundle should say of its making.
@@ -68,7 +69,7 @@ def fit(
 
     model = build_model(recipe.model)
     if init is not None and last is None:
-        load_imagenet_backbone(model, init)
+        load_initial(model, init)
     keep_depthwise_float32(model)
     log_prior_C = class_log_prior(torch.from_numpy(train.targets), recipe.model.num_classes)
     classifier = Classifier(model.to(memory_format=torch.channels_last), recipe, log_prior_C)  # type: ignore[call-overload]
@@ -85,6 +86,7 @@ def fit(
         labels=manifest.labels,
         provenance={
             "recipe": config.to_plain(recipe),
+            "init": _lineage(init),
             "training_rows": dataclasses.asdict(report),
             "selected": {"split": recipe.split.select, "score": float(best.best_model_score or 0)},
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")},
@@ -105,6 +107,27 @@ def bundle_from_checkpoint(checkpoint: Path, bundle_config: BundleConfig, path: 
     return bundle
 
 
+def load_initial(model: MotivNet, path: Path) -> None:
+    """Load what a run starts from: a bundle's weights, all of them, or ImageNet weights into the backbone.
+
+    Raises:
+        CheckpointError: if the weights are of another model.
+    """
+    if path.is_dir():
+        weights = open_bundle(path).weights
+        load_strict(model, read_weights(weights), str(weights))
+    else:
+        load_imagenet_backbone(model, path)
+
+
+def _lineage(init: Path | None) -> Any:
+    """Say where a run started: a file's name, or a bundle's with all that it says of its own making."""
+    if init is None or not init.is_dir():
+        return init and init.name
+    bundle = open_bundle(init)
+    return {"bundle": bundle.config.name, "provenance": bundle.config.provenance}
+
+
 def load_imagenet_backbone(model: MotivNet, path: Path) -> None:
     """Load torchvision's ImageNet weights into a MobileNetV2 backbone.
 
@@ -114,8 +137,8 @@ def load_imagenet_backbone(model: MotivNet, path: Path) -> None:
         CheckpointError: if the file is not what the backbone needs.
     """
     state, _ = TORCHVISION_MOBILENET_V2.apply(read_imagenet_weights(path))
-    stem = "conv_stem.weight"
-    if stem in state and model.backbone.net.state_dict()[stem].shape[1] == 1:
+    stem, own = "conv_stem.weight", model.backbone.net.state_dict()
+    if stem in state and stem in own and own[stem].shape[1] == 1:
         state[stem] = state[stem].sum(1, keepdim=True)
     load_strict(model.backbone.net, state, str(path))
 

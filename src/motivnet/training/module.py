@@ -37,14 +37,14 @@ class Classifier(lightning.LightningModule):
         self.war = MulticlassAccuracy(num_classes, average="micro")
         self.uar = MulticlassAccuracy(num_classes, average="macro")
 
-    def on_train_epoch_start(self) -> None:
-        """Tie dropout to seed and epoch alone, so that a resumed run draws what the uninterrupted one would."""
-        torch.manual_seed(self._seed(0))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of one augmented batch."""
         loss = self.recipe.loss
-        generator = torch.Generator().manual_seed(self._seed(1 + batch_idx))
+        # Everything random is tied to seed, epoch and batch: a resumed run then draws what the uninterrupted one would.
+        # The global state alone would not do: the loader draws from it when it starts, at another moment on resume.
+        seed = (self.recipe.run.seed * 10_007 + self.current_epoch) * 1_000_003 + batch_idx
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         target_BC = blend_targets(
             batch.labels, batch.votes, vote_weight=loss.vote_weight, label_smoothing=loss.label_smoothing
         )
@@ -73,7 +73,3 @@ class Classifier(lightning.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         optimizer, schedule = make_optimizer(self.model, self.recipe.optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _seed(self, place: int) -> int:
-        """Number a place in the run: 0 the start of this epoch, 1 + i its batch i."""
-        return (self.recipe.run.seed * 10_007 + self.current_epoch) * 1_000_003 + place

@@ -135,7 +135,8 @@ class Recipe:
 def nano_fer2013() -> Recipe:
     """Train the embedded model: MobileNetV2 with ImageNet weights, ML-Decoder, FER-2013 at 96 x 96 grey pixels.
 
-    Cost: one epoch takes about two minutes on two CPU cores.
+    Cost: 2.3 minutes an epoch on two CPU cores, 47 minutes in all. Should give about 67.7 % WAR and 64.6 % UAR on
+    PublicTest, which the epoch is chosen on (`benchmarks/results/nano_fer2013_training.csv`).
     """
     return Recipe(
         name="nano-fer2013",
@@ -149,7 +150,25 @@ def nano_fer2013() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"nano-fer2013": nano_fer2013}
+def nano_fer2013_finish() -> Recipe:
+    """Go on from the bundle of `nano-fer2013`, without mixup: eight more epochs at half the rate.
+
+    Cost: two minutes an epoch on two CPU cores. Should give about 68.6 % WAR and 66.4 % UAR on PublicTest
+    (`benchmarks/results/nano_fer2013_finish_training.csv`).
+    """
+    first = nano_fer2013()
+    return dataclasses.replace(
+        first,
+        name="nano-fer2013-finish",
+        optimizer=OptimizerConfig(backbone_lr=5e-4, head_lr=5e-4),
+        run=dataclasses.replace(first.run, epochs=8, mixup=0.0, seed=1),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "nano-fer2013": nano_fer2013,
+    "nano-fer2013-finish": nano_fer2013_finish,
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -118,7 +118,7 @@ def test_manifest_survives_its_file(tmp_path: Path) -> None:
     again = read_manifest(tmp_path / "manifest.parquet")
     assert again.table.equals(manifest.table)
     assert again.counts()["Training"]["anger"] == 1
-    with pytest.raises(DataError, match="no rows in split 'Test'. Allowed: PrivateTest, PublicTest, Training"):
+    with pytest.raises(DataError, match=r"no rows in split 'Test'. Allowed: PrivateTest, PublicTest, Training"):
         again.split("Test")
 
 

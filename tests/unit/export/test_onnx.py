@@ -74,7 +74,7 @@ def test_another_models_onnx_is_noticed(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", HEADS["linear"])
     write_weights(bundle, build_model(make_bundle(tmp_path / "c", HEADS["mlp"]).config.model))
-    with pytest.raises(CheckpointError, match="missing head.|unexpected head."):
+    with pytest.raises(CheckpointError, match=r"missing head.|unexpected head."):
         load_model(bundle.path)
     bundle.weights.write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):

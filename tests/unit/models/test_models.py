@@ -38,7 +38,7 @@ def test_every_head_answers_and_every_parameter_learns(head: HeadConfig, num_cla
         ("mobilenetv2_035", (64, 64), 4),
         ("resnet10t", (64, 96), 6),
         ("vit_tiny_patch16_224", (64, 48), 12),
-        ("deit_tiny_distilled_patch16_224", (64, 48), 12),
+        ("vit_small_patch14_reg4_dinov2", (56, 42), 12),
         ("swin_tiny_patch4_window7_224", (224, 224), 49),
     ],
 )

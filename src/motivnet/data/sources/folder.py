@@ -4,9 +4,8 @@ from pathlib import Path
 
 from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.errors import DataError
+from motivnet.images import IMAGE_SUFFIXES
 from motivnet.labels import EMOTIONS, LabelSet
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 def read_folder(root: Path, labels: LabelSet = EMOTIONS) -> Manifest:
@@ -26,9 +25,7 @@ def read_folder(root: Path, labels: LabelSet = EMOTIONS) -> Manifest:
                 columns["label"].append(label)
                 columns["split"].append(split)
     if not columns["path"]:
-        raise DataError(
-            f"{root}: no images. Allowed: SPLIT/EMOTION/* or EMOTION/*, of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+        raise DataError(f"{root}: no images. Allowed: SPLIT/EMOTION/* or EMOTION/*, of {', '.join(IMAGE_SUFFIXES)}")
     return make_manifest(columns, labels)
 
 
