@@ -1,5 +1,7 @@
 """Weights from disk into modules. Loading is strict."""
 
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from torch import Tensor, nn
 from motivnet.checkpoints.bundle import Bundle, open_bundle
 from motivnet.errors import CheckpointError
 from motivnet.models.motivnet import MotivNet, build_model
+
+# What torch and its unpickler raise at a damaged file, or at one that would execute something.
+_DAMAGED = (
+    *(AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, OverflowError, RuntimeError),
+    *(TypeError, ValueError, pickle.UnpicklingError, struct.error),
+)
 
 
 def load_model(model: str | Path) -> MotivNet:
@@ -61,8 +69,9 @@ def read_imagenet_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # torch and pickle raise whatever a damaged file provokes
-        raise CheckpointError(f"{path}: not a plain file of tensors: {str(error).splitlines()[0]}") from None
+    except _DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path}: not a plain file of tensors: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: expected a dict of tensors")
     return state

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from motivnet import config
@@ -51,6 +52,8 @@ def export_onnx(bundle: Bundle, path: Path | None = None) -> Path:
             opset_version=OPSET,
         )
     assert program is not None
+    # The exporter notes at every node the stack that made it, with the paths of this machine's files.
+    ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
     onnx.helper.set_model_props(proto, metadata(bundle))
     onnx.checker.check_model(proto, full_check=True)

@@ -53,7 +53,7 @@ class LibFaceDetection:
 def _import_patient() -> Callable[[int, int, bytes], list]:
     """Import the library so that its threads sleep when they have no work.
 
-    By default they spin, which on busy cores costs ten times the time of the detection itself. The library has an
+    By default they spin, which on busy cores costs more time than the detection itself. The library has an
     OpenMP of its own, which reads the setting once, when it is loaded; nothing else is to see it.
     """
     name = "OMP_WAIT_POLICY"

@@ -25,8 +25,8 @@ class CrossAttention(nn.Module):
         # Query, key and value maps stacked in one matrix: the layout of every released ML-Decoder file.
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
-        # Every map keeps the scale of its input: with torch's defaults, what the tokens say enters the residual at a
-        # tenth of the query's size, and training starts slowly.
+        # Every map keeps the scale of its input: with torch's defaults, what the tokens say enters the residual far
+        # below the query's size, and training starts slowly.
         for weight in (*self.in_proj.weight.data.chunk(3), self.out_proj.weight.data):
             nn.init.xavier_uniform_(weight)
         nn.init.zeros_(self.in_proj.bias)

@@ -146,8 +146,8 @@ def load_imagenet_backbone(model: MotivNet, path: Path) -> None:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step instead of returning it to the system.
 
-    Every activation of a CPU training step is otherwise mapped and faulted in anew: on two cores this alone doubles the
-    images a second of a MobileNetV2. Does nothing where the C library is another.
+    Every activation of a CPU training step is otherwise mapped and faulted in anew, which takes a large part of the
+    step. Does nothing where the C library is another.
     """
     if sys.platform != "linux":
         return

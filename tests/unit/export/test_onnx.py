@@ -60,6 +60,14 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param != ""
 
 
+@pytest.mark.parametrize("name", ["exported here", "nano"])
+def test_the_file_names_nothing_of_the_machine_that_made_it(tmp_path: Path, name: str) -> None:
+    file = open_bundle("nano").onnx if name == "nano" else export_onnx(make_bundle(tmp_path / "b", HEADS["groups"]))
+    content = file.read_bytes()
+    for trace in (b"stack_trace", b"site-packages", b".py", str(Path.cwd()).encode()):
+        assert trace not in content
+
+
 def test_another_models_onnx_is_noticed(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", HEADS["linear"])
     export_onnx(bundle)

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models import mobilenet_v2
 
 from motivnet.checkpoints.bundle import BundleConfig, write_config
-from motivnet.checkpoints.load import write_weights
+from motivnet.checkpoints.load import read_imagenet_weights, write_weights
 from motivnet.errors import CheckpointError
 from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.motivnet import MotivNet, build_model
@@ -73,3 +74,19 @@ def test_a_run_can_start_from_a_bundle(tmp_path: Path) -> None:
         assert torch.equal(tensor, first.state_dict()[name]), name
     with pytest.raises(CheckpointError, match="not the weights of this model"):
         load_initial(build("mobilenetv2_100", 1), tmp_path / "bundle")
+
+
+def test_damaged_weights_end_in_our_error(weights: Path, tmp_path: Path) -> None:
+    whole, rng = weights.read_bytes(), np.random.default_rng(0)
+    damaged = tmp_path / "damaged.pth"
+    num_refused = 0
+    for _ in range(60):
+        content = bytearray(whole[: int(rng.integers(0, len(whole)))] if rng.random() < 0.3 else whole)
+        for place in rng.integers(0, 20_000, 20):
+            content[place % max(1, len(content)) : place % max(1, len(content)) + 1] = rng.bytes(1)
+        damaged.write_bytes(content)
+        try:
+            read_imagenet_weights(damaged)
+        except CheckpointError:
+            num_refused += 1
+    assert num_refused > 30
