@@ -17,7 +17,7 @@ from motivnet.errors import MissingExtraError, MotivNetError
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
-    from motivnet.checkpoints.load import load_model
+    from motivnet.checkpoints.load import load_backbone, load_head, load_model
     from motivnet.faces.load import load_detector
     from motivnet.images import decode_image
     from motivnet.inference.predictor import Predictor
@@ -37,7 +37,9 @@ __all__ = [
     "Preprocessing",
     "__version__",
     "decode_image",
+    "load_backbone",
     "load_detector",
+    "load_head",
     "load_model",
 ]
 
@@ -51,7 +53,9 @@ _HOME = {
     "Predictor": "motivnet.inference.predictor",
     "Preprocessing": "motivnet.preprocess",
     "decode_image": "motivnet.images",
+    "load_backbone": "motivnet.checkpoints.load",
     "load_detector": "motivnet.faces.load",
+    "load_head": "motivnet.checkpoints.load",
     "load_model": "motivnet.checkpoints.load",
 }
 
@@ -62,9 +66,9 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "timm", "safetensors"):
+        if error.name not in ("torch", "timm", "safetensors", "huggingface_hub"):
             raise
-        raise MissingExtraError(error.name, "train") from None
+        raise MissingExtraError(error.name, "torch") from None
     globals()[name] = value
     return value
 

@@ -99,6 +99,11 @@ def embedded_models() -> list[str]:
     return sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}"))
 
 
+def is_bundle(model: str | Path) -> bool:
+    """Say whether this names an embedded model, or a folder."""
+    return str(model) in embedded_models() or Path(model).is_dir()
+
+
 def open_bundle(model: str | Path) -> Bundle:
     """Find a bundle by the name of an embedded model, or by its folder, and read what it says of itself.
 

@@ -21,10 +21,12 @@ class KeyMap:
     Args:
         format: its name, for messages.
         rules: foreign pattern -> ours, or None to drop it.
+        wrapper: what files of the format may put before these names, all or some; the inverse map puts it there.
     """
 
     format: str
     rules: Mapping[str, str | None]
+    wrapper: str = ""
 
     def apply(self, state: Mapping[str, TensorT]) -> tuple[dict[str, TensorT], tuple[str, ...]]:
         """Rename tensors.
@@ -39,7 +41,7 @@ class KeyMap:
         renamed: dict[str, TensorT] = {}
         dropped = []
         for name, tensor in state.items():
-            ours = _rename(name, patterns, self.format)
+            ours = _rename(name.removeprefix(self.wrapper), patterns, self.format)
             if ours is None:
                 dropped.append(name)
             elif ours in renamed:
@@ -50,7 +52,8 @@ class KeyMap:
 
     def inverse(self) -> "KeyMap":
         """Give the map from our names to the foreign ones."""
-        return KeyMap(f"{self.format}, inverted", {ours: name for name, ours in self.rules.items() if ours is not None})
+        rules = {ours: self.wrapper + name for name, ours in self.rules.items() if ours is not None}
+        return KeyMap(f"{self.format}, inverted", rules)
 
     def _longest_first(self) -> list[tuple[str, str | None]]:
         return sorted(self.rules.items(), key=lambda rule: -len(rule[0]))
@@ -98,6 +101,7 @@ def _sapiens_rules(patch_projection: str) -> dict[str, str | None]:
     return {
         patch_projection: "patch_embed.proj",
         "pos_embed": "pos_embed",
+        "cls_token": "cls_token",
         "layers.{i}.ln1": "blocks.{i}.norm1",
         "layers.{i}.attn.qkv": "blocks.{i}.attn.qkv",
         "layers.{i}.attn.proj": "blocks.{i}.attn.proj",
@@ -106,6 +110,33 @@ def _sapiens_rules(patch_projection: str) -> dict[str, str | None]:
         "layers.{i}.ffn.layers.1": "blocks.{i}.mlp.fc2",
         "ln1": "norm",
     }
+
+
+def _sapiens2_rules() -> dict[str, str | None]:
+    return {
+        "cls_token": "cls_token",
+        "storage_tokens": "reg_token",
+        "patch_embed.projection": "patch_embed.proj",
+        "blocks.{i}.ln1": "blocks.{i}.norm1",
+        "blocks.{i}.attn.wq": "blocks.{i}.attn.q_proj",
+        "blocks.{i}.attn.wk": "blocks.{i}.attn.k_proj",
+        "blocks.{i}.attn.wv": "blocks.{i}.attn.v_proj",
+        "blocks.{i}.attn.q_norm": "blocks.{i}.attn.q_norm",
+        "blocks.{i}.attn.k_norm": "blocks.{i}.attn.k_norm",
+        "blocks.{i}.attn.proj": "blocks.{i}.attn.proj",
+        "blocks.{i}.attn.gamma.weight": "blocks.{i}.gamma_1",
+        "blocks.{i}.ln2": "blocks.{i}.norm2",
+        "blocks.{i}.ffn.w12": "blocks.{i}.mlp.fc1",
+        "blocks.{i}.ffn.w3": "blocks.{i}.mlp.fc2",
+        "ln1": "norm",
+        # Tables that follow from the positions.
+        "rope_embed": None,
+        "rope": None,
+    }
+
+
+def _not_encoder(*names: str) -> dict[str, str | None]:
+    return dict.fromkeys(names)
 
 
 def _mobilenet_v2_rules() -> dict[str, str | None]:
@@ -129,7 +160,25 @@ def _mobilenet_v2_rules() -> dict[str, str | None]:
     return rules
 
 
-# ML-Decoder as its authors publish it, onto MLDecoder.
+# What task checkpoints hold beside the encoder: pose and other heads, necks, and the decoder of pre-training.
+TASK_PARTS = ("head", "neck", "decode_head", "auxiliary_head", "data_preprocessor")
+PRETRAIN_PARTS = ("decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred", "mask_token")
+
+# A Sapiens (v1) encoder, onto Backbone. The class token of pre-training is dropped when the model has none.
+SAPIENS = KeyMap(
+    "Sapiens",
+    _prefixed(_sapiens_rules("patch_embed.projection"), "", "net.") | _not_encoder(*TASK_PARTS, *PRETRAIN_PARTS),
+    wrapper="backbone.",
+)
+
+# A Sapiens2 encoder, onto Backbone.
+SAPIENS2 = KeyMap(
+    "Sapiens2",
+    _prefixed(_sapiens2_rules(), "", "net.") | _not_encoder(*TASK_PARTS, *PRETRAIN_PARTS),
+    wrapper="backbone.",
+)
+
+# ML-Decoder as its authors publish it, onto MLDecoder. They hang it into a classifier as its `head` or `fc`.
 ML_DECODER_UPSTREAM = KeyMap("ML-Decoder upstream", _ml_decoder_rules("multihead_attn"))
 
 # The released MotivNet.pth, onto MotivNet. Its encoder has no `patch_embed.`, its cross attention the name `self_attn`.
@@ -138,6 +187,9 @@ MOTIVNET_RELEASED = KeyMap(
     _prefixed(_sapiens_rules("projection"), "pose_encoder.", "backbone.net.")
     | _prefixed(_ml_decoder_rules("self_attn"), "decoder.", "head."),
 )
+
+# Our own weights, as a bundle keeps them.
+MOTIVNET_BUNDLE = KeyMap("motivnet bundle", {"backbone": "backbone", "head": "head"})
 
 # torchvision's mobilenet_v2, onto timm's mobilenetv2_100.
 TORCHVISION_MOBILENET_V2 = KeyMap("torchvision mobilenet_v2", _mobilenet_v2_rules())

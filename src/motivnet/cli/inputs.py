@@ -2,10 +2,11 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from motivnet.errors import DataError
+from motivnet.errors import ConfigError, DataError
 
 
 def find_images(arguments: Iterable[str]) -> list[Path]:
@@ -56,3 +57,18 @@ def _images_below(folder: Path) -> Iterable[Path]:
 
 def _unreadable_folder(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read an input size: `1024x768` is 1024 pixels high and 768 wide.
+
+    Returns:
+        (height, width)
+
+    Raises:
+        ConfigError: if it is written otherwise, or a side is 0.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})\s*[xX\N{MULTIPLICATION SIGN}]\s*([1-9]\d{0,4})", text.strip(), re.ASCII)
+    if not match:
+        raise ConfigError(f"size {text!r}: Allowed: HEIGHTxWIDTH in pixels, such as 1024x768")
+    return int(match[1]), int(match[2])

@@ -9,6 +9,7 @@ from motivnet.cli.export import export
 from motivnet.cli.models import models
 from motivnet.cli.predict import EPILOG, predict
 from motivnet.cli.train import train
+from motivnet.cli.weights import weights
 from motivnet.errors import MotivNetError
 from motivnet.version import __version__
 
@@ -22,6 +23,7 @@ app.command("predict", epilog=EPILOG)(predict)
 app.command("models")(models)
 app.command("train")(train)
 app.command("export")(export)
+app.add_typer(weights)
 
 
 def _version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from motivnet.cli.annotate import COLORS, plan_targets, write_annotated
-from motivnet.cli.inputs import find_images
+from motivnet.cli.inputs import find_images, parse_size
 from motivnet.cli.outputs import check_output, open_output, printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def predict(
             help="Photographs, folders of them, or patterns such as 'pics/**/*.jpg'.",
         ),
     ],
-    model: Annotated[str, typer.Option(help="Name of an embedded model, or the folder of a bundle.")] = "nano",
+    model: Annotated[
+        str,
+        typer.Option(help="Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."),
+    ] = "nano",
     detector: Annotated[
         str,
         typer.Option(help="libfacedetection, yunet:MODEL.onnx, or whole: each image is the crop of one face."),
@@ -56,6 +59,19 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images and look for faces.")] = 2,
+    device: Annotated[str, typer.Option(help="Of models in torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of models in torch: fp32, bf16, fp16; auto: bf16 where the hardware has it.")
+    ] = "auto",
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Input size of models in torch, such as 512x384.")
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="Of released files: motivnet-pad (the default) or motivnet-stretch.")
+    ] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of a released file, where its width does not tell.")
+    ] = None,
 ) -> None:
     """Tell the emotion of every face in photographs."""
     files = find_images(paths)
@@ -71,7 +87,17 @@ def predict(
     cv2.setNumThreads(1)
     # Its remarks about its own machinery help nobody at a command line.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    predictor = Predictor.load(model, detector=detector, batch_size=batch_size, workers=workers)
+    predictor = Predictor.load(
+        model,
+        detector=detector,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        dtype=dtype,
+        image_size=parse_size(size) if size else None,
+        geometry=geometry,
+        num_heads=num_heads,
+    )
     table = None if as_json or out else _table(top_k)
     with contextlib.ExitStack() as stack:
         sinks: list[Callable[[ImageResult], None]] = []

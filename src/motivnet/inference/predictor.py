@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from motivnet.checkpoints.bundle import BundleConfig, open_bundle
+from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
-from motivnet.inference.backends import Backend, OnnxBackend, softmax
+from motivnet.inference.backends import Backend, softmax
+from motivnet.inference.load import Runtime, load_backend
 from motivnet.inference.results import FaceResult, ImageResult
 
 if TYPE_CHECKING:
@@ -80,28 +81,55 @@ class Predictor:
         detector: str | FaceDetector = "libfacedetection",
         batch_size: int = 64,
         workers: int = 2,
-        threads: int | None = None,
         limits: ImageLimits | None = None,
+        backend: str = "auto",
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool = False,
+        image_size: tuple[int, int] | None = None,
+        geometry: str | None = None,
+        num_heads: int | None = None,
+        threads: int | None = None,
     ) -> "Predictor":
         """Load a model and a face detector.
 
         Args:
-            model: name of an embedded model, or the folder of a bundle.
+            model: name of an embedded model, folder of a bundle, file in a released format such as MotivNet.pth, or a
+                name that `motivnet weights list` knows.
             detector: a name that `load_detector` knows, or a detector; `whole` for images that are crops of faces.
             batch_size: most faces that go through the model at once.
             workers: threads that decode images and look for faces.
-            threads: CPU threads of the model; None takes one per core.
             limits: sizes beyond which an image is unreadable; None takes the defaults.
+            backend: `onnx`, `torch`, or `auto`: ONNX where the bundle has it and nothing is asked for that only torch
+                can do.
+            device: of torch: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+            dtype: of torch: `fp32`, `bf16`, `fp16`, or `auto`: bf16 for Sapiens where the hardware has it.
+            compile: let torch compile the model; the first batch then takes long.
+            image_size: (height, width) of torch's input in pixels; None takes the model's own.
+            geometry: how a crop becomes the input of a released file: `motivnet-pad` or `motivnet-stretch`; None takes
+                pad. A bundle states its own.
+            num_heads: attention heads of a released file's encoder, where neither its width nor its metadata tells.
+            threads: CPU threads of the model; None takes one per core. Torch's are those of the whole process.
 
         Raises:
-            CheckpointError: if there is no such model, or it is damaged.
+            CheckpointError: if there is no such model, it is damaged, or too large for the memory that is free.
             DetectorError: if there is no such detector, or it cannot run here.
-            ConfigError: if `batch_size` or `workers` is below 1.
+            ConfigError: if `batch_size` or `workers` is below 1, or the model cannot be run so.
+            MissingExtraError: if the model needs torch, which is not installed.
         """
-        bundle = open_bundle(model)
         found = load_detector(detector) if isinstance(detector, str) else detector
-        backend = OnnxBackend(bundle, threads=threads)
-        return cls(bundle.config, backend, found, batch_size=batch_size, workers=workers, limits=limits)
+        runtime = Runtime(
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            image_size=image_size,
+            geometry=geometry,
+            num_heads=num_heads,
+            threads=threads,
+        )
+        config, runs = load_backend(model, runtime)
+        return cls(config, runs, found, batch_size=batch_size, workers=workers, limits=limits)
 
     def predict(self, inputs: "ImageSource | Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
         """Predict one image, or several.

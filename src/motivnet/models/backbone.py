@@ -4,12 +4,18 @@ Shape suffixes: B images, C channels, H height, W width of the input; N tokens, 
 """
 
 import functools
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from motivnet.models.config import VitConfig
+
+# Sapiens2 shares key and value heads between queries in all blocks but the first and the last eight.
+SAPIENS2_FULL_BLOCKS = 8
 
 
 class Backbone(nn.Module):
@@ -19,72 +25,140 @@ class Backbone(nn.Module):
         super().__init__()
         self.net = net
         self.embed_dim = cast(int, net.num_features)
-        self.num_prefix_tokens = cast(int, getattr(net, "num_prefix_tokens", 0))
+        # A few timm models have a class token without counting it.
+        uncounted = int(isinstance(getattr(net, "cls_token", None), Tensor))
+        self.num_prefix_tokens = cast(int, getattr(net, "num_prefix_tokens", uncounted))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Map normalised pixels (B, C, H, W) to tokens (B, N, D), in row-major order of the image."""
-        features = cast(Tensor, self.net.forward_features(pixels_BCHW))  # type: ignore[operator]
-        if features.ndim == 4:
-            if features.shape[1] != self.embed_dim:  # some timm models keep channels last
-                features = features.permute(0, 3, 1, 2)
-            return features.flatten(2).transpose(1, 2)
-        return features[:, self.num_prefix_tokens :]
+        """Map normalised pixels (B, C, H, W) to tokens (B, N, D), in row-major order of the image.
+
+        Raises:
+            ValueError: if the model gives neither one feature map nor one row of tokens.
+        """
+        features = cast(Any, self.net.forward_features)(pixels_BCHW)
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise ValueError(f"{type(self.net).__name__} gives neither one feature map nor one row of tokens")
+        if features.ndim == 3:
+            return features[:, self.num_prefix_tokens :]
+        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
+            features = features.permute(0, 3, 1, 2)
+        return features.flatten(2).transpose(1, 2)
 
 
-def build_sapiens(
-    *,
-    image_size: tuple[int, int],
-    in_chans: int,
-    embed_dim: int,
-    depth: int,
-    num_heads: int,
-    patch_size: int,
-    patch_padding: int,
-    mlp_ratio: float,
-) -> Backbone:
+def build_sapiens(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
     """Build a Sapiens (v1) encoder out of timm's vision transformer, with random weights.
+
+    Pre-norm, LayerNorm eps 1e-6, exact GELU, qkv bias, learned or fixed positions (arXiv 2408.12569).
 
     Args:
         image_size: (height, width), in pixels.
         in_chans: channels of the input.
-        embed_dim: width.
-        depth: number of blocks.
-        num_heads: attention heads.
-        patch_size: side of a patch, in pixels.
-        patch_padding: zero rows around the image before patching; task checkpoints were trained with 2.
-        mlp_ratio: hidden width of the MLP over `embed_dim`.
+        vit: dimensions.
     """
     net = VisionTransformer(
         img_size=image_size,
-        patch_size=patch_size,
+        patch_size=vit.patch_size,
         in_chans=in_chans,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-        class_token=False,
+        embed_dim=vit.embed_dim,
+        depth=vit.depth,
+        num_heads=vit.num_heads,
+        mlp_ratio=vit.mlp_ratio,
+        class_token=vit.class_token,
         global_pool="",
         num_classes=0,
         norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
     )
-    cast(nn.Conv2d, net.patch_embed.proj).padding = (patch_padding, patch_padding)
+    cast(nn.Conv2d, net.patch_embed.proj).padding = (vit.patch_padding, vit.patch_padding)
+    return Backbone(net)
+
+
+def build_sapiens2(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
+    """Build a Sapiens2 encoder out of timm's, with random weights (arXiv 2604.21681).
+
+    Rotary positions, RMS norms, gated MLPs, a class token and eight registers.
+
+    Args:
+        image_size: (height, width), in pixels.
+        in_chans: channels of the input.
+        vit: dimensions.
+    """
+    middle = range(SAPIENS2_FULL_BLOCKS, vit.depth - SAPIENS2_FULL_BLOCKS)
+    shared = vit.num_kv_heads or vit.num_heads
+    net = timm.create_model(
+        "vit_base_patch16_sapiens2",
+        img_size=image_size,
+        patch_size=vit.patch_size,
+        in_chans=in_chans,
+        embed_dim=vit.embed_dim,
+        depth=vit.depth,
+        num_heads=vit.num_heads,
+        num_kv_heads=tuple(shared if block in middle else vit.num_heads for block in range(vit.depth)),
+        mlp_ratio=vit.mlp_ratio,
+        global_pool="",
+        num_classes=0,
+    )
     return Backbone(net)
 
 
 def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_path: float) -> Backbone:
     """Build any timm model by name, with random weights.
 
+    Args:
+        name: as timm knows it; a tag of pre-trained weights behind a dot is allowed and changes nothing.
+        image_size: (height, width), in pixels.
+        in_chans: channels of the input.
+        drop_path: stochastic depth, in training.
+
     Raises:
-        ValueError: if timm has no such model.
+        ValueError: if timm has no such model, or it cannot be built for these settings.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
         raise ValueError(f"timm has no model {name!r}; near it: {', '.join(close) or 'none'}")
-    settings = {"in_chans": in_chans, "num_classes": 0, "global_pool": "", "drop_path_rate": drop_path}
-    # Transformers build their position embedding for one size; convolutions have no such argument.
-    if name.startswith(("vit_", "deit", "eva")):
+    settings: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "global_pool": ""}
+    if drop_path:
+        settings["drop_path_rate"] = drop_path
+    published = timm.get_pretrained_cfg(name)
+    # Position embeddings and windows are built for one size; convolutions know no such argument.
+    if published is not None and published.fixed_input_size:
         settings["img_size"] = image_size
-    return Backbone(timm.create_model(name, **settings))
+    try:
+        return Backbone(_create(name, settings))
+    except (AssertionError, TypeError) as error:
+        raise ValueError(f"timm cannot build {name} with {settings}: {error}") from None
+
+
+def _create(name: str, settings: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, **settings)
+    except AssertionError:
+        # Some classifiers insist on pooling, which comes after the tokens that are wanted here.
+        return timm.create_model(name, **dict[str, Any](settings, global_pool="token"))
+
+
+def resize_positions(
+    pos_embed_1ND: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], *, num_prefix_tokens: int = 0
+) -> Tensor:
+    """Resize the position embedding of a transformer to another grid of patches: bicubic, as Sapiens does it.
+
+    Args:
+        pos_embed_1ND: (1, prefix + rows * columns, D).
+        old_grid: (rows, columns) of the patches.
+        new_grid: the same, wanted.
+        num_prefix_tokens: positions before the grid's, which stay.
+
+    Returns:
+        (1, prefix + rows * columns, D) for the new grid, in float32.
+    """
+    # Neither corner alignment nor antialiasing: what the released task checkpoints were made with.
+    return resample_abs_pos_embed(
+        pos_embed_1ND.float(),
+        new_size=list(new_grid),
+        old_size=list(old_grid),
+        num_prefix_tokens=num_prefix_tokens,
+        interpolation="bicubic",
+        antialias=False,
+    )
 
 
 class Float32Conv2d(nn.Conv2d):
@@ -96,11 +170,20 @@ class Float32Conv2d(nn.Conv2d):
             return super().forward(input.float())
 
 
+def has_depthwise(model: nn.Module) -> bool:
+    """Say whether a model has depthwise convolutions, which need float32 on the CPU."""
+    return any(map(_is_depthwise, model.modules()))
+
+
 def keep_depthwise_float32(model: nn.Module) -> None:
     """Keep a model's depthwise convolutions out of autocast, in place; its weights and their names stay.
 
     In bfloat16 they gain nothing, and on the CPU they crash some builds of torch (heap corruption in 2.14).
     """
     for module in model.modules():
-        if type(module) is nn.Conv2d and module.groups == module.in_channels:
+        if type(module) is nn.Conv2d and _is_depthwise(module):
             module.__class__ = Float32Conv2d
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels

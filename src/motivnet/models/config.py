@@ -10,15 +10,18 @@ HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VitConfig:
-    """A Sapiens-shaped vision transformer: pre-norm, LayerNorm eps 1e-6, exact GELU, qkv bias.
+    """The dimensions of a Sapiens or Sapiens2 transformer.
 
     Args:
         embed_dim: width.
         depth: number of blocks.
         num_heads: attention heads, a divisor of `embed_dim`.
         patch_size: side of a patch, in pixels.
-        patch_padding: zero rows around the image before patching: 2 in Sapiens task checkpoints, 0 in pre-training.
+        patch_padding: zero rows around the image before patching: 2 in Sapiens task checkpoints, else 0.
         mlp_ratio: hidden width of the MLP over `embed_dim`.
+        class_token: whether a class token takes part, as in Sapiens pre-training; Sapiens2 always has one.
+        num_kv_heads: of Sapiens2: key and value heads of the blocks between the first eight and the last eight; None
+            takes `num_heads`.
     """
 
     embed_dim: int
@@ -27,6 +30,8 @@ class VitConfig:
     patch_size: int = 16
     patch_padding: int = 2
     mlp_ratio: float = 4.0
+    class_token: bool = False
+    num_kv_heads: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +62,12 @@ class ModelConfig:
     """Everything that decides the shapes of a model's weights.
 
     Args:
-        backbone: `sapiens` for a transformer of the dimensions in `vit`, or `timm:NAME` for any timm model.
+        backbone: `sapiens` or `sapiens2` for a transformer of the dimensions in `vit`, or `timm:NAME` for any timm
+            model.
         image_size: (height, width) of the input, in pixels.
         in_chans: channels of the input.
         num_classes: number of logits.
-        vit: dimensions of the `sapiens` backbone; None for timm's.
+        vit: dimensions of a `sapiens` or `sapiens2` backbone; None for timm's.
         head: what turns tokens into logits.
         drop_path: stochastic depth of a timm backbone, in training.
     """
@@ -78,14 +84,27 @@ class ModelConfig:
         """Check that the settings fit together.
 
         Raises:
-            ConfigError: at a backbone that is neither kind, or lacks its dimensions.
+            ConfigError: at a backbone of no kind, one that lacks its dimensions, or a size that patches do not fill.
         """
-        if self.backbone != "sapiens" and not self.backbone.startswith("timm:"):
-            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, timm:NAME")
-        if (self.backbone == "sapiens") != (self.vit is not None):
-            raise ConfigError("vit: the dimensions of a transformer belong to backbone 'sapiens', and only to it")
-        if self.vit and any(side % self.vit.patch_size for side in self.image_size):
-            raise ConfigError(f"image_size {self.image_size} is not divisible by patch_size {self.vit.patch_size}")
+        own = self.backbone in ("sapiens", "sapiens2")
+        if not own and not self.backbone.startswith("timm:"):
+            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
+        if own != (self.vit is not None):
+            raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
+        if self.vit:
+            self._check_vit(self.vit)
+
+    def _check_vit(self, vit: VitConfig) -> None:
+        if any(side < 1 or side % vit.patch_size for side in self.image_size):
+            raise ConfigError(
+                f"image_size {self.image_size}: height and width must be divisible by patch_size {vit.patch_size}"
+            )
+        if vit.num_heads < 1 or vit.embed_dim % vit.num_heads:
+            raise ConfigError(f"vit: width {vit.embed_dim} is not divisible by num_heads {vit.num_heads}")
+        if self.backbone == "sapiens" and vit.num_kv_heads is not None:
+            raise ConfigError("vit.num_kv_heads belongs to 'sapiens2' only")
+        if self.backbone == "sapiens2" and (vit.patch_padding or vit.class_token):
+            raise ConfigError("vit.patch_padding and vit.class_token belong to 'sapiens' only")
 
 
 # MotivNet's head: ML-Decoder as released, with two layers of width 1152.
@@ -95,6 +114,11 @@ MOTIVNET_HEAD = HeadConfig(dim=1152, num_layers=2)
 def _sapiens(embed_dim: int, depth: int, num_heads: int) -> ModelConfig:
     vit = VitConfig(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
     return ModelConfig(backbone="sapiens", image_size=(1024, 768), vit=vit, head=MOTIVNET_HEAD)
+
+
+def _sapiens2(embed_dim: int, depth: int, num_heads: int) -> ModelConfig:
+    vit = VitConfig(embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_padding=0, num_kv_heads=num_heads // 2)
+    return ModelConfig(backbone="sapiens2", image_size=(1024, 768), vit=vit, head=MOTIVNET_HEAD)
 
 
 PRESETS = {
@@ -108,15 +132,25 @@ PRESETS = {
     "motivnet-0.6b": _sapiens(1280, 32, 16),
     "motivnet-1b": _sapiens(1536, 40, 24),
     "motivnet-2b": _sapiens(1920, 48, 32),
+    "motivnet-sapiens2-0.1b": _sapiens2(768, 12, 12),
+    "motivnet-sapiens2-0.4b": _sapiens2(1024, 24, 16),
+    "motivnet-sapiens2-0.8b": _sapiens2(1280, 32, 16),
+    "motivnet-sapiens2-1b": _sapiens2(1536, 40, 24),
+    "motivnet-sapiens2-5b": _sapiens2(2432, 56, 32),
 }
 
 
-def preset(name: str) -> ModelConfig:
+def preset(name: str, *, image_size: tuple[int, int] | None = None) -> ModelConfig:
     """Give the dimensions of a model known by name.
 
+    Args:
+        name: one of `PRESETS`.
+        image_size: (height, width) of the input, in pixels; None takes the preset's own. A transformer's cost falls
+            with the number of patches: 512x384 costs less than a quarter of 1024x768.
+
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if there is none of that name, or it cannot have that size.
     """
     if name not in PRESETS:
         raise ConfigError(unknown_name("model preset", name, PRESETS))
-    return PRESETS[name]
+    return dataclasses.replace(PRESETS[name], image_size=image_size or PRESETS[name].image_size)

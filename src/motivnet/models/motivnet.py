@@ -6,7 +6,7 @@ Shape suffixes: B images, C channels or classes, H height, W width.
 from torch import Tensor, nn
 
 from motivnet.errors import ConfigError
-from motivnet.models.backbone import Backbone, build_sapiens, build_timm
+from motivnet.models.backbone import Backbone, build_sapiens, build_sapiens2, build_timm
 from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.heads import AttentionPoolHead, LinearHead, MlpHead
 from motivnet.models.ml_decoder import MLDecoder
@@ -32,26 +32,23 @@ def build_model(config: ModelConfig) -> MotivNet:
         ConfigError: if they do not fit together.
     """
     try:
-        backbone = _build_backbone(config)
+        backbone = build_backbone(config)
         return MotivNet(backbone, build_head(config.head, backbone.embed_dim, config.num_classes))
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
 
 
-def _build_backbone(config: ModelConfig) -> Backbone:
+def build_backbone(config: ModelConfig) -> Backbone:
+    """Build a model's backbone alone, with random weights.
+
+    Raises:
+        ValueError: if its dimensions do not fit together.
+    """
     if config.vit is None:
         name = config.backbone.removeprefix("timm:")
         return build_timm(name, image_size=config.image_size, in_chans=config.in_chans, drop_path=config.drop_path)
-    return build_sapiens(
-        image_size=config.image_size,
-        in_chans=config.in_chans,
-        embed_dim=config.vit.embed_dim,
-        depth=config.vit.depth,
-        num_heads=config.vit.num_heads,
-        patch_size=config.vit.patch_size,
-        patch_padding=config.vit.patch_padding,
-        mlp_ratio=config.vit.mlp_ratio,
-    )
+    build = build_sapiens if config.backbone == "sapiens" else build_sapiens2
+    return build(image_size=config.image_size, in_chans=config.in_chans, vit=config.vit)
 
 
 def build_head(config: HeadConfig, in_dim: int, num_classes: int) -> nn.Module:

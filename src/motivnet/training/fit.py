@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
 from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
-from motivnet.checkpoints.load import load_strict, read_imagenet_weights, read_weights, write_weights
+from motivnet.checkpoints.load import load_strict, read_weights, write_weights
 from motivnet.data.clean import clean_training
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
@@ -136,7 +136,7 @@ def load_imagenet_backbone(model: MotivNet, path: Path) -> None:
     Raises:
         CheckpointError: if the file is not what the backbone needs.
     """
-    state, _ = TORCHVISION_MOBILENET_V2.apply(read_imagenet_weights(path))
+    state, _ = TORCHVISION_MOBILENET_V2.apply(read_weights(path))
     stem, own = "conv_stem.weight", model.backbone.net.state_dict()
     if stem in state and stem in own and own[stem].shape[1] == 1:
         state[stem] = state[stem].sum(1, keepdim=True)

@@ -8,7 +8,7 @@ import torch
 from torchvision.models import mobilenet_v2
 
 from motivnet.checkpoints.bundle import BundleConfig, write_config
-from motivnet.checkpoints.load import read_imagenet_weights, write_weights
+from motivnet.checkpoints.load import read_weights, write_weights
 from motivnet.errors import CheckpointError
 from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.motivnet import MotivNet, build_model
@@ -86,7 +86,7 @@ def test_damaged_weights_end_in_our_error(weights: Path, tmp_path: Path) -> None
             content[place % max(1, len(content)) : place % max(1, len(content)) + 1] = rng.bytes(1)
         damaged.write_bytes(content)
         try:
-            read_imagenet_weights(damaged)
+            read_weights(damaged)
         except CheckpointError:
             num_refused += 1
     assert num_refused > 30

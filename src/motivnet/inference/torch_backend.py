@@ -1,0 +1,122 @@
+"""Torch as a backend: any device, half precision where the hardware has it, batches sized to memory.
+
+Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W width.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from motivnet.checkpoints.load import free_bytes
+from motivnet.errors import ConfigError
+from motivnet.models.backbone import has_depthwise
+from motivnet.models.config import ModelConfig
+from motivnet.models.cost import cost
+from motivnet.models.motivnet import MotivNet
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICES = ("auto", "cpu", "cuda", "mps", "cuda:N")
+
+# The share of free memory that a batch may take: the rest is for what kernels need inside, and for other programs.
+MEMORY_SHARE = 0.5
+
+
+class TorchBackend:
+    """A model in torch."""
+
+    def __init__(self, model: MotivNet, config: ModelConfig, *, compiled: bool = False) -> None:
+        """Wrap a model that stands on its device, in its precision.
+
+        Args:
+            model: in eval mode.
+            config: its dimensions.
+            compiled: let torch compile it; the first batch then takes long.
+
+        Raises:
+            ConfigError: at a precision that the device cannot compute this model in.
+        """
+        weight = next(model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        if self.device.type == "cpu" and self.dtype != torch.float32 and has_depthwise(model):
+            raise ConfigError(f"dtype {self.dtype}: this model has depthwise convolutions. Allowed on a CPU: fp32")
+        self.max_batch = max_batch(config, self.device, self.dtype)
+        self._run: nn.Module = model
+        if compiled:
+            self._run = torch.compile(model)  # type: ignore[assignment]
+
+    def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
+        parts, start = [], 0
+        while start < len(pixels_BCHW):
+            part = pixels_BCHW[start : start + self.max_batch]
+            try:
+                parts.append(self._logits(part))
+            except torch.OutOfMemoryError:
+                if self.max_batch == 1:
+                    raise
+                self.max_batch = max(1, len(part) // 2)
+                continue
+            start += len(part)
+        return np.concatenate(parts)
+
+    def _logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pixels = torch.from_numpy(pixels_BCHW).to(self.device, self.dtype)
+            return self._run(pixels).float().cpu().numpy()
+
+
+def choose_device(name: str) -> torch.device:
+    """Find a device by name; `auto` takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ConfigError: if there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}. Allowed: {', '.join(DEVICES)}") from None
+    here = {
+        "cpu": device.index is None,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not here.get(device.type, False):
+        raise ConfigError(
+            f"device {name!r} is not on this machine. Allowed: auto, {', '.join(k for k in here if here[k])}"
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device, config: ModelConfig) -> torch.dtype:
+    """Find a precision by name; `auto` takes bfloat16 for Sapiens where the hardware computes in it, else float32.
+
+    Raises:
+        ConfigError: at an unknown name.
+    """
+    if name != "auto":
+        if name not in DTYPES:
+            raise ConfigError(f"unknown dtype {name!r}. Allowed: auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
+    return torch.bfloat16 if config.vit is not None and _has_bfloat16(device) else torch.float32
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    return False
+
+
+def max_batch(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """Say how many images may go through a model at once in the memory that is free now; at least one."""
+    free = free_bytes(device)
+    if free is None:
+        return 1
+    return max(1, int(MEMORY_SHARE * free) // cost(config, dtype=dtype).activation_bytes)
