@@ -1,11 +1,11 @@
 """Tell what every preset costs at every resolution, by calculation and where possible by measurement.
 
-Calculating takes a minute and no memory. With --measure, a forward pass of one image is timed as well, each in its own
-process, with random weights (the time does not depend on them), from the cheapest on; what would take longer than
---longest or more memory than is free is not measured. Without it, earlier measurements on the same processor are kept.
-The table goes to docs/cost.md.
+Calculating takes a minute and no memory. With --measure, a forward pass of one image is timed as well, in a process for
+each model and dtype, with random weights (the time does not depend on them). What would take longer than --longest, or
+more memory than is free, is not measured. Measurements of earlier runs on the same processor, with the same torch, are
+kept; without --measure, all are. The table goes to docs/cost.md.
 
-    python benchmarks/cost_table.py [--measure] [--longest 60] [--cores 2]
+    python benchmarks/cost_table.py [--measure] [--only MODEL ...] [--longest 40] [--cores 2]
 """
 
 import argparse
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +29,42 @@ from motivnet.models.motivnet import build_model
 PAGE = Path(__file__).parents[1] / "docs" / "cost.md"
 SIZES = [(1024, 768), (768, 576), (512, 384), (256, 192)]
 DTYPES = ("float32", "bfloat16")
-# Beside weights and activations: Python, torch, and what the allocator keeps for itself.
-SPARE_BYTES = 2e9
+# Beside weights and activations: Python, torch, what the allocator keeps, and a margin for the rest of the machine.
+SPARE_BYTES = 4e9
+# What is expected of a processor before anything is measured.
+FLOPS_PER_S = 50e9
 
 
 def main() -> None:
     """Calculate every row, measure what can be measured, write the results and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="time a forward pass of every row")
-    parser.add_argument("--longest", type=float, default=60, help="seconds that one forward pass may take")
+    parser.add_argument("--measure", action="store_true", help="time forward passes")
+    parser.add_argument("--only", nargs="+", choices=PRESETS, default=list(PRESETS), help="models to measure")
+    parser.add_argument("--longest", type=float, default=40, help="seconds that one forward pass may take")
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--one", nargs=3, metavar=("MODEL", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    cores = use_cores(options.cores)
-    if options.one:
-        print(json.dumps(measure(*options.one)))
+    if options.child:
+        print(json.dumps(measure(*options.child)))
         return
+    here = {"cpu": machine()["cpu"], "cores": use_cores(options.cores), "torch": torch.__version__}
     rows = [calculate(name, size) for name, config in PRESETS.items() for size in sizes(config)]
+    last = RESULTS / "cost_table.json"
+    before = json.loads(last.read_text(encoding="utf-8")) if last.exists() else {"measured_on": here, "rows": []}
+    if before["measured_on"] == here or not options.measure:
+        keep_measurements(rows, before["rows"])
+        here = before["measured_on"]
     if options.measure:
-        measure_all(rows, options.longest)
-    else:
-        keep_measurements(rows)
-    path = write_results("cost_table", {"torch": torch.__version__, "cores_used": cores, "rows": rows})
+        measure_all(rows, options.only, options.longest)
+    path = write_results("cost_table", {"measured_on": here, "rows": rows})
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(rows, cores), encoding="utf-8")
+    PAGE.write_text(page(rows, here), encoding="utf-8")
     print(f"written: {path}, {PAGE}")
 
 
 def sizes(config: ModelConfig) -> list[tuple[int, int]]:
     """Give the resolutions to list: those of a transformer, or the only one that a small model is made for."""
     return SIZES if config.vit else [config.image_size]
-
-
-def configured(name: str, size: str) -> ModelConfig:
-    """Give a preset at a resolution such as `1024x768`."""
-    height, width = map(int, size.split("x"))
-    return dataclasses.replace(PRESETS[name], image_size=(height, width))
 
 
 def calculate(name: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -84,49 +85,84 @@ def calculate(name: str, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def measure_all(rows: list[dict[str, Any]], longest_s: float) -> None:
-    """Fill in what can be measured, the cheapest first: each tells how long the next will take."""
+def measure_all(rows: Sequence[dict[str, Any]], models: Sequence[str], longest_s: float) -> None:
+    """Fill in what can be measured, small models first: each tells how long the next will take."""
     for dtype in DTYPES:
-        flops_per_s = 10e9
-        for row in sorted(rows, key=lambda row: row["flops"]):
+        for model in sorted(models, key=lambda name: rows_of(rows, name)[0]["flops"]):
             # On the CPU, depthwise convolutions in bfloat16 crash some builds of torch.
-            if dtype == "bfloat16" and not PRESETS[row["model"]].vit:
+            if dtype == "bfloat16" and not PRESETS[model].vit:
                 continue
-            bytes_needed = row["weight_bytes"][dtype] + 2 * row["activation_bytes"][dtype] + SPARE_BYTES
-            expected_s = row["flops"] / flops_per_s
-            what = f"{row['model']} {row['size']} {dtype}"
-            if expected_s > longest_s or bytes_needed > free_bytes():
-                print(f"{what}: not measured; {expected_s:.0f} s, {bytes_needed / 1e9:.1f} GB", file=sys.stderr)
+            longest_flops = longest_s * flops_per_s(rows, dtype)
+            chosen = [row for row in rows_of(rows, model) if row["flops"] <= longest_flops and fits(row, dtype)]
+            if not chosen:
                 continue
-            command = [sys.executable, __file__, "--one", row["model"], row["size"], dtype]
-            # The affinity of this process holds for its children, too.
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = row["measured"][dtype] = json.loads(done.stdout)
-            if row["flops"] > 1e10:  # below, what surrounds the arithmetic takes the time
-                flops_per_s = row["flops"] / found["seconds"]
-            print(f"{what}: {found['seconds']:.3f} s", file=sys.stderr)
+            command = [sys.executable, __file__, "--child", model, dtype, *(row["size"] for row in chosen)]
+            done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+            if done.returncode:  # out of memory after all: the others go on
+                print(f"{model} {dtype}: failed with {done.returncode}", file=sys.stderr)
+                continue
+            for row, found in zip(chosen, json.loads(done.stdout), strict=True):
+                row["measured"][dtype] = found
+
+
+def rows_of(rows: Sequence[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """Give the rows of one model, the cheapest first."""
+    return sorted((row for row in rows if row["model"] == model), key=lambda row: row["flops"])
+
+
+def flops_per_s(rows: Sequence[dict[str, Any]], dtype: str) -> float:
+    """Give the speed at the largest transformer measured so far."""
+    measured = [row for row in rows if PRESETS[row["model"]].vit and row["measured"][dtype]]
+    if not measured:
+        return FLOPS_PER_S
+    largest = max(measured, key=lambda row: row["flops"])
+    return largest["flops"] / largest["measured"][dtype]["seconds"]
+
+
+def fits(row: dict[str, Any], dtype: str) -> bool:
+    """Tell whether the free memory is enough; the allocator may keep as much again as the activations."""
+    return row["weight_bytes"][dtype] + 2 * row["activation_bytes"][dtype] + SPARE_BYTES < free_bytes()
 
 
 @torch.inference_mode()
-def measure(name: str, size: str, dtype: str) -> dict[str, Any]:
-    """Time one image; of forward passes under ten seconds the first only warms up, and the median of five counts."""
-    config = configured(name, size)
+def measure(name: str, dtype: str, *sizes: str) -> list[dict[str, Any]]:
+    """Time one image at each resolution, the smallest first: the process never shrinks.
+
+    The first forward pass warms up and the median of up to five more counts, as many as begin within two seconds; if
+    none does, the first counts.
+    """
+    found = []
+    for size in sizes:
+        height, width = map(int, size.split("x"))
+        config = dataclasses.replace(PRESETS[name], image_size=(height, width))
+        model = random_model(config, getattr(torch, dtype))
+        pixels_BCHW = torch.rand(1, config.in_chans, height, width, dtype=getattr(torch, dtype))
+        seconds: list[float] = []
+        started = time.perf_counter()
+        while not seconds or (len(seconds) < 6 and time.perf_counter() - started < 2):
+            begin = time.perf_counter()
+            logits = model(pixels_BCHW)
+            seconds.append(time.perf_counter() - begin)
+        if not logits.isfinite().all():
+            raise ArithmeticError(f"{name} {size} {dtype}: logits {logits.tolist()}")
+        timed = seconds[1:] or seconds
+        print(f"{name} {size} {dtype}: {statistics.median(timed):.3f} s", file=sys.stderr)
+        found.append(
+            {"seconds": statistics.median(timed), "runs": len(timed), "process_bytes": process_bytes()},
+        )
+        del model
+    return found
+
+
+def random_model(config: ModelConfig, dtype: torch.dtype) -> torch.nn.Module:
+    """Build a model in its dtype from the start, its rows alike: drawing billions of numbers would take minutes."""
     with torch.device("meta"):
-        model = build_model(config).eval().to(getattr(torch, dtype))
+        model = build_model(config).eval().to(dtype)
     model.to_empty(device="cpu")
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point():
-            tensor.uniform_(0, 0.02)  # no zeros, whose pages would share memory; nothing below zero, for variances
-    pixels_BCHW = torch.rand(1, config.in_chans, *config.image_size, dtype=getattr(torch, dtype))
-    seconds: list[float] = []
-    while len(seconds) < 6 and (not seconds or seconds[0] < 10):
-        begin = time.perf_counter()
-        logits = model(pixels_BCHW)
-        seconds.append(time.perf_counter() - begin)
-    if not logits.isfinite().all():
-        raise ArithmeticError(f"{name} {size} {dtype}: logits {logits.tolist()}")
-    timed = seconds[1:] or seconds
-    return {"seconds": statistics.median(timed), "runs": len(timed), "process_bytes": process_bytes()}
+            tensor.copy_(0.02 * torch.rand(tensor.shape[-1:]))  # nothing negative: some are variances
+    return model
 
 
 def process_bytes() -> int | None:
@@ -141,57 +177,59 @@ def free_bytes() -> float:
     return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) * 1024 if meminfo.exists() else float("inf")
 
 
-def keep_measurements(rows: list[dict[str, Any]]) -> None:
-    """Take over the measurements of the last results, if they are of the same processor."""
-    path = RESULTS / "cost_table.json"
-    last = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    if last is None or last["machine"]["cpu"] != machine()["cpu"]:
-        return
-    measured = {(row["model"], row["size"]): row["measured"] for row in last["rows"]}
+def keep_measurements(rows: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]) -> None:
+    """Take over the measurements of earlier rows."""
+    measured = {(row["model"], row["size"]): row["measured"] for row in before}
     for row in rows:
         row["measured"] = measured.get((row["model"], row["size"]), row["measured"])
 
 
 TEXT = """# What a model costs
 
-Written by `python benchmarks/cost_table.py`; do not edit. The numbers are in `benchmarks/results/cost_table.json`.
-The same calculation for any other model or resolution: `motivnet.models.cost.cost(config)`.
+Written by `python benchmarks/cost_table.py --measure`; do not edit. The numbers are in
+`benchmarks/results/cost_table.json`. The same calculation for any other model, resolution or dtype is
+`motivnet.models.cost.cost(config)`; it takes a second and no memory.
 
 ## How to choose
 
 - **Resolution first.** A transformer's price follows its tokens, one for every 16x16 pixels. `motivnet-1b` at 512x384
-  has a quarter of the tokens of 1024x768 and takes {quarter:.2f} times the arithmetic, at 768x576 {middle:.2f} times:
-  less than in proportion, because attention grows with their square. What a lower resolution costs in accuracy has to be
-  measured with the weights and the data in question; position embeddings are resized, not trained anew.
-- **Memory is the weights, then the activations.** Weights do not depend on the resolution and are loaded once;
-  activations come on top for every image of a batch. bfloat16 halves both. {memory}
-- **bfloat16 where the processor has it** (AVX-512 BF16 or AMX, any recent GPU): on the machine below {speedup}
-- **Sapiens2 0.1b is the practical transformer**: {small_share:.0%} of the arithmetic of `motivnet-1b` at the same size.
-- **`nano` is the choice without a GPU**: {nano:.0f} times less arithmetic than `motivnet-1b`. `motivnet predict`
-  runs it through onnxruntime, which is faster than the torch of this table: `benchmarks/results/speed_nano.json`.
+  has a quarter of the tokens of 1024x768 and takes {quarter:.2f} times the arithmetic, at 768x576 {middle:.2f} times.
+  What a lower resolution costs in accuracy has to be measured with the weights and the data in question: position
+  embeddings are resized, not trained anew.
+- **Memory is weights, then activations.** Weights are held once, whatever the resolution; activations come on top for
+  every image of a batch. bfloat16 halves both.
+  {memory}
+- **bfloat16 where the processor has it** (AVX-512 BF16 or AMX, any recent GPU).
+  {speedup}
+- **Sapiens2 0.1b is the practical transformer**, with {small_share:.0%} of the arithmetic of `motivnet-1b`.
+- **`nano` is the choice without a GPU**: {nano:,.0f} times less arithmetic than `motivnet-1b`. `motivnet predict`
+  runs it through onnxruntime, not through torch as in this table: `benchmarks/results/speed_nano.json` has its speed.
 
 ## Models
 
-Weights in memory or on disk, at each model's largest resolution. A GB is 10^9 bytes.
+Weights in memory, at each model's largest resolution. A GB is 10^9 bytes, an MB 10^6.
 
 {models}
 
 ## An image
 
-One image, one forward pass of backbone and head; finding faces and decoding come on top. **TFLOPs** counts a
-multiplication and an addition as two: halve it for the multiply-accumulates that many papers, Sapiens' among them, call
-FLOPs. (Sapiens2's authors leave attention out besides: their 0.342 T for the 0.1b encoder is nearly the 0.351 T
-multiply-accumulates of its weights; the whole pass takes 0.526 T.) **Activations** are calculated: the most that is alive
-at once, input included, attention fused. **Seconds** and **process**, the most memory that the whole Python process held,
-are measured with torch {torch} on {cores} cores of *{cpu}*, batch 1.
-Another processor needs its own run. "–" was not measured: too long, too large, or no gain
-(`nano` in bfloat16).
+One forward pass of backbone and head with one image; decoding it and finding faces come on top.
+
+- **TFLOPs** count a multiplication and an addition as two. Halve them for the multiply-accumulates that many papers
+  call FLOPs, those of Sapiens and MotivNet (4.64 T) among them. The figures of Sapiens2's authors are about the
+  multiply-accumulates of the weights alone, without attention: they give 0.342 T for the 0.1b encoder, whose weights
+  take 0.351 T and whose whole forward pass takes 0.526 T.
+- **Activations** are calculated: the most that is alive at once, input included, attention fused.
+- **Seconds** are measured on {cores} cores of *{cpu}* with torch {torch}, in eager mode. Another processor needs its
+  own run of the script.
+- **Process** is the most memory that the whole Python process held in that run.
+- A dash was not measured: it takes too long, does not fit the memory, or (`nano`) gains nothing.
 
 {images}
 """
 
 
-def page(rows: list[dict[str, Any]], cores: int) -> str:
+def page(rows: Sequence[dict[str, Any]], measured_on: dict[str, Any]) -> str:
     """Write the page."""
     found = {(row["model"], row["size"]): row for row in rows}
     flops = {key: row["flops"] for key, row in found.items()}
@@ -205,9 +243,7 @@ def page(rows: list[dict[str, Any]], cores: int) -> str:
         speedup=speedup_text(rows),
         models=markdown_table([model_row(found[name, size_of(name)]) for name in PRESETS]),
         images=markdown_table([image_row(row) for row in rows]),
-        torch=torch.__version__,
-        cores=cores,
-        cpu=machine()["cpu"],
+        **measured_on,
     )
 
 
@@ -215,7 +251,7 @@ def size_of(name: str) -> str:
     return "{}x{}".format(*sizes(PRESETS[name])[0])
 
 
-def memory_text(rows: list[dict[str, Any]]) -> str:
+def memory_text(rows: Sequence[dict[str, Any]]) -> str:
     """Say how much more the measured processes took than was calculated."""
     extra = [
         row["measured"][dtype]["process_bytes"] - row["weight_bytes"][dtype] - row["activation_bytes"][dtype]
@@ -226,12 +262,12 @@ def memory_text(rows: list[dict[str, Any]]) -> str:
     if not extra:
         return "Python and torch come on top."
     return (
-        f"Python, torch and what the allocator keeps came to {min(extra) / 1e9:.1f} to {max(extra) / 1e9:.1f} GB on "
-        "top of both."
+        f"On top of both, Python, torch and what the allocator keeps came to between {min(extra) / 1e9:.2f} and "
+        f"{max(extra) / 1e9:.2f} GB."
     )
 
 
-def speedup_text(rows: list[dict[str, Any]]) -> str:
+def speedup_text(rows: Sequence[dict[str, Any]]) -> str:
     """Say what bfloat16 gains in time."""
     gains = [
         row["measured"]["float32"]["seconds"] / row["measured"]["bfloat16"]["seconds"]
@@ -239,8 +275,8 @@ def speedup_text(rows: list[dict[str, Any]]) -> str:
         if all(row["measured"].values())
     ]
     if not gains:
-        return "not measured."
-    return f"an image takes {min(gains):.1f} to {max(gains):.1f} times less time than in float32."
+        return "Its gain was not measured here."
+    return f"On the processor named below an image takes {min(gains):.1f} to {max(gains):.1f} times less time."
 
 
 def model_row(row: dict[str, Any]) -> dict[str, object]:
@@ -269,10 +305,13 @@ def image_row(row: dict[str, Any]) -> dict[str, object]:
 
 def pair(values: dict[str, float | None], unit: float) -> str:
     """Write the float32 and the bfloat16 value."""
-    return " / ".join(
-        "–" if values[dtype] is None else f"{value:.3g}" if (value := values[dtype] / unit) < 100 else f"{value:.0f}"
-        for dtype in DTYPES
-    )
+    known = [values[dtype] for dtype in DTYPES]
+    return " / ".join("-" if value is None else significant(value / unit) for value in known)
+
+
+def significant(value: float) -> str:
+    """Write three significant digits, never as a power of ten."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 if __name__ == "__main__":

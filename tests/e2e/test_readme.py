@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from skimage import data
+
+from motivnet.checkpoints.keymaps import MOTIVNET_RELEASED
+from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
+from motivnet.models.motivnet import build_model
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,8 +30,21 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the README's examples are run in."""
     Image.open(Path(data.data_dir) / "astronaut.png").convert("RGB").save(tmp_path / "family.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no photograph")
+    write_shallow_motivnet(tmp_path / "MotivNet.pth")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_shallow_motivnet(path: Path) -> None:
+    """Write random weights in the released format: of a released width, but a single block deep."""
+    config = ModelConfig(
+        backbone="sapiens",
+        image_size=(128, 96),
+        vit=VitConfig(embed_dim=1024, depth=1, num_heads=16),
+        head=HeadConfig(dim=64, num_layers=2),
+    )
+    state, _ = MOTIVNET_RELEASED.inverse().apply(build_model(config).state_dict())
+    torch.save(state, path)
 
 
 def tree_paths() -> list[str]:
@@ -58,7 +76,11 @@ def test_first_example_shows_both_statuses(capsys: pytest.CaptureFixture[str]) -
 def test_command_exists_with_its_flags(verb: str, rest: str) -> None:
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     shown = subprocess.run(
-        [sys.executable, "-c", RUN_CLI, verb, "--help"], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-c", RUN_CLI, verb, *re.findall(r"^ ([a-z]+) ", rest)[: verb == "weights"], "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert shown.returncode == 0, shown.stderr
     for flag in re.findall(r"--[a-z-]+", rest):

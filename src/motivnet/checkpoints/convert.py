@@ -6,15 +6,28 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, write_config
+from motivnet.checkpoints.bundle import (
+    CARD_NAME,
+    CONFIG_NAME,
+    ONNX_NAME,
+    WEIGHTS_NAME,
+    Bundle,
+    BundleConfig,
+    write_config,
+)
 from motivnet.checkpoints.files import open_weights
-from motivnet.checkpoints.formats import identify, released_config
+from motivnet.checkpoints.formats import Contents, identify
 from motivnet.checkpoints.load import find_weights, load_contents, require_model, write_weights
 from motivnet.errors import CheckpointError, OutputError, unknown_name
+from motivnet.labels import EMOTIONS
 from motivnet.preprocess import PREPROCESSINGS, Preprocessing
 
 DEFAULT_GEOMETRY = "motivnet-pad"
+RELEASED_LICENCE = "unknown: ask the authors; the encoder comes from Sapiens, CC BY-NC 4.0: no commercial use"
+# What the names of a bundle's files begin with.
+_BUNDLE_NAMES = (CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 
 
 def preprocessing_for(geometry: str, image_size: tuple[int, int] | None = None) -> Preprocessing:
@@ -32,6 +45,36 @@ def preprocessing_for(geometry: str, image_size: tuple[int, int] | None = None) 
         raise CheckpointError(unknown_name("geometry", geometry, allowed))
     chosen = PREPROCESSINGS[geometry]
     return dataclasses.replace(chosen, size=tuple(image_size)) if image_size else chosen
+
+
+def released_config(
+    contents: Contents, preprocessing: Preprocessing, *, name: str | None = None, licence: str | None = None
+) -> BundleConfig:
+    """Describe a released model as a bundle would.
+
+    Args:
+        contents: of its file, a whole model.
+        preprocessing: of its input; decides the model's size.
+        name: of the model; None takes the file's.
+        licence: of the weights; None takes what is known of the released file.
+
+    Raises:
+        CheckpointError: if its number of classes is not that of our labels.
+    """
+    config = contents.model_config(preprocessing.size)
+    if config.num_classes != len(EMOTIONS):
+        raise CheckpointError(
+            f"{contents.path}: found a head of {config.num_classes} classes, expected {len(EMOTIONS)}: "
+            f"{', '.join(EMOTIONS)}"
+        )
+    return BundleConfig(
+        name=name or contents.path.stem,
+        summary=f"MotivNet: Sapiens {config.vit and config.vit.embed_dim} wide, ML-Decoder, as released",
+        licence=licence or RELEASED_LICENCE,
+        model=config,
+        preprocessing=preprocessing,
+        provenance={"converted_from": contents.path.name, "format": contents.format},
+    )
 
 
 def convert(
@@ -57,21 +100,35 @@ def convert(
         num_heads: attention heads of the encoder, where neither its width nor its metadata tells.
         name: of the model; None takes the folder's.
         licence: of the weights; None takes what the format's files are under.
-        overwrite: replace a bundle that exists.
+        overwrite: replace a bundle that exists; nothing else is ever replaced.
 
     Raises:
         CheckpointError: if the file is damaged, or no whole model.
         OutputError: if `out` exists, or cannot be written.
     """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already. Allowed: another folder, or overwrite")
-    contents = require_model(identify(open_weights(find_weights(file)), num_heads=num_heads))
+    out = out.resolve()
+    _check_out(out, overwrite=overwrite)
+    opened = open_weights(find_weights(file))
+    contents = require_model(identify(opened, num_heads=num_heads, image_size=image_size))
     own = contents.model_config().image_size
     config = released_config(
         contents, preprocessing_for(geometry, image_size or own), name=name or out.name, licence=licence
     )
     model = load_contents(contents, image_size=config.model.image_size, dtype=dtype)
     return _write(out, config, model)
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write over what exists, and to delete what is no part of a bundle."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise OutputError(f"{out}: exists already. Allowed: another folder, or overwrite")
+    if not (out / CONFIG_NAME).is_file():
+        raise OutputError(f"{out}: no bundle, so it is not replaced. Allowed: another folder")
+    others = sorted(file.name for file in out.iterdir() if not file.name.startswith(_BUNDLE_NAMES))
+    if others:
+        raise OutputError(f"{out}: holds more than a bundle, {others[0]!r}; not replaced. Allowed: another folder")
 
 
 def _write(out: Path, config: BundleConfig, model: torch.nn.Module) -> Bundle:
@@ -82,8 +139,8 @@ def _write(out: Path, config: BundleConfig, model: torch.nn.Module) -> Bundle:
         if out.exists():
             shutil.rmtree(out)
         unfinished.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{out}: cannot be written: {error}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Bundle(out, config)

@@ -11,14 +11,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.checkpoints.files import WeightsFile, open_weights
 from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2, KeyMap
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, ConfigError
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 
@@ -62,8 +61,11 @@ class Contents:
     head: HeadConfig | None = None
     num_classes: int | None = None
 
-    def model_config(self) -> ModelConfig:
-        """Give the dimensions of the model, at the file's own size; of a `backbone` with a head that is not in it.
+    def model_config(self, image_size: tuple[int, int] | None = None) -> ModelConfig:
+        """Give the dimensions of the model; of a `backbone` with a head that is not in it.
+
+        Args:
+            image_size: (height, width) in pixels; None takes the file's own.
 
         Raises:
             CheckpointError: if the number of attention heads is unknown, or the dimensions do not fit together.
@@ -77,14 +79,18 @@ class Contents:
                 f"off its tensors. Allowed: num_heads=, metadata 'num_heads' in safetensors, or a released width "
                 f"({released})"
             )
-        return ModelConfig(
-            backbone=self.backbone,
-            image_size=self.image_size,
-            in_chans=self.in_chans,
-            num_classes=self.num_classes or len(EMOTIONS),
-            vit=self.vit,
-            head=self.head or HeadConfig(),
-        )
+        height, width = image_size or self.image_size
+        try:
+            return ModelConfig(
+                backbone=self.backbone,
+                image_size=(height, width),
+                in_chans=self.in_chans,
+                num_classes=self.num_classes or len(EMOTIONS),
+                vit=self.vit,
+                head=self.head or HeadConfig(),
+            )
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +154,7 @@ def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspec
 
 
 def _is_class_token(contents: Contents, name: str) -> bool:
-    return contents.backbone == "sapiens" and name.split(".")[-1] == "cls_token"
+    return contents.part == "backbone" and contents.backbone == "sapiens" and name.split(".")[-1] == "cls_token"
 
 
 def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Contents:
@@ -165,7 +171,7 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: tup
     for mark, read in FORMATS.values():
         if any(re.fullmatch(mark, name) for name in file.tensors):
             contents = read(file, num_heads, image_size)
-            _check_dtypes(contents)
+            _check_tensors(contents)
             return contents
     if any(name.startswith("backbone.net.") for name in file.tensors):
         raise CheckpointError(
@@ -230,7 +236,7 @@ def _read_sapiens2(file: WeightsFile, num_heads: int | None, image_size: tuple[i
         num_heads=num_heads or width // head_dim,
         patch_size=patch,
         patch_padding=0,
-        mlp_ratio=_shape(file, tensors, "net.blocks.0.mlp.fc2.weight", 2)[1] / width,
+        mlp_ratio=_ratio(_shape(file, tensors, "net.blocks.0.mlp.fc2.weight", 2)[1], width),
         num_kv_heads=min(kv_heads),
     )
     return Contents(
@@ -287,7 +293,7 @@ def _sapiens_dimensions(
         num_heads=num_heads or _number(file, "num_heads") or SAPIENS_HEADS.get(width, 0),
         patch_size=patch,
         patch_padding=0 if class_token else 2,
-        mlp_ratio=_shape(file, encoder, "net.blocks.0.mlp.fc1.weight", 2)[0] / width,
+        mlp_ratio=_ratio(_shape(file, encoder, "net.blocks.0.mlp.fc1.weight", 2)[0], width),
         class_token=class_token,
     )
     rows, columns = _grid(file, num_patches, patch, image_size)
@@ -324,6 +330,12 @@ def _head_dimensions(file: WeightsFile, head: Mapping[str, Tensor], heads_key: s
     return config, num_classes
 
 
+def _ratio(hidden: int, width: int) -> float:
+    """Give the ratio that a model multiplies by its width and rounds down, to get what is hidden."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def _depth(encoder: Mapping[str, Tensor]) -> int:
     return len({name.split(".")[2] for name in encoder if name.startswith("net.blocks.")})
 
@@ -342,45 +354,20 @@ def _number(file: WeightsFile, key: str) -> int | None:
     text = file.metadata.get(key)
     if text is None:
         return None
-    if not text.isdecimal() or not int(text):
-        raise CheckpointError(f"{file.path}: metadata {key!r}: found {text!r}, expected a number above 0")
+    if not re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII):
+        raise CheckpointError(f"{file.path}: metadata {key!r}: found {text[:20]!r}, expected a number above 0")
     return int(text)
 
 
-def _check_dtypes(contents: Contents) -> None:
+def _check_tensors(contents: Contents) -> None:
+    for name, tensor in contents.tensors.items():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{contents.path}: {name}: found shape {tuple(tensor.shape)}, more values than the file holds"
+            )
     wrong = collections.Counter(
         str(tensor.dtype) for tensor in contents.tensors.values() if not tensor.is_floating_point()
     )
     if wrong:
         found = ", ".join(f"{count} of {dtype}" for dtype, count in wrong.items())
         raise CheckpointError(f"{contents.path}: found tensors {found}. Allowed: floating point")
-
-
-def released_config(
-    contents: Contents, preprocessing: Any, *, name: str | None = None, licence: str | None = None
-) -> BundleConfig:
-    """Describe a released model as a bundle would.
-
-    Args:
-        contents: of its file, a whole model.
-        preprocessing: of its input; decides the model's size.
-        name: of the model; None takes the file's.
-        licence: of the weights; None takes what Sapiens is under, from which every such file descends.
-
-    Raises:
-        CheckpointError: if its number of classes is not that of our labels.
-    """
-    config = dataclasses.replace(contents.model_config(), image_size=preprocessing.size)
-    if config.num_classes != len(EMOTIONS):
-        raise CheckpointError(
-            f"{contents.path}: found a head of {config.num_classes} classes, expected {len(EMOTIONS)}: "
-            f"{', '.join(EMOTIONS)}"
-        )
-    return BundleConfig(
-        name=name or contents.path.stem,
-        summary=f"MotivNet: Sapiens {config.vit and config.vit.embed_dim} wide, ML-Decoder, as released",
-        licence=licence or "CC BY-NC 4.0 (Sapiens): no commercial use",
-        model=config,
-        preprocessing=preprocessing,
-        provenance={"converted_from": contents.path.name, "format": contents.format},
-    )

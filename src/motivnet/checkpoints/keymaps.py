@@ -41,7 +41,7 @@ class KeyMap:
         renamed: dict[str, TensorT] = {}
         dropped = []
         for name, tensor in state.items():
-            ours = _rename(name.removeprefix(self.wrapper), patterns, self.format)
+            ours = self._rename(name, patterns)
             if ours is None:
                 dropped.append(name)
             elif ours in renamed:
@@ -55,23 +55,23 @@ class KeyMap:
         rules = {ours: self.wrapper + name for name, ours in self.rules.items() if ours is not None}
         return KeyMap(f"{self.format}, inverted", rules)
 
+    def _rename(self, name: str, patterns: list[tuple[re.Pattern[str], str | None]]) -> str | None:
+        bare = name.removeprefix(self.wrapper)
+        for pattern, target in patterns:
+            match = pattern.match(bare)
+            if match:
+                if target is None:
+                    return None
+                number = match.group(1) if match.groups() else ""
+                return target.replace("{i}", number) + bare[match.end() :]
+        raise CheckpointError(f"{self.format}: unexpected tensor {name!r}")
+
     def _longest_first(self) -> list[tuple[str, str | None]]:
         return sorted(self.rules.items(), key=lambda rule: -len(rule[0]))
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)")
-
-
-def _rename(name: str, patterns: list[tuple[re.Pattern[str], str | None]], format_name: str) -> str | None:
-    for pattern, target in patterns:
-        match = pattern.match(name)
-        if match:
-            if target is None:
-                return None
-            number = match.group(1) if match.groups() else ""
-            return target.replace("{i}", number) + name[match.end() :]
-    raise CheckpointError(f"{format_name}: unexpected tensor {name!r}")
 
 
 def _prefixed(rules: Mapping[str, str | None], foreign: str, ours: str) -> dict[str, str | None]:

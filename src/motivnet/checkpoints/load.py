@@ -61,7 +61,7 @@ def load_model(
     path = find_weights(model)
     if path.is_dir():
         return load_bundle(open_bundle(path), image_size=image_size, device=device, dtype=dtype)
-    contents = require_model(identify(open_weights(path), num_heads=num_heads))
+    contents = require_model(identify(open_weights(path), num_heads=num_heads, image_size=image_size))
     return load_contents(contents, image_size=image_size, device=device, dtype=dtype)
 
 
@@ -118,8 +118,7 @@ def load_contents(
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
     """Load a released model that has been identified; arguments and errors as for `load_model`."""
-    own = contents.model_config()
-    config = resized(own, image_size, contents.path)
+    own, config = contents.model_config(), contents.model_config(image_size)
     tensors = fit_encoder(contents.tensors, own, config, prefix="backbone.")
     net = _build(lambda: build_model(config), contents.path)
     return fill(net, tensors, contents.path, device=device, dtype=dtype).eval()
@@ -158,10 +157,10 @@ def load_backbone(
         raise CheckpointError(f"{path}: a head in format {contents.format}, expected an encoder. Allowed: load_head")
     own = contents.model_config()
     assert own.vit
-    keep = own.vit.class_token and (image_size == own.image_size if class_token is None else class_token)
+    keep = own.vit.class_token and (tuple(image_size) == own.image_size if class_token is None else class_token)
     if class_token and not keep:
         raise CheckpointError(f"{path}: format {contents.format} has no class token to keep")
-    config = resized(own, image_size, path)
+    config = contents.model_config(image_size)
     if own.backbone == "sapiens":
         vit = dataclasses.replace(own.vit, class_token=keep, patch_padding=0 if keep else 2)
         config = dataclasses.replace(config, vit=vit)
@@ -306,7 +305,7 @@ def built_without_memory() -> Iterator[None]:
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     with _building:
-        handle = register_module_parameter_registration_hook(to_meta)
+        handle = register_module_parameter_registration_hook(to_meta)  # pyright: ignore[reportArgumentType]
         try:
             yield
         finally:
@@ -317,7 +316,7 @@ def _build(build: Callable[[], ModuleT], where: Path) -> ModuleT:
     try:
         with built_without_memory():
             return build()
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if one layer alone is beyond all memory
         raise CheckpointError(f"{where}: {error}") from None
 
 

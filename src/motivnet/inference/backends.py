@@ -21,6 +21,11 @@ OUTPUT_NAME = "logits"
 class Backend(Protocol):
     """Anything that runs a model. Implementations may be called from several threads at once."""
 
+    @property
+    def max_batch(self) -> int | None:
+        """Images at once beyond which nothing is gained, or memory ends; None if it does not matter."""
+        ...
+
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
         """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
         ...
@@ -28,6 +33,8 @@ class Backend(Protocol):
 
 class OnnxBackend:
     """A bundle's ONNX file in onnxruntime, on the CPU."""
+
+    max_batch: int | None = None
 
     def __init__(self, bundle: Bundle, *, path: Path | None = None, threads: int | None = None) -> None:
         """Load the model and check that it is the one that the bundle describes.

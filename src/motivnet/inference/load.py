@@ -26,13 +26,16 @@ class Runtime:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the backend.
+        """Check the backend and the threads.
 
         Raises:
-            ConfigError: if there is none of that name, or torch's settings are asked of ONNX.
+            ConfigError: if there is no backend of that name, torch's settings are asked of ONNX, or `threads` is
+                below 1.
         """
         if self.backend not in BACKENDS:
             raise ConfigError(f"unknown backend {self.backend!r}. Allowed: {', '.join(BACKENDS)}")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads {self.threads}: must be at least 1")
         if self.backend == "onnx" and self.needs_torch:
             raise ConfigError("backend 'onnx' runs on the CPU, at the size and precision of its file. Allowed: torch")
 
@@ -64,8 +67,10 @@ def load_backend(model: str | Path, runtime: Runtime) -> tuple[BundleConfig, Bac
 def _load_bundle(bundle: Bundle, runtime: Runtime) -> tuple[BundleConfig, Backend]:
     if runtime.geometry is not None:
         raise ConfigError(f"geometry belongs to released files; bundle {bundle.config.name!r} states its own")
-    wants_onnx = runtime.backend == "onnx" or (runtime.backend == "auto" and not runtime.needs_torch)
-    if wants_onnx and (bundle.onnx.is_file() or not bundle.weights.is_file()):
+    if runtime.num_heads is not None:
+        raise ConfigError(f"num_heads belongs to released files; bundle {bundle.config.name!r} states its own")
+    has_onnx = bundle.onnx.is_file() or not bundle.weights.is_file()
+    if runtime.backend == "onnx" or (runtime.backend == "auto" and not runtime.needs_torch and has_onnx):
         return bundle.config, OnnxBackend(bundle, threads=runtime.threads)
     with _needs_torch():
         from motivnet.checkpoints.load import load_bundle, resized
@@ -91,13 +96,14 @@ def _load_released(model: str | Path, runtime: Runtime) -> tuple[BundleConfig, B
         return _load_bundle(open_bundle(path), runtime)
     if runtime.backend == "onnx":
         raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
-    from motivnet.checkpoints.convert import DEFAULT_GEOMETRY, preprocessing_for
+    from motivnet.checkpoints.convert import DEFAULT_GEOMETRY, preprocessing_for, released_config
     from motivnet.checkpoints.files import open_weights
-    from motivnet.checkpoints.formats import identify, released_config
+    from motivnet.checkpoints.formats import identify
     from motivnet.checkpoints.load import load_contents, require_model
     from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
 
-    contents = require_model(identify(open_weights(path), num_heads=runtime.num_heads))
+    file = open_weights(path)
+    contents = require_model(identify(file, num_heads=runtime.num_heads, image_size=runtime.image_size))
     size = runtime.image_size or contents.image_size
     config = released_config(contents, preprocessing_for(runtime.geometry or DEFAULT_GEOMETRY, size))
     _set_threads(runtime)

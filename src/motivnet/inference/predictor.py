@@ -97,7 +97,7 @@ class Predictor:
             model: name of an embedded model, folder of a bundle, file in a released format such as MotivNet.pth, or a
                 name that `motivnet weights list` knows.
             detector: a name that `load_detector` knows, or a detector; `whole` for images that are crops of faces.
-            batch_size: most faces that go through the model at once.
+            batch_size: most faces that go through the model at once; fewer where memory or a large model asks for it.
             workers: threads that decode images and look for faces.
             limits: sizes beyond which an image is unreadable; None takes the defaults.
             backend: `onnx`, `torch`, or `auto`: ONNX where the bundle has it and nothing is asked for that only torch
@@ -129,7 +129,8 @@ class Predictor:
             threads=threads,
         )
         config, runs = load_backend(model, runtime)
-        return cls(config, runs, found, batch_size=batch_size, workers=workers, limits=limits)
+        most = min(batch_size, runs.max_batch or batch_size)
+        return cls(config, runs, found, batch_size=most, workers=workers, limits=limits)
 
     def predict(self, inputs: "ImageSource | Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
         """Predict one image, or several.

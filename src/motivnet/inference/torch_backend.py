@@ -22,6 +22,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps", "cuda:N")
 
 # The share of free memory that a batch may take: the rest is for what kernels need inside, and for other programs.
 MEMORY_SHARE = 0.5
+# Arithmetic that keeps a CPU busy for seconds: a larger batch is no faster, and makes people wait for their first result.
+CPU_BATCH_FLOPS = 1e12
 
 
 class TorchBackend:
@@ -64,7 +66,8 @@ class TorchBackend:
 
     def _logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            pixels = torch.from_numpy(pixels_BCHW).to(self.device, self.dtype)
+            # A copy of its own: torch takes neither arrays that are read-only nor ones that run backwards.
+            pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(self.device, self.dtype)
             return self._run(pixels).float().cpu().numpy()
 
 
@@ -109,14 +112,17 @@ def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        has = torch.cpu.get_capabilities()
+        has = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
         return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     return False
 
 
 def max_batch(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
     """Say how many images may go through a model at once in the memory that is free now; at least one."""
-    free = free_bytes(device)
+    free, image = free_bytes(device), cost(config, dtype=dtype)
     if free is None:
         return 1
-    return max(1, int(MEMORY_SHARE * free) // cost(config, dtype=dtype).activation_bytes)
+    fits = int(MEMORY_SHARE * free) // image.activation_bytes
+    if device.type == "cpu":
+        fits = min(fits, int(CPU_BATCH_FLOPS) // image.flops)
+    return max(1, fits)

@@ -11,6 +11,7 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from motivnet.models.config import VitConfig
 
@@ -110,30 +111,77 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
         drop_path: stochastic depth, in training.
 
     Raises:
-        ValueError: if timm has no such model, or it cannot be built for these settings.
+        ValueError: if timm has no such model, it cannot take such images, or it gives no tokens.
     """
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
-        raise ValueError(f"timm has no model {name!r}; near it: {', '.join(close) or 'none'}")
-    settings: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, "global_pool": ""}
+    published = _published(name)
+    settings: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0}
     if drop_path:
         settings["drop_path_rate"] = drop_path
-    published = timm.get_pretrained_cfg(name)
     # Position embeddings and windows are built for one size; convolutions know no such argument.
     if published is not None and published.fixed_input_size:
         settings["img_size"] = image_size
     try:
-        return Backbone(_create(name, settings))
-    except (AssertionError, TypeError) as error:
-        raise ValueError(f"timm cannot build {name} with {settings}: {error}") from None
+        backbone = Backbone(_create(name, settings))
+        _rehearse(backbone, image_size, in_chans)
+    except (*UNFIT, RuntimeError) as error:
+        height, width = image_size
+        raise ValueError(
+            f"timm's {name} cannot be a backbone for images of {height}x{width} with {in_chans} channel(s): "
+            f"{str(error) or type(error).__name__}"
+        ) from None
+    return backbone
+
+
+# What timm's models raise at settings or sizes that they cannot take, beside RuntimeError.
+UNFIT = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+
+
+def _published(name: str) -> Any:
+    """Give what timm says of a model's published weights, or None.
+
+    Raises:
+        ValueError: if it has no model of that name, or no weights of that tag.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = timm.list_models(f"*{architecture.split('_')[0]}*")[:8]
+        raise ValueError(f"timm has no model {name!r}; near it: {', '.join(close) or 'none'}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tagged = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(
+            f"timm has no weights {tag!r} of {architecture}. Allowed: {', '.join([architecture, *tagged])}"
+        ) from None
 
 
 def _create(name: str, settings: dict[str, Any]) -> nn.Module:
     try:
+        # With pooling, some transformers would leave out the norm of their tokens.
+        return timm.create_model(name, global_pool="", **settings)
+    except (AssertionError, TypeError):
+        # Others insist on their own pooling, which comes after the tokens that are wanted here.
         return timm.create_model(name, **settings)
-    except AssertionError:
-        # Some classifiers insist on pooling, which comes after the tokens that are wanted here.
-        return timm.create_model(name, **dict[str, Any](settings, global_pool="token"))
+
+
+def _rehearse(backbone: Backbone, image_size: tuple[int, int], in_chans: int) -> None:
+    """Run a backbone on shapes alone, without memory or arithmetic, so that what does not fit shows at once.
+
+    Raises:
+        ValueError: if what it gives is no tokens of its width. timm's models raise whatever they do.
+    """
+    weights = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())
+    }
+    backbone.eval()
+    with torch.device("meta"), torch.no_grad():
+        tokens_BND = functional_call(backbone, weights, torch.empty(1, in_chans, *image_size))
+    # Some keep tables of evaluation, now without content, which training clears.
+    backbone.train()
+    _, num_tokens, width = tokens_BND.shape
+    if num_tokens < 1 or width != backbone.embed_dim:
+        raise ValueError(f"it gives {num_tokens} token(s) of width {width}, expected some of {backbone.embed_dim}")
 
 
 def resize_positions(

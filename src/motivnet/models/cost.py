@@ -32,7 +32,8 @@ class Cost:
             attention, which are all but a hundredth of a transformer.
         weight_bytes: of parameters and buffers.
         activation_bytes: the most that is alive at once beyond the weights, the input included, for the whole batch.
-            Scratch memory inside kernels is not seen; attention is taken as fused, without its (N, N) matrix.
+            Attention is taken as fused, without its (N, N) matrix. A process holds more than this, since an allocator
+            keeps freed blocks: with glibc up to as much again.
     """
 
     parameters: int
