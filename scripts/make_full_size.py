@@ -2,8 +2,8 @@
 
 python scripts/make_full_size.py scratch/MotivNet.pth [--size 1b] [--format motivnet]
 
-It stands in for files that cannot be had everywhere: loading, converting and running it takes the time and memory that the
-released one would take. Its answers mean nothing.
+It stands in for files that cannot be had everywhere: loading, converting and running it takes the time and memory that
+the released one would take. Its answers mean nothing.
 """
 
 import argparse

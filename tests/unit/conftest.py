@@ -1,6 +1,7 @@
 """What unit tests share: tiny files in the released formats, written from models with random weights."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def pixels() -> "Callable[..., Tensor]":
     import torch
 
     def make(height: int, width: int, *, batch: int = 1, channels: int = 3) -> "Tensor":
-        count = batch * channels * height * width
-        return torch.sin(0.37 * torch.arange(count, dtype=torch.float64)).float().reshape(batch, channels, height, width)
+        shape = (batch, channels, height, width)
+        return torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape)
 
     return make

@@ -7,9 +7,10 @@ import pytest
 import motivnet
 from motivnet.errors import MissingExtraError
 
+NEED_TORCH = ("load_backbone", "load_head", "load_model")
 PUBLIC = {
     *("EMOTIONS", "Box", "Emotion", "FaceResult", "ImageResult", "LabelSet", "MotivNetError", "Predictor"),
-    *("Preprocessing", "__version__", "decode_image", "load_detector", "load_model"),
+    *("Preprocessing", "__version__", "decode_image", "load_detector", *NEED_TORCH),
 }
 HEAVY = ("torch", "cv2", "onnxruntime", "PIL", "numpy", "pyarrow", "timm", "lightning", "rich")
 
@@ -20,22 +21,24 @@ def test_public_names_are_these_and_no_others():
     assert set(dir(motivnet)) == PUBLIC
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC - {"load_model"}))
+@pytest.mark.parametrize("name", sorted(PUBLIC - {*NEED_TORCH}))
 def test_public_names_exist(name):
     assert getattr(motivnet, name) is not None
 
 
-def test_load_model_is_the_one_of_checkpoints():
+@pytest.mark.parametrize("name", NEED_TORCH)
+def test_loaders_are_those_of_checkpoints(name):
     pytest.importorskip("torch")
-    assert motivnet.load_model is importlib.import_module("motivnet.checkpoints.load").load_model
+    assert getattr(motivnet, name) is getattr(importlib.import_module("motivnet.checkpoints.load"), name)
 
 
-def test_load_model_without_torch_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(vars(motivnet), "load_model", raising=False)
+@pytest.mark.parametrize("name", NEED_TORCH)
+def test_loaders_without_torch_say_what_to_install(monkeypatch, name):
+    monkeypatch.delitem(vars(motivnet), name, raising=False)
     monkeypatch.delitem(sys.modules, "motivnet.checkpoints.load", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'motivnet\[train\]'"):
-        _ = motivnet.load_model
+    with pytest.raises(MissingExtraError, match=r"pip install 'motivnet\[torch\]'"):
+        getattr(motivnet, name)
 
 
 def test_unknown_names_are_attribute_errors():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -223,9 +224,13 @@ def fit_encoder(
     if own.vit.class_token and not wanted.vit.class_token:
         fitted.pop(prefix + CLASS_TOKEN)
         fitted[positions] = fitted[positions][:, 1:]
-    if own.image_size != wanted.image_size and positions in fitted:
-        grids = (_grid(own.image_size, own.vit), _grid(wanted.image_size, wanted.vit))
-        fitted[positions] = resize_positions(fitted[positions], *grids, num_prefix_tokens=int(wanted.vit.class_token))
+    if own.image_size == wanted.image_size or positions not in fitted:
+        return fitted
+    old_grid, new_grid = _grid(own.image_size, own.vit), _grid(wanted.image_size, wanted.vit)
+    num_prefix_tokens = int(wanted.vit.class_token)
+    # Positions of any other shape stay as they are, for `fill` to refuse.
+    if fitted[positions].shape == (1, num_prefix_tokens + math.prod(old_grid), own.vit.embed_dim):
+        fitted[positions] = resize_positions(fitted[positions], old_grid, new_grid, num_prefix_tokens=num_prefix_tokens)
     return fitted
 
 

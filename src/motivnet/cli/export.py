@@ -15,7 +15,9 @@ def export(
     ] = "fp32",
     external_data: Annotated[
         bool,
-        typer.Option("--external-data", help="Weights in a file beside it, OUT.data, as they are in any case over 2 GB."),
+        typer.Option(
+            "--external-data", help="Weights in a file beside it, OUT.data, as they are in any case over 2 GB."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an ONNX file that exists.")] = False,
 ) -> None:

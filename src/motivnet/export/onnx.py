@@ -1,7 +1,7 @@
 """A model as ONNX: batch of any size in, logits out, labels and preprocessing in its metadata.
 
-Weights over 2 GB do not fit into one ONNX file: they then stand beside it, as `model.onnx.data` beside `model.onnx`.
-The graph names them without a folder, so the pair can be moved, but neither file can be renamed.
+Weights over 1 GB stand beside the file, as `model.onnx.data` beside `model.onnx`; one file could not hold 2 GB. The
+graph names them without a folder: the pair can be moved, but the weights cannot be renamed.
 
 In half precision only the storage is halved: each matrix is kept in float16 or bfloat16 and cast to float32 on loading.
 Input, arithmetic and output stay float32, because onnxruntime's CPU provider has next to no kernels for the rest: it
@@ -44,8 +44,8 @@ PRECISIONS = {
 # What takes matrices. Biases, norms, positions and rotary tables are small, and lose more by rounding.
 MATRIX_OPS = {"Conv", "Gemm", "MatMul", "Split"}
 
-# A protobuf must stay below 2 GiB, and the graph itself takes some megabytes.
-MAX_INLINE_BYTES = 2_000_000_000
+# One file may hold 2 GiB, but is put together in memory, at four times its size. Weights apart are written one by one.
+MAX_INLINE_BYTES = 1_000_000_000
 
 
 def export_onnx(
@@ -75,12 +75,11 @@ def export_onnx(
     if dtype not in PRECISIONS:
         raise ExportError(f"dtype {dtype}. Allowed: {', '.join(map(str, PRECISIONS))}")
     path = path or bundle.onnx
-    model = _trace(bundle)
-    _store_matrices(model.graph, PRECISIONS[dtype])
-    model.metadata_props.update(metadata(bundle, dtype))
     try:
         with _finished(path) as unfinished:
-            _write(model, unfinished, external_data=external_data)
+            _write(bundle, unfinished, dtype, external_data=external_data)
+            # By its path, since what is over 2 GB cannot be handed over.
+            onnx.checker.check_model(str(unfinished), full_check=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
@@ -103,8 +102,18 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
     }
 
 
+def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: bool) -> None:
+    model = _trace(bundle)
+    _store_matrices(model.graph, PRECISIONS[dtype])
+    model.metadata_props.update(metadata(bundle, dtype))
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in weights if tensor is not None)
+    external = external_data or size > MAX_INLINE_BYTES
+    onnx_ir.save(model, path, external_data=data_path(path).name if external else None)
+
+
 def _trace(bundle: Bundle) -> onnx_ir.Model:
-    """Make the graph. Nothing of torch outlives this, but the tensors that the graph still shares with it."""
+    """Make the graph, whose weights are views of the loaded ones: no copy is made."""
     model = load_bundle(bundle)
     height, width = bundle.config.model.image_size
     # Two images, since torch would take a batch of one for a constant.
@@ -156,15 +165,6 @@ def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_
         return onnx_ir.Tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype)
 
     return onnx_ir.LazyTensor(convert, dtype=dtype, shape=onnx_ir.Shape(tensor.shape))
-
-
-def _write(model: onnx_ir.Model, path: Path, *, external_data: bool) -> None:
-    values = model.graph.initializers.values()
-    size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
-    external = data_path(path).name if external_data or size > MAX_INLINE_BYTES else None
-    onnx_ir.save(model, path, external_data=external)
-    # By its path, since what is over 2 GB cannot be handed over.
-    onnx.checker.check_model(str(path), full_check=True)
 
 
 @contextlib.contextmanager

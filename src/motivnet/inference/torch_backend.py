@@ -3,7 +3,8 @@
 Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W width.
 """
 
-from typing import Literal
+import contextlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +15,15 @@ from motivnet.errors import ConfigError
 from motivnet.models.backbone import has_depthwise
 from motivnet.models.config import ModelConfig
 from motivnet.models.cost import cost
+from motivnet.models.cpu_attention import BlockedAttention
 from motivnet.models.motivnet import MotivNet
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "mps", "cuda:N")
 
 # The share of free memory that a batch may take: the rest is for what kernels need inside, and for other programs.
 MEMORY_SHARE = 0.5
-# Arithmetic that keeps a CPU busy for seconds: a larger batch is no faster, and makes people wait for their first result.
+# Arithmetic that keeps a CPU busy for seconds: a larger batch is no faster, and the first result takes longer.
 CPU_BATCH_FLOPS = 1e12
 
 
@@ -43,11 +44,15 @@ class TorchBackend:
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         if self.device.type == "cpu" and self.dtype != torch.float32 and has_depthwise(model):
-            raise ConfigError(f"dtype {self.dtype}: this model has depthwise convolutions. Allowed on a CPU: fp32")
+            found = str(self.dtype).removeprefix("torch.")
+            raise ConfigError(f"dtype {found}: this model has depthwise convolutions. Allowed on a CPU: fp32")
         self.max_batch = max_batch(config, self.device, self.dtype)
         self._run: nn.Module = model
+        self._attention: type[Any] = contextlib.nullcontext
         if compiled:
             self._run = torch.compile(model)  # type: ignore[assignment]
+        elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and not _cpu_has("amx_bf16"):
+            self._attention = BlockedAttention
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
         """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
@@ -65,7 +70,7 @@ class TorchBackend:
         return np.concatenate(parts)
 
     def _logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._attention():
             # A copy of its own: torch takes neither arrays that are read-only nor ones that run backwards.
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(self.device, self.dtype)
             return self._run(pixels).float().cpu().numpy()
@@ -83,15 +88,10 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"unknown device {name!r}. Allowed: {', '.join(DEVICES)}") from None
-    here = {
-        "cpu": device.index is None,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not here.get(device.type, False):
-        raise ConfigError(
-            f"device {name!r} is not on this machine. Allowed: auto, {', '.join(k for k in here if here[k])}"
-        )
+    num_here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= num_here.get(device.type, 0):
+        allowed = ", ".join(kind for kind, number in num_here.items() if number)
+        raise ConfigError(f"device {name!r} is not on this machine. Allowed: auto, {allowed}")
     return device
 
 
@@ -111,10 +111,13 @@ def choose_dtype(name: str, device: torch.device, config: ModelConfig) -> torch.
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
-        return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-    return False
+    return device.type == "cpu" and _cpu_has("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _cpu_has(*features: str) -> bool:
+    """Say whether the processor has one of these features, under torch's names for them."""
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
+    return any(has.get(name, False) for name in features)
 
 
 def max_batch(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:

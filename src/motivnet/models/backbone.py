@@ -3,11 +3,13 @@
 Shape suffixes: B images, C channels, H height, W width of the input; N tokens, D token width.
 """
 
+import difflib
 import functools
 from typing import Any, cast
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from motivnet.models.config import VitConfig
 
 # Sapiens2 shares key and value heads between queries in all blocks but the first and the last eight.
 SAPIENS2_FULL_BLOCKS = 8
+
+# What timm's models raise at settings or sizes that they cannot take.
+UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class Backbone(nn.Module):
@@ -123,17 +128,15 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
     try:
         backbone = Backbone(_create(name, settings))
         _rehearse(backbone, image_size, in_chans)
-    except (*UNFIT, RuntimeError) as error:
-        height, width = image_size
+    except UNFIT as error:
+        (height, width), own = image_size, ""
+        if published is not None:
+            own = " (its own are of {1}x{2} with {0})".format(*published.input_size)
         raise ValueError(
-            f"timm's {name} cannot be a backbone for images of {height}x{width} with {in_chans} channel(s): "
+            f"timm's {name} cannot be a backbone for images of {height}x{width} with {in_chans} channel(s){own}: "
             f"{str(error) or type(error).__name__}"
         ) from None
     return backbone
-
-
-# What timm's models raise at settings or sizes that they cannot take, beside RuntimeError.
-UNFIT = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 def _published(name: str) -> Any:
@@ -144,7 +147,7 @@ def _published(name: str) -> Any:
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        close = timm.list_models(f"*{architecture.split('_')[0]}*")[:8]
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=8)
         raise ValueError(f"timm has no model {name!r}; near it: {', '.join(close) or 'none'}")
     try:
         return timm.get_pretrained_cfg(name)
@@ -168,20 +171,44 @@ def _rehearse(backbone: Backbone, image_size: tuple[int, int], in_chans: int) ->
     """Run a backbone on shapes alone, without memory or arithmetic, so that what does not fit shows at once.
 
     Raises:
-        ValueError: if what it gives is no tokens of its width. timm's models raise whatever they do.
+        ValueError: if what it gives is not tokens of its width, one a place. timm's models raise whatever they do.
     """
+    patches = getattr(backbone.net, "patch_embed", None)
+    # Else the rows and columns that are left over would be cut off without a word.
+    if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
+        rest = [side % patch for side, patch in zip(image_size, patches.patch_size, strict=True)]
+        if any(rest):
+            raise ValueError(f"height and width must be divisible by its patches of {patches.patch_size}")
+    rehearsal = _Rehearsal(backbone)
     weights = {
         name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())
+        for name, tensor in (*rehearsal.named_parameters(), *rehearsal.named_buffers())
     }
-    backbone.eval()
+    rehearsal.eval()
     with torch.device("meta"), torch.no_grad():
-        tokens_BND = functional_call(backbone, weights, torch.empty(1, in_chans, *image_size))
+        (_, num_tokens, width), num_places = functional_call(rehearsal, weights, torch.empty(1, in_chans, *image_size))
     # Some keep tables of evaluation, now without content, which training clears.
-    backbone.train()
-    _, num_tokens, width = tokens_BND.shape
+    rehearsal.train()
     if num_tokens < 1 or width != backbone.embed_dim:
         raise ValueError(f"it gives {num_tokens} token(s) of width {width}, expected some of {backbone.embed_dim}")
+    # A few merge neighbours on their way out: then the places are a multiple.
+    if num_places % num_tokens:
+        raise ValueError(f"it gives {num_tokens} tokens for {num_places} places, so some are of another kind")
+
+
+class _Rehearsal(nn.Module):
+    """The shape of a backbone's tokens, and the number of places in its last feature map as timm tells it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[torch.Size, int]:
+        shape, net = self.backbone(pixels_BCHW).shape, cast(Any, self.backbone.net)
+        if not hasattr(net, "forward_intermediates"):
+            return shape, shape[1]
+        (features_BDHW,) = net.forward_intermediates(pixels_BCHW, indices=1, intermediates_only=True)
+        return shape, features_BDHW[0, 0].numel()
 
 
 def resize_positions(

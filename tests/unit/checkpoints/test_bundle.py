@@ -130,7 +130,10 @@ def test_a_damaged_config_is_named(tmp_path, content, message):
         (lambda data: data.pop("licence"), "missing licence"),
         (lambda data: data.update(name=5), "name: expected str, found 5"),
         (lambda data: data["model"].update(depth=3), "model: unknown setting 'depth'"),
-        (lambda data: data["model"].update(backbone="resnet"), "backbone 'resnet'. Allowed: sapiens, timm:NAME"),
+        (
+            lambda data: data["model"].update(backbone="resnet"),
+            "backbone 'resnet'. Allowed: sapiens, sapiens2, timm:NAME",
+        ),
         (
             lambda data: data["preprocessing"].update(geometry="squash"),
             "preprocessing.geometry: 'squash' is not allowed",

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("timm")
-
-from motivnet.checkpoints.files import WeightsFile, open_weights  # noqa: E402
-from motivnet.checkpoints.formats import FORMATS, Inspection, identify, inspect_weights  # noqa: E402
-from motivnet.errors import CheckpointError  # noqa: E402
-from motivnet.labels import EMOTIONS  # noqa: E402
-from motivnet.models.config import HeadConfig, ModelConfig, VitConfig  # noqa: E402
+from motivnet.checkpoints.files import WeightsFile, open_weights
+from motivnet.checkpoints.formats import FORMATS, Inspection, identify, inspect_weights
+from motivnet.errors import CheckpointError
+from motivnet.labels import EMOTIONS
+from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 
 Tensors = dict[str, torch.Tensor]
 
@@ -317,7 +315,7 @@ class TestStrictness:
     def test_one_integer_among_floats(self, released: Callable) -> None:
         name = "backbone.layers.0.attn.qkv.weight"
         written = released("sapiens-task", edit=lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
-        with pytest.raises(CheckpointError, match="found tensors 1 of torch.int8"):
+        with pytest.raises(CheckpointError, match=r"found tensors 1 of torch.int8"):
             inspect_weights(written.path)
 
     def test_integers_among_what_is_dropped_do_no_harm(self, released: Callable) -> None:

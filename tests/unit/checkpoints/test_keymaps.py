@@ -1,11 +1,9 @@
 """The maps are complete and invertible against modules that are really built, and agree with independent witnesses."""
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("timm")
-
-from motivnet.checkpoints.keymaps import (  # noqa: E402
+from motivnet.checkpoints.keymaps import (
     ML_DECODER_UPSTREAM,
     MOTIVNET_BUNDLE,
     MOTIVNET_RELEASED,
@@ -14,10 +12,10 @@ from motivnet.checkpoints.keymaps import (  # noqa: E402
     TORCHVISION_MOBILENET_V2,
     KeyMap,
 )
-from motivnet.checkpoints.load import load_strict  # noqa: E402
-from motivnet.errors import CheckpointError  # noqa: E402
-from motivnet.models.config import HeadConfig, ModelConfig, VitConfig  # noqa: E402
-from motivnet.models.motivnet import build_backbone, build_head, build_model  # noqa: E402
+from motivnet.checkpoints.load import load_strict
+from motivnet.errors import CheckpointError
+from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
+from motivnet.models.motivnet import build_backbone, build_head, build_model
 
 HEAD = HeadConfig(dim=16, ff_dim=8, num_layers=2, num_queries=3)
 VIT = VitConfig(embed_dim=24, depth=12, num_heads=3)
@@ -53,7 +51,7 @@ cls_token pos_embed patch_embed.projection.weight patch_embed.projection.bias
 layers.0.ln1.weight layers.0.ln1.bias layers.0.attn.qkv.weight layers.0.attn.qkv.bias layers.0.attn.proj.weight
 layers.0.attn.proj.bias layers.0.ln2.weight layers.0.ln2.bias layers.0.ffn.layers.0.0.weight
 layers.0.ffn.layers.0.0.bias layers.0.ffn.layers.1.weight layers.0.ffn.layers.1.bias ln1.weight ln1.bias
-""".split()
+"""
 ML_DECODER_NAMES = """
 decoder.embed_standart.weight decoder.embed_standart.bias decoder.query_embed.weight
 decoder.layers.0.norm1.weight decoder.layers.0.norm1.bias decoder.layers.0.norm2.weight decoder.layers.0.norm2.bias
@@ -62,7 +60,7 @@ decoder.layers.0.{attn}.in_proj_weight decoder.layers.0.{attn}.in_proj_bias
 decoder.layers.0.{attn}.out_proj.weight decoder.layers.0.{attn}.out_proj.bias
 decoder.layers.0.linear1.weight decoder.layers.0.linear1.bias decoder.layers.0.linear2.weight
 decoder.layers.0.linear2.bias decoder.duplicate_pooling decoder.duplicate_pooling_bias
-""".split()
+"""
 
 
 @pytest.mark.parametrize(("keymap", "build"), NETS.values(), ids=NETS)
@@ -94,12 +92,12 @@ def test_names_are_the_publishers() -> None:
     )
     model = build_model(config)
     foreign, _ = SAPIENS.inverse().apply(model.backbone.state_dict())
-    assert sorted(foreign) == sorted(f"backbone.{name}" for name in SAPIENS_NAMES)
+    assert sorted(foreign) == sorted(f"backbone.{name}" for name in SAPIENS_NAMES.split())
     foreign, _ = ML_DECODER_UPSTREAM.inverse().apply(model.head.state_dict())
-    assert sorted(foreign) == sorted(name.format(attn="multihead_attn") for name in ML_DECODER_NAMES)
+    assert sorted(foreign) == sorted(name.format(attn="multihead_attn") for name in ML_DECODER_NAMES.split())
     foreign, _ = MOTIVNET_RELEASED.inverse().apply(model.state_dict())
-    encoder = [f"pose_encoder.{name.removeprefix('patch_embed.')}" for name in SAPIENS_NAMES]
-    decoder = [f"decoder.{name.format(attn='self_attn')}" for name in ML_DECODER_NAMES]
+    encoder = [f"pose_encoder.{name.removeprefix('patch_embed.')}" for name in SAPIENS_NAMES.split()]
+    decoder = [f"decoder.{name.format(attn='self_attn')}" for name in ML_DECODER_NAMES.split()]
     assert sorted(foreign) == sorted(encoder + decoder)
 
 

@@ -7,20 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("timm")
-
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
-
-from motivnet import load_backbone, load_head, load_model  # noqa: E402
-from motivnet.checkpoints import load  # noqa: E402
-from motivnet.checkpoints.bundle import ASSETS, BundleConfig, write_config  # noqa: E402
-from motivnet.errors import CheckpointError  # noqa: E402
-from motivnet.models.config import HeadConfig, ModelConfig  # noqa: E402
-from motivnet.models.motivnet import build_model  # noqa: E402
-from motivnet.preprocess import Preprocessing  # noqa: E402
+from motivnet import load_backbone, load_head, load_model
+from motivnet.checkpoints import load
+from motivnet.checkpoints.bundle import ASSETS, BundleConfig, write_config
+from motivnet.errors import CheckpointError
+from motivnet.models.config import HeadConfig, ModelConfig
+from motivnet.models.motivnet import build_model
+from motivnet.preprocess import Preprocessing
 
 Tensors = dict[str, torch.Tensor]
 HEADS = {"num_heads": 3}
@@ -116,7 +113,7 @@ class TestModels:
                 load_model(name)
 
     def test_a_folder_that_is_no_bundle(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="no bundle, which is a folder with a config.json"):
+        with pytest.raises(CheckpointError, match=r"no bundle, which is a folder with a config.json"):
             load_model(tmp_path)
 
     @pytest.mark.parametrize("fetched", ["file", "folder"])
@@ -167,15 +164,12 @@ class TestStrictness:
                 r"patch_embed.proj.weight: found \(24, 3, 16, 8\), expected \(24, 3, 16, 16\)",
             ),
             (
-                lambda tensors: (
-                    [
-                        tensors.update({name.replace("layers.0.", "layers.7.", 1): tensors.pop(name)})
-                        for name in list(tensors)
-                        if name.startswith("pose_encoder.layers.1.")
-                    ]
-                    and tensors.update({"pose_encoder.layers.9.ln1.bias": torch.zeros(24)})
-                ),
-                r"missing backbone.net.blocks.2",
+                lambda tensors: [
+                    tensors.update({name.replace("layers.1.", "layers.5.", 1): tensors.pop(name)})
+                    for name in list(tensors)
+                    if name.startswith("pose_encoder.layers.1.")
+                ],
+                r"\(24 differences\): missing backbone.net.blocks.1",
             ),
             (
                 lambda tensors: tensors.update({"pose_encoder.pos_embed": torch.zeros(2, 12, 24)}),
@@ -224,7 +218,7 @@ class TestStrictness:
         path = tmp_path / "MotivNet.pth"
         path.write_bytes(content)
         for read in (load_model, load_backbone, load_head):
-            with pytest.raises(CheckpointError, match="MotivNet.pth: "):
+            with pytest.raises(CheckpointError, match=r"MotivNet\.pth: "):
                 read(path)
 
 
@@ -245,15 +239,15 @@ class TestPositions:
             mode="bicubic",
             align_corners=False,
         )
-        net = load_backbone(written.path, size, num_heads=2, class_token=False).net
+        net = load_backbone(written.path, size, num_heads=2, class_token=False)
         torch.testing.assert_close(
-            net.pos_embed, expected.flatten(2).transpose(1, 2), atol=1e-6, rtol=0, check_device=True
+            net.get_parameter("net.pos_embed"), expected.flatten(2).transpose(1, 2), atol=1e-6, rtol=0
         )
 
     def test_with_the_class_token_only_the_grid_is_resized(self, released: Callable) -> None:
         written = released("sapiens-pretrain", image_size=(64, 64), metadata=HEADS)
-        with_token = load_backbone(written.path, (96, 32), class_token=True).net.pos_embed
-        without = load_backbone(written.path, (96, 32), class_token=False).net.pos_embed
+        with_token = load_backbone(written.path, (96, 32), class_token=True).get_parameter("net.pos_embed")
+        without = load_backbone(written.path, (96, 32), class_token=False).get_parameter("net.pos_embed")
         assert torch.equal(with_token[:, :1], written.tensors["backbone.pos_embed"][:, :1])
         assert torch.equal(with_token[:, 1:], without)
 
@@ -263,10 +257,10 @@ class TestPositions:
         written = released("motivnet", metadata=HEADS)
         bundle = convert(written.path, tmp_path / "bundle")
         models = [load_model(place, image_size=(96, 96)) for place in (written.path, bundle.path)]
-        expected = load_backbone(written.path, (96, 96)).net.pos_embed
+        expected = load_backbone(written.path, (96, 96)).get_parameter("net.pos_embed")
         with torch.inference_mode():
             for model in models:
-                assert torch.equal(model.backbone.net.pos_embed, expected)
+                assert torch.equal(model.backbone.get_parameter("net.pos_embed"), expected)
                 assert model.backbone(pixels(96, 96)).shape == (1, 36, 24)
 
     def test_its_own_size_changes_nothing(self, released: Callable) -> None:
@@ -281,6 +275,19 @@ class TestPositions:
         for read in reads:
             with pytest.raises(CheckpointError, match=r"weights.safetensors: image_size .*divisible by patch_size 16"):
                 read(path, image_size=size)
+
+    @pytest.mark.parametrize("positions", [11, 20, 24, 3072])
+    def test_a_bundle_with_the_positions_of_another(self, released: Callable, tmp_path: Path, positions: int) -> None:
+        from safetensors.torch import load_file
+
+        from motivnet.checkpoints.convert import convert
+
+        bundle = convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")
+        tensors = load_file(bundle.weights) | {"backbone.net.pos_embed": torch.zeros(1, positions, 24)}
+        load.write_tensors(bundle.weights, tensors)
+        for size in (None, (128, 96)):
+            with pytest.raises(CheckpointError, match=rf"pos_embed: found \(1, {positions}, 24\), expected"):
+                load_model(bundle.path, image_size=size)
 
     def test_a_bundle_at_such_a_size(self, released: Callable, tmp_path: Path) -> None:
         from motivnet.checkpoints.convert import convert
@@ -305,8 +312,8 @@ class TestBackbones:
             assert torch.equal(tokens, written.net(pixels(64, 48, batch=2)))
 
     def test_the_default_size(self, released: Callable) -> None:
-        net = load_backbone(released("sapiens-task", metadata=HEADS).path).net
-        assert net.pos_embed.shape == (1, 3072, 24)
+        net = load_backbone(released("sapiens-task", metadata=HEADS).path)
+        assert net.get_parameter("net.pos_embed").shape == (1, 3072, 24)
 
     def test_the_encoder_of_a_whole_model(self, released: Callable, caplog: pytest.LogCaptureFixture) -> None:
         written = released("motivnet", metadata=HEADS)
@@ -324,7 +331,7 @@ class TestBackbones:
         ],
     )
     @pytest.mark.parametrize("kind_of_size", [tuple, list])
-    def test_class_token(  # noqa: PLR0913
+    def test_class_token(
         self,
         released: Callable,
         pixels: Callable,
@@ -339,7 +346,7 @@ class TestBackbones:
         net = load_backbone(written.path, kind_of_size(size), class_token=class_token)
         assert ("net.cls_token" in net.state_dict()) == kept
         assert net.num_prefix_tokens == int(kept)
-        assert net.net.patch_embed.proj.padding == ((0, 0) if kept else (2, 2))
+        assert net.get_submodule("net.patch_embed.proj").padding == ((0, 0) if kept else (2, 2))
         assert ("cls_token" in caplog.text) != kept
         with torch.inference_mode():
             assert net(pixels(*size)).shape == (1, size[0] * size[1] // 256, 24)
@@ -364,7 +371,7 @@ class TestBackbones:
 
     def test_a_head_is_no_encoder(self, released: Callable) -> None:
         with pytest.raises(
-            CheckpointError, match="a head in format ml-decoder, expected an encoder. Allowed: load_head"
+            CheckpointError, match=r"a head in format ml-decoder, expected an encoder. Allowed: load_head"
         ):
             load_backbone(released("ml-decoder").path)
 
@@ -561,7 +568,9 @@ class TestBundles:
         counters = [tensor for name, tensor in found.named_buffers() if name.endswith("num_batches_tracked")]
         assert counters
         assert all(counter.dtype == torch.int64 and counter == 1 for counter in counters)
-        assert load_model(tmp_path, dtype=torch.bfloat16).backbone.net.conv_stem.weight.dtype == torch.bfloat16
+        halved = load_model(tmp_path, dtype=torch.bfloat16)
+        assert {parameter.dtype for parameter in halved.parameters()} == {torch.bfloat16}
+        assert {buffer.dtype for buffer in halved.buffers()} == {torch.bfloat16, torch.int64}
 
     def test_without_weights(self, tmp_path: Path) -> None:
         write_config(tmp_path, self.config())

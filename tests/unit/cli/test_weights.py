@@ -149,7 +149,7 @@ class TestVerify:
     def test_half_a_file(self, cache: Path, tmp_path: Path, length: int) -> None:
         half = tmp_path / "half.safetensors"
         half.write_bytes(next(cache.glob("*/snapshots/*/*")).read_bytes()[:length])
-        assert re.search("damaged|no file of weights", refused("verify", half))
+        assert "half.safetensors: cannot be read: " in refused("verify", half)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
     @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -165,18 +165,18 @@ class TestVerify:
     def test_a_torch_file(self, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
         torch.save({"a": torch.zeros(3)}, tmp_path / "x.pth")
-        assert "torch, 1 tensor(s), 3 values, all finite" in run("verify", tmp_path / "x.pth").stdout
+        assert "pickle, 1 tensor(s), 3 values, all finite" in run("verify", tmp_path / "x.pth").stdout
 
     def test_a_pickle_that_would_do_something(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         torch = pytest.importorskip("torch")
         monkeypatch.chdir(tmp_path)
         torch.save({"a": Evil()}, tmp_path / "x.pth")
-        refused("verify", tmp_path / "x.pth")
+        assert f"its pickle names {os.system.__module__}.system" in refused("verify", tmp_path / "x.pth")
         assert not (tmp_path / "done").exists()
 
     def test_what_is_no_file_of_weights(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("Nothing to see here")
-        assert "no file of weights" in refused("verify", tmp_path / "notes.txt")
+        assert "found a file that begins with b'Nothing" in refused("verify", tmp_path / "notes.txt")
         assert "no such file" in refused("verify", tmp_path / "none.pth")
         assert "no bundle" in refused("verify", tmp_path)
 

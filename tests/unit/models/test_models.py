@@ -69,17 +69,23 @@ def test_presets_have_the_published_sizes() -> None:
     # The authors count the frozen queries (7 x 1152) among the head's.
     head = sum(parameter.numel() for parameter in sizes["motivnet-1b"].head.parameters())
     assert head + 7 * 1152 == 21_870_215
-    widths = [model.backbone.embed_dim for model in sizes.values()]
-    assert widths == [1024, 1280, 1536, 1920]
+    widths = {name.removeprefix("motivnet-"): model.backbone.embed_dim for name, model in sizes.items()}
+    sapiens = {"0.3b": 1024, "0.6b": 1280, "1b": 1536, "2b": 1920}
+    sapiens2 = {"0.1b": 768, "0.4b": 1024, "0.8b": 1280, "1b": 1536, "5b": 2432}
+    assert widths == sapiens | {f"sapiens2-{size}": width for size, width in sapiens2.items()}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "resnet18"}, "Allowed: sapiens, timm:NAME"),
-        ({"backbone": "timm:resnet10t"}, "belong to backbone 'sapiens'"),
-        ({"vit": None}, "belong to backbone 'sapiens'"),
-        ({"image_size": (30, 24)}, "not divisible by patch_size 8"),
+        ({"backbone": "resnet18"}, "backbone 'resnet18'. Allowed: sapiens, sapiens2, timm:NAME"),
+        ({"backbone": "timm:resnet10t"}, "belong to the backbones 'sapiens' and 'sapiens2', and only to them"),
+        ({"vit": None}, "belong to the backbones 'sapiens' and 'sapiens2', and only to them"),
+        ({"image_size": (30, 24)}, r"image_size \(30, 24\): height and width must be divisible by patch_size 8"),
+        (
+            {"backbone": "sapiens2", "vit": VitConfig(embed_dim=24, depth=2, num_heads=3, patch_size=8)},
+            "belong to 'sapiens' only",
+        ),
     ],
 )
 def test_dimensions_that_do_not_fit(change: dict, message: str) -> None:
