@@ -4,7 +4,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 # Holds the build backend, too, to the versions in the lock file.
 export PIP_CONSTRAINT = requirements/test.txt
 
-.PHONY: demo test lock scores clean
+.PHONY: demo test slow lock scores clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/python scripts/install_size.py
@@ -16,6 +16,10 @@ test: .venv/installed
 	.venv/bin/pyright --pythonpath .venv/bin/python
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/pytest
+
+# What takes minutes or gigabytes: before a release, and after a change to export or cost.
+slow: .venv/installed
+	.venv/bin/pytest -m slow
 
 # Byte code is left to be made on first use: most of scipy is never used here, and it would be 100 MB.
 .venv-demo/installed: requirements/demo.txt requirements/test.txt pyproject.toml

@@ -188,8 +188,5 @@ MOTIVNET_RELEASED = KeyMap(
     | _prefixed(_ml_decoder_rules("self_attn"), "decoder.", "head."),
 )
 
-# Our own weights, as a bundle keeps them.
-MOTIVNET_BUNDLE = KeyMap("motivnet bundle", {"backbone": "backbone", "head": "head"})
-
 # torchvision's mobilenet_v2, onto timm's mobilenetv2_100.
 TORCHVISION_MOBILENET_V2 = KeyMap("torchvision mobilenet_v2", _mobilenet_v2_rules())

@@ -164,7 +164,7 @@ def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_
     def convert() -> onnx_ir.Tensor:
         return onnx_ir.Tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype)
 
-    return onnx_ir.LazyTensor(convert, dtype=dtype, shape=onnx_ir.Shape(tensor.shape))
+    return onnx_ir.LazyTensor(convert, dtype=dtype, shape=onnx_ir.Shape(tensor.shape.numpy()))
 
 
 @contextlib.contextmanager

@@ -176,7 +176,8 @@ def _rehearse(backbone: Backbone, image_size: tuple[int, int], in_chans: int) ->
     patches = getattr(backbone.net, "patch_embed", None)
     # Else the rows and columns that are left over would be cut off without a word.
     if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
-        rest = [side % patch for side, patch in zip(image_size, patches.patch_size, strict=True)]
+        sides = cast(tuple[int, int], patches.patch_size)
+        rest = [side % patch for side, patch in zip(image_size, sides, strict=True)]
         if any(rest):
             raise ValueError(f"height and width must be divisible by its patches of {patches.patch_size}")
     rehearsal = _Rehearsal(backbone)

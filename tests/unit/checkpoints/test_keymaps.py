@@ -5,7 +5,6 @@ import torch
 
 from motivnet.checkpoints.keymaps import (
     ML_DECODER_UPSTREAM,
-    MOTIVNET_BUNDLE,
     MOTIVNET_RELEASED,
     SAPIENS,
     SAPIENS2,
@@ -40,7 +39,6 @@ NETS = {
     "ml-decoder": (ML_DECODER_UPSTREAM, lambda: build_head(HEAD, 24, 7)),
     "motivnet": (MOTIVNET_RELEASED, lambda: build_model(PLAIN)),
     "motivnet with class token": (MOTIVNET_RELEASED, lambda: build_model(WITH_TOKEN)),
-    "bundle": (MOTIVNET_BUNDLE, lambda: build_model(PLAIN)),
     "mobilenet": (TORCHVISION_MOBILENET_V2, lambda: build_backbone(MOBILENET).net),
 }
 MAPS = {keymap.format: keymap for keymap, _ in NETS.values()}
@@ -73,8 +71,7 @@ def test_complete_and_invertible(keymap: KeyMap, build) -> None:
     assert dropped == ()
     assert list(back) == list(own)
     assert all(back[name] is own[name] for name in own)
-    if keymap is not MOTIVNET_BUNDLE:
-        assert not foreign.keys() & own.keys()
+    assert not foreign.keys() & own.keys()
 
 
 @pytest.mark.parametrize("keymap", MAPS.values(), ids=MAPS)
@@ -143,7 +140,6 @@ def test_torchvision_mobilenet_answers_as_torchvision_does() -> None:
         (SAPIENS, "backbone.backbone.ln1.weight"),
         (SAPIENS2, "blocks.0.attn.qkv.weight"),
         (ML_DECODER_UPSTREAM, "decoder.layers.0.self_attn.in_proj_weight"),
-        (MOTIVNET_BUNDLE, "neck.weight"),
     ],
 )
 def test_an_unknown_tensor_is_never_passed_over(keymap: KeyMap, name: str) -> None:

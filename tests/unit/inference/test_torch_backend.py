@@ -205,7 +205,7 @@ class TestPrecision:
         with pytest.raises(ConfigError, match=rf"unknown dtype '{name}'. Allowed: auto, fp32, bf16, fp16"):
             Predictor.load(bundle.path, dtype=name)
 
-    @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "arm_bf16", "bf16", None])
+    @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16", None])
     def test_auto_takes_what_the_hardware_has(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, flag: str | None
     ) -> None:
