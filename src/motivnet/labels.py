@@ -74,6 +74,9 @@ class LabelSet:
 
 EMOTIONS = LabelSet()
 
+# AffectNet, CK+ and FERPlus know contempt as well, which MotivNet does not.
+WITH_CONTEMPT = LabelSet((*EMOTIONS, "contempt"))
+
 # Kaggle's fer2013.csv and icml_face_data.csv number the emotions in this order.
 FER2013_ORDER = (
     Emotion.ANGER,

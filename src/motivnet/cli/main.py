@@ -5,6 +5,12 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.audit import audit
+from motivnet.cli.benchmark import benchmark
+from motivnet.cli.calibrate import calibrate
+from motivnet.cli.data import data
+from motivnet.cli.evaluate import evaluate
+from motivnet.cli.explain import explain
 from motivnet.cli.export import export
 from motivnet.cli.models import models
 from motivnet.cli.predict import EPILOG, predict
@@ -23,6 +29,12 @@ app.command("predict", epilog=EPILOG)(predict)
 app.command("models")(models)
 app.command("train")(train)
 app.command("export")(export)
+app.command("evaluate")(evaluate)
+app.command("benchmark")(benchmark)
+app.command("audit")(audit)
+app.command("calibrate")(calibrate)
+app.command("explain")(explain)
+app.add_typer(data)
 app.add_typer(weights)
 
 

@@ -6,6 +6,7 @@
 | image | binary or null | bytes of an image file, where the data set is one file |
 | label | string | its emotion |
 | split | string | the publisher's split |
+| box | four floats or null | the face: x, y, width, height in pixels of the upright image; null: all of it |
 | subject | string or null | who is shown |
 | groups | map of strings | such as race, gender, age group |
 | valence, arousal | float or null | from -1 to 1 |
@@ -14,6 +15,9 @@
 """
 
 import dataclasses
+import hashlib
+import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +36,7 @@ SCHEMA = pa.schema(
         ("image", pa.binary()),
         ("label", pa.string()),
         ("split", pa.string()),
+        ("box", pa.list_(pa.float32(), 4)),
         ("subject", pa.string()),
         ("groups", pa.map_(pa.string(), pa.string())),
         ("valence", pa.float32()),
@@ -41,6 +46,7 @@ SCHEMA = pa.schema(
     ]
 )
 LABELS_KEY = b"motivnet.labels"
+DROPPED_KEY = b"motivnet.dropped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +56,12 @@ class Manifest:
     Args:
         table: rows of SCHEMA.
         labels: the set that `label` and `votes` are of.
+        dropped: why rows of the source are not in the table -> how many of them.
     """
 
     table: pa.Table
     labels: LabelSet = EMOTIONS
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -79,7 +87,52 @@ class Manifest:
     def select(self, keep: np.ndarray) -> "Manifest":
         """Keep the rows of a boolean mask, or of an array of row positions."""
         positions = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
-        return Manifest(self.table.take(pa.array(positions)), self.labels)
+        return dataclasses.replace(self, table=self.table.take(pa.array(positions)))
+
+    def restrict(self, labels: LabelSet) -> "Manifest":
+        """Keep the rows whose label is in another set, and count the others as dropped.
+
+        Votes for labels outside the set are left out; those for labels that were not voted on are 0.
+
+        Raises:
+            DataError: if no row is left.
+        """
+        if labels == self.labels:
+            return self
+        own = self.table["label"].to_pylist()
+        kept = self.select(np.array([label in labels.names for label in own], dtype=np.bool_))
+        if not len(kept):
+            raise DataError(f"no row has one of the labels {', '.join(labels)}; found {', '.join(sorted(set(own)))}")
+        left_out = Counter(f"label {label}" for label in own if label not in labels.names)
+        table = kept.table
+        if table["votes"].null_count < len(table):
+            order = [self.labels.names.index(name) if name in self.labels.names else -1 for name in labels]
+            votes = [
+                None if row is None else [row[place] if place >= 0 else 0.0 for place in order]
+                for row in table["votes"].to_pylist()
+            ]
+            column = table.schema.get_field_index("votes")
+            table = table.set_column(column, SCHEMA.field("votes"), pa.array(votes, SCHEMA.field("votes").type))
+        return Manifest(table, labels, dict(Counter(self.dropped) + left_out))
+
+    def fingerprint(self) -> str:
+        """Give 12 hex digits that change when a label, split, box or image does.
+
+        An image in a file counts by the file's name below the folder that all have in common, and by its size.
+        """
+        digest = hashlib.sha256("\n".join(self.labels).encode())
+        paths = self.table["path"].to_pylist()
+        named = [path for path in paths if path is not None]
+        root = os.path.commonpath([path.rpartition("/")[0] for path in named]) if named else ""
+        for name in ("label", "split", "box"):
+            digest.update(repr(self.table[name].to_pylist()).encode())
+        for path, image in zip(paths, self.table["image"], strict=True):
+            if path is None:
+                digest.update(hashlib.sha256(image.as_buffer()).digest())
+            else:
+                size = Path(path).stat().st_size if Path(path).is_file() else -1
+                digest.update(f"{os.path.relpath(path, root) if root else path} {size}\n".encode())
+        return digest.hexdigest()[:12]
 
     def split(self, name: str) -> "Manifest":
         """Keep one split.
@@ -100,12 +153,15 @@ class Manifest:
         return {split: {label: pairs[split, label] for label in self.labels} for split in splits}
 
 
-def make_manifest(columns: Mapping[str, Sequence[Any]], labels: LabelSet = EMOTIONS) -> Manifest:
+def make_manifest(
+    columns: Mapping[str, Sequence[Any]], labels: LabelSet = EMOTIONS, *, dropped: Mapping[str, int] | None = None
+) -> Manifest:
     """Build a manifest; columns that are left out are null.
 
     Args:
         columns: name -> values, all of one length; `label`, `split` and `path` or `image` at least.
         labels: the label set.
+        dropped: why rows of the source were left out -> how many of them.
 
     Raises:
         DataError: at an unknown column, a label outside the set, or a row without an image.
@@ -122,13 +178,18 @@ def make_manifest(columns: Mapping[str, Sequence[Any]], labels: LabelSet = EMOTI
         if path is None and image is None:
             raise DataError(f"row {row}: neither path nor image")
     return Manifest(
-        pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()}), labels
+        pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()}),
+        labels,
+        {reason: number for reason, number in (dropped or {}).items() if number},
     )
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest as Parquet, its label set in the file's metadata."""
-    metadata = {LABELS_KEY: "\n".join(manifest.labels).encode()}
+    metadata = {
+        LABELS_KEY: "\n".join(manifest.labels).encode(),
+        DROPPED_KEY: json.dumps(dict(manifest.dropped)).encode(),
+    }
     pq.write_table(manifest.table.replace_schema_metadata(metadata), path)
 
 
@@ -145,6 +206,7 @@ def read_manifest(path: Path) -> Manifest:
     missing = set(SCHEMA.names) - set(table.schema.names)
     if missing:
         raise DataError(f"{path}: no manifest: columns {sorted(missing)} are missing")
-    names = (table.schema.metadata or {}).get(LABELS_KEY)
+    metadata = table.schema.metadata or {}
+    names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
     labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
-    return Manifest(table.select(SCHEMA.names), labels)
+    return Manifest(table.select(SCHEMA.names), labels, json.loads(dropped) if dropped else {})

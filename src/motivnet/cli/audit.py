@@ -1,0 +1,5 @@
+"""`motivnet audit`."""
+
+
+def audit() -> None:
+    """Compare groups."""

@@ -1,0 +1,5 @@
+"""`motivnet benchmark`."""
+
+
+def benchmark() -> None:
+    """Score many models on many data sets."""

@@ -1,0 +1,5 @@
+"""`motivnet calibrate`."""
+
+
+def calibrate() -> None:
+    """Fit a bundle's temperature."""

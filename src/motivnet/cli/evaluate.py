@@ -1,0 +1,5 @@
+"""`motivnet evaluate`."""
+
+
+def evaluate() -> None:
+    """Score a model."""

@@ -1,0 +1,5 @@
+"""`motivnet explain`."""
+
+
+def explain() -> None:
+    """Show where a model looks."""
