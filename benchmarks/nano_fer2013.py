@@ -18,6 +18,8 @@ from motivnet.data.clean import repeated_rows
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
+from motivnet.evaluation.calibration import apply_temperature
+from motivnet.evaluation.probabilities import ece
 from motivnet.images import decode_image
 from motivnet.inference.backends import OnnxBackend, softmax
 
@@ -54,6 +56,11 @@ def measure(bundle: Bundle, manifest: Manifest) -> dict[str, Any]:
         },
         "labels": list(bundle.config.labels),
         "private_confusion": metrics.confusion_matrix(preds, target, num_classes).tolist(),
+        "private_ece": {
+            "before": round(ece(apply_temperature(private_probs, 1 / bundle.config.temperature), target), 4),
+            "after": round(ece(private_probs, target), 4),
+        },
+        "private_abstention": _abstention(private_probs, target, bundle.config.abstain_below),
         "private_recall": metrics.recall_per_class(preds, target, num_classes).round(4).tolist(),
     }
 
@@ -62,7 +69,8 @@ def _probs(bundle: Bundle, manifest: Manifest) -> np.ndarray:
     backend, preprocessing = OnnxBackend(bundle), bundle.config.preprocessing
     faces = np.stack([preprocessing.face(decode_image(manifest.source(row))) for row in range(len(manifest))])
     batches = [faces[start : start + BATCH_SIZE] for start in range(0, len(faces), BATCH_SIZE)]
-    return np.concatenate([softmax(backend.logits(preprocessing.normalise(batch))) for batch in batches])
+    logits = np.concatenate([backend.logits(preprocessing.normalise(batch)) for batch in batches])
+    return softmax(logits, bundle.config.temperature)
 
 
 def _scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -74,6 +82,15 @@ def _scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
         "top2": round(metrics.top_k_accuracy(probs, target, 2), 4),
         "f1_macro": round(metrics.f1_macro(preds, target, num_classes), 4),
     }
+
+
+def _abstention(probs: np.ndarray, target: np.ndarray, below: float | None) -> dict[str, float] | None:
+    """Give accuracy on what is answered, and its share, at the bundle's threshold."""
+    if below is None:
+        return None
+    answered = probs.max(1) >= below
+    right = probs.argmax(1) == target
+    return {"accuracy": round(float(right[answered].mean()), 4), "coverage": round(float(answered.mean()), 4)}
 
 
 def _percent(scores: dict[str, float]) -> dict[str, str]:

@@ -87,3 +87,26 @@ FER2013_ORDER = (
     Emotion.SURPRISE,
     Emotion.NEUTRAL,
 )
+
+# CK+'s Emotion files number the emotions from 0 in this order.
+CKPLUS_ORDER = (
+    Emotion.NEUTRAL,
+    Emotion.ANGER,
+    "contempt",
+    Emotion.DISGUST,
+    Emotion.FEAR,
+    Emotion.HAPPINESS,
+    Emotion.SADNESS,
+    Emotion.SURPRISE,
+)
+
+# RAF-DB's list_patition_label.txt numbers the basic emotions from 1 in this order.
+RAFDB_ORDER = (
+    Emotion.SURPRISE,
+    Emotion.FEAR,
+    Emotion.DISGUST,
+    Emotion.HAPPINESS,
+    Emotion.SADNESS,
+    Emotion.ANGER,
+    Emotion.NEUTRAL,
+)

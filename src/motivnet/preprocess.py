@@ -112,7 +112,7 @@ class Preprocessing:
         """
         height, width = self.size
         if self.geometry == "square":
-            face = crop(image_hwc_u8, self._square(image_hwc_u8, box), self.fill)
+            face = crop(image_hwc_u8, self._square(image_hwc_u8.shape[:2], box), self.fill)
             face = self._resize(face, height, width)
         elif self.geometry == "stretch":
             face = self._resize(_crop_or_whole(image_hwc_u8, box, self.fill), height, width)
@@ -125,6 +125,29 @@ class Preprocessing:
             face = np.rint(luma).astype(np.uint8)[:, :, None]
         return np.ascontiguousarray(face)
 
+    def placement(self, image_size: tuple[int, int], box: Box | None = None) -> tuple[Box, Box]:
+        """Say where `face` takes its pixels from, and where it puts them: what leads from a face back to the image.
+
+        Args:
+            image_size: (height, width) of the image, in pixels.
+            box: the face, as for `face`.
+
+        Returns:
+            The rectangle of the image, in whole pixels and possibly beyond its edges, and the rectangle of the model's
+            input that it is resized to; what lies outside the latter is padding.
+        """
+        height, width = image_size
+        wanted = box or Box(0, 0, width, height)
+        if self.geometry == "square":
+            wanted = self._square(image_size, box)
+        left, top, right, bottom = _whole_pixels(wanted)
+        rows, columns = self.size
+        filled = Box(0, 0, columns, rows)
+        if self.geometry == "pad":
+            side = min(rows, columns)
+            filled = Box((columns - side) // 2, (rows - side) // 2, side, side)
+        return Box(left, top, right - left, bottom - top), filled
+
     def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:
         """Turn faces of `face`, stacked, uint8 (B, H, W, C), into float32 pixels (B, C, H, W) for the model."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -135,8 +158,8 @@ class Preprocessing:
         """Turn one face of an upright RGB image into float32 pixels (C, H, W)."""
         return self.normalise(self.face(image_hwc_u8, box)[None])[0]
 
-    def _square(self, image_hwc: np.ndarray, box: Box | None) -> Box:
-        height, width = image_hwc.shape[:2]
+    def _square(self, image_size: tuple[int, ...], box: Box | None) -> Box:
+        height, width = image_size
         x, y, w, h = box or Box(0, 0, width, height)
         side = max(w, h) * (1 + 2 * (self.margin if box else 0.0))
         return Box(x + (w - side) / 2, y + (h - side) / 2, side, side)
@@ -169,8 +192,7 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
         fill: value of what lies outside; None repeats the nearest edge.
     """
     height, width = image_hwc.shape[:2]
-    left, top = round(box.x), round(box.y)
-    right, bottom = max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
+    left, top, right, bottom = _whole_pixels(box)
     if top >= 0 and left >= 0 and bottom <= height and right <= width:
         return image_hwc[top:bottom, left:right]
     if fill is None:
@@ -181,6 +203,11 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
     y, x = max(0, -top), max(0, -left)
     filled[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
     return filled
+
+
+def _whole_pixels(box: Box) -> tuple[int, int, int, int]:
+    left, top = round(box.x), round(box.y)
+    return left, top, max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
 
 
 def _crop_or_whole(image_hwc: np.ndarray, box: Box | None, fill: int | None) -> np.ndarray:

@@ -63,7 +63,8 @@ class TestResults:
             assert row["error"] is None
             assert row["preprocessing"] == tiny_bundle.config.preprocessing.fingerprint
         (face,) = rows[0]["faces"]
-        assert list(face) == ["box", "score", "emotion", "probs"]
+        assert list(face) == ["box", "score", "emotion", "abstained", "probs"]
+        assert face["abstained"] is False
         x, y, width, height = face["box"]
         assert (150 < x < 200, 40 < y < 80, 75 < width < 110, 90 < height < 130) == (True,) * 4
         assert list(face["probs"]) == list(EMOTIONS)
@@ -92,6 +93,16 @@ class TestResults:
         again = run("predict", photographs, "--model", tiny_bundle.path, "--out", out)
         assert_one_line(again, "exists already", "--overwrite")
         assert run("predict", photographs, "--model", tiny_bundle.path, "--out", out, "--overwrite").returncode == 0
+
+    def test_abstention_is_in_the_row_and_in_the_table(self, photographs, tiny_bundle):
+        known = ("predict", photographs / "astronaut.png", "--model", tiny_bundle.path, "--abstain-below", "1")
+        done = run(*known, "--json")
+        (face,) = json.loads(done.stdout)["faces"]
+        assert face["abstained"] is True
+        assert face["emotion"] == max(face["probs"], key=face["probs"].get)
+        done = run(*known)
+        assert f"{face['emotion']}?" in done.stdout
+        assert "1 face in 1 image; abstained from 1, marked '?'" in done.stderr
 
     def test_annotate_writes_every_photograph(self, photographs, tiny_bundle, tmp_path):
         done = run("predict", photographs, "--model", tiny_bundle.path, "--annotate", tmp_path / "drawn")
@@ -158,6 +169,10 @@ class TestBadInput:
         assert_one_line(run("predict", photographs, "--model", "nanno"), "unknown model 'nanno'")
         done = run("predict", photographs, "--model", tiny_bundle.path, "--detector", "libfacedetect")
         assert_one_line(done, "did you mean 'libfacedetection'")
+        known = ("predict", photographs, "--model", tiny_bundle.path, "--abstain-below")
+        assert_one_line(run(*known, "half"), "threshold 'half'", "Allowed: a probability")
+        assert_one_line(run(*known, "1.5"), "abstain_below 1.5", "from 0 to 1")
+        assert_one_line(run(*known, "stored"), "states no threshold", "motivnet calibrate --accuracy")
 
     def test_impossible_outputs(self, photographs, tiny_bundle, tmp_path):
         known = ("predict", photographs, "--model", tiny_bundle.path)

@@ -407,3 +407,27 @@ def test_preprocessings_are_frozen():
 
 def test_a_box_unpacks():
     assert tuple(Box(1, 2, 3, 4)) == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("box", [None, Box(12.4, 9.6, 30, 22), Box(-8, 20, 40, 45), Box(50, -3, 33.3, 20)])
+@pytest.mark.parametrize("preprocessing", SMALL, ids=lambda preprocessing: preprocessing.geometry)
+def test_placement_leads_from_the_face_back_to_the_image(preprocessing, box):
+    # A smooth image, so that resizing there and back changes little, and a value that tells the place.
+    y, x = np.mgrid[:50, :70]
+    image = np.stack([3 * x, 4 * y, 2 * x + y], axis=2).astype(np.uint8)
+    face = preprocessing.face(image, box)
+    seen, filled = preprocessing.placement((50, 70), box)
+    left, top, width, height = map(int, filled)
+    inside = face[top : top + height, left : left + width]
+    back = cv2.resize(inside, (int(seen.width), int(seen.height)), interpolation=cv2.INTER_LINEAR)
+    expected = crop(image, seen, preprocessing.fill).astype(float)
+    if preprocessing.channels == "grey":
+        expected = expected @ (0.299, 0.587, 0.114)
+    difference = np.abs(back.astype(float) - expected)
+    # A shift of one pixel would be a difference of 2 to 4 everywhere.
+    assert np.median(difference) <= 1.0
+    assert (filled.width, filled.height) == ((32, 32) if preprocessing.geometry == "pad" else preprocessing.size[::-1])
+    if preprocessing.geometry == "pad":
+        assert (face[:top] == 255).all()
+        assert (face[top + height :] == 255).all()
+        assert top == 4

@@ -11,11 +11,13 @@ nano/
 
 import dataclasses
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from motivnet import config
-from motivnet.errors import CheckpointError, ConfigError, DataError, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -25,6 +27,8 @@ CONFIG_NAME = "config.json"
 ONNX_NAME = "model.onnx"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
+# What the names of a bundle's files begin with.
+BUNDLE_NAMES = (CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 FORMAT = 1
 
 
@@ -40,7 +44,10 @@ class BundleConfig:
         preprocessing: what its input must have been through.
         labels: names of the logits, in order.
         scores: data set and split -> metric -> value, as measured; empty before any measurement.
-        provenance: how it was made: recipe, data, versions.
+        temperature: what logits are divided by before softmax (Guo et al., arXiv 1706.04599); 1 if not calibrated.
+        abstain_below: probability of the best label below which the model had better not answer, as fitted by
+            `motivnet calibrate --accuracy`; None if none was fitted. Used where it is asked for, never by itself.
+        provenance: how it was made: recipe, data, versions, calibration.
         format: version of the bundle's layout.
     """
 
@@ -51,14 +58,16 @@ class BundleConfig:
     preprocessing: Preprocessing
     labels: LabelSet = EMOTIONS
     scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    temperature: float = 1.0
+    abstain_below: float | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Check that model, labels and preprocessing fit together.
+        """Check that model, labels and preprocessing fit together, and that the calibration can be applied.
 
         Raises:
-            CheckpointError: if they do not.
+            CheckpointError: if they do not, or it cannot.
         """
         pairs = {
             "format": (self.format, FORMAT),
@@ -69,6 +78,10 @@ class BundleConfig:
         for what, (found, expected) in pairs.items():
             if found != expected:
                 raise CheckpointError(f"bundle {self.name!r}: {what}: found {found}, expected {expected}")
+        if not 0 < self.temperature < math.inf:
+            raise CheckpointError(f"bundle {self.name!r}: temperature {self.temperature} must be positive and finite")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise CheckpointError(f"bundle {self.name!r}: abstain_below {self.abstain_below} must be from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,9 +144,28 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{file}: {error}") from None
 
 
+def check_place(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder to write a bundle to that exists, or, if it may be replaced, that is not just a bundle.
+
+    Raises:
+        OutputError: if nothing must be written there.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise OutputError(f"{out}: exists already. Allowed: another folder, or overwrite")
+    if not (out / CONFIG_NAME).is_file():
+        raise OutputError(f"{out}: no bundle, so it is not replaced. Allowed: another folder")
+    others = sorted(file.name for file in out.iterdir() if not file.name.startswith(BUNDLE_NAMES))
+    if others:
+        raise OutputError(f"{out}: holds more than a bundle, {others[0]!r}; not replaced. Allowed: another folder")
+
+
 def write_config(path: Path, bundle_config: BundleConfig) -> Bundle:
-    """Write what a bundle says of itself, making its folder."""
+    """Write what a bundle says of itself, completely or not at all, making its folder."""
     path.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_plain(bundle_config), indent=2, ensure_ascii=False)
-    (path / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+    unfinished = path / f".{CONFIG_NAME}.{os.getpid()}.tmp"
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path / CONFIG_NAME)
     return Bundle(path, bundle_config)

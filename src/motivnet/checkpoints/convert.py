@@ -8,15 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from motivnet.checkpoints.bundle import (
-    CARD_NAME,
-    CONFIG_NAME,
-    ONNX_NAME,
-    WEIGHTS_NAME,
-    Bundle,
-    BundleConfig,
-    write_config,
-)
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, check_place, write_config
 from motivnet.checkpoints.files import open_weights
 from motivnet.checkpoints.formats import Contents, identify
 from motivnet.checkpoints.load import find_weights, load_contents, require_model, write_weights
@@ -26,8 +18,6 @@ from motivnet.preprocess import PREPROCESSINGS, Preprocessing
 
 DEFAULT_GEOMETRY = "motivnet-pad"
 RELEASED_LICENCE = "unknown: ask the authors; the encoder comes from Sapiens, CC BY-NC 4.0: no commercial use"
-# What the names of a bundle's files begin with.
-_BUNDLE_NAMES = (CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 
 
 def preprocessing_for(geometry: str, image_size: tuple[int, int] | None = None) -> Preprocessing:
@@ -107,7 +97,7 @@ def convert(
         OutputError: if `out` exists, or cannot be written.
     """
     out = out.resolve()
-    _check_out(out, overwrite=overwrite)
+    check_place(out, overwrite=overwrite)
     opened = open_weights(find_weights(file))
     contents = require_model(identify(opened, num_heads=num_heads, image_size=image_size))
     own = contents.model_config().image_size
@@ -116,19 +106,6 @@ def convert(
     )
     model = load_contents(contents, image_size=config.model.image_size, dtype=dtype)
     return _write(out, config, model)
-
-
-def _check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse to write over what exists, and to delete what is no part of a bundle."""
-    if not out.exists():
-        return
-    if not overwrite:
-        raise OutputError(f"{out}: exists already. Allowed: another folder, or overwrite")
-    if not (out / CONFIG_NAME).is_file():
-        raise OutputError(f"{out}: no bundle, so it is not replaced. Allowed: another folder")
-    others = sorted(file.name for file in out.iterdir() if not file.name.startswith(_BUNDLE_NAMES))
-    if others:
-        raise OutputError(f"{out}: holds more than a bundle, {others[0]!r}; not replaced. Allowed: another folder")
 
 
 def _write(out: Path, config: BundleConfig, model: torch.nn.Module) -> Bundle:

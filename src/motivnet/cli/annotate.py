@@ -93,7 +93,10 @@ def write_annotated(image_hwc_u8: Any, faces: Iterable["FaceResult"], target: Pa
 
 
 def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Image":
-    """Give a copy of an RGB image with a box, the emotion and its probability for every face."""
+    """Give a copy of an RGB image with a box, the emotion and its probability for every face.
+
+    Where the model abstains, the emotion has a question mark and no colour.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     zoom = max(1, math.ceil(MIN_LONG_SIDE_PX / max(image.size)))
@@ -105,14 +108,18 @@ def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Im
     for face, box in boxes:
         outline = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
         draw.rectangle(outline, outline=INK, width=line + 2)
-        draw.rectangle(box, outline=COLORS.get(face.emotion, OTHER_COLOR), width=line)
+        draw.rectangle(box, outline=_color(face), width=line)
     placed: list[Rectangle] = []
     for face, box in boxes:
         smallest = max(14, long_side / 64)
         size = min(max(smallest, (box[2] - box[0]) / 7), 2 * smallest)
-        label = f"{face.emotion} {face.probs[face.emotion]:.0%}"
-        placed.append(_draw_label(draw, label, box, face.emotion, ImageFont.load_default(size), canvas.size, placed))
+        label = f"{face.emotion}{'?' if face.abstained else ''} {face.probs[face.emotion]:.0%}"
+        placed.append(_draw_label(draw, label, box, _color(face), ImageFont.load_default(size), canvas.size, placed))
     return canvas
+
+
+def _color(face: "FaceResult") -> str:
+    return OTHER_COLOR if face.abstained else COLORS.get(face.emotion, OTHER_COLOR)
 
 
 def _clip(face: "FaceResult", zoom: int, size: tuple[int, int]) -> "Rectangle":
@@ -126,7 +133,7 @@ def _draw_label(
     draw: "ImageDraw.ImageDraw",
     label: str,
     box: "Rectangle",
-    emotion: str,
+    color: str,
     font: "ImageFont.FreeTypeFont | ImageFont.ImageFont",
     size: tuple[int, int],
     placed: list["Rectangle"],
@@ -144,7 +151,7 @@ def _draw_label(
     ]
     fallback = min(max(0, box[1] - height), max(0, size[1] - height))
     chosen = free[0] if free else (x, fallback, x + width, fallback + height)
-    draw.rectangle(chosen, fill=COLORS.get(emotion, OTHER_COLOR))
+    draw.rectangle(chosen, fill=color)
     draw.text((chosen[0] + pad - left, chosen[1] + pad - top), label, fill=INK, font=font)
     return chosen
 

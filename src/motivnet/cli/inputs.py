@@ -1,10 +1,11 @@
-"""Which files the user means: paths, folders and glob patterns."""
+"""What the user means: paths, folders and glob patterns, sizes, thresholds."""
 
 import glob
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from motivnet.errors import ConfigError, DataError
 
@@ -72,3 +73,17 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match:
         raise ConfigError(f"size {text!r}: Allowed: HEIGHTxWIDTH in pixels, such as 1024x768")
     return int(match[1]), int(match[2])
+
+
+def parse_threshold(text: str) -> float | Literal["stored"]:
+    """Read a threshold: a probability, or `stored` for the one that the model's bundle states.
+
+    Raises:
+        ConfigError: if it is neither. Whether a number is in range, the predictor says.
+    """
+    if text == "stored":
+        return "stored"
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"threshold {text!r}. Allowed: a probability such as 0.6, or stored") from None

@@ -33,6 +33,8 @@ def _to_dict(config: "BundleConfig") -> dict:
         "labels": list(config.labels),
         "preprocessing": config.preprocessing.fingerprint,
         "scores": config.scores,
+        "temperature": config.temperature,
+        "abstain_below": config.abstain_below,
     }
 
 
@@ -52,6 +54,8 @@ def _print_table(bundles: "list[BundleConfig]") -> None:
             f"{data_set}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
             for data_set, metrics in config.scores.items()
         ]
+        if config.temperature != 1:
+            scores.append(f"calibrated: temperature {config.temperature:.3f}")
         cells = (config.name, config.summary, config.licence, "\n".join(scores) or "not measured")
         table.add_row(*map(Text, cells))
     Console(width=None if sys.stdout.isatty() else 160).print(table)

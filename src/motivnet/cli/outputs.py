@@ -4,7 +4,8 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ COLUMNS = {
     "tiny": "bool",
     "score": "float64",
     "emotion": "string",
+    "abstained": "bool",
 }
 ROWS_PER_GROUP = 4096
 
@@ -62,6 +64,7 @@ def to_rows(result: "ImageResult") -> Iterator[Row]:
             "tiny": face.tiny,
             "score": face.score,
             "emotion": face.emotion,
+            "abstained": face.abstained,
             **{f"prob_{label}": prob for label, prob in face.probs.items()},
         }
 
@@ -128,6 +131,51 @@ def open_output(path: Path, labels: tuple[str, ...], *, overwrite: bool) -> Iter
         # The folder may be one that nothing can be removed from, because nothing could be written to it.
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse a folder that result files could not go to, before any work is done.
+
+    Raises:
+        OutputError: if it is no folder, or holds one of the files already.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: is a file, expected a folder")
+    held = [name for name in names if (path / name).exists()]
+    if held and not overwrite:
+        raise OutputError(f"{path}: holds {', '.join(held)} already; --overwrite replaces what is there")
+
+
+@contextlib.contextmanager
+def open_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+    """Give an empty folder to write result files to, which become those of `path` only when all went well.
+
+    Other files in `path` stay.
+
+    Args:
+        path: folder of the results; made, with its parents, if it does not exist.
+        names: files that will be written, all of them; the last to appear is the last of them.
+        overwrite: whether files of these names are replaced.
+
+    Raises:
+        OutputError: if one of the files exists, or cannot be written.
+    """
+    check_folder(path, names, overwrite=overwrite)
+    path = path.absolute()
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        check_folder(path, names, overwrite=overwrite)
+        if path.exists():
+            for name in names:
+                (unfinished / name).replace(path / name)
+        else:
+            unfinished.rename(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _open_text(path: Path) -> IO[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from motivnet.cli.annotate import COLORS, plan_targets, write_annotated
-from motivnet.cli.inputs import find_images, parse_size
+from motivnet.cli.inputs import find_images, parse_size, parse_threshold
 from motivnet.cli.outputs import check_output, open_output, printable
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Emotions that the table names for each face.")] = 3,
+    abstain_below: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P|stored",
+            help="Mark faces whose best probability is below this as no answer; stored: the model's own threshold.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images and look for faces.")] = 2,
@@ -92,6 +99,7 @@ def predict(
         detector=detector,
         batch_size=batch_size,
         workers=workers,
+        abstain_below=parse_threshold(abstain_below) if abstain_below is not None else None,
         device=device,
         dtype=dtype,
         image_size=parse_size(size) if size else None,
@@ -122,7 +130,8 @@ def _send(results: "Iterable[ImageResult]", sinks: "list[Callable[[ImageResult],
     """Give every result to every sink; count images, faces and statuses."""
     counts: collections.Counter[str] = collections.Counter()
     for result in results:
-        counts.update(images=1, faces=len(result.faces), **{result.status: 1})
+        abstained = sum(face.abstained for face in result.faces)
+        counts.update(images=1, faces=len(result.faces), abstained=abstained, **{result.status: 1})
         for sink in sinks:
             sink(result)
     return counts
@@ -184,7 +193,7 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
         tiny = " (tiny)" if face.tiny else ""
         table.add_row(
             source,
-            Text(emotion, style=f"bold {COLORS.get(emotion, '')}"),
+            Text(f"{emotion}?", "dim") if face.abstained else Text(emotion, f"bold {COLORS.get(emotion, '')}"),
             f"{prob:.0%}",
             *then,
             f"{face.box.x:.0f}, {face.box.y:.0f}",
@@ -202,6 +211,7 @@ def _print_table(table: "Table") -> None:
 def _say_summary(counts: "collections.Counter[str]", places: list[Path]) -> None:
     parts = [
         f"{_plural(counts['faces'], 'face')} in {_plural(counts['images'], 'image')}",
+        f"abstained from {counts['abstained']}, marked '?'" if counts["abstained"] else "",
         f"{counts['no_face']} without a face" if counts["no_face"] else "",
         f"{counts['unreadable']} unreadable" if counts["unreadable"] else "",
         f"written to {' and '.join(map(str, places))}" if places else "",

@@ -26,6 +26,11 @@ class CleanReport:
     kept: int
 
 
+def pixel_hash(image_hwc_u8: np.ndarray) -> str:
+    """Hash pixels and shape, so that one picture in two files has one hash: 40 hex digits."""
+    return hashlib.sha1(image_hwc_u8.tobytes() + str(image_hwc_u8.shape).encode(), usedforsecurity=False).hexdigest()
+
+
 def pixel_hashes(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """Hash the decoded pixels of every row, so that one picture in two files counts as one.
 
@@ -35,7 +40,7 @@ def pixel_hashes(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     hashes, flat = [], []
     for row in range(len(manifest)):
         image = decode_image(manifest.source(row))
-        hashes.append(hashlib.sha1(image.tobytes() + str(image.shape).encode(), usedforsecurity=False).hexdigest())
+        hashes.append(pixel_hash(image))
         flat.append(bool(image.min() == image.max()))
     return np.array(hashes), np.array(flat)
 

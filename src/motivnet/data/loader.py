@@ -3,15 +3,17 @@
 Shape suffixes: B images, C channels or classes, H height, W width.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from motivnet.data.manifest import Manifest
+from motivnet.data.sampling import balanced_rows
 from motivnet.errors import DataError, ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import Preprocessing
@@ -78,8 +80,40 @@ class FaceDataset(Dataset[Batch]):
         return face
 
 
+class BalancedSampler(Sampler[int]):
+    """Rows drawn for each epoch, every class equally often; seed and epoch alone decide, as a resumed run needs."""
+
+    def __init__(self, manifest: Manifest, seed: int) -> None:
+        """Prepare the first epoch.
+
+        Args:
+            manifest: the rows to draw from.
+            seed: of all draws.
+
+        Raises:
+            DataError: naming a class without rows.
+        """
+        self._targets, self._labels, self._seed = manifest.targets, manifest.labels, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the rows of an epoch; Lightning calls this before each."""
+        self._rows = balanced_rows(self._targets, self._labels, seed=self._seed, epoch=epoch)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows.tolist())
+
+
 def make_loader(
-    dataset: FaceDataset, *, batch_size: int, shuffle_seed: int | None, num_workers: int = 0
+    dataset: FaceDataset,
+    *,
+    batch_size: int,
+    shuffle_seed: int | None,
+    num_workers: int = 0,
+    sampler: Sampler[int] | None = None,
 ) -> DataLoader[Batch]:
     """Batch a data set.
 
@@ -89,10 +123,12 @@ def make_loader(
         shuffle_seed: None keeps the order and all rows; a number shuffles anew each epoch, by that number and the
             epoch's alone, and drops the last incomplete batch.
         num_workers: processes that decode; 0 decodes in this one.
+        sampler: names the rows of each epoch in place of the shuffle.
     """
     shuffled = shuffle_seed is not None
-    # With one replica this is torch's sampler whose order depends on seed and epoch only, as a resumed run needs.
-    sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=shuffle_seed) if shuffled else None
+    if shuffled and sampler is None:
+        # With one replica this is torch's sampler whose order depends on seed and epoch only, as a resumed run needs.
+        sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=shuffle_seed)
     return DataLoader(
         dataset,
         batch_size=batch_size,

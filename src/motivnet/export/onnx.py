@@ -1,4 +1,4 @@
-"""A model as ONNX: batch of any size in, logits out, labels and preprocessing in its metadata.
+"""A model as ONNX: batch of any size in, logits out; labels, preprocessing and temperature in its metadata.
 
 Weights over 1 GB stand beside the file, as `model.onnx.data` beside `model.onnx`; one file could not hold 2 GB. The
 graph names them without a folder: the pair can be moved, but the weights cannot be renamed.
@@ -30,6 +30,7 @@ from motivnet import config
 from motivnet.checkpoints.bundle import Bundle
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError, OutputError
+from motivnet.inference.backends import TEMPERATURE_KEY
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
@@ -99,7 +100,27 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
         "fingerprint": bundle.config.preprocessing.fingerprint,
         "licence": bundle.config.licence,
         "stored_in": str(dtype).removeprefix("torch."),
+        TEMPERATURE_KEY: json.dumps(bundle.config.temperature),
     }
+
+
+def state_temperature(path: Path, temperature: float) -> None:
+    """Bring the temperature that an ONNX file states up to date; its weights, inside or beside it, stay.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    model = onnx.load(path, load_external_data=False)
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, props | {TEMPERATURE_KEY: json.dumps(temperature)})
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(model.SerializeToString())
+        unfinished.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: bool) -> None:
@@ -202,7 +223,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def probs_torch(model: nn.Module, pixels_BCHW: Tensor) -> Tensor:
-    """Give a torch model's probabilities, (B, C)."""
+def probs_torch(model: nn.Module, pixels_BCHW: Tensor, temperature: float = 1.0) -> Tensor:
+    """Give a torch model's probabilities, (B, C), at a bundle's temperature."""
     with torch.inference_mode():
-        return model(pixels_BCHW).float().softmax(1)
+        return (model(pixels_BCHW).float() / temperature).softmax(1)

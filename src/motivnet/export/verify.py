@@ -63,11 +63,12 @@ def verify_onnx(
     if tolerance is None:
         tolerance = TOLERANCES[dtype]
     # Torch's copy of the weights is gone before onnxruntime makes its own.
-    expected = probs_torch(load_bundle(bundle), torch.from_numpy(pixels_BCHW)).numpy()
+    temperature = bundle.config.temperature
+    expected = probs_torch(load_bundle(bundle), torch.from_numpy(pixels_BCHW), temperature).numpy()
     backend = OnnxBackend(bundle, path=onnx)
     largest = 0.0
     for batch_size in {1, min(3, len(pixels_BCHW)), len(pixels_BCHW)}:
-        found = softmax(backend.logits(pixels_BCHW[:batch_size]))
+        found = softmax(backend.logits(pixels_BCHW[:batch_size]), temperature)
         # Not Python's max, which would pass over NaN.
         largest = float(np.maximum(largest, np.abs(found - expected[:batch_size]).max()))
     if not largest <= tolerance:

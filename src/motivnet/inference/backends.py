@@ -16,6 +16,8 @@ from motivnet.preprocess import Preprocessing
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
+# Of the metadata of an ONNX file, whose output stays logits.
+TEMPERATURE_KEY = "temperature"
 
 
 class Backend(Protocol):
@@ -72,8 +74,8 @@ class OnnxBackend:
             )
         except damaged as error:
             raise CheckpointError(f"{path}: cannot be loaded: {error}") from None
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        _check(path, bundle.config, self._session, metadata)
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        _check(path, bundle.config, self._session, self.metadata)
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
         """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
@@ -81,10 +83,15 @@ class OnnxBackend:
         return np.asarray(logits_BC)
 
 
-def softmax(logits_BC: np.ndarray) -> np.ndarray:
-    """Turn logits (B, C) into probabilities, float64 (B, C), without overflow."""
+def softmax(logits_BC: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Turn logits (B, C) into probabilities, float64 (B, C), without overflow.
+
+    Args:
+        logits_BC: of a model.
+        temperature: what they are divided by: the bundle's, so that probabilities are as often right as they say.
+    """
     shifted_BC = logits_BC.astype(np.float64) - logits_BC.max(axis=1, keepdims=True)
-    exp_BC = np.exp(shifted_BC)
+    exp_BC = np.exp(shifted_BC / temperature)
     return exp_BC / exp_BC.sum(axis=1, keepdims=True)
 
 
@@ -98,6 +105,9 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
         "labels": (_read(path, metadata, "labels"), list(config.labels)),
         "preprocessing": (_preprocessing(path, metadata), config.preprocessing),
     }
+    # Files of before there was a calibration state none.
+    if TEMPERATURE_KEY in metadata:
+        expected[TEMPERATURE_KEY] = (_read(path, metadata, TEMPERATURE_KEY), config.temperature)
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise CheckpointError(f"{path}: {what} {found} do not agree with the bundle's config.json: {wanted}")

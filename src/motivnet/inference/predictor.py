@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -21,9 +21,13 @@ from motivnet.images import ColorOrder, ImageLimits, decode_image
 from motivnet.inference.backends import Backend, softmax
 from motivnet.inference.load import Runtime, load_backend
 from motivnet.inference.results import FaceResult, ImageResult
+from motivnet.preprocess import Box
 
 if TYPE_CHECKING:
     from motivnet.images import ImageSource
+
+# A probability, `stored` for the one that the bundle states, or None for an answer to every face.
+Threshold = float | Literal["stored"] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,19 +53,22 @@ class Predictor:
         batch_size: int = 64,
         workers: int = 2,
         limits: ImageLimits | None = None,
+        abstain_below: Threshold = None,
     ) -> None:
         """Put together the parts; `Predictor.load` does it by name.
 
         Args:
-            config: labels and preprocessing of the model.
+            config: labels, preprocessing and calibration of the model.
             backend: what runs the model.
             detector: what finds the faces.
             batch_size: most faces that go through the model at once.
             workers: threads that decode images and look for faces.
             limits: sizes beyond which an image is unreadable; None takes the defaults.
+            abstain_below: faces whose best probability is below this, 0 to 1, are marked as abstained; `stored` takes
+                the threshold that the bundle states; None marks none.
 
         Raises:
-            ConfigError: if `batch_size` or `workers` is below 1.
+            ConfigError: if `batch_size` or `workers` is below 1, or there is no such threshold.
         """
         if batch_size < 1 or workers < 1:
             raise ConfigError(f"batch_size {batch_size}, workers {workers}: both must be at least 1")
@@ -71,6 +78,7 @@ class Predictor:
         self.batch_size = batch_size
         self.workers = workers
         self.limits = limits
+        self.abstain_below = _threshold(abstain_below, config)
         self._fingerprint = config.preprocessing.fingerprint
 
     @classmethod
@@ -82,6 +90,7 @@ class Predictor:
         batch_size: int = 64,
         workers: int = 2,
         limits: ImageLimits | None = None,
+        abstain_below: Threshold = None,
         backend: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
@@ -100,6 +109,8 @@ class Predictor:
             batch_size: most faces that go through the model at once; fewer where memory or a large model asks for it.
             workers: threads that decode images and look for faces.
             limits: sizes beyond which an image is unreadable; None takes the defaults.
+            abstain_below: faces whose best probability is below this, 0 to 1, are marked as abstained; `stored` takes
+                the threshold that the bundle states; None marks none.
             backend: `onnx`, `torch`, or `auto`: ONNX where the bundle has it and nothing is asked for that only torch
                 can do.
             device: of torch: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -114,7 +125,8 @@ class Predictor:
         Raises:
             CheckpointError: if there is no such model, it is damaged, or too large for the memory that is free.
             DetectorError: if there is no such detector, or it cannot run here.
-            ConfigError: if `batch_size` or `workers` is below 1, or the model cannot be run so.
+            ConfigError: if `batch_size` or `workers` is below 1, there is no such threshold, or the model cannot be
+                run so.
             MissingExtraError: if the model needs torch, which is not installed.
         """
         found = load_detector(detector) if isinstance(detector, str) else detector
@@ -130,7 +142,7 @@ class Predictor:
         )
         config, runs = load_backend(model, runtime)
         most = min(batch_size, runs.max_batch or batch_size)
-        return cls(config, runs, found, batch_size=most, workers=workers, limits=limits)
+        return cls(config, runs, found, batch_size=most, workers=workers, limits=limits, abstain_below=abstain_below)
 
     def predict(self, inputs: "ImageSource | Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
         """Predict one image, or several.
@@ -147,7 +159,13 @@ class Predictor:
 
     __call__ = predict
 
-    def stream(self, inputs: "Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> Iterator[ImageResult]:
+    def stream(
+        self,
+        inputs: "Iterable[ImageSource]",
+        *,
+        color: ColorOrder = "rgb",
+        boxes: Iterable[Box | None] | None = None,
+    ) -> Iterator[ImageResult]:
         """Predict images as they come, in order, holding only a few at a time.
 
         Results come in groups of up to `batch_size` faces or images, whichever is full first.
@@ -155,12 +173,14 @@ class Predictor:
         Args:
             inputs: any iterable of what `predict` takes; it may be endless.
             color: colour order of arrays.
+            boxes: where the face of each input is already known, in pixels of the upright image; the detector looks
+                only where this is None. As many as there are inputs.
         """
         if color not in ("rgb", "bgr"):
             raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
         pending: list[_Seen] = []
         num_faces = 0
-        for seen in self._look_ahead(inputs, color):
+        for seen in self._look_ahead(inputs, color, boxes):
             pending.append(seen)
             num_faces += len(seen.crops)
             if num_faces >= self.batch_size or len(pending) >= self.batch_size:
@@ -168,13 +188,16 @@ class Predictor:
                 pending, num_faces = [], 0
         yield from self._classify(pending)
 
-    def _look_ahead(self, inputs: "Iterable[ImageSource]", color: ColorOrder) -> Iterator[_Seen]:
+    def _look_ahead(
+        self, inputs: "Iterable[ImageSource]", color: ColorOrder, boxes: Iterable[Box | None] | None
+    ) -> Iterator[_Seen]:
         """Decode and search images in threads, a few ahead of the caller, in order."""
         queue: collections.deque[Future[_Seen]] = collections.deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
         try:
-            for position, source in enumerate(inputs):
-                queue.append(pool.submit(self._look, source, position, color))
+            known = itertools.repeat(None) if boxes is None else boxes
+            for position, (source, box) in enumerate(zip(inputs, known, strict=boxes is not None)):
+                queue.append(pool.submit(self._look, source, position, color, box))
                 # Enough work to outlast one batch in the model, and no more: a folder may hold a million images.
                 if len(queue) >= 4 * self.workers:
                     yield queue.popleft().result()
@@ -183,13 +206,13 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _look(self, source: "ImageSource", position: int, color: ColorOrder) -> _Seen:
+    def _look(self, source: "ImageSource", position: int, color: ColorOrder, box: Box | None) -> _Seen:
         name = _name(source, position)
         try:
             image_hwc_u8 = decode_image(source, color=color, limits=self.limits)
         except ImageError as error:
             return _Seen(name, error=str(error))
-        detections = tuple(self.detector.detect(image_hwc_u8))
+        detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
         faces = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
         return _Seen(name, None, image_hwc_u8.shape[:2], detections, faces)
 
@@ -203,14 +226,10 @@ class Predictor:
 
     def _probs(self, faces_HWC_u8: list[np.ndarray]) -> list[list[float]]:
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
-        return softmax(self.backend.logits(pixels_BCHW)).tolist()
+        return softmax(self.backend.logits(pixels_BCHW), self.config.temperature).tolist()
 
     def _result(self, seen: _Seen, probs: list[list[float]]) -> ImageResult:
-        labels = self.config.labels.names
-        faces = tuple(
-            FaceResult(found.box, found.score, labels[row.index(max(row))], dict(zip(labels, row, strict=True)))
-            for found, row in zip(seen.detections, probs, strict=True)
-        )
+        faces = tuple(self._face(found, row) for found, row in zip(seen.detections, probs, strict=True))
         height, width = seen.size or (None, None)
         return ImageResult(
             source=seen.source,
@@ -222,6 +241,25 @@ class Predictor:
             height=height,
             faces=faces,
         )
+
+    def _face(self, found: Detection, probs: list[float]) -> FaceResult:
+        labels, best = self.config.labels.names, max(probs)
+        abstained = self.abstain_below is not None and best < self.abstain_below
+        named = dict(zip(labels, probs, strict=True))
+        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained)
+
+
+def _threshold(wanted: Threshold, config: BundleConfig) -> float | None:
+    if wanted == "stored":
+        if config.abstain_below is None:
+            raise ConfigError(
+                f"abstain_below 'stored': bundle {config.name!r} states no threshold. Allowed: a probability, or a "
+                "bundle that `motivnet calibrate --accuracy` gave one"
+            )
+        return config.abstain_below
+    if wanted is not None and (isinstance(wanted, str) or not 0 <= wanted <= 1):
+        raise ConfigError(f"abstain_below {wanted!r}. Allowed: a probability from 0 to 1, or 'stored'")
+    return wanted
 
 
 def _listed(inputs: Any) -> "Iterable[ImageSource]":

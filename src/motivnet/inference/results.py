@@ -20,12 +20,14 @@ class FaceResult:
         score: the detector's confidence, 0 to 1.
         emotion: the most probable label.
         probs: probability of every label, in label order; they sum to 1.
+        abstained: the emotion's probability is below the threshold that was asked for: take it for no answer.
     """
 
     box: Box
     score: float
     emotion: str
     probs: dict[str, float]
+    abstained: bool = False
 
     @property
     def tiny(self) -> bool:
@@ -42,6 +44,7 @@ class FaceResult:
             "box": [round(value, 2) for value in self.box],
             "score": round(self.score, 4),
             "emotion": self.emotion,
+            "abstained": self.abstained,
             "probs": {label: round(prob, 6) for label, prob in self.probs.items()},
         }
 

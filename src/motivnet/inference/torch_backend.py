@@ -47,6 +47,7 @@ class TorchBackend:
             found = str(self.dtype).removeprefix("torch.")
             raise ConfigError(f"dtype {found}: this model has depthwise convolutions. Allowed on a CPU: fp32")
         self.max_batch = max_batch(config, self.device, self.dtype)
+        self.model = model
         self._run: nn.Module = model
         self._attention: type[Any] = contextlib.nullcontext
         if compiled:

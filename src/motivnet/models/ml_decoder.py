@@ -3,14 +3,29 @@
 Every query asks the tokens one question and answers `ceil(C / Q)` classes with its own linear map.
 
 Shape suffixes: B images, N tokens, D token width, Q queries, E decoder width, H attention heads,
-F classes answered by one query, C classes.
+F classes answered by one query, C classes, d width of a head.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class Look(NamedTuple):
+    """What one layer's attention did.
+
+    Attributes:
+        weights: how much of each token a query takes in each head, (B, H, Q, N); over tokens they sum to 1.
+        values: what it takes, (B, H, N, d).
+        mixed: what it got, (B, H, Q, d): the weighted sum of the values, the layer's only view of the image.
+    """
+
+    weights: Tensor
+    values: Tensor
+    mixed: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -32,12 +47,14 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query_BQE: Tensor, tokens_BNE: Tensor) -> Tensor:
+    def forward(self, query_BQE: Tensor, tokens_BNE: Tensor, looks: list[Look] | None = None) -> Tensor:
         """Attend.
 
         Args:
             query_BQE: the questions.
             tokens_BNE: what is asked, as keys and as values.
+            looks: a list to add what the attention did to, for explanations; the answers are then made of exactly
+                these weights, and are the same up to rounding.
 
         Returns:
             The answers, (B, Q, E).
@@ -48,7 +65,13 @@ class CrossAttention(nn.Module):
         k_BHNd = self._split(functional.linear(tokens_BNE, weight_k, bias_k))
         v_BHNd = self._split(functional.linear(tokens_BNE, weight_v, bias_v))
         dropout = self.dropout if self.training else 0.0
-        mixed_BHQd = functional.scaled_dot_product_attention(q_BHQd, k_BHNd, v_BHNd, dropout_p=dropout)
+        if looks is None:
+            # The kernels behind this never hold the weights, which takes less memory and time.
+            mixed_BHQd = functional.scaled_dot_product_attention(q_BHQd, k_BHNd, v_BHNd, dropout_p=dropout)
+        else:
+            weights_BHQN = (q_BHQd @ k_BHNd.transpose(2, 3) / math.sqrt(q_BHQd.shape[3])).softmax(3)
+            mixed_BHQd = functional.dropout(weights_BHQN, dropout) @ v_BHNd
+            looks.append(Look(weights_BHQN, v_BHNd, mixed_BHQd))
         return self.out_proj(mixed_BHQd.transpose(1, 2).flatten(2))
 
     def _split(self, x_BNE: Tensor) -> Tensor:
@@ -68,11 +91,11 @@ class MLDecoderLayer(nn.Module):
         self.norm_ff = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, query_BQE: Tensor, tokens_BNE: Tensor) -> Tensor:
-        """Refine the queries by one look at the tokens."""
+    def forward(self, query_BQE: Tensor, tokens_BNE: Tensor, looks: list[Look] | None = None) -> Tensor:
+        """Refine the queries by one look at the tokens, which is added to `looks` if that is a list."""
         # The authors keep the residual of the self-attention that they took out: a query added to itself.
         x_BQE = self.norm_query(query_BQE + self.dropout(query_BQE))
-        x_BQE = self.norm_attn(x_BQE + self.dropout(self.attn(x_BQE, tokens_BNE)))
+        x_BQE = self.norm_attn(x_BQE + self.dropout(self.attn(x_BQE, tokens_BNE, looks)))
         hidden = self.dropout(functional.relu(self.ff_in(x_BQE)))
         return self.norm_ff(x_BQE + self.dropout(self.ff_out(hidden)))
 
@@ -127,12 +150,12 @@ class MLDecoder(nn.Module):
         for weight_EF in self.group_weight.data:
             nn.init.xavier_normal_(weight_EF)
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to logits (B, C)."""
+    def forward(self, tokens_BND: Tensor, looks: list[Look] | None = None) -> Tensor:
+        """Map tokens (B, N, D) to logits (B, C); what each layer looked at is added to `looks` if that is a list."""
         tokens_BNE = functional.relu(self.embed(tokens_BND))
         answers_BQE = self.queries.to(tokens_BNE.dtype).expand(tokens_BNE.shape[0], -1, -1)
         for layer in self.layers:
-            answers_BQE = layer(answers_BQE, tokens_BNE)
+            answers_BQE = layer(answers_BQE, tokens_BNE, looks)
         logits_BQF = torch.einsum("bqe,qef->bqf", answers_BQE, self.group_weight)
         # Q * F may exceed C: the last group is then only partly used.
         return logits_BQF.flatten(1)[:, : self.num_classes] + self.group_bias

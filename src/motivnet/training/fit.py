@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
+import pyarrow.parquet as pq
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -18,9 +20,10 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write
 from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
 from motivnet.checkpoints.load import load_strict, read_weights, write_weights
 from motivnet.data.clean import clean_training
-from motivnet.data.loader import FaceDataset, make_loader
+from motivnet.data.loader import BalancedSampler, FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
-from motivnet.errors import CheckpointError, ConfigError, OutputError
+from motivnet.data.sampling import class_weights, uniform_rows
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.ema import WarmedAverage
@@ -30,6 +33,7 @@ from motivnet.training.recipes import Recipe
 
 RECIPE_NAME = "recipe.json"
 LAST_NAME = "last.ckpt"
+SAMPLED_NAME = "sampled_rows.parquet"
 MODEL_PREFIX = "model."
 
 
@@ -48,7 +52,8 @@ def fit(
     Args:
         recipe: what to do.
         manifest: rows with the splits that the recipe names.
-        out: folder of the run: `checkpoints/`, `logs/`, `recipe.json`, and at the end `bundle/`.
+        out: folder of the run: `checkpoints/`, `logs/`, `recipe.json`, `sampled_rows.parquet` (the rows that uniform
+            sampling drew), and at the end `bundle/`.
         init: where to start: ImageNet weights of the backbone, torchvision's `.pth`, or the folder of a bundle with
             the same model; None starts from random weights.
         resume: go on from the last checkpoint in `out`.
@@ -59,20 +64,23 @@ def fit(
         OutputError: if `out` holds a run and `resume` is not asked for.
         CheckpointError: if there is nothing to resume.
         ConfigError: if the run to be resumed had another recipe; the differences are listed.
+        DataError: if a class has too few rows for the recipe's sampling, or the run to be resumed had other rows.
     """
     last = _prepare_folder(recipe, out, resume=resume)
     keep_freed_memory()
     lightning.seed_everything(recipe.run.seed, verbose=False)
     train, report = clean_training(manifest, recipe.split.train)
+    train = _sample(recipe, train, out, resume=resume)
     select = manifest.split(recipe.split.select)
-    sys.stderr.write(f"training rows: {dataclasses.asdict(report)}; selection rows: {len(select)}\n")
+    rows = dataclasses.asdict(report) | {"sampled": len(train)}
+    sys.stderr.write(f"training rows: {rows}; selection rows: {len(select)}\n")
 
     model = build_model(recipe.model)
     if init is not None and last is None:
         load_initial(model, init)
     keep_depthwise_float32(model)
-    log_prior_C = class_log_prior(torch.from_numpy(train.targets), recipe.model.num_classes)
-    classifier = Classifier(model.to(memory_format=torch.channels_last), recipe, log_prior_C)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = Classifier(model, recipe, *_class_balance(recipe, train))
     # Deterministic mode would also fill fresh memory with NaN: slow, and a guard against bugs, not randomness.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     trainer, best = _make_trainer(recipe, out, progress=progress)
@@ -87,7 +95,7 @@ def fit(
         provenance={
             "recipe": config.to_plain(recipe),
             "init": _lineage(init),
-            "training_rows": dataclasses.asdict(report),
+            "training_rows": rows,
             "selected": {"split": recipe.split.select, "score": float(best.best_model_score or 0)},
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")},
             **(provenance or {}),
@@ -165,7 +173,9 @@ def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path | None:
     if resume:
         if not last.is_file():
             raise CheckpointError(f"{out}: nothing to resume, {last.relative_to(out)} is missing")
-        differences = _differences(json.loads(file.read_text(encoding="utf-8")), config.to_plain(recipe))
+        # Read as a recipe, a run of before a setting existed has the setting's default.
+        then = config.from_plain(Recipe, json.loads(file.read_text(encoding="utf-8")))
+        differences = _differences(config.to_plain(then), config.to_plain(recipe))
         if differences:
             raise ConfigError(f"{out}: the run had another recipe: {'; '.join(differences)}")
         return last
@@ -185,14 +195,42 @@ def _differences(then: Any, now: Any, where: str = "") -> list[str]:
     return [] if then == now else [f"{where} was {then!r}, is {now!r}"]
 
 
+def _sample(recipe: Recipe, train: Manifest, out: Path, *, resume: bool) -> Manifest:
+    """Draw the rows that the run is about, and write down which; of other kinds of sampling, all are."""
+    sampling = recipe.sampling
+    if sampling.kind != "uniform":
+        return train
+    chosen = train.select(uniform_rows(train.targets, train.labels, per_class=sampling.per_class, seed=sampling.seed))
+    rows, file = chosen.table.select(["row", "path", "label", "split"]), out / SAMPLED_NAME
+    if not resume:
+        pq.write_table(rows, file)
+    elif not rows.equals(pq.read_table(file)):
+        raise DataError(f"{file}: the run was of other rows than these data give")
+    return chosen
+
+
+def _class_balance(recipe: Recipe, train: Manifest) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Give the log frequency of each class as the model will see it, and how much each counts in the loss."""
+    num_classes = recipe.model.num_classes
+    # The balanced sampler shows every class equally often.
+    seen = np.arange(num_classes) if recipe.sampling.kind == "balanced" else train.targets
+    weights_C = class_weights(train.targets, train.labels, recipe.sampling)
+    return (
+        class_log_prior(torch.from_numpy(seen), num_classes),
+        None if weights_C is None else torch.from_numpy(weights_C).float(),
+    )
+
+
 def _loaders(recipe: Recipe, train: Manifest, select: Manifest) -> tuple[Any, Any]:
     run = recipe.run
+    balanced = recipe.sampling.kind == "balanced"
     return (
         make_loader(
             FaceDataset(train, recipe.preprocessing, cache=run.cache),
             batch_size=run.batch_size,
             shuffle_seed=run.seed,
             num_workers=run.num_workers,
+            sampler=BalancedSampler(train, recipe.sampling.seed) if balanced else None,
         ),
         make_loader(
             FaceDataset(select, recipe.preprocessing, cache=run.cache),

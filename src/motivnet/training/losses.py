@@ -28,8 +28,17 @@ def blend_targets(labels_B: Tensor, votes_BC: Tensor, *, vote_weight: float, lab
     return target_BC * (1 - label_smoothing) + label_smoothing / num_classes
 
 
-def soft_cross_entropy(logits_BC: Tensor, target_BC: Tensor) -> Tensor:
-    """Mean cross-entropy of logits against distributions, computed in float32; a scalar."""
+def soft_cross_entropy(logits_BC: Tensor, target_BC: Tensor, weights_C: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of logits against distributions, computed in float32; a scalar.
+
+    Args:
+        logits_BC: what the model says.
+        target_BC: distributions over classes.
+        weights_C: how much each class's share of the target counts; None counts all alike. The mean is over images,
+            as torch's of soft targets: weights do not cancel.
+    """
+    if weights_C is not None:
+        target_BC = target_BC * weights_C
     return -(target_BC * functional.log_softmax(logits_BC.float(), 1)).sum(1).mean()
 
 

@@ -21,18 +21,23 @@ from motivnet.training.recipes import Recipe
 class Classifier(lightning.LightningModule):
     """Train a MotivNet by a recipe."""
 
-    def __init__(self, model: MotivNet, recipe: Recipe, log_prior_C: Tensor) -> None:
+    def __init__(
+        self, model: MotivNet, recipe: Recipe, log_prior_C: Tensor, class_weights_C: Tensor | None = None
+    ) -> None:
         """Wrap a model.
 
         Args:
             model: to be trained.
             recipe: how.
             log_prior_C: log frequency of each class in training.
+            class_weights_C: how much each class counts in the loss; None counts all alike.
         """
         super().__init__()
         self.model = model
         self.recipe = recipe
         self.register_buffer("log_prior", log_prior_C * recipe.loss.prior_weight, persistent=False)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights_C, persistent=False)
         num_classes = recipe.model.num_classes
         self.war = MulticlassAccuracy(num_classes, average="micro")
         self.uar = MulticlassAccuracy(num_classes, average="macro")
@@ -51,7 +56,7 @@ class Classifier(lightning.LightningModule):
         pixels_BCHW = augment(batch.pixels, self.recipe.augment, generator)
         pixels_BCHW, target_BC = mix(pixels_BCHW, target_BC, self.recipe.run.mixup, generator)
         logits_BC = self.model(pixels_BCHW.contiguous(memory_format=torch.channels_last))
-        value = soft_cross_entropy(logits_BC + self.log_prior, target_BC)
+        value = soft_cross_entropy(logits_BC + self.log_prior, target_BC, self.class_weights)
         self.log("train/loss", value, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(target_BC))
         return value
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from motivnet.data.augment import AugmentConfig
+from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, unknown_name
 from motivnet.models.config import ModelConfig, preset
 from motivnet.preprocess import NANO, Preprocessing
@@ -120,6 +121,7 @@ class Recipe:
         loss: what is minimised.
         optimizer: how.
         run: how long.
+        sampling: which of the training rows an epoch sees, and how much each counts.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Recipe:
     loss: LossConfig
     optimizer: OptimizerConfig
     run: RunConfig
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
 
 def nano_fer2013() -> Recipe:

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,23 @@ def test_config_is_text_that_people_can_read(tmp_path):
     assert "für" in text
     assert text.endswith("}\n")
     assert '"format": 1' in text
+
+
+def test_a_bundle_of_before_there_was_calibration_has_temperature_1(tmp_path):
+    def age(data):
+        del data["temperature"], data["abstain_below"]
+
+    found = open_bundle(edited(tmp_path, age)).config
+    assert (found.temperature, found.abstain_below) == (1.0, None)
+
+
+def test_an_interrupted_writing_leaves_the_old_settings(tmp_path, monkeypatch):
+    write_config(tmp_path, small())
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_config(tmp_path, small(summary="short"))
+    monkeypatch.undo()
+    assert open_bundle(tmp_path).config == small()
 
 
 def test_writing_again_replaces(tmp_path):
@@ -142,6 +160,11 @@ def test_a_damaged_config_is_named(tmp_path, content, message):
         (lambda data: data["labels"].update(names=["a"] * 7), "at least two distinct names"),
         (lambda data: data["labels"].update(names=["a", "b"]), "number of labels and of classes: found 2, expected 7"),
         (lambda data: data["scores"].update({"AffectNet": 0.6}), "scores.AffectNet: expected a mapping"),
+        (lambda data: data.update(temperature=0), "bundle 'small': temperature 0.0 must be positive and finite"),
+        (lambda data: data.update(temperature=float("nan")), "temperature nan must be positive and finite"),
+        (lambda data: data.update(temperature=float("inf")), "temperature inf must be positive and finite"),
+        (lambda data: data.update(temperature="1"), "temperature: expected float, found '1'"),
+        (lambda data: data.update(abstain_below=1.01), "abstain_below 1.01 must be from 0 to 1"),
         (lambda data: data.update(format=2), "bundle format 2. Allowed: 1"),
         (lambda data: data.update(format=2, shape_of_tomorrow={}), "bundle format 2. Allowed: 1"),
     ],

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,16 @@ def test_box_is_where_the_face_is():
     found = pixels_of(draw_faces(Image.new("RGB", (640, 480)), [face(Box(300, 200, 80, 100))]), COLORS["happiness"])
     assert found[:, 1].min() == pytest.approx(300, abs=2)
     assert found[:, 0].max() == pytest.approx(300, abs=2)
+
+
+def test_what_the_model_abstains_from_has_a_question_mark_and_no_colour():
+    certain = face(Box(300, 200, 80, 100))
+    drawn = draw_faces(Image.new("RGB", (640, 480)), [dataclasses.replace(certain, abstained=True)])
+    assert len(pixels_of(drawn, COLORS["happiness"])) == 0
+    white = pixels_of(drawn, "#ffffff")
+    box = pixels_of(draw_faces(Image.new("RGB", (640, 480)), [certain]), COLORS["happiness"])
+    # The label above the box is wider by the question mark.
+    assert np.ptp(white[white[:, 0] < 195, 1]) > np.ptp(box[box[:, 0] < 195, 1])
 
 
 def test_labels_of_neighbours_do_not_cover_each_other():

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from motivnet.cli.inputs import find_images
-from motivnet.errors import DataError
+from motivnet.cli.inputs import find_images, parse_threshold
+from motivnet.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -61,3 +61,14 @@ def test_a_pipe_is_refused_rather_than_waited_for(folder):
     os.mkfifo(folder / "pipe.jpg")
     with pytest.raises(DataError, match="neither a file nor a folder"):
         names(folder, "pipe.jpg")
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.6", 0.6), ("1", 1.0), (" .5 ", 0.5), ("stored", "stored")])
+def test_thresholds_are_numbers_or_the_stored_one(text, value):
+    assert parse_threshold(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "60%", "Stored", "high"])
+def test_what_is_no_threshold(text):
+    with pytest.raises(ConfigError, match=r"Allowed: a probability such as 0\.6, or stored"):
+        parse_threshold(text)

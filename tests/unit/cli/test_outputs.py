@@ -16,7 +16,8 @@ LABELS = ("neutral", "happiness")
 
 def image(source: str, status: str, faces: int = 0, error: str | None = None) -> ImageResult:
     made = tuple(
-        FaceResult(Box(i, 2, 30, 20.5), 0.75, "happiness", {"neutral": 0.25, "happiness": 0.75}) for i in range(faces)
+        FaceResult(Box(i, 2, 30, 20.5), 0.75, "happiness", {"neutral": 0.25, "happiness": 0.75}, i == 1)
+        for i in range(faces)
     )
     size = (None, None) if error else (640, 480)
     return ImageResult(
@@ -66,6 +67,7 @@ def test_every_format_has_a_row_per_face_or_image_without(tmp_path, name):
     assert [str(row["face"]) for row in rows] == ["0", "1", str(nothing), str(nothing)]
     assert [float(rows[1][key]) for key in ("x", "y", "width", "height", "score")] == [1, 2, 30, 20.5, 0.75]
     assert str(rows[0]["tiny"]) == "True"
+    assert [str(row["abstained"]) for row in rows] == ["False", "True", str(nothing), str(nothing)]
     assert float(rows[0]["prob_happiness"]) == 0.75
     assert [rows[i]["error"] for i in (0, 3)] == [nothing, "damaged\nimage"]
     assert rows[3]["image_width"] == nothing

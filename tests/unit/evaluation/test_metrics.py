@@ -47,6 +47,55 @@ def test_agrees_with_scikit_learn(preds, target):
     assert metrics.f1_macro(preds, target, C) == pytest.approx(sklearn.f1_score(target, preds, average="macro"))
 
 
+def weights_of(target, kind):
+    rng = np.random.default_rng(len(target))
+    if kind == "whole":
+        # Zeros too, but not for all images of a class, which scikit-learn and this module count differently.
+        weights = rng.integers(0, 4, len(target))
+        weights[np.unique(target, return_index=True)[1]] = 1
+        return weights
+    return rng.random(len(target)) + 0.01 if kind == "real" else None
+
+
+@each_case
+@pytest.mark.parametrize("kind", ["none", "whole", "real"])
+@pytest.mark.parametrize("unanswered", [0.0, 0.3, 1.0])
+def test_every_score_agrees_with_scikit_learn_weighted_and_without_answers(preds, target, kind, unanswered):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(7)
+    preds = np.where(rng.random(len(preds)) < unanswered, metrics.NO_ANSWER, preds)
+    weights = weights_of(target, kind)
+    if kind == "whole":
+        weights[np.unique(preds, return_index=True)[1]] = 1
+    present = np.unique(target)
+    occurring = np.setdiff1d(np.union1d(target, preds), [metrics.NO_ANSWER])
+    settings = {"sample_weight": weights, "zero_division": 0}
+
+    matrix = metrics.confusion_matrix(preds, target, C, weights=weights)
+    expected = sklearn.confusion_matrix(target, preds, labels=range(C), sample_weight=weights)
+    np.testing.assert_allclose(matrix, expected)
+    expected = sklearn.accuracy_score(target, preds, sample_weight=weights)
+    assert metrics.war(preds, target, C, weights=weights) == pytest.approx(expected)
+    for labels, average, score, theirs in [
+        (present, "macro", metrics.uar, sklearn.recall_score),
+        (occurring, "macro", metrics.precision_macro, sklearn.precision_score),
+        (occurring, "macro", metrics.f1_macro, sklearn.f1_score),
+        (occurring, "weighted", metrics.precision_weighted, sklearn.precision_score),
+        (occurring, "weighted", metrics.f1_weighted, sklearn.f1_score),
+    ]:
+        expected = theirs(target, preds, labels=labels, average=average, **settings)
+        assert score(preds, target, C, weights=weights) == pytest.approx(expected), score.__name__
+    for labels, score, theirs in [
+        (present, metrics.recall_per_class, sklearn.recall_score),
+        (occurring, metrics.precision_per_class, sklearn.precision_score),
+        (occurring, metrics.f1_per_class, sklearn.f1_score),
+    ]:
+        per_class = score(preds, target, C, weights=weights)
+        expected = theirs(target, preds, labels=labels, average=None, **settings)
+        np.testing.assert_allclose(per_class[labels], expected, err_msg=score.__name__)
+        assert np.isnan(np.delete(per_class, labels)).all()
+
+
 @each_case
 def test_agrees_with_torchmetrics(preds, target):
     torch = pytest.importorskip("torch")
@@ -65,6 +114,81 @@ def test_agrees_with_torchmetrics(preds, target):
         # torchmetrics counts a class that is predicted and absent from the target as a recall of zero.
         uar = classification.multiclass_accuracy(*pair, **settings)
         assert metrics.uar(preds, target, C) == pytest.approx(uar.item())
+
+
+SCORES = [
+    metrics.confusion_matrix,
+    metrics.war,
+    metrics.uar,
+    metrics.recall_per_class,
+    metrics.precision_per_class,
+    metrics.precision_macro,
+    metrics.precision_weighted,
+    metrics.f1_per_class,
+    metrics.f1_macro,
+    metrics.f1_weighted,
+]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_weight_is_the_same_as_listing_the_image_so_often(score):
+    preds, target = CASES["another"]
+    weights = np.random.default_rng(4).integers(0, 3, len(target))
+    rows = np.repeat(np.arange(len(target)), weights)
+    listed = score(preds[rows], target[rows], C)
+    np.testing.assert_allclose(score(preds, target, C, weights=weights), listed, rtol=1e-12)
+    np.testing.assert_allclose(score(preds, target, C, weights=np.ones(len(target))), score(preds, target, C))
+
+
+def test_top_k_takes_weights():
+    rng = np.random.default_rng(6)
+    probs, target, weights = rng.random((60, C)), rng.integers(0, C, 60), rng.integers(0, 3, 60)
+    rows = np.repeat(np.arange(60), weights)
+    for k in range(1, C + 1):
+        listed = metrics.top_k_accuracy(probs[rows], target[rows], k)
+        assert metrics.top_k_accuracy(probs, target, k, weights=weights) == pytest.approx(listed)
+
+
+def test_no_answer_is_wrong_and_in_no_column():
+    preds, target = [0, metrics.NO_ANSWER, 1, metrics.NO_ANSWER], [0, 0, 1, 2]
+    assert metrics.confusion_matrix(preds, target, 3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert metrics.war(preds, target, 3) == 0.5
+    assert metrics.recall_per_class(preds, target, 3).tolist() == [0.5, 1.0, 0.0]
+    assert metrics.precision_per_class(preds, target, 3).tolist() == [1.0, 1.0, 0.0]
+    np.testing.assert_allclose(metrics.f1_per_class(preds, target, 3), [2 / 3, 1.0, 0.0])
+    assert metrics.precision_weighted(preds, target, 3) == 0.75
+
+
+def test_a_class_of_weight_nought_is_absent():
+    preds, target, weights = [0, 1, 2], [0, 1, 1], [1, 1, 0]
+    np.testing.assert_array_equal(metrics.precision_per_class(preds, target, 3, weights=weights), [1, 1, np.nan])
+    assert metrics.uar(preds, target, 3, weights=[0, 1, 3]) == 0.25
+    assert metrics.confusion_matrix(preds, target, 3, weights=[0.5, 1, 0]).tolist() == [[0.5, 0, 0], [0, 1, 0], [0] * 3]
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, 1], r"weights of shape \(2,\) and int64. Allowed: a number for each of 3 images"),
+        ([[1, 1, 1]], r"weights of shape \(1, 3\)"),
+        ([1, np.nan, 1], r"weights\[1\] is nan"),
+        ([1, 1, np.inf], r"weights\[2\] is inf"),
+        ([-1, 1, 1], r"weights\[0\] is -1.0. Allowed: finite numbers of at least 0"),
+        ([0, 0, 0], "all weights are 0"),
+        (["a", "b", "c"], "and <U1"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(score, weights, message):
+    with pytest.raises(DataError, match=message):
+        score([0, 1, 1], [0, 1, 2], 3, weights=weights)
+
+
+def test_a_refused_prediction_is_told_of_no_answer_and_a_refused_target_is_not():
+    with pytest.raises(DataError, match=r"preds\[0\] is -2. Allowed: classes from 0 to 2, -1 for no answer"):
+        metrics.war([-2], [0], 3)
+    with pytest.raises(DataError, match=r"target\[0\] is -1. Allowed: classes from 0 to 2$"):
+        metrics.war([-1], [-1], 3)
 
 
 @pytest.mark.parametrize("k", range(1, C + 1))
@@ -151,17 +275,7 @@ def test_top_k_takes_any_kind_of_score(dtype):
         (0, 0, r"preds of shape \(\)"),
     ],
 )
-@pytest.mark.parametrize(
-    "score",
-    [
-        metrics.confusion_matrix,
-        metrics.war,
-        metrics.uar,
-        metrics.recall_per_class,
-        metrics.precision_macro,
-        metrics.f1_macro,
-    ],
-)
+@pytest.mark.parametrize("score", SCORES)
 def test_classes_that_cannot_be_scored_are_refused(score, preds, target, message):
     with pytest.raises(DataError, match=message):
         score(preds, target, 3)
@@ -201,7 +315,9 @@ def test_inputs_are_not_changed():
         np.testing.assert_array_equal(before, after)
 
 
-def test_the_module_needs_neither_torch_nor_scikit_learn():
-    code = "import sys, motivnet.evaluation.metrics; print({'torch', 'sklearn', 'torchmetrics'} & set(sys.modules))"
+def test_the_modules_load_numpy_alone():
+    names = ("metrics", "probabilities", "continuous", "resampling", "calibration")
+    modules = ", ".join(f"motivnet.evaluation.{name}" for name in names)
+    code = f"import sys, {modules}; print({{'torch', 'sklearn', 'torchmetrics', 'scipy'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -1,6 +1,7 @@
 import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,31 @@ def test_refuses_other_preprocessing(tiny_bundle):
         OnnxBackend(with_config(tiny_bundle, preprocessing=changed))
 
 
+def restated(bundle: Bundle, folder: Path, **metadata: str) -> Bundle:
+    """Copy a bundle, its ONNX file saying something else of itself."""
+    onnx = pytest.importorskip("onnx")
+    shutil.copytree(bundle.path, folder)
+    copy = Bundle(folder, bundle.config)
+    model = onnx.load(copy.onnx)
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | metadata)
+    onnx.save(model, copy.onnx)
+    return copy
+
+
+def test_refuses_another_temperature_than_the_files_own(tmp_path, tiny_bundle):
+    bundle = restated(tiny_bundle, tmp_path / "copy", temperature="1.5")
+    with pytest.raises(CheckpointError, match=r"temperature 1.5 do not agree .*: 1.0"):
+        OnnxBackend(bundle)
+    backend = OnnxBackend(with_config(bundle, temperature=1.5))
+    # What comes out stays logits.
+    pixels = np.zeros((1, 1, 16, 16), np.float32)
+    np.testing.assert_array_equal(backend.logits(pixels), OnnxBackend(tiny_bundle).logits(pixels))
+
+
+def test_a_file_of_before_there_were_temperatures_goes_with_any(tiny_bundle):
+    assert "temperature" not in OnnxBackend(with_config(tiny_bundle, temperature=1.5)).metadata
+
+
 def test_refuses_another_input_size(tiny_bundle):
     changes = {
         "model": dataclasses.replace(tiny_bundle.config.model, image_size=(32, 32)),
@@ -59,17 +85,13 @@ def test_refuses_another_input_size(tiny_bundle):
     ("metadata", "message"),
     [
         ({"labels": "neutral, happiness"}, "metadata 'labels' is no JSON"),
+        ({"temperature": "hot"}, "metadata 'temperature' is no JSON"),
         ({"preprocessing": "{}"}, "metadata 'preprocessing': .*missing"),
         ({"preprocessing": '{"sise": 3}'}, "metadata 'preprocessing': unknown setting 'sise'"),
     ],
 )
 def test_refuses_damaged_metadata(tmp_path, tiny_bundle, metadata, message):
-    onnx = pytest.importorskip("onnx")
-    shutil.copytree(tiny_bundle.path, tmp_path / "copy")
-    bundle = Bundle(tmp_path / "copy", tiny_bundle.config)
-    model = onnx.load(bundle.onnx)
-    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | metadata)
-    onnx.save(model, bundle.onnx)
+    bundle = restated(tiny_bundle, tmp_path / "copy", **metadata)
     with pytest.raises(CheckpointError, match=message):
         OnnxBackend(bundle)
 
@@ -109,3 +131,12 @@ def test_softmax_sums_to_one_and_does_not_overflow():
     probs = softmax(np.array([[1000.0, 0.0, -1000.0], [0.0, np.log(3.0), -np.inf]], np.float32))
     assert probs.dtype == np.float64
     np.testing.assert_allclose(probs, [[1, 0, 0], [0.25, 0.75, 0]], atol=1e-7)
+
+
+def test_softmax_divides_logits_by_the_temperature():
+    torch = pytest.importorskip("torch")
+    logits = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32) * 5
+    for temperature in (0.3, 1.0, 4.0):
+        expected = torch.softmax(torch.from_numpy(logits).double() / temperature, 1).numpy()
+        np.testing.assert_allclose(softmax(logits, temperature), expected, rtol=1e-12)
+    np.testing.assert_allclose(softmax(np.array([[1e30, 0.0]]), 0.01), [[1, 0]])

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 import math
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from motivnet.errors import CheckpointError, ConfigError, DetectorError
-from motivnet.faces import Detection
+from motivnet.faces import Detection, load_detector
 from motivnet.images import ImageLimits
 from motivnet.inference.backends import OnnxBackend
 from motivnet.inference.predictor import Predictor
@@ -47,6 +48,50 @@ def test_bright_is_happy_and_dark_is_sad_in_the_tiny_model(whole):
     assert list(face.probs.values()) == pytest.approx([value / sum(exp) for value in exp], abs=1e-5)
     assert (bright.model, bright.preprocessing) == ("tiny", whole.config.preprocessing.fingerprint)
     assert (bright.width, bright.height) == (30, 20)
+
+
+def test_probabilities_are_those_at_the_bundles_temperature(tiny_bundle, whole):
+    cold = Predictor(
+        dataclasses.replace(tiny_bundle.config, temperature=0.5), OnnxBackend(tiny_bundle), load_detector("whole")
+    )
+    (plain,), (sharp,) = whole.predict(flat(200)), cold.predict(flat(200))
+    squares = {label: prob**2 for label, prob in plain.faces[0].probs.items()}
+    expected = [square / sum(squares.values()) for square in squares.values()]
+    assert list(sharp.faces[0].probs.values()) == pytest.approx(expected, abs=1e-9)
+    assert sharp.faces[0].emotion == plain.faces[0].emotion
+
+
+class TestAbstention:
+    def test_marks_what_is_below_and_keeps_the_emotion(self, tiny_bundle, whole):
+        images = [flat(255), flat(127)]
+        plain = whole.predict(images)
+        certain, doubtful = (result.faces[0] for result in plain)
+        assert not certain.abstained
+        assert not doubtful.abstained
+        threshold = max(doubtful.probs.values())
+        # At the threshold itself there is an answer.
+        for value, expected in ((threshold, [False, False]), (threshold + 1e-9, [False, True]), (0.0, [False] * 2)):
+            predictor = Predictor.load(tiny_bundle.path, detector="whole", abstain_below=value)
+            found = [result.faces[0] for result in predictor.predict(images)]
+            assert [face.abstained for face in found] == expected
+            assert [face.probs for face in found] == [certain.probs, doubtful.probs]
+            assert [face.emotion for face in found] == [certain.emotion, doubtful.emotion]
+
+    def test_the_bundles_own_threshold_is_used_only_where_it_is_asked_for(self, tiny_bundle):
+        config = dataclasses.replace(tiny_bundle.config, abstain_below=1.0)
+        parts = (config, OnnxBackend(tiny_bundle), load_detector("whole"))
+        for wanted, expected in ((None, False), ("stored", True), (0.1, False)):
+            (result,) = Predictor(*parts, abstain_below=wanted).predict(flat(255))
+            assert result.faces[0].abstained is expected
+
+    @pytest.mark.parametrize("wanted", [-0.1, 1.1, math.nan, "half"])
+    def test_thresholds_that_are_none(self, tiny_bundle, wanted):
+        with pytest.raises(ConfigError, match="Allowed: a probability from 0 to 1, or 'stored'"):
+            Predictor.load(tiny_bundle.path, detector="whole", abstain_below=wanted)
+
+    def test_a_bundle_without_a_threshold_cannot_give_one(self, tiny_bundle):
+        with pytest.raises(ConfigError, match="bundle 'tiny' states no threshold"):
+            Predictor.load(tiny_bundle.path, detector="whole", abstain_below="stored")
 
 
 def test_takes_every_kind_of_input_in_order(tmp_path, predictor, astronaut):

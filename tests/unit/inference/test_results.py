@@ -26,6 +26,7 @@ def test_json_is_the_contract():
                 "box": [1.23, -2, 60, 80],
                 "score": 0.9123,
                 "emotion": "happiness",
+                "abstained": False,
                 "probs": {"neutral": 0.1, "happiness": 0.7, "sadness": 0.2},
             }
         ],

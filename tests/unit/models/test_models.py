@@ -5,6 +5,7 @@ import torch
 
 from motivnet.errors import ConfigError
 from motivnet.models.config import PRESETS, HeadConfig, ModelConfig, VitConfig, preset
+from motivnet.models.ml_decoder import Look, MLDecoder
 from motivnet.models.motivnet import build_model
 
 TINY_VIT = VitConfig(embed_dim=24, depth=2, num_heads=3, patch_size=8, patch_padding=0)
@@ -112,3 +113,37 @@ def test_unknown_names_are_answered_with_a_suggestion() -> None:
         preset("motivnet-1bb")
     with pytest.raises(ConfigError, match="timm has no model 'resnet10tt'"):
         build_model(ModelConfig(backbone="timm:resnet10tt", image_size=(32, 32)))
+
+
+def test_attention_that_is_looked_at_is_the_attention_that_is_used() -> None:
+    torch.manual_seed(0)
+    head = MLDecoder(10, 7, num_queries=3, dim=16, num_layers=2, num_heads=4, ff_dim=8).eval()
+    tokens = torch.randn(2, 5, 10)
+    looks: list[Look] = []
+    attended = []
+    for layer in head.layers:
+        layer.attn.register_forward_hook(lambda module, args, out: attended.append((module, args, out)))
+    with torch.inference_mode():
+        torch.testing.assert_close(head(tokens, looks), head(tokens))
+    assert len(looks) == 2
+    for look, (attn, (query, keys, _), answers) in zip(looks, attended, strict=False):
+        assert look.weights.shape == (2, 4, 3, 5)
+        torch.testing.assert_close(look.weights.sum(3), torch.ones(2, 4, 3))
+        assert look.weights.min() >= 0
+        # The module's output is made of these weights and values, and of nothing else.
+        mixed = torch.einsum("bhqn,bhnd->bqhd", look.weights, look.values).flatten(2)
+        torch.testing.assert_close(attn.out_proj(mixed), answers)
+        # And torch's own module, given the same parameters, reports the same weights.
+        witness = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
+        witness.load_state_dict(
+            {
+                "in_proj_weight": attn.in_proj.weight,
+                "in_proj_bias": attn.in_proj.bias,
+                "out_proj.weight": attn.out_proj.weight,
+                "out_proj.bias": attn.out_proj.bias,
+            }
+        )
+        with torch.inference_mode():
+            theirs, weights = witness(query, keys, keys, average_attn_weights=False)
+        torch.testing.assert_close(weights, look.weights)
+        torch.testing.assert_close(theirs, answers)

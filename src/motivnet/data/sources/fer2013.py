@@ -7,7 +7,6 @@ one folder an emotion (see `folder.py`). Beside a CSV, FERPlus' `fer2013new.csv`
 Goodfellow et al., "Challenges in Representation Learning", ICML 2013; Barsoum et al., arXiv 1608.01041 (FERPlus).
 """
 
-import csv
 import io
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.data.sources.folder import read_folder
+from motivnet.data.sources.folder import labelled_files
+from motivnet.data.sources.rows import WILD, Rows, number, read_records
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, FER2013_ORDER
 
@@ -35,7 +35,10 @@ def read_fer2013(path: Path) -> Manifest:
         DataError: naming file and row of what is not as published.
     """
     if path.is_dir():
-        return read_folder(path)
+        rows = Rows(path, EMOTIONS)
+        for split, label, file in labelled_files(path, EMOTIONS):
+            rows.add(path=str(file), label=label, split=split, groups=[WILD])
+        return rows.manifest()
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
@@ -57,49 +60,48 @@ def _read_parquet(path: Path) -> Manifest:
             "label": table["label"].to_pylist(),
             "split": table["usage"].to_pylist(),
             "votes": votes.tolist(),
+            "groups": [[WILD]] * len(table),
         }
     )
 
 
 def _read_csv(path: Path) -> Manifest:
     columns: dict[str, list] = {"image": [], "label": [], "split": []}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        missing = {"emotion", "pixels", "Usage"} - set(reader.fieldnames)
-        if missing:
-            raise DataError(f"{path}: columns {sorted(missing)} are missing; found {', '.join(reader.fieldnames)}")
-        try:
-            for number, row in enumerate(reader):
-                columns["label"].append(_label(row["emotion"], path, number))
-                columns["image"].append(_encode(row["pixels"], path, number))
-                columns["split"].append(_split(row["Usage"], path, number))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: no readable CSV: {error}") from None
+    for i, row in read_records(path, ("emotion", "pixels", "Usage")):
+        columns["label"].append(_label(row["emotion"], path, i))
+        columns["image"].append(encode_pixels(row["pixels"], f"{path}, row {i}"))
+        columns["split"].append(_split(row["Usage"], path, i))
+    if not columns["label"]:
+        raise DataError(f"{path}: no rows")
     votes = _read_votes(path.parent / "fer2013new.csv", len(columns["label"]))
+    columns["groups"] = [[WILD]] * len(columns["label"])
     return make_manifest(columns | ({"votes": votes} if votes else {}))
 
 
-def _label(text: str | None, path: Path, row: int) -> str:
-    if text is None or not text.strip().isdigit() or int(text) >= len(FER2013_ORDER):
+def _label(text: str, path: Path, row: int) -> str:
+    if not text.strip().isdecimal() or int(text) >= len(FER2013_ORDER):
         raise DataError(f"{path}, row {row}: emotion {text!r}. Allowed: 0 to {len(FER2013_ORDER) - 1}")
     return str(FER2013_ORDER[int(text)])
 
 
-def _split(text: str | None, path: Path, row: int) -> str:
-    if (text or "").strip() not in SPLITS:
+def _split(text: str, path: Path, row: int) -> str:
+    if text.strip() not in SPLITS:
         raise DataError(f"{path}, row {row}: Usage {text!r}. Allowed: {', '.join(SPLITS)}")
-    return str(text).strip()
+    return text.strip()
 
 
-def _encode(text: str | None, path: Path, row: int) -> bytes:
-    """Turn 2,304 numbers into a PNG, so that every row of every source is an image file."""
+def encode_pixels(text: str, where: str) -> bytes:
+    """Turn 2,304 numbers into a PNG, so that every row of every source is an image file.
+
+    Raises:
+        DataError: at another number of pixels, or a value outside 0 to 255.
+    """
     try:
-        values = np.array((text or "").split(), dtype=np.int64)
-    except ValueError:
+        values = np.array(text.split(), dtype=np.int64)
+    except (ValueError, OverflowError):
         values = np.empty(0, np.int64)
     if values.size != SIDE_PX * SIDE_PX or values.min() < 0 or values.max() > 255:
-        raise DataError(f"{path}, row {row}: expected {SIDE_PX * SIDE_PX} pixels from 0 to 255, found {values.size}")
+        raise DataError(f"{where}: expected {SIDE_PX * SIDE_PX} pixels from 0 to 255, found {values.size}")
     buffer = io.BytesIO()
     Image.fromarray(values.astype(np.uint8).reshape(SIDE_PX, SIDE_PX)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -108,11 +110,7 @@ def _encode(text: str | None, path: Path, row: int) -> bytes:
 def _read_votes(path: Path, num_rows: int) -> list[list[float]] | None:
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for _, row in read_records(path, tuple(EMOTIONS))]
     if len(rows) != num_rows:
         raise DataError(f"{path}: {len(rows)} rows, the CSV beside it has {num_rows}")
-    try:
-        return [[float(row[name]) for name in EMOTIONS] for row in rows]
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not FERPlus' votes, which have a column of numbers an emotion: {error}") from None
+    return [[number(row[name], f"{path}, row {i}", name, 0.0) for name in EMOTIONS] for i, row in enumerate(rows)]

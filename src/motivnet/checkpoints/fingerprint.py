@@ -1,0 +1,44 @@
+"""Know a model again by what it answers with: weights and settings, not name, licence or measured scores."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from motivnet.checkpoints.bundle import ONNX_NAME, Bundle, is_bundle, open_bundle
+from motivnet.checkpoints.hub import is_hub_name, locate
+from motivnet.checkpoints.transfer import sha256_of
+from motivnet.config import to_plain
+from motivnet.errors import CheckpointError
+
+# What a bundle says of itself that changes no probability: writing its scores down must not make another model of it.
+REMARKS = ("name", "summary", "licence", "scores", "abstain_below", "provenance", "format")
+
+
+def model_fingerprint(model: str | Path) -> str:
+    """Give 12 hex digits of SHA-256 that change whenever a weight or a setting that bears on the answers does.
+
+    Args:
+        model: as `Predictor.load` takes it: embedded model, folder of a bundle, file, or released name.
+
+    Raises:
+        CheckpointError: if there is no such model, or it cannot be read.
+    """
+    path = Path(model)
+    if not is_bundle(model) and not path.exists() and is_hub_name(str(model)):
+        path = locate(str(model))
+    try:
+        if path.is_file():
+            return sha256_of(path)[:12]
+        return _of_bundle(open_bundle(path))
+    except OSError as error:
+        raise CheckpointError(f"{model}: cannot be read: {error.strerror or error}") from None
+
+
+def _of_bundle(bundle: Bundle) -> str:
+    settings = {name: value for name, value in to_plain(bundle.config).items() if name not in REMARKS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    # Tensors of an ONNX model beyond 2 GB stand in a file beside it.
+    for file in (bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights):
+        if file.is_file():
+            digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:12]

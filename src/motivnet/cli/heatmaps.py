@@ -1,0 +1,107 @@
+"""Pictures of explanations: the face, and over it where the model looked for each emotion."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from motivnet.cli.annotate import COLORS, OTHER_COLOR
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+    from motivnet.evaluation.explain import Explanation
+
+PANEL_PX = {"many": 176, "one": 400}
+GAP_PX = 10
+PAPER, INK, FAINT = "#ffffff", "#101418", "#5c666f"
+# The scale ends here or above, so that a model that looks everywhere alike does not seem to look anywhere.
+LOWEST_TOP = 2.0
+
+
+def draw_explanations(
+    image_hwc_u8: Any, explanations: "Sequence[Explanation]", emotion: str | None, *, fill: int | None, note: str
+) -> "Image.Image":
+    """Draw one row a face: what the model saw of it, then the map of every emotion, or of one.
+
+    All maps have the same scale, which stands below them.
+
+    Args:
+        image_hwc_u8: the photograph, upright RGB, uint8 (h, w, 3).
+        explanations: of its faces, at least one.
+        emotion: the one to show; None shows all.
+        fill: the model's value of what lies outside the photograph; None repeats the edge.
+        note: how the maps were made, one line.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    from motivnet.preprocess import crop
+
+    shown = [emotion] if emotion else list(explanations[0].maps)
+    side = PANEL_PX["one" if emotion else "many"]
+    font_px = side // 11 if not emotion else 22
+    font = ImageFont.load_default(font_px)
+    caption_px, cell_px = 2 * font_px, side + GAP_PX
+    heats = [[explanation.heat(name) for name in shown] for explanation in explanations]
+    top = max(LOWEST_TOP, *(float(heat.max()) for row in heats for heat in row))
+    row_px = side + caption_px
+    size = (GAP_PX + (len(shown) + 1) * cell_px, GAP_PX + len(explanations) * row_px + 3 * caption_px // 2)
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, (explanation, row) in enumerate(zip(explanations, heats, strict=True)):
+        photo = crop(image_hwc_u8, explanation.seen, fill)
+        y = GAP_PX + number * row_px
+        _paste(canvas, photo, GAP_PX, y, side)
+        draw.text((GAP_PX, y + side + 4), "the face" if len(heats) == 1 else f"face {number + 1}", INK, font)
+        for column, (name, heat) in enumerate(zip(shown, row, strict=True), start=1):
+            x = GAP_PX + column * cell_px
+            _paste(canvas, overlay(photo, heat / top), x, y, side)
+            answer = name == explanation.face.emotion
+            if answer:
+                draw.rectangle((x, y + side + 2, x + side - 1, y + row_px - 6), fill=COLORS.get(name, OTHER_COLOR))
+            draw.text((x + 5, y + side + 4), f"{name} {explanation.face.probs[name]:.0%}", INK, font)
+    _draw_scale(draw, canvas, top, note, GAP_PX + len(explanations) * row_px, font_px)
+    return canvas
+
+
+def overlay(photo_hwc_u8: Any, share_hw: Any) -> Any:
+    """Lay a map, 0 to 1, over a photograph of the same size, uint8 (h, w, 3): the more, the less of the photograph."""
+    import numpy as np
+
+    grey_hw1 = photo_hwc_u8.astype(np.float32).mean(axis=2, keepdims=True)
+    colors_hwc = _colors(share_hw)
+    opaque_hw1 = (0.25 + 0.4 * share_hw[:, :, None]).astype(np.float32)
+    return np.rint(grey_hw1 * (1 - opaque_hw1) + colors_hwc * opaque_hw1).clip(0, 255).astype(np.uint8)
+
+
+def _colors(share_hw: Any) -> Any:
+    import cv2
+    import numpy as np
+
+    levels_hw = np.rint(np.clip(share_hw, 0, 1) * 255).astype(np.uint8)
+    return cv2.applyColorMap(levels_hw, cv2.COLORMAP_INFERNO)[:, :, ::-1]
+
+
+def _paste(canvas: "Image.Image", picture_hwc_u8: Any, x: int, y: int, side: int) -> None:
+    """Fit a picture into a square panel, in its own proportions, in the middle."""
+    from PIL import Image
+
+    picture = Image.fromarray(picture_hwc_u8)
+    scale = side / max(picture.size)
+    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    fitted = picture.resize((width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    canvas.paste(fitted, (x + (side - width) // 2, y + (side - height) // 2))
+
+
+def _draw_scale(
+    draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, note: str, y: int, font_px: int
+) -> None:
+    import numpy as np
+    from PIL import Image, ImageFont
+
+    font = ImageFont.load_default(font_px)
+    width = 6 * font_px
+    ramp = _colors(np.linspace(0, 1, width)[None].repeat(font_px, 0))
+    draw.text((GAP_PX, y + 4), "none", FAINT, font)
+    x = GAP_PX + math.ceil(font.getlength("none ")) + 4
+    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (x, y + 6))
+    draw.text((x + width + 8, y + 4), f"{top:.1f} times an even spread.  {note}", FAINT, font)

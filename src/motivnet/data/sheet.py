@@ -1,0 +1,95 @@
+"""Contact sheets: what a class looks like, at a glance."""
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from motivnet.data.inspect import read_face
+from motivnet.data.manifest import Manifest
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+TILE_PX = 96
+GAP_PX = 6
+CAPTION_PX = 14
+HEADER_PX = 44
+NUM_COLUMNS = 12
+PER_SHEET = 120
+INK, PALE, PAPER = "#202124", "#6b7078", "#ffffff"
+
+
+def sheet_rows(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Draw the rows that a class's sheet shows: at most PER_SHEET usable ones, in their order."""
+    rows = np.flatnonzero((manifest.targets == manifest.labels.index(label)) & usable_B)
+    keys = np.random.PCG64(seed).random_raw(len(rows))
+    return np.sort(rows[np.argsort(keys, kind="stable")[:PER_SHEET]])
+
+
+def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> "Image.Image":
+    """Lay out faces of one class, drawn at random, each above its row number and split.
+
+    Args:
+        manifest: the rows.
+        label: the class.
+        usable_B: which rows have an image.
+        seed: of the draw.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ImageError: if a row has no image after all.
+    """
+    from PIL import Image, ImageDraw
+
+    rows = sheet_rows(manifest, label, usable_B, seed=seed)
+    num_lines = max(1, math.ceil(len(rows) / NUM_COLUMNS))
+    across, down = TILE_PX + GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
+    sheet = Image.new("RGB", (GAP_PX + NUM_COLUMNS * across, HEADER_PX + num_lines * down), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP_PX, 6), label, INK, _font(18))
+    draw.text((GAP_PX, 28), _subtitle(manifest, label, len(rows)), PALE, _font(11))
+    numbers, splits = (manifest.table[name].take(rows).to_pylist() for name in ("row", "split"))
+    for place, row in enumerate(rows.tolist()):
+        x, y = GAP_PX + place % NUM_COLUMNS * across, HEADER_PX + place // NUM_COLUMNS * down
+        tile = _tile(read_face(manifest, row))
+        sheet.paste(tile, (x + (TILE_PX - tile.width) // 2, y + (TILE_PX - tile.height) // 2))
+        _write(draw, (x, y + TILE_PX + 1), f"{numbers[place]} {splits[place]}")
+    return sheet
+
+
+def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
+    counts = Counter(
+        split
+        for split, own in zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True)
+        if own == label
+    )
+    splits = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
+    return f"{counts.total():,} rows ({splits or 'none'}); {shown} of them, drawn at random, with row number and split"
+
+
+def _tile(image_hwc_u8: np.ndarray) -> "Image.Image":
+    """Fit a face into a tile; small ones are enlarged."""
+    from PIL import Image
+
+    height, width = image_hwc_u8.shape[:2]
+    scale = TILE_PX / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Image.fromarray(image_hwc_u8).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> None:
+    """Write one line as wide as a tile, cut where it is too long."""
+    font = _font(10)
+    while text and draw.textlength(text, font) > TILE_PX:
+        text = text[:-1]
+    draw.text(place, text, PALE, font)
+
+
+def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

@@ -1,0 +1,148 @@
+"""EmotioNet: its list of images with emotion categories, as the spreadsheet it comes as, or saved as CSV.
+
+`URLsWithEmotionCat_aws.xlsx` has a column with the address of every image, and sixteen columns of emotion categories
+with 1 where the category applies: six single ones, and compounds such as `happily_surprised`, which have no place among
+seven emotions and are left out and counted. There is no neutral. The spreadsheet is published with a password, and has
+to be saved without one. Columns `AU 1` to `AU 60`, where a table has them, become the group `action_units`, such as
+`6+12`.
+
+What is published is addresses, not images. An address stands for the file that a download made of it: below the folder
+of images by what follows `/Images/` in the address, or by the last part of it alone. The lists of action units alone
+(`dataFile_0001.txt`) have no emotions and cannot be read.
+
+Benitez-Quiroz et al., "EmotioNet", CVPR 2016; arXiv 1703.01210 (the challenge).
+"""
+
+import itertools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from motivnet.data.manifest import Manifest
+from motivnet.data.sources.folder import is_label
+from motivnet.data.sources.rows import WILD, Rows, absolute, check_header, first_folder, image_path, read_records
+from motivnet.errors import DataError
+from motivnet.labels import EMOTIONS
+
+COMPOUND = frozenset(
+    f"{first}_{second}"
+    for first in ("happily", "sadly", "fearfully", "angrily", "disgustedly")
+    for second in ("happy", "sad", "fearful", "angry", "surprised", "disgusted", "surprise")
+) | {"awed", "appalled", "hatred"}
+UNIT = re.compile(r"au_?0*(\d+)")
+FILE_COLUMNS = ("path", "file", "image")
+# Absent, or not annotated.
+NOT_SET = {"", "0", "-1", "999"}
+# An encrypted Office file is a container of this kind instead of a ZIP archive.
+ENCRYPTED = bytes.fromhex("d0cf11e0a1b11ae1")
+
+
+def read_emotionet(path: Path, *, root: Path | None = None) -> Manifest:
+    """Read EmotioNet's emotion categories, as one split `all`.
+
+    Args:
+        path: the table, .xlsx or .csv.
+        root: the folder of the images; None: the folder `images` beside the table, or the table's own.
+
+    Raises:
+        DataError: naming file and row of what is not as published.
+    """
+    folder = absolute(root or first_folder(path.parent, "images", "Images", "IMAGES") or path.parent)
+    rows = Rows(path, EMOTIONS)
+    records = _read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_records(path, ())
+    columns: _Columns | None = None
+    for row, raw in records:
+        cells = {name.strip().lower().replace(" ", "_"): cell.strip() for name, cell in raw.items()}
+        if len(cells) != len(raw):
+            raise DataError(f"{path}: columns that differ in case or spaces only, of {', '.join(raw)}")
+        columns = columns or _Columns(path, list(cells))
+        where = f"{path}, row {row}"
+        single = [label for name, label in columns.single.items() if _is_set(cells[name], name, where)]
+        compound = [name for name in columns.compound if _is_set(cells[name], name, where)]
+        reason = _reason(len(single), len(compound))
+        if reason:
+            rows.dropped[reason] += 1
+            continue
+        units = [unit for name, unit in columns.units.items() if _is_set(cells[name], name, where)]
+        groups = [("action_units", "+".join(units)), WILD] if units else [WILD]
+        image = _local_file(folder, cells[columns.file], where)
+        rows.add(path=image, label=single[0], split="all", groups=groups, row=row)
+    return rows.manifest()
+
+
+class _Columns:
+    """What each column of a table is; none goes unrecognised.
+
+    Args:
+        path: the table, for messages.
+        names: its columns, in lower case, with `_` for spaces.
+    """
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        files = [name for name in names if name in FILE_COLUMNS] + [name for name in names if name.startswith("url")]
+        self.single = {name: EMOTIONS.names[EMOTIONS.index(name)] for name in names if is_label(name, EMOTIONS)}
+        self.compound = [name for name in names if name in COMPOUND]
+        self.units = {name: match[1] for name in names if (match := UNIT.fullmatch(name))}
+        known = {*files, *self.single, *self.compound, *self.units}
+        unknown = [name for name in names if name not in known and "url" not in name]
+        if not files or not self.single:
+            raise DataError(
+                f"{path}: columns of {'emotion categories' if files else 'addresses (URL) or files (path)'} are"
+                f" missing; found {', '.join(names)}. Lists of action units alone have no emotions"
+            )
+        if unknown:
+            raise DataError(f"{path}: columns {unknown} are neither address, emotion category nor action unit")
+        self.file = files[0]
+
+
+def _is_set(text: str, name: str, where: str) -> bool:
+    value = text.removesuffix(".0")
+    if value != "1" and value not in NOT_SET:
+        raise DataError(f"{where}: {name} {text!r}. Allowed: 1, 0, -1, 999, empty")
+    return value == "1"
+
+
+def _reason(num_single: int, num_compound: int) -> str | None:
+    """Say why a row has no place among seven emotions; None if it has one."""
+    if num_single + num_compound == 0:
+        return "no emotion category"
+    if num_single + num_compound > 1:
+        return "several emotion categories"
+    return "compound emotion" if num_compound else None
+
+
+def _local_file(folder: str, name: str, where: str) -> str:
+    if "://" not in name:
+        return image_path(folder, name, where)
+    address = urlsplit(name).path
+    nested = image_path(folder, address.rpartition("/Images/")[2].lstrip("/"), where)
+    return nested if Path(nested).is_file() else image_path(folder, address.rpartition("/")[2], where)
+
+
+def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    import openpyxl
+
+    try:
+        with path.open("rb") as file:
+            if file.read(len(ENCRYPTED)) == ENCRYPTED:
+                raise DataError(
+                    f"{path}: is encrypted, as it is published. Allowed: saved without a password, or as CSV"
+                )
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        lines = [
+            ["" if cell is None else str(cell) for cell in line]
+            for line in book.worksheets[0].iter_rows(values_only=True)
+        ]
+        book.close()
+    except (OSError, zipfile.BadZipFile, KeyError, IndexError, ValueError, SyntaxError) as error:
+        # openpyxl raises all of these on damaged files; SyntaxError is the XML parser's.
+        raise DataError(f"{path}: cannot be read as a spreadsheet: {error}") from None
+    header = lines[0] if lines else []
+    check_header(path, [name for name in header if name], ())
+    for row, cells in enumerate(lines[1:]):
+        if any(cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if not name):
+            raise DataError(f"{path}, row {row}: a cell in a column without a name")
+        if any(cells):
+            yield row, {name: cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if name}

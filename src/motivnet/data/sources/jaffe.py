@@ -1,0 +1,50 @@
+"""JAFFE: 213 photographs of ten Japanese women, whose names say who shows what.
+
+`KA.AN1.39.tiff` is subject KA, anger, her first photograph of it, number 39 of all. Copies as .jpg or .png are read
+too.
+
+Lyons et al., "Coding Facial Expressions with Gabor Wavelets", FG 1998, arXiv 2009.05938.
+"""
+
+import re
+from pathlib import Path
+
+from motivnet.data.manifest import Manifest
+from motivnet.data.sources.folder import images_in
+from motivnet.data.sources.rows import POSED, Rows
+from motivnet.errors import DataError
+from motivnet.labels import EMOTIONS
+
+NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+")
+CODES = {
+    "AN": "anger",
+    "DI": "disgust",
+    "FE": "fear",
+    "HA": "happiness",
+    "NE": "neutral",
+    "SA": "sadness",
+    "SU": "surprise",
+}
+
+
+def read_jaffe(path: Path) -> Manifest:
+    """Read JAFFE, as one split `all`: the publishers have none.
+
+    Args:
+        path: the folder of the images.
+
+    Raises:
+        DataError: naming an image whose name is not as published.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder")
+    rows = Rows(path, EMOTIONS)
+    for file in images_in(path):
+        match = NAME.fullmatch(file.stem)
+        if not match or match[2] not in CODES:
+            raise DataError(
+                f"{file}: the name is not SUBJECT.EMOTION.NUMBER, such as KA.AN1.39.tiff, EMOTION one of"
+                f" {', '.join(CODES)}"
+            )
+        rows.add(path=str(file), label=CODES[match[2]], split="all", subject=match[1], groups=[POSED])
+    return rows.manifest()

@@ -1,0 +1,55 @@
+"""The JSON that MotivNet's reference code reads: `{label: [file, ...]}`, a file's number counted over all labels.
+
+`{"happiness": ["a.jpg", "b.jpg"], "anger": ["c.jpg"]}`
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from motivnet.data.manifest import Manifest
+from motivnet.data.sources.rows import Rows, absolute, image_path
+from motivnet.errors import DataError
+from motivnet.labels import WITH_CONTEMPT
+
+
+def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "all") -> Manifest:
+    """Read lists of files by label; synonyms such as `happy` are understood.
+
+    Args:
+        path: the JSON file.
+        root: the folder that image names are relative to; None: the file's.
+        split: what to call the split, as the form has none.
+
+    Raises:
+        DataError: naming the file and row of what cannot be used.
+    """
+    try:
+        pairs = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=list)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    rows, folder, row = Rows(path), absolute(root or path.parent), 0
+    given: set[str] = set()
+    for name, files in _check(path, pairs):
+        if name in given:
+            raise DataError(f"{path}: label {name!r} is there twice")
+        given.add(name)
+        try:
+            label = WITH_CONTEMPT.names[WITH_CONTEMPT.index(name)]
+        except DataError as error:
+            raise DataError(f"{path}, row {row}: {error}") from None
+        for file in files:
+            where = f"{path}, row {row} ({name})"
+            if not isinstance(file, str):
+                raise DataError(f"{where}: {file!r} is no file name")
+            rows.add(path=image_path(folder, file, where), label=label, split=split, row=row)
+            row += 1
+    return rows.manifest()
+
+
+def _check(path: Path, pairs: Any) -> list[tuple[str, list[Any]]]:
+    """Refuse what is no object of lists; objects arrive as lists of pairs, so that no repeated key is lost."""
+    shaped = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs)
+    if not shaped:
+        raise DataError(f"{path}: not {{label: [file, ...]}}")
+    return pairs

@@ -1,0 +1,98 @@
+"""Data by name: `kind:path`, or `kind:path?option=value&option=value`.
+
+What a kind's options are, and of which type, is read off the keyword arguments of its reader.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from motivnet.data.manifest import Manifest
+from motivnet.data.sources.affectnet import read_affectnet
+from motivnet.data.sources.ckplus import read_ckplus
+from motivnet.data.sources.emotionet import read_emotionet
+from motivnet.data.sources.expw import read_expw
+from motivnet.data.sources.fer2013 import read_fer2013
+from motivnet.data.sources.folder import read_folder
+from motivnet.data.sources.jaffe import read_jaffe
+from motivnet.data.sources.motivnet_json import read_motivnet_json
+from motivnet.data.sources.rafdb import read_rafdb
+from motivnet.data.sources.rows import absolute
+from motivnet.data.sources.sfew import read_sfew
+from motivnet.data.sources.stored import read_stored
+from motivnet.data.sources.tables import read_csv, read_parquet
+from motivnet.errors import DataError, unknown_name
+
+READERS: dict[str, Callable[..., Manifest]] = {
+    "affectnet": read_affectnet,
+    "ckplus": read_ckplus,
+    "csv": read_csv,
+    "emotionet": read_emotionet,
+    "expw": read_expw,
+    "fer2013": read_fer2013,
+    "folder": read_folder,
+    "jaffe": read_jaffe,
+    "manifest": read_stored,
+    "motivnet-json": read_motivnet_json,
+    "parquet": read_parquet,
+    "rafdb": read_rafdb,
+    "sfew": read_sfew,
+}
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def read_source(text: str) -> Manifest:
+    """Read the data that a text such as `affectnet:/data/AffectNet?classes=7` names.
+
+    Paths in the manifest are absolute, so that it can be read from any folder.
+
+    Raises:
+        DataError: at an unknown kind or option, or data that is not as its kind is published.
+    """
+    kind, colon, rest = text.partition(":")
+    path, _, query = rest.partition("?")
+    if not colon or not path:
+        raise DataError(
+            f"{text!r} names no data. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND one of {', '.join(READERS)}"
+        )
+    if kind not in READERS:
+        raise DataError(unknown_name("kind of data", kind, READERS))
+    return READERS[kind](Path(absolute(Path(path))), **_options(kind, query))
+
+
+def _options(kind: str, query: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(READERS[kind])
+    parameters = inspect.signature(READERS[kind]).parameters.values()
+    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    options: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        name, equals, value = part.partition("=")
+        if not allowed:
+            raise DataError(f"{kind} has no options, found {part!r}")
+        if name not in allowed:
+            raise DataError(unknown_name(f"option of {kind}", name, allowed))
+        if not equals or name in options:
+            raise DataError(f"option {part!r} of {kind}. Allowed: {name}=VALUE, once")
+        options[name] = _typed(hints[name], value, f"option {name} of {kind}")
+    return options
+
+
+def _typed(hint: Any, text: str, where: str) -> Any:
+    """Read an option's text as its annotation says; of a union with None, as the other member."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(member for member in typing.get_args(hint) if member is not types.NoneType)
+    if typing.get_origin(hint) is typing.Literal:
+        choices = {str(choice): choice for choice in typing.get_args(hint)}
+    elif hint is bool:
+        choices = BOOLEANS
+    else:
+        try:
+            return hint(text)
+        except ValueError:
+            raise DataError(f"{where}: expected {hint.__name__}, found {text!r}") from None
+    if text not in choices:
+        raise DataError(f"{where}: {unknown_name('value', text, choices)}")
+    return choices[text]

@@ -1,0 +1,85 @@
+"""SFEW 2.0: frames of films, in the folders that its archives unpack to.
+
+```
+Train/Angry/Airheads_000519240_00000005.png           frames
+Train/Train_Aligned_Faces/Angry/...                   aligned faces
+Val/Val_Aligned_Faces_new/Val_Aligned_Faces/Angry/... the same, one archive inside another's folder
+Test_Aligned_Faces/...                                no emotions are published
+```
+
+A folder named after an emotion belongs to the split that the folders above it are named for, however deep it lies.
+A frame's name begins with the film; who is shown is not published.
+
+Dhall et al., "Static Facial Expression Analysis in Tough Conditions", ICCV Workshops 2011.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from motivnet.data.manifest import Manifest
+from motivnet.data.sources.folder import folders_in, images_in, is_label, refuse_loose_images
+from motivnet.data.sources.rows import ACTED, Rows
+from motivnet.errors import DataError
+from motivnet.labels import EMOTIONS
+
+SPLITS = ("train", "val", "test")
+NAME = re.compile(r"(.+?)_\d+_\d+")
+LAYOUT = "Allowed: folders such as Train/Angry or Val_Aligned_Faces/Happy"
+
+
+def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None) -> Manifest:
+    """Read SFEW, as splits `train`, `val` and, where it has emotion folders, `test`; films become a group.
+
+    Args:
+        path: the folder that the archives were unpacked in.
+        images: aligned faces or whole frames; None: whichever is there.
+
+    Raises:
+        DataError: at a folder that is neither split nor emotion, or if both kinds of images are there and none was
+            asked for.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder")
+    refuse_loose_images(path)
+    found = [
+        (split, "aligned" if "aligned" in str(folder.relative_to(path)).lower() else "frames", folder)
+        for split, folder in _leaves(path, path, None)
+    ]
+    kinds = sorted({kind for _, kind, folder in found if is_label(folder.name, EMOTIONS)})
+    if images is None and len(kinds) > 1:
+        raise DataError(f"{path}: both aligned faces and whole frames. Allowed: ?images=aligned or ?images=frames")
+    rows = Rows(path, EMOTIONS)
+    for split, kind, folder in found:
+        if images is not None and kind != images:
+            continue
+        if not is_label(folder.name, EMOTIONS):
+            rows.dropped["image without an emotion"] += sum(file.parent == folder for file in images_in(folder))
+            continue
+        label = EMOTIONS.names[EMOTIONS.index(folder.name)]
+        for file in images_in(folder):
+            film = NAME.fullmatch(file.stem)
+            groups = [("film", film[1]), ACTED] if film else [ACTED]
+            rows.add(path=str(file), label=label, split=split, groups=groups)
+    return rows.manifest()
+
+
+def _leaves(root: Path, folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:
+    """Give every emotion folder, and every folder with images that is none, with its split."""
+    for inside in folders_in(folder):
+        named = next((name for name in SPLITS if inside.name.lower().startswith(name)), None)
+        if is_label(inside.name, EMOTIONS):
+            if split is None:
+                raise DataError(f"{inside}: in no folder of a split. {LAYOUT}")
+            yield split, inside
+            continue
+        if split is not None and named not in (None, split):
+            raise DataError(f"{inside}: {named} inside {split}. {LAYOUT}")
+        belongs = split or named
+        has_images = any(file.parent == inside for file in images_in(inside))
+        if has_images and belongs != "test":
+            raise DataError(f"{inside}: is no emotion. {LAYOUT}")
+        if has_images:
+            yield "test", inside
+        yield from _leaves(root, inside, belongs)

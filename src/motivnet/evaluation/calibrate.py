@@ -1,0 +1,86 @@
+"""Give a model the temperature that its answers on a validation split ask for.
+
+The split must be one that is not reported: a temperature fitted on the images that are then scored flatters itself.
+
+Shape suffixes: B images, C classes.
+"""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from motivnet.checkpoints.bundle import BundleConfig
+from motivnet.errors import DataError
+from motivnet.evaluation.calibration import TEMPERATURES, apply_temperature, fit_temperature, threshold_for_accuracy
+from motivnet.evaluation.predictions import Predictions
+from motivnet.evaluation.probabilities import ece, log_loss
+from motivnet.version import __version__
+
+# Where in a bundle's provenance the calibration stands.
+RECORD = "calibration"
+
+
+def calibrate(config: BundleConfig, predictions: Predictions, *, accuracy: float | None = None) -> BundleConfig:
+    """Fit a temperature, and a threshold of abstention if an accuracy is wanted.
+
+    Args:
+        config: of the model's bundle.
+        predictions: its answers on a validation split, at whatever temperature the protocol states.
+        accuracy: share of right answers that the threshold is to reach there, above 0 and at most 1; None leaves the
+            bundle without a threshold, since one that was fitted at another temperature means nothing.
+
+    Returns:
+        The bundle's settings with `temperature` and `abstain_below`, and under `provenance["calibration"]` what they
+        were fitted on and what they changed; "before" is at temperature 1.
+
+    Raises:
+        DataError: if no image has an answer, these are no probabilities of this model's labels, no temperature is
+            best, or the accuracy is not reached at any threshold.
+    """
+    protocol, answered_B = predictions.protocol, predictions.answered_B
+    if predictions.labels != config.labels:
+        raise DataError(f"{protocol.data}: predictions of other labels than those of model {config.name!r}")
+    if not answered_B.any():
+        raise DataError(f"{protocol.data}: none of {len(answered_B)} images has an answer to calibrate by")
+    target_B = predictions.target_B[answered_B]
+    before_BC = apply_temperature(predictions.probs_BC[answered_B], 1 / (protocol.temperature or 1.0))
+    temperature = fit_temperature(before_BC, target_B)
+    low, high = TEMPERATURES
+    if not 1.001 * low < temperature < 0.999 * high:
+        raise DataError(
+            f"{protocol.data}: no temperature from {low:g} to {high:g} is best for its {len(target_B)} images: all of "
+            "them are classified rightly, or the probabilities tell nothing"
+        )
+    after_BC = apply_temperature(before_BC, temperature)
+    record = {
+        "data": protocol.data,
+        "data_fingerprint": protocol.data_fingerprint,
+        "split": protocol.split,
+        "detection": protocol.detection,
+        "n": len(target_B),
+        "left_out": dict(Counter(status for status in predictions.status if status != "ok")),
+        "temperature": temperature,
+        "log_loss": {"before": log_loss(before_BC, target_B), "after": log_loss(after_BC, target_B)},
+        "ece": {"before": ece(before_BC, target_B), "after": ece(after_BC, target_B)},
+        "abstention": None if accuracy is None else _abstention(after_BC, target_B, accuracy),
+        "version": __version__,
+    }
+    return dataclasses.replace(
+        config,
+        temperature=temperature,
+        abstain_below=record["abstention"] and record["abstention"]["abstain_below"],
+        provenance={**config.provenance, RECORD: record},
+    )
+
+
+def _abstention(probs_BC: np.ndarray, target_B: np.ndarray, accuracy: float) -> dict[str, Any]:
+    threshold = threshold_for_accuracy(probs_BC, target_B, accuracy)
+    kept_B = probs_BC.max(axis=1) >= threshold
+    return {
+        "wanted_accuracy": accuracy,
+        "abstain_below": threshold,
+        "accuracy": float((probs_BC.argmax(axis=1) == target_B)[kept_B].mean()),
+        "coverage": float(kept_B.mean()),
+    }

@@ -1,0 +1,172 @@
+"""Columns that part the images of a manifest into groups: its own, those that follow from it, and the user's."""
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from motivnet.data.clean import pixel_hashes
+from motivnet.data.manifest import Manifest
+from motivnet.errors import DataError, unknown_name
+
+# Group of each image; None: not known, so in no group and in nobody's rest.
+Column = list[str | None]
+
+DERIVED = ("agreement", "duplicate", "intensity", "split", "subject")
+
+# The share of votes from which annotators agree, and the distance from the middle of the plane of valence and arousal
+# from which an expression is strong.
+AGREED = 0.8
+STRONG = 0.5
+KEYS = ("row", "path")
+# Beyond this a column numbers things, and groups none.
+MAX_GROUPS = 1000
+
+
+def group_columns(
+    manifest: Manifest, names: Sequence[str], *, whole: Manifest | None = None, table: Path | None = None
+) -> dict[str, Column]:
+    """Find columns by name.
+
+    A name is a key of the manifest's `groups`, a column of `table`, or, if it is neither, one of these:
+
+    | name | groups |
+    |---|---|
+    | subject, split | as in the manifest |
+    | agreement | high: one label has at least 0.8 of the annotators' votes for any; else low |
+    | duplicate | whether exactly these pixels are also in the training split |
+    | intensity | strong: at least 0.5 from the middle of the plane of valence and arousal; else weak |
+
+    Args:
+        manifest: the images.
+        names: of the wanted columns.
+        whole: all splits of the data set, which `duplicate` needs.
+        table: a CSV file keyed by `row`, as in the manifest, or by `path`, as in the manifest or below the folder that
+            all its images share; images that it does not list are in no group.
+
+    Returns:
+        Name -> group of each row of the manifest, in the order of `names`.
+
+    Raises:
+        DataError: if there is no such column, it is empty or has more than MAX_GROUPS values, it is both in the
+            manifest and in the table, or the table is not as said.
+    """
+    maps = [dict(pairs or ()) for pairs in manifest.table["groups"].to_pylist()]
+    own = {str(key) for pairs in maps for key in pairs}
+    foreign = _read_table(table, manifest) if table else {}
+    columns = {}
+    for name in dict.fromkeys(names):
+        if name in own and name in foreign:
+            raise DataError(f"group column {name!r} is both in the data and in {table}: rename one")
+        if name in own:
+            column = [pairs.get(name) for pairs in maps]
+        elif name in foreign:
+            column = foreign[name]
+        elif name in DERIVED:
+            column = _derive(name, manifest, whole)
+        else:
+            raise DataError(unknown_name("group column", name, {*own, *foreign, *DERIVED}))
+        num_groups = len(set(column) - {None})
+        if not 1 <= num_groups <= MAX_GROUPS:
+            raise DataError(f"group column {name!r} has {num_groups} values. Allowed: from 1 to {MAX_GROUPS}")
+        columns[name] = column
+    return columns
+
+
+def _derive(name: str, manifest: Manifest, whole: Manifest | None) -> Column:
+    if name == "agreement":
+        return _agreement(manifest)
+    if name == "duplicate":
+        return _duplicate(manifest, whole)
+    if name == "intensity":
+        return _intensity(manifest)
+    return manifest.table[name].to_pylist()
+
+
+def _agreement(manifest: Manifest) -> Column:
+    votes = manifest.votes
+    total, most = votes.sum(axis=1), votes.max(axis=1)
+    return [
+        None if every <= 0 else "high" if best >= AGREED * every else "low"
+        for best, every in zip(most.tolist(), total.tolist(), strict=True)
+    ]
+
+
+def _intensity(manifest: Manifest) -> Column:
+    pairs = zip(manifest.table["valence"].to_pylist(), manifest.table["arousal"].to_pylist(), strict=True)
+    return [
+        None if valence is None or arousal is None else "strong" if math.hypot(valence, arousal) >= STRONG else "weak"
+        for valence, arousal in pairs
+    ]
+
+
+def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:
+    splits = sorted(set((whole or manifest).table["split"].to_pylist()))
+    training = [split for split in splits if split.lower().startswith("train")]
+    if whole is None or len(training) != 1 or training[0] in manifest.table["split"].to_pylist():
+        raise DataError(
+            f"group column 'duplicate' compares a split with the one training split; found {', '.join(splits)}"
+        )
+    seen = np.isin(pixel_hashes(manifest)[0], pixel_hashes(whole.split(training[0]))[0])
+    return ["also in training" if also else "only here" for also in seen]
+
+
+def _read_table(path: Path, manifest: Manifest) -> dict[str, Column]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="")
+            header = list(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    key = next((name for name in KEYS if name in header), None)
+    names = [name for name in header if name not in KEYS]
+    if key is None or not names or len(set(header)) < len(header):
+        raise DataError(
+            f"{path}: columns {header}. Allowed: one of {' and '.join(KEYS)}, and a column for each grouping"
+        )
+    places = _places(manifest, key)
+    columns: dict[str, Column] = {name: [None] * len(manifest) for name in names}
+    found: set[int] = set()
+    for number, row in enumerate(rows):
+        place = places.get((row[key] or "").strip())
+        if "" in row or None in row.values():
+            raise DataError(f"{path}, row {number}: not as many fields as the {len(header)} columns")
+        if place is None:
+            # A table of the whole data set serves each of its splits.
+            continue
+        if place in found:
+            raise DataError(f"{path}, row {number}: {key} {row[key]!r} occurs twice")
+        found.add(place)
+        for name in names:
+            columns[name][place] = row[name].strip() or None
+    if not found:
+        raise DataError(f"{path}: no {key} of its {len(rows)} rows is one of the {len(manifest)} images")
+    return columns
+
+
+def _places(manifest: Manifest, key: str) -> dict[str, int]:
+    """Give the position of each image by what a table may call it."""
+    names = manifest.table[key].to_pylist()
+    if key == "row":
+        places = _unique(map(str, names), key)
+    else:
+        known = {position: name for position, name in enumerate(names) if name is not None}
+        if not known:
+            raise DataError("images without a path cannot be found by it. Allowed: a table keyed by row")
+        folder = os.path.commonpath([os.path.dirname(name) for name in known.values()])  # noqa: PTH120
+        places = {os.path.relpath(name, folder): position for position, name in known.items() if folder}
+        places |= {name: position for position, name in known.items()}
+    return places
+
+
+def _unique(names: Iterable[str], key: str) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if name in places:
+            raise DataError(f"{key} {name} is that of two images. Allowed: a table keyed by path, or one split")
+        places[name] = position
+    return places
