@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tables import RESULTS, machine, markdown_table, use_cores, write_results
 
+from motivnet.inference.torch_backend import TorchBackend
 from motivnet.models.config import PRESETS, ModelConfig
 from motivnet.models.cost import cost
-from motivnet.models.motivnet import build_model
+from motivnet.models.motivnet import MotivNet, build_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "cost.md"
 SIZES = [(1024, 768), (768, 576), (512, 384), (256, 192)]
@@ -124,9 +126,8 @@ def fits(row: dict[str, Any], dtype: str) -> bool:
     return row["weight_bytes"][dtype] + 2 * row["activation_bytes"][dtype] + SPARE_BYTES < free_bytes()
 
 
-@torch.inference_mode()
 def measure(name: str, dtype: str, *sizes: str) -> list[dict[str, Any]]:
-    """Time one image at each resolution, the smallest first: the process never shrinks.
+    """Time one image at each resolution as `Predictor` runs it, the smallest first: the process never shrinks.
 
     The first forward pass warms up and the median of up to five more counts, as many as begin within two seconds; if
     none does, the first counts.
@@ -135,26 +136,27 @@ def measure(name: str, dtype: str, *sizes: str) -> list[dict[str, Any]]:
     for size in sizes:
         height, width = map(int, size.split("x"))
         config = dataclasses.replace(PRESETS[name], image_size=(height, width))
-        model = random_model(config, getattr(torch, dtype))
-        pixels_BCHW = torch.rand(1, config.in_chans, height, width, dtype=getattr(torch, dtype))
+        backend = TorchBackend(random_model(config, getattr(torch, dtype)), config)
+        pixels_BCHW = np.random.default_rng(0).random((1, config.in_chans, height, width), np.float32)
         seconds: list[float] = []
         started = time.perf_counter()
         while not seconds or (len(seconds) < 6 and time.perf_counter() - started < 2):
             begin = time.perf_counter()
-            logits = model(pixels_BCHW)
+            logits = backend.logits(pixels_BCHW)
             seconds.append(time.perf_counter() - begin)
-        if not logits.isfinite().all():
+        if not np.isfinite(logits).all():
             raise ArithmeticError(f"{name} {size} {dtype}: logits {logits.tolist()}")
         timed = seconds[1:] or seconds
         print(f"{name} {size} {dtype}: {statistics.median(timed):.3f} s", file=sys.stderr)
         found.append(
             {"seconds": statistics.median(timed), "runs": len(timed), "process_bytes": process_bytes()},
         )
-        del model
+        del backend
     return found
 
 
-def random_model(config: ModelConfig, dtype: torch.dtype) -> torch.nn.Module:
+@torch.inference_mode()
+def random_model(config: ModelConfig, dtype: torch.dtype) -> MotivNet:
     """Build a model in its dtype from the start, its rows alike: drawing billions of numbers would take minutes."""
     with torch.device("meta"):
         model = build_model(config).eval().to(dtype)
@@ -220,8 +222,8 @@ One forward pass of backbone and head with one image; decoding it and finding fa
   multiply-accumulates of the weights alone, without attention: they give 0.342 T for the 0.1b encoder, whose weights
   take 0.351 T and whose whole forward pass takes 0.526 T.
 - **Activations** are calculated: the most that is alive at once, input included, attention fused.
-- **Seconds** are measured on {cores} cores of *{cpu}* with torch {torch}, in eager mode. Another processor needs its
-  own run of the script.
+- **Seconds** are measured on {cores} cores of *{cpu}* with torch {torch}, as `Predictor` runs them. Another processor
+  needs its own run of the script.
 - **Process** is the most memory that the whole Python process held in that run.
 - A dash was not measured: it takes too long, does not fit the memory, or (`nano`) gains nothing.
 

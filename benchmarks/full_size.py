@@ -4,7 +4,7 @@ The weights are random, in the released format and at the released size (`script
 are missing. The image is the face in a photograph that scikit-image ships. Every variant is a process of its own:
 
 - `eager fp32`: the plain forward pass, attention written out, which the authors' code amounts to;
-- `fp32` and `bf16`: `Predictor`, as users get it;
+- `fp32` and `bf16`: `Predictor`, as users get it; `bf16 compiled` with `compile=True`, which the first image pays for;
 - `int8`: OpenVINO with weights in int8 and activations quantised on the way, if `openvino` and `nncf` are installed.
 
 Before each, the system is asked to forget the file, so that loading reads it from the disk. Linux only: it tells the
@@ -57,7 +57,7 @@ MODELS = {
     "motivnet-1b": Made("MotivNet.pth", "motivnet", "1b"),
 }
 REFERENCE = "eager fp32"
-VARIANTS = (REFERENCE, "fp32", "bf16", "int8")
+VARIANTS = (REFERENCE, "fp32", "bf16", "bf16 compiled", "int8")
 
 
 def main() -> None:
@@ -190,6 +190,8 @@ def measure_torch(name: str, variant: str, model: str, pixels: str, runs: int) -
     from motivnet.models.config import preset
     from motivnet.models.cost import cost
 
+    precision, _, compiled = variant.partition(" ")
+
     def load_eager() -> Callable[[np.ndarray], np.ndarray]:
         net = load_model(model)
         for module in net.modules():
@@ -198,12 +200,15 @@ def measure_torch(name: str, variant: str, model: str, pixels: str, runs: int) -
         return torch.inference_mode()(lambda pixels_BCHW: net(torch.from_numpy(pixels_BCHW)).numpy())
 
     def load_predictor() -> Callable[[np.ndarray], np.ndarray]:
-        backend = Predictor.load(model, detector="whole", backend="torch", device="cpu", dtype=variant).backend
+        predictor = Predictor.load(
+            model, detector="whole", backend="torch", device="cpu", dtype=precision, compile=bool(compiled)
+        )
+        backend = predictor.backend
         assert isinstance(backend, TorchBackend)
         return backend.logits
 
     found = measure(load_eager if variant == REFERENCE else load_predictor, pixels, runs)
-    dtype = torch.bfloat16 if variant == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return found | {"size_bytes": cost(preset(name), dtype=dtype).weight_bytes}
 
 
@@ -265,7 +270,9 @@ def measure(load: Callable[[], Callable[[np.ndarray], np.ndarray]], pixels: str,
         "load_peak_bytes": status_bytes("VmHWM"),
     }
     forget_peak()
+    begin = time.perf_counter()
     logits = run(pixels_BCHW)
+    found["first_seconds"] = time.perf_counter() - begin
     seconds, cpu_seconds = [], []
     for _ in range(runs):
         begin, cpu_begin = time.perf_counter(), time.process_time()
@@ -337,8 +344,8 @@ def time_command(name: str, read: Path, arguments: Sequence[object]) -> dict[str
 def table_row(row: dict[str, Any]) -> dict[str, object]:
     """Lay out one variant."""
     cells: dict[str, object] = {"model": row["model"], "variant": row["variant"]}
-    names = ("weights, GB", "load, s", "load peak, GB", "over weights", "its growth over weights", "s an image")
-    names += ("speed-up", "run peak, GB", "top-1 equal", "largest difference")
+    names = ("weights, GB", "load, s", "load peak, GB", "over weights", "its growth over weights", "first image, s")
+    names += ("s an image", "speed-up", "run peak, GB", "top-1 equal", "largest difference")
     if "probs" not in row:
         return cells | dict.fromkeys(names, "") | {"s an image": row["remark"]}
     size, peak = row["size_bytes"], row["load_peak_bytes"]
@@ -349,6 +356,7 @@ def table_row(row: dict[str, Any]) -> dict[str, object]:
         gigabytes(peak),
         f"{peak / size:.2f}",
         f"{(peak - row['before_load_bytes']) / size:.2f}",
+        f"{row['first_seconds']:.1f}",
         f"{statistics.median(row['seconds']):.2f}",
         f"{row['speed_up']:.2f}" if compared else "",
         gigabytes(row["run_peak_bytes"]),

@@ -50,10 +50,12 @@ class TorchBackend:
         self.model = model
         self._run: nn.Module = model
         self._attention: type[Any] = contextlib.nullcontext
-        if compiled:
-            self._run = torch.compile(model)  # type: ignore[assignment]
-        elif self.device.type == "cpu" and self.dtype == torch.bfloat16 and not _cpu_has("amx_bf16"):
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16 and not _cpu_has("amx_bf16"):
             self._attention = BlockedAttention
+        if compiled:
+            # On the CPU, frozen weights are laid out once as the kernels want them.
+            options = {"freezing": True} if self.device.type == "cpu" else None
+            self._run = torch.compile(model, options=options)  # type: ignore[assignment]
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
         """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""

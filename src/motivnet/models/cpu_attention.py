@@ -46,6 +46,8 @@ def _applies(
     return plain and suits and not torch.is_grad_enabled()
 
 
+# An operator of its own, so that torch.compile takes it as it is.
+@torch.library.custom_op("motivnet::blocked_attention", mutates_args=())
 def blocked_attention(query_BHNd: Tensor, key_BHMd: Tensor, value_BHMd: Tensor) -> Tensor:
     """Attend, one head and `ROWS` queries at a time.
 
@@ -66,3 +68,9 @@ def blocked_attention(query_BHNd: Tensor, key_BHMd: Tensor, value_BHMd: Tensor) 
                 torch.softmax(block_NM, -1, out=block_NM)
                 out_BNHd[image, start : start + ROWS, head] = block_NM @ value_Md
     return out_BNHd.transpose(1, 2)
+
+
+@blocked_attention.register_fake
+def _(query_BHNd: Tensor, key_BHMd: Tensor, value_BHMd: Tensor) -> Tensor:
+    num_images, num_heads, num_queries, _ = query_BHNd.shape
+    return query_BHNd.new_empty(num_images, num_queries, num_heads, value_BHMd.shape[3]).transpose(1, 2)

@@ -1,7 +1,6 @@
 """Torch gives the rows that ONNX gives, in any precision, in batches that fit."""
 
 import dataclasses
-import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -292,7 +291,8 @@ class TestThreads:
 
 def test_compiled_it_gives_the_same(bundle: Bundle, backend: TorchBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for the compiler, but run without it, which alone would take most of a minute."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    own_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, *, options: own_compile(model, backend="eager"))
     compiled = Predictor.load(bundle.path, detector="whole", compile=True, dtype="fp32").backend
     assert isinstance(compiled, TorchBackend)
     assert type(compiled._run).__name__ == "OptimizedModule"

@@ -25,6 +25,29 @@ def test_agrees_with_torch(num_queries: int, num_keys: int) -> None:
     torch.testing.assert_close(half.float(), expected, atol=0.02, rtol=0.02)
 
 
+def test_torchs_compiler_is_told_the_truth_about_it() -> None:
+    with torch.inference_mode(mode=False), torch.no_grad():
+        torch.library.opcheck(blocked_attention, tuple(heads(300, num_keys=400)))
+
+
+def test_compiled_the_graph_has_it_once_and_whole() -> None:
+    graphs: list[str] = []
+
+    def look(module: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(str(module.graph))
+        return module
+
+    attend = torch.compile(functional.scaled_dot_product_attention, backend=look)
+    parts = heads(300)
+    with torch.no_grad(), BlockedAttention():
+        found = attend(*parts)
+    (graph,) = graphs
+    assert graph.count("motivnet.blocked_attention") == 1
+    assert "scaled_dot_product" not in graph
+    with torch.no_grad():
+        torch.testing.assert_close(found, blocked_attention(*parts))
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
