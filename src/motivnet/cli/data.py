@@ -270,7 +270,7 @@ def _print_inspection(inspection: "Inspection") -> None:
         tables.append(_table(f"group {group}", splits, rows))
     if len(splits) > 1:
         for kind, rows in found["copies"].items():
-            title = "rows with an exact copy in" if kind == "exact" else "with a near copy only in"
+            title = "rows with an exact copy in" if kind == "exact" else "rows with a near copy, but no exact one, in"
             tables.append(_table(title, splits, rows))
     named = {f"{kind}: {PROBLEMS[kind]}": counts for kind, counts in found["problems"].items()}
     if named:

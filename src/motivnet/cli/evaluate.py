@@ -53,6 +53,10 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="The publisher's split; all rows without it.")] = None,
+    unseen_in: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="Leave out images whose exact pixels also occur in this split: Training."),
+    ] = None,
     detect: Annotated[
         bool,
         typer.Option(
@@ -91,12 +95,15 @@ def evaluate(
 
     if (model is None) == (predictions is None):
         raise ConfigError("what to evaluate is not clear. Allowed: either --model or --predictions")
+    if unseen_in and not split:
+        raise ConfigError("--unseen-in leaves images out of a split. Allowed: with --split")
     if predictions is not None and detect:
         raise ConfigError("--detect looks for faces before a model sees them; --predictions are answers already")
     check_folder(out, FILES, overwrite=overwrite)
     with needs_extra("pyarrow", "evaluate"):
         import matplotlib  # noqa: F401 - so that it is missed now, not when figures are drawn
 
+        from motivnet.data.clean import leave_out_repeated
         from motivnet.data.sources.named import read_source
         from motivnet.evaluation import evaluate as evaluation
         from motivnet.evaluation.evaluation_report import evaluation_report
@@ -116,7 +123,8 @@ def evaluate(
             geometry=geometry,
         )
     manifest = read_source(data)
-    manifest = manifest.split(split) if split else manifest
+    if split:
+        manifest = leave_out_repeated(manifest, split, unseen_in) if unseen_in else manifest.split(split)
     if predictor is None or model is None:
         path = predictions or Path()
         answers = read_predictions(path, manifest, data=data, split=split, unanswered=UNANSWERED[unanswered])

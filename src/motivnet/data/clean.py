@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 
 from motivnet.data.manifest import Manifest
+from motivnet.errors import DataError
 from motivnet.images import decode_image
 
 
@@ -73,3 +74,18 @@ def repeated_rows(manifest: Manifest, split: str, train_split: str) -> np.ndarra
     hashes, _ = pixel_hashes(manifest)
     splits = np.array(manifest.table["split"].to_pylist(), dtype=object)
     return np.isin(hashes[splits == split], hashes[splits == train_split])
+
+
+def leave_out_repeated(manifest: Manifest, split: str, train_split: str) -> Manifest:
+    """Take a split without the images whose exact pixels also occur in training; they are counted as dropped.
+
+    Raises:
+        DataError: if there is no such split, or nothing is left.
+    """
+    part = manifest.split(split)
+    manifest.split(train_split)  # says so if there is none
+    repeated = repeated_rows(manifest, split, train_split)
+    if repeated.all():
+        raise DataError(f"every image of {split} also occurs in {train_split}")
+    counted = {f"pixels that occur in {train_split}": int(repeated.sum())} if repeated.any() else {}
+    return dataclasses.replace(part.select(~repeated), dropped={**part.dropped, **counted})

@@ -19,9 +19,10 @@ MAX_BITS = 7
 # Thumbnails are compared on a grid of half their side, which forgives lost detail.
 GRID_PX = THUMB_PX // 2
 # Most that two copies may differ at any place of the grid, in standard deviations of the image. Of copies of FER-2013's
-# faces that were encoded, resized or lit anew, 98 to 100 % stay below; of faces that were given another's mouth, which
-# is what one person's next expression looks like, less than 1 % do (`benchmarks/data_tools.py`). The largest difference
-# tells the two apart better than the correlation of the whole, in which a mouth weighs little.
+# faces, those encoded or resized anew stay below, 96 % of those so bright that they lose their lights, and nearly all
+# others that are lit anew; of faces that were given another's mouth, which is what one person's next expression looks
+# like, less than 1 % do (`benchmarks/results/data_tools.json`). The largest difference tells the two apart better than
+# the correlation of the whole, in which a mouth weighs little.
 MAX_DIFFERENCE = 0.8
 # A hash is searched by chunks. Hashes that differ in at most r bits differ in at most r of the m chunks, so that m - r
 # chunks are equal: two of nine here, which few strangers share.

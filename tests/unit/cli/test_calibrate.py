@@ -33,8 +33,9 @@ def csv(tmp_path_factory) -> Path:
     for level in range(0, 256, 16):
         Image.new("L", (16, 16), level).save(folder / f"{level}.png")
         probs_BC = softmax((bias + slope * (level - 127.5) / 127.5)[None], TRUE_TEMPERATURE)
-        for label in rng.choice(7, size=40, p=probs_BC[0]):
-            lines.append(f"{level}.png,{EMOTIONS.names[label]},val")
+        for number, label in enumerate(rng.choice(7, size=40, p=probs_BC[0])):
+            shutil.copyfile(folder / f"{level}.png", folder / f"{level}-{number}.png")
+            lines.append(f"{level}-{number}.png,{EMOTIONS.names[label]},val")
     lines.append("0.png,sadness,test")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder / "labels.csv"

@@ -5,14 +5,18 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from motivnet.data.clean import clean_training, repeated_rows
-from motivnet.data.manifest import read_manifest, write_manifest
-from motivnet.data.sources.fer2013 import read_fer2013
+from motivnet.data.clean import clean_training, leave_out_repeated, repeated_rows
+from motivnet.data.manifest import make_manifest, read_manifest, write_manifest
+from motivnet.data.sources.fer2013 import encode_pixels, read_fer2013
+from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError
 from motivnet.images import decode_image
+from motivnet.labels import WITH_CONTEMPT
 
 ROWS = [(0, "Training"), (3, "Training"), (6, "PublicTest"), (1, "PrivateTest")]
 
@@ -110,6 +114,49 @@ def test_cleaning_takes_out_of_training_what_recurs_and_what_is_black(tmp_path: 
     assert (report.rows, report.black, report.in_test, report.kept) == (4, 1, 2, 1)
     assert train.table["row"].to_pylist() == [1]
     assert repeated_rows(manifest, "PrivateTest", "Training").tolist() == [False, True]
+
+
+def test_leaving_out_what_training_has_seen() -> None:
+    images = [encode_pixels(" ".join(map(str, pixels(seed).ravel())), "") for seed in (0, 1, 2, 0, 0)]
+    splits = ["Training", "Training", "PrivateTest", "PrivateTest", "PublicTest"]
+    manifest = make_manifest({"image": images, "label": ["fear"] * 5, "split": splits})
+    unseen = leave_out_repeated(manifest, "PrivateTest", "Training")
+    assert unseen.table["row"].to_pylist() == [2]
+    assert unseen.dropped == {"pixels that occur in Training": 1}
+    assert leave_out_repeated(manifest, "PrivateTest", "PublicTest").table["row"].to_pylist() == [2]
+    with pytest.raises(DataError, match="every image of PublicTest also occurs in Training"):
+        leave_out_repeated(manifest, "PublicTest", "Training")
+    with pytest.raises(DataError, match="no rows in split 'train'"):
+        leave_out_repeated(manifest, "PrivateTest", "train")
+
+
+def test_ferplus_labels_are_the_majority_of_all_votes(tmp_path: Path) -> None:
+    names = [*WITH_CONTEMPT, "unknown", "not_face"]
+    winners = [{"anger": 6, "neutral": 4}, {"contempt": 5, "fear": 3}, {"unknown": 9}, {"sadness": 5, "fear": 5}, {}]
+    table = {
+        "usage": ["Training"] * 5,
+        "label": ["happiness"] * 5,
+        "png": [encode_pixels(" ".join(map(str, pixels(seed).ravel())), "") for seed in range(5)],
+        **{f"votes_{name}": [votes.get(name, 0) for votes in winners] for name in names},
+    }
+    pq.write_table(pa.table(table), tmp_path / "fer.parquet")
+    manifest = read_source(f"fer2013:{tmp_path / 'fer.parquet'}?labels=ferplus")
+    assert manifest.table["label"].to_pylist() == ["anger", "contempt"]
+    assert manifest.table["row"].to_pylist() == [0, 1]
+    assert manifest.votes[0].tolist() == [4, 0, 0, 0, 0, 0, 6, 0]
+    assert sorted(manifest.dropped.values()) == [1, 2]
+    with pytest.raises(DataError, match="a folder has no votes"):
+        read_fer2013(tmp_path, labels="ferplus")
+
+
+def test_ferplus_labels_of_a_csv(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "fer2013.csv", ["emotion", "pixels", "Usage"], csv_rows())
+    with pytest.raises(DataError, match="needs FERPlus' fer2013new.csv beside it"):
+        read_fer2013(path, labels="ferplus")
+    names = [*WITH_CONTEMPT, "unknown", "NF"]
+    votes = [dict.fromkeys(names, "0") | {"contempt": "7"} for _ in csv_rows()]
+    write_csv(tmp_path / "fer2013new.csv", names, votes)
+    assert set(read_fer2013(path, labels="ferplus").table["label"].to_pylist()) == {"contempt"}
 
 
 def test_manifest_survives_its_file(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def test_what_cannot_be_calibrated_by(tiny_bundle, drawn):
         calibrate(config, answers(probs_BC, np.random.default_rng(1).permutation(target_B)))
     with pytest.raises(DataError, match="other labels than those of model 'tiny'"):
         calibrate(config, answers(probs_BC, target_B, labels=LabelSet(EMOTIONS.names[::-1])))
-    wrong_first = np.where(probs_BC.max(1) > 0.5, (probs_BC.argmax(1) + 1) % 7, probs_BC.argmax(1))
+    # The surest answer is a mistake.
+    wrong_first = target_B.copy()
+    wrong_first[probs_BC.max(1).argmax()] = probs_BC[probs_BC.max(1).argmax()].argmin()
     with pytest.raises(DataError, match="reached at no threshold"):
         calibrate(config, answers(probs_BC, wrong_first), accuracy=1.0)

@@ -205,7 +205,7 @@ class TestForeignFile:
             ("row,pred", ["0,fear", "1,joyful"], r"p\.csv, row 1: pred: unknown label 'joyful'"),
             ("row,pred,fear,sad", ["0,sad,0.7,0.3", "1,sad,0,1"], "row 0: pred is sadness, but fear is more probable"),
             ("row,pred,fear,sad", ["0,fear,1,0", "1,anger,0,1"], "row 1: pred is anger, but sadness is more probable"),
-            ("row,fear,sad", ["0,1,0", "1,0.5,0.6"], r"p\.csv, row 1: probabilities sadness 0\.6, fear 0\.5 \(1 such rows\)"),
+            ("row,fear,sad", ["0,1,0", "1,0.5,0.6"], r"row 1: probabilities sadness 0\.6, fear 0\.5 \(1 such rows\)"),
             ("row,fear,sad", ["0,1.5,-0.5", "1,0.5,0.5"], r"row 0: probabilities sadness -0\.5, fear 1\.5"),
             ("row,fear,sad", ["0,1,", "1,0.5,0.5"], r"row 0: probabilities sadness nan, fear 1 "),
             ("row,fear,sad", ["0,inf,-inf", "1,0.5,0.5"], "row 0: probabilities"),

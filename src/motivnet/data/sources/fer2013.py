@@ -4,11 +4,15 @@ Three forms are read: a Parquet file with PNG bytes and votes (`usage, label, pn
 `icml_face_data.csv` (`emotion, pixels, Usage`, in any order, with stray spaces), and folders `train/` and `test/` of
 one folder an emotion (see `folder.py`). Beside a CSV, FERPlus' `fer2013new.csv` gives the votes.
 
+FERPlus' own labels are the majority of ten annotators' votes; `labels=ferplus` takes those instead of FER-2013's.
+
 Goodfellow et al., "Challenges in Representation Learning", ICML 2013; Barsoum et al., arXiv 1608.01041 (FERPlus).
 """
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,53 +23,60 @@ from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.data.sources.folder import labelled_files
 from motivnet.data.sources.rows import WILD, Rows, number, read_records
 from motivnet.errors import DataError
-from motivnet.labels import EMOTIONS, FER2013_ORDER
+from motivnet.labels import EMOTIONS, FER2013_ORDER, WITH_CONTEMPT
 
 SIDE_PX = 48
 SPLITS = ("Training", "PublicTest", "PrivateTest")
+# What annotators could vote for beside emotions, in the Parquet file and in FERPlus' CSV.
+NO_EMOTION_PARQUET = ("unknown", "not_face")
+NO_EMOTION_CSV = ("unknown", "NF")
 
 
-def read_fer2013(path: Path) -> Manifest:
+def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus"] = "fer2013") -> Manifest:
     """Read FER-2013 in any of its forms.
 
     Args:
         path: a Parquet file, a CSV file, or a folder.
+        labels: `fer2013`: the seven that were published with the images; `ferplus`: the one of eight, contempt among
+            them, with the most votes; images without a single such one are left out, and counted.
 
     Raises:
         DataError: naming file and row of what is not as published.
     """
+    by_vote = labels == "ferplus"
     if path.is_dir():
+        if by_vote:
+            raise DataError(f"{path}: a folder has no votes. Allowed with labels=ferplus: a Parquet or CSV file")
         rows = Rows(path, EMOTIONS)
         for split, label, file in labelled_files(path, EMOTIONS):
             rows.add(path=str(file), label=label, split=split, groups=[WILD])
         return rows.manifest()
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    return (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, by_vote=by_vote)
 
 
-def _read_parquet(path: Path) -> Manifest:
+def _read_parquet(path: Path, *, by_vote: bool) -> Manifest:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
-    votes_columns = [f"votes_{name}" for name in EMOTIONS]
+    voted = (*WITH_CONTEMPT, *NO_EMOTION_PARQUET) if by_vote else tuple(EMOTIONS)
+    votes_columns = [f"votes_{name}" for name in voted]
     missing = {"usage", "label", "png", *votes_columns} - set(table.schema.names)
     if missing:
         raise DataError(f"{path}: columns {sorted(missing)} are missing")
     votes = np.stack([table[name].to_numpy() for name in votes_columns], axis=1).astype(np.float32)
-    return make_manifest(
-        {
-            "image": table["png"].to_pylist(),
-            "label": table["label"].to_pylist(),
-            "split": table["usage"].to_pylist(),
-            "votes": votes.tolist(),
-            "groups": [[WILD]] * len(table),
-        }
-    )
+    columns = {
+        "image": table["png"].to_pylist(),
+        "label": table["label"].to_pylist(),
+        "split": table["usage"].to_pylist(),
+        "groups": [[WILD]] * len(table),
+    }
+    return _relabel(columns, votes) if by_vote else make_manifest(columns | {"votes": votes.tolist()})
 
 
-def _read_csv(path: Path) -> Manifest:
+def _read_csv(path: Path, *, by_vote: bool) -> Manifest:
     columns: dict[str, list] = {"image": [], "label": [], "split": []}
     for i, row in read_records(path, ("emotion", "pixels", "Usage")):
         columns["label"].append(_label(row["emotion"], path, i))
@@ -73,9 +84,33 @@ def _read_csv(path: Path) -> Manifest:
         columns["split"].append(_split(row["Usage"], path, i))
     if not columns["label"]:
         raise DataError(f"{path}: no rows")
-    votes = _read_votes(path.parent / "fer2013new.csv", len(columns["label"]))
+    voted = (*WITH_CONTEMPT, *NO_EMOTION_CSV) if by_vote else tuple(EMOTIONS)
+    votes = _read_votes(path.parent / "fer2013new.csv", voted, len(columns["label"]))
     columns["groups"] = [[WILD]] * len(columns["label"])
+    if by_vote:
+        if votes is None:
+            raise DataError(f"{path}: labels=ferplus needs FERPlus' fer2013new.csv beside it")
+        return _relabel(columns, np.array(votes, np.float32))
     return make_manifest(columns | ({"votes": votes} if votes else {}))
+
+
+def _relabel(columns: Mapping[str, Sequence[Any]], votes_BV: np.ndarray) -> Manifest:
+    """Label by votes: for each of WITH_CONTEMPT, then for what is no emotion."""
+    most_B1 = votes_BV.max(axis=1, keepdims=True)
+    single_B = (votes_BV == most_B1).sum(axis=1) == 1
+    best_B = votes_BV.argmax(axis=1)
+    emotion_B = best_B < len(WITH_CONTEMPT)
+    keep = np.flatnonzero(single_B & emotion_B).tolist()
+    kept = {name: [values[row] for row in keep] for name, values in columns.items()}
+    kept["label"] = [WITH_CONTEMPT.names[best_B[row]] for row in keep]
+    return make_manifest(
+        kept | {"votes": votes_BV[keep, : len(WITH_CONTEMPT)].tolist(), "row": keep},
+        WITH_CONTEMPT,
+        dropped={
+            "FERPlus: no single label has the most votes": int((~single_B).sum()),
+            "FERPlus: most votes for no emotion or no face": int((single_B & ~emotion_B).sum()),
+        },
+    )
 
 
 def _label(text: str, path: Path, row: int) -> str:
@@ -107,10 +142,10 @@ def encode_pixels(text: str, where: str) -> bytes:
     return buffer.getvalue()
 
 
-def _read_votes(path: Path, num_rows: int) -> list[list[float]] | None:
+def _read_votes(path: Path, voted: tuple[str, ...], num_rows: int) -> list[list[float]] | None:
     if not path.is_file():
         return None
-    rows = [row for _, row in read_records(path, tuple(EMOTIONS))]
+    rows = [row for _, row in read_records(path, voted)]
     if len(rows) != num_rows:
         raise DataError(f"{path}: {len(rows)} rows, the CSV beside it has {num_rows}")
-    return [[number(row[name], f"{path}, row {i}", name, 0.0) for name in EMOTIONS] for i, row in enumerate(rows)]
+    return [[number(row[name], f"{path}, row {i}", name, 0.0) for name in voted] for i, row in enumerate(rows)]
