@@ -24,7 +24,7 @@ FER2013, FERPLUS = "fer2013:{data}", "fer2013:{data}?labels=ferplus"
 EVALUATIONS = {
     "PrivateTest": ("--data", FER2013, "--split", "PrivateTest"),
     "PrivateTest, unseen in Training": ("--data", FER2013, "--split", "PrivateTest", "--unseen-in", "Training"),
-    "PublicTest (the epoch and the temperature were chosen on it)": ("--data", FER2013, "--split", "PublicTest"),
+    "PublicTest (the epoch and the calibration were chosen on it)": ("--data", FER2013, "--split", "PublicTest"),
     "PublicTest, unseen in Training": ("--data", FER2013, "--split", "PublicTest", "--unseen-in", "Training"),
     "PrivateTest, FERPlus labels": ("--data", FERPLUS, "--split", "PrivateTest"),
     "PublicTest, FERPlus labels": ("--data", FERPLUS, "--split", "PublicTest"),

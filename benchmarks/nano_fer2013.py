@@ -18,10 +18,10 @@ from motivnet.data.clean import repeated_rows
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
-from motivnet.evaluation.calibration import apply_temperature
+from motivnet.evaluation.calibration import apply_calibration
 from motivnet.evaluation.probabilities import ece
 from motivnet.images import decode_image
-from motivnet.inference.backends import OnnxBackend, softmax
+from motivnet.inference.backends import OnnxBackend
 
 BATCH_SIZE = 64
 
@@ -57,7 +57,7 @@ def measure(bundle: Bundle, manifest: Manifest) -> dict[str, Any]:
         "labels": list(bundle.config.labels),
         "private_confusion": metrics.confusion_matrix(preds, target, num_classes).tolist(),
         "private_ece": {
-            "before": round(ece(apply_temperature(private_probs, 1 / bundle.config.temperature), target), 4),
+            "before": round(ece(apply_calibration(private_probs, bundle.config.calibration.inverse()), target), 4),
             "after": round(ece(private_probs, target), 4),
         },
         "private_abstention": _abstention(private_probs, target, bundle.config.abstain_below),
@@ -70,7 +70,7 @@ def _probs(bundle: Bundle, manifest: Manifest) -> np.ndarray:
     faces = np.stack([preprocessing.face(decode_image(manifest.source(row))) for row in range(len(manifest))])
     batches = [faces[start : start + BATCH_SIZE] for start in range(0, len(faces), BATCH_SIZE)]
     logits = np.concatenate([backend.logits(preprocessing.normalise(batch)) for batch in batches])
-    return softmax(logits, bundle.config.temperature)
+    return bundle.config.calibration.probs(logits)
 
 
 def _scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
     python scripts/publish_nano.py runs/nano-fer2013/bundle path/to/fer2013.parquet
 
-Every number in the card is measured by this run, through the exported ONNX file. The temperature is fitted on
+Every number in the card is measured by this run, through the exported ONNX file. The calibration is fitted on
 PublicTest, as `motivnet calibrate` does it. `--card` writes the card of the model that is there, and nothing else.
 """
 
@@ -33,7 +33,7 @@ from motivnet.data.manifest import Manifest  # noqa: E402
 from motivnet.data.sources.fer2013 import read_fer2013  # noqa: E402
 from motivnet.evaluation.calibrate import RECORD, calibrate  # noqa: E402
 from motivnet.evaluation.evaluate import predict_manifest  # noqa: E402
-from motivnet.export.onnx import export_onnx, state_temperature  # noqa: E402
+from motivnet.export.onnx import export_onnx, state_calibration  # noqa: E402
 from motivnet.export.verify import verify_onnx  # noqa: E402
 from motivnet.faces import load_detector  # noqa: E402
 from motivnet.inference.backends import OnnxBackend  # noqa: E402
@@ -66,7 +66,7 @@ def main() -> None:
     shutil.copyfile(trained.weights, bundle.path / WEIGHTS_NAME)
     export_onnx(bundle)
     config = calibrated(bundle, manifest, f"fer2013:{arguments.data.name}")
-    state_temperature(bundle.onnx, config.temperature)
+    state_calibration(bundle.onnx, config.calibration)
     results = measure(Bundle(bundle.path, config), manifest)
     bundle = write_config(bundle.path, dataclasses.replace(config, scores=results["scores"]))
     write_results("nano_fer2013", results)
@@ -74,12 +74,11 @@ def main() -> None:
 
 
 def calibrated(bundle: Bundle, manifest: Manifest, data: str) -> BundleConfig:
-    """Fit the temperature, and the threshold that 90 % right answers need, on PublicTest."""
+    """Fit the calibration, and the threshold that 90 % right answers need, on PublicTest."""
     predictor = Predictor(bundle.config, OnnxBackend(bundle), load_detector("whole"))
     split = manifest.split(SPLIT)
-    return calibrate(
-        bundle.config, predict_manifest(predictor, split, detect=False, data=data, split=SPLIT), accuracy=ACCURACY
-    )
+    predictions = predict_manifest(predictor, split, detect=False, data=data, split=SPLIT)
+    return calibrate(bundle.config, predictions, exponent=True, accuracy=ACCURACY)
 
 
 def write_card(bundle: Bundle, results: dict[str, Any]) -> None:
@@ -123,7 +122,8 @@ def calibration(bundle: Bundle, results: dict[str, Any]) -> dict[str, str]:
     """Word what the card says of probabilities."""
     fitted, abstention = bundle.config.provenance[RECORD], bundle.config.provenance[RECORD]["abstention"]
     return {
-        "temperature": f"{bundle.config.temperature:.3f}",
+        "temperature": f"{bundle.config.calibration.temperature:.3f}",
+        "exponent": f"{bundle.config.calibration.exponent:.3f}",
         "ece_before": f"{results['private_ece']['before']:.3f}",
         "ece_after": f"{results['private_ece']['after']:.3f}",
         "calibrated_on": f"{fitted['split']} ({fitted['n']} images)",

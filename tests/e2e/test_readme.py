@@ -76,7 +76,14 @@ def test_first_example_shows_both_statuses(capsys: pytest.CaptureFixture[str]) -
 def test_command_exists_with_its_flags(verb: str, rest: str) -> None:
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     shown = subprocess.run(
-        [sys.executable, "-c", RUN_CLI, verb, *re.findall(r"^ ([a-z]+) ", rest)[: verb == "weights"], "--help"],
+        [
+            sys.executable,
+            "-c",
+            RUN_CLI,
+            verb,
+            *re.findall(r"^ ([a-z]+) ", rest)[: verb in ("weights", "data")],
+            "--help",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ from PIL import Image
 
 HEAVY = {
     *("torch", "torchvision", "timm", "lightning", "safetensors", "huggingface_hub"),
-    *("cv2", "onnxruntime", "onnx", "pyarrow", "matplotlib", "skimage"),
+    *("cv2", "onnxruntime", "onnx", "pyarrow", "matplotlib", "scipy", "skimage"),
 }
 RUN_CLI = """
 import sys

@@ -7,6 +7,8 @@ nano/
 ├── model.safetensors   for torch
 └── README.md           the model card
 ```
+
+Shape suffixes: B images, C classes.
 """
 
 import dataclasses
@@ -15,6 +17,8 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from motivnet import config
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
@@ -33,6 +37,44 @@ FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """How logits become probabilities: softmax of -margin ** exponent / temperature.
+
+    A logit's margin is what it lies below the highest of its image. With exponent 1 this is temperature scaling (Guo et
+    al., arXiv 1706.04599), which makes all answers surer or all less sure. Label smoothing and mixup leave a model too
+    sure where it is unsure, and not sure enough where it is sure; that takes an exponent above 1. Either way the order
+    of the classes stays.
+
+    Args:
+        temperature: above 0; 1 if not calibrated.
+        exponent: above 0; 1 for temperature scaling alone.
+    """
+
+    temperature: float = 1.0
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            CheckpointError: at a number that is not positive and finite.
+        """
+        for name, value in (("temperature", self.temperature), ("exponent", self.exponent)):
+            if not 0 < value < math.inf:
+                raise CheckpointError(f"calibration: {name} {value} must be positive and finite")
+
+    def probs(self, logits_BC: np.ndarray) -> np.ndarray:
+        """Turn logits, or logarithms of uncalibrated probabilities, (B, C), into probabilities, float64 (B, C)."""
+        margins_BC = logits_BC.max(axis=1, keepdims=True) - logits_BC.astype(np.float64)
+        exp_BC = np.exp(-(margins_BC**self.exponent) / self.temperature)
+        return exp_BC / exp_BC.sum(axis=1, keepdims=True)
+
+    def inverse(self) -> "Calibration":
+        """Give what takes calibrated probabilities back to uncalibrated ones."""
+        return Calibration(temperature=self.temperature ** (-1 / self.exponent), exponent=1 / self.exponent)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BundleConfig:
     """What a bundle says of itself.
 
@@ -44,7 +86,7 @@ class BundleConfig:
         preprocessing: what its input must have been through.
         labels: names of the logits, in order.
         scores: data set and split -> metric -> value, as measured; empty before any measurement.
-        temperature: what logits are divided by before softmax (Guo et al., arXiv 1706.04599); 1 if not calibrated.
+        calibration: how logits become probabilities.
         abstain_below: probability of the best label below which the model had better not answer, as fitted by
             `motivnet calibrate --accuracy`; None if none was fitted. Used where it is asked for, never by itself.
         provenance: how it was made: recipe, data, versions, calibration.
@@ -58,16 +100,16 @@ class BundleConfig:
     preprocessing: Preprocessing
     labels: LabelSet = EMOTIONS
     scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    temperature: float = 1.0
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
     abstain_below: float | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Check that model, labels and preprocessing fit together, and that the calibration can be applied.
+        """Check that model, labels and preprocessing fit together, and that the threshold is one.
 
         Raises:
-            CheckpointError: if they do not, or it cannot.
+            CheckpointError: if they do not, or it is not.
         """
         pairs = {
             "format": (self.format, FORMAT),
@@ -78,8 +120,6 @@ class BundleConfig:
         for what, (found, expected) in pairs.items():
             if found != expected:
                 raise CheckpointError(f"bundle {self.name!r}: {what}: found {found}, expected {expected}")
-        if not 0 < self.temperature < math.inf:
-            raise CheckpointError(f"bundle {self.name!r}: temperature {self.temperature} must be positive and finite")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise CheckpointError(f"bundle {self.name!r}: abstain_below {self.abstain_below} must be from 0 to 1")
 

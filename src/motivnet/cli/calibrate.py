@@ -25,6 +25,10 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a calibrated copy; without it, the bundle is changed.")
     ] = None,
+    exponent: Annotated[
+        bool,
+        typer.Option("--exponent", help="Fit an exponent as well: for models trained with label smoothing or mixup."),
+    ] = False,
     accuracy: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Also find the threshold below which to abstain to be right so often: 0.9."),
@@ -35,7 +39,7 @@ def calibrate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit the temperature of a bundle's probabilities on a validation split (needs the extra `evaluate`)."""
+    """Fit how a bundle turns logits into probabilities on a validation split (needs the extra `evaluate`)."""
     import json
 
     from motivnet.checkpoints.bundle import is_bundle, open_bundle
@@ -43,7 +47,7 @@ def calibrate(
     from motivnet.errors import CheckpointError
 
     if not is_bundle(model) and Path(model).exists():
-        raise CheckpointError(f"{model}: no bundle, so it has no place for a temperature: motivnet weights convert")
+        raise CheckpointError(f"{model}: no bundle, so it has no place for a calibration: motivnet weights convert")
     bundle = open_bundle(model)
     _check_place(bundle, out, overwrite=overwrite)
     with needs_extra("pyarrow", "evaluate"):
@@ -57,9 +61,9 @@ def calibrate(
     manifest = read_source(data).split(split)
     bar = functools.partial(track, total=len(manifest), what="images")
     predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=bar)
-    config = fit(bundle.config, predictions, accuracy=accuracy)
-    states_temperature = "temperature" in getattr(predictor.backend, "metadata", {})
-    place = _write(bundle, config, out, onnx_too=states_temperature)
+    config = fit(bundle.config, predictions, exponent=exponent, accuracy=accuracy)
+    states_it = "calibration" in getattr(predictor.backend, "metadata", {})
+    place = _write(bundle, config, out, onnx_too=states_it)
     record = config.provenance[RECORD]
     typer.echo(json.dumps({"bundle": str(place), **record}) if as_json else _for_people(record))
     typer.echo(f"written to {place}", err=True)
@@ -67,7 +71,7 @@ def calibrate(
 
 def _check_place(bundle: "Bundle", out: Path | None, *, overwrite: bool) -> None:
     """Refuse to replace what was not meant to be replaced, before any work is done."""
-    from motivnet.checkpoints.bundle import ASSETS, check_place
+    from motivnet.checkpoints.bundle import ASSETS, Calibration, check_place
     from motivnet.errors import OutputError
 
     if out is not None:
@@ -76,7 +80,7 @@ def _check_place(bundle: "Bundle", out: Path | None, *, overwrite: bool) -> None
         return
     elif bundle.path.resolve().is_relative_to(ASSETS.resolve()):
         raise OutputError(f"{bundle.config.name} is part of the package. Allowed: --out DIR, or --overwrite")
-    elif bundle.config.temperature != 1:
+    elif bundle.config.calibration != Calibration():
         raise OutputError(f"{bundle.path}: is calibrated already. Allowed: --out DIR, or --overwrite")
 
 
@@ -111,20 +115,21 @@ def _write(bundle: "Bundle", config: "BundleConfig", out: Path | None, *, onnx_t
 
 
 def _state(folder: Path, config: "BundleConfig", *, onnx_too: bool) -> None:
-    """Write the settings; an ONNX file that states a temperature of its own must not contradict them."""
+    """Write the settings; an ONNX file that states a calibration of its own must not contradict them."""
     from motivnet.checkpoints.bundle import ONNX_NAME, write_config
     from motivnet.cli.extras import needs_extra
 
     if onnx_too:
         with needs_extra("onnx", "train"):
-            from motivnet.export.onnx import state_temperature
-        state_temperature(folder / ONNX_NAME, config.temperature)
+            from motivnet.export.onnx import state_calibration
+        state_calibration(folder / ONNX_NAME, config.calibration)
     write_config(folder, config)
 
 
 def _for_people(record: dict[str, Any]) -> str:
     lines = [
-        f"temperature {record['temperature']:.4f}, fitted on {record['n']} images of {record['split']}",
+        f"temperature {record['temperature']:.4f}, exponent {record['exponent']:.4f}, "
+        f"fitted on {record['n']} images of {record['split']}",
         *(
             f"{name}: {record[key]['before']:.4f} before, {record[key]['after']:.4f} after"
             for key, name in (("log_loss", "log loss"), ("ece", "ECE"))

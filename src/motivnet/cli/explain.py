@@ -21,6 +21,9 @@ def explain(
         str, typer.Option(help="Embedded model, folder of a bundle, or released file: with torch weights, ML-Decoder.")
     ] = "nano",
     emotion: Annotated[str | None, typer.Option(help="Show this one alone, larger; else all of them.")] = None,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Draw the bare attention weights on the model's tokens, which may be few.")
+    ] = False,
     detector: Annotated[
         str, typer.Option(help="libfacedetection, yunet:MODEL.onnx, or whole: the image is the crop of one face.")
     ] = "libfacedetection",
@@ -56,10 +59,11 @@ def explain(
     explanations = [explainer.explain(image_hwc_u8, face.crop_box, score=face.score) for face in found]
     from motivnet.cli.heatmaps import draw_explanations
 
-    head = explainer.config.model.head
-    note = f"{explainer.config.name}: last of {head.num_layers} layer(s), mean of {head.num_heads} heads."
-    fill = explainer.config.preprocessing.fill
-    _save(draw_explanations(image_hwc_u8, explanations, name, fill=fill, note=note), out)
+    head, how = explainer.config.model.head, "what speaks for the emotion, followed through attention to its place"
+    if bare:
+        how = f"bare attention: last of {head.num_layers} layer(s), mean of {head.num_heads} heads"
+    note, fill = f"{explainer.config.name}, {how}", explainer.config.preprocessing.fill
+    _save(draw_explanations(image_hwc_u8, explanations, name, fill=fill, note=note, bare=bare), out)
     for explanation in explanations:
         if as_json:
             print(json.dumps({"source": str(photograph), **explanation.to_dict()}))

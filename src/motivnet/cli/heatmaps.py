@@ -13,13 +13,20 @@ if TYPE_CHECKING:
 
 PANEL_PX = {"many": 176, "one": 400}
 GAP_PX = 10
+NOTE_PX = 15
 PAPER, INK, FAINT = "#ffffff", "#101418", "#5c666f"
 # The scale ends here or above, so that a model that looks everywhere alike does not seem to look anywhere.
 LOWEST_TOP = 2.0
 
 
 def draw_explanations(
-    image_hwc_u8: Any, explanations: "Sequence[Explanation]", emotion: str | None, *, fill: int | None, note: str
+    image_hwc_u8: Any,
+    explanations: "Sequence[Explanation]",
+    emotion: str | None,
+    *,
+    fill: int | None,
+    note: str,
+    bare: bool = False,
 ) -> "Image.Image":
     """Draw one row a face: what the model saw of it, then the map of every emotion, or of one.
 
@@ -31,6 +38,7 @@ def draw_explanations(
         emotion: the one to show; None shows all.
         fill: the model's value of what lies outside the photograph; None repeats the edge.
         note: how the maps were made, one line.
+        bare: show the attention weights on the tokens instead of the maps.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -41,10 +49,10 @@ def draw_explanations(
     font_px = side // 11 if not emotion else 22
     font = ImageFont.load_default(font_px)
     caption_px, cell_px = 2 * font_px, side + GAP_PX
-    heats = [[explanation.heat(name) for name in shown] for explanation in explanations]
+    heats = [[explanation.heat(name, bare=bare) for name in shown] for explanation in explanations]
     top = max(LOWEST_TOP, *(float(heat.max()) for row in heats for heat in row))
     row_px = side + caption_px
-    size = (GAP_PX + (len(shown) + 1) * cell_px, GAP_PX + len(explanations) * row_px + 3 * caption_px // 2)
+    size = (GAP_PX + (len(shown) + 1) * cell_px, GAP_PX + len(explanations) * row_px + 4 * NOTE_PX)
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
     for number, (explanation, row) in enumerate(zip(explanations, heats, strict=True)):
@@ -59,7 +67,7 @@ def draw_explanations(
             if answer:
                 draw.rectangle((x, y + side + 2, x + side - 1, y + row_px - 6), fill=COLORS.get(name, OTHER_COLOR))
             draw.text((x + 5, y + side + 4), f"{name} {explanation.face.probs[name]:.0%}", INK, font)
-    _draw_scale(draw, canvas, top, note, GAP_PX + len(explanations) * row_px, font_px)
+    _draw_scale(draw, canvas, top, note, GAP_PX + len(explanations) * row_px)
     return canvas
 
 
@@ -92,16 +100,15 @@ def _paste(canvas: "Image.Image", picture_hwc_u8: Any, x: int, y: int, side: int
     canvas.paste(fitted, (x + (side - width) // 2, y + (side - height) // 2))
 
 
-def _draw_scale(
-    draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, note: str, y: int, font_px: int
-) -> None:
+def _draw_scale(draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, note: str, y: int) -> None:
     import numpy as np
     from PIL import Image, ImageFont
 
-    font = ImageFont.load_default(font_px)
-    width = 6 * font_px
-    ramp = _colors(np.linspace(0, 1, width)[None].repeat(font_px, 0))
-    draw.text((GAP_PX, y + 4), "none", FAINT, font)
-    x = GAP_PX + math.ceil(font.getlength("none ")) + 4
-    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (x, y + 6))
-    draw.text((x + width + 8, y + 4), f"{top:.1f} times an even spread.  {note}", FAINT, font)
+    font = ImageFont.load_default(NOTE_PX)
+    width = 8 * NOTE_PX
+    ramp_hwc = _colors(np.linspace(0, 1, width, dtype=np.float32)[None].repeat(NOTE_PX, 0))
+    draw.text((GAP_PX, y), "none", FAINT, font)
+    x = GAP_PX + math.ceil(font.getlength("none")) + GAP_PX
+    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp_hwc)), (x, y + 2))
+    draw.text((x + width + GAP_PX, y), f"{top:.1f} times an even spread", FAINT, font)
+    draw.text((GAP_PX, y + 3 * NOTE_PX // 2), note, FAINT, font)

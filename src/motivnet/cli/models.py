@@ -26,6 +26,8 @@ def models(
 
 
 def _to_dict(config: "BundleConfig") -> dict:
+    from motivnet.config import to_plain
+
     return {
         "name": config.name,
         "summary": config.summary,
@@ -33,7 +35,7 @@ def _to_dict(config: "BundleConfig") -> dict:
         "labels": list(config.labels),
         "preprocessing": config.preprocessing.fingerprint,
         "scores": config.scores,
-        "temperature": config.temperature,
+        "calibration": to_plain(config.calibration),
         "abstain_below": config.abstain_below,
     }
 
@@ -46,6 +48,8 @@ def _print_table(bundles: "list[BundleConfig]") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from motivnet.checkpoints.bundle import Calibration
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("model", "what it is", "licence", "scores"):
         table.add_column(title, overflow="fold")
@@ -54,8 +58,9 @@ def _print_table(bundles: "list[BundleConfig]") -> None:
             f"{data_set}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
             for data_set, metrics in config.scores.items()
         ]
-        if config.temperature != 1:
-            scores.append(f"calibrated: temperature {config.temperature:.3f}")
+        if config.calibration != Calibration():
+            found = config.calibration
+            scores.append(f"calibrated: temperature {found.temperature:.3f}, exponent {found.exponent:.3f}")
         cells = (config.name, config.summary, config.licence, "\n".join(scores) or "not measured")
         table.add_row(*map(Text, cells))
     Console(width=None if sys.stdout.isatty() else 160).print(table)

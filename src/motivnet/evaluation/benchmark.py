@@ -315,7 +315,7 @@ class _Run:
             "model": info.fingerprint,
             "data": manifest.fingerprint(),
             "detection": predictor.detector.name if each.detect else None,
-            "temperature": predictor.config.temperature,
+            "calibration": to_plain(predictor.config.calibration),
             "version": __version__,
         }
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,16 +3,18 @@
 Shape suffixes: B images, C classes, N distinct thresholds.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import DataError
 from motivnet.evaluation.metrics import checked_classes, checked_length
 from motivnet.evaluation.probabilities import checked_probs
 
 TEMPERATURES = (0.05, 20.0)
+EXPONENTS = (0.2, 5.0)
 # What float32 makes 0 of is below this, so that a probability of 0 is at most as much.
 SMALLEST_PROB = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -33,59 +35,65 @@ class RiskCoverage(NamedTuple):
     area: float
 
 
-def fit_temperature(probs: ArrayLike, target: ArrayLike) -> float:
-    """Find the temperature at which the probabilities have the smallest log loss.
+def fit_calibration(probs: ArrayLike, target: ArrayLike, *, exponent: bool = False) -> Calibration:
+    """Find the calibration with which the probabilities have the smallest log loss.
 
-    After Guo et al., On calibration of modern neural networks, 2017, arXiv 1706.04599, section 4.2. Probabilities serve
-    as well as logits: their logarithms differ from the logits by a constant an image, which the softmax removes. Above
-    1 the model was too sure of itself, below 1 not sure enough. The order of the classes stays.
+    The temperature alone is after Guo et al., On calibration of modern neural networks, 2017, arXiv 1706.04599, section
+    4.2: the loss is convex in 1 / temperature, so that the search finds its one minimum. With an exponent the search
+    starts there, and gives the nearest minimum; it is the same each time. Probabilities serve as well as logits: their
+    logarithms differ from the logits by a constant an image, which the softmax removes.
 
-    The loss is convex in 1 / temperature, so that the search finds its one minimum, always the same. Without a minimum
-    between the bounds, the temperature is near the upper one if the probabilities tell nothing; and merely low if all
-    images are classified rightly, as there is then no mistake to weigh the certainty against.
+    Without a minimum between the bounds, the temperature is near the upper one if the probabilities tell nothing; and
+    merely low if all images are classified rightly, as there is then no mistake to weigh the certainty against.
 
     Args:
-        probs: probability of every class, (B, C), of images that the model was not trained on.
+        probs: uncalibrated probability of every class, (B, C), of images that the model was not trained on.
         target: true class of each image, whole numbers (B,) from 0 to C - 1.
+        exponent: fit it as well; otherwise it is 1.
 
     Returns:
-        The temperature, from 0.05 to 20.
+        Its temperature is from 0.05 to 20, its exponent from 0.2 to 5.
 
     Raises:
         DataError: if there are no images, lengths differ, a class is out of range, or a row holds no probabilities.
     """
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import minimize, minimize_scalar
 
     probs_BC, target_B = _checked(probs, target)
     logs_BC = _logarithms(probs_BC)
-    # Relative to the true class: the loss is then the logarithm of the sum of the exponentials.
-    logs_BC -= np.take_along_axis(logs_BC, target_B[:, None], axis=1)
+    margins_BC = logs_BC.max(axis=1, keepdims=True) - logs_BC
 
-    def loss(log_temperature: float) -> float:
-        scaled_BC = logs_BC / np.exp(log_temperature)
-        top_B1 = scaled_BC.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(scaled_BC - top_B1).sum(axis=1)) + top_B1[:, 0]).mean())
+    def loss(log_temperature: float, log_exponent: float = 0.0) -> float:
+        energy_BC = margins_BC ** np.exp(log_exponent) / np.exp(log_temperature)
+        of_truth_B = np.take_along_axis(energy_BC, target_B[:, None], axis=1)[:, 0]
+        # The best class has the energy 0: nothing can overflow.
+        return float((np.log(np.exp(-energy_BC).sum(axis=1)) + of_truth_B).mean())
 
-    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-7})
-    return float(np.exp(found.x))
+    found: Any = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-7})
+    if not exponent:
+        return Calibration(temperature=float(np.exp(found.x)))
+    both: Any = minimize(
+        lambda x: loss(*x),
+        (found.x, 0.0),
+        method="Nelder-Mead",
+        bounds=np.log((TEMPERATURES, EXPONENTS)),
+        options={"xatol": 1e-6, "fatol": 1e-10},
+    )
+    temperature, power = np.exp(both.x).tolist()
+    return Calibration(temperature=temperature, exponent=power)
 
 
-def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
-    """Give the probabilities that the logits divided by a temperature would have had, float64 (B, C).
+def apply_calibration(probs: ArrayLike, calibration: Calibration) -> np.ndarray:
+    """Give the probabilities that a calibration makes of uncalibrated ones, float64 (B, C).
 
     Args:
         probs: probability of every class, (B, C).
-        temperature: above 0; 1 changes nothing.
+        calibration: the inverse of one takes back what it did.
 
     Raises:
-        DataError: if a row holds no probabilities, or the temperature is not above 0.
+        DataError: if a row holds no probabilities.
     """
-    if not 0 < temperature < float("inf"):
-        raise DataError(f"temperature must be a number above 0, not {temperature}")
-    logs_BC = _logarithms(checked_probs(probs))
-    logs_BC -= logs_BC.max(axis=1, keepdims=True)
-    scaled_BC = np.exp(logs_BC / temperature)
-    return scaled_BC / scaled_BC.sum(axis=1, keepdims=True)
+    return calibration.probs(_logarithms(checked_probs(probs)))
 
 
 def risk_coverage(probs: ArrayLike, target: ArrayLike) -> RiskCoverage:
@@ -95,7 +103,7 @@ def risk_coverage(probs: ArrayLike, target: ArrayLike) -> RiskCoverage:
     then the mean risk over the images as they are taken in (Geifman, Uziel and El-Yaniv, Bias-reduced uncertainty
     estimation, 2019, arXiv 1805.08206), all of a tie at the tie's own risk.
 
-    Args and errors are those of `fit_temperature`.
+    Args and errors are those of `fit_calibration`.
     """
     threshold_N, answered_N, correct_N = _answered(*_checked(probs, target))
     coverage_N = answered_N / answered_N[-1]
@@ -118,7 +126,7 @@ def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float)
         accuracy: wanted share of right answers, above 0 and at most 1.
 
     Raises:
-        DataError: as `fit_temperature`, or if `accuracy` is out of range or not reached at any threshold.
+        DataError: as `fit_calibration`, or if `accuracy` is out of range or not reached at any threshold.
     """
     if not 0 < accuracy <= 1:
         raise DataError(f"accuracy must be above 0 and at most 1, not {accuracy}")

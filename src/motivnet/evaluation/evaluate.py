@@ -103,7 +103,7 @@ def predict_manifest(
         labels=labels.names,
         detection=_describe(predictor.detector.name if detect else None, boxes),
         preprocessing=predictor.config.preprocessing.fingerprint,
-        temperature=predictor.config.temperature,
+        calibration=predictor.config.calibration,
         unanswered=unanswered,
     )
     return Predictions(

@@ -10,6 +10,7 @@ from pathlib import PurePath
 import numpy as np
 from markupsafe import Markup
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import ImageError
 from motivnet.evaluation.evaluate import CLASS_SCORES, METRICS, Evaluation
 from motivnet.evaluation.predictions import UNANSWERED, Predictions
@@ -106,11 +107,17 @@ def _protocol(evaluation: Evaluation) -> Markup:
             "Labels": ", ".join(protocol.labels) + (f" (no image of {', '.join(absent)})" if absent else ""),
             "Face detection": protocol.detection,
             "Preprocessing": protocol.preprocessing or "unknown",
-            "Temperature": "unknown" if protocol.temperature is None else f"{protocol.temperature:g}",
+            "Calibration": _calibration(protocol.calibration),
             "Intervals": _INTERVALS.format(**boot) if boot else "none",
             "motivnet": protocol.version,
         }
     )
+
+
+def _calibration(found: Calibration | None) -> str:
+    if found is None:
+        return "unknown"
+    return f"temperature {found.temperature:.4g}, exponent {found.exponent:.4g}" if found != Calibration() else "none"
 
 
 _INTERVALS = "{level:.0%}, percentiles of {num_resamples:,} resamples by {by}, seed {seed}"

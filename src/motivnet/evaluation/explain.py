@@ -1,30 +1,38 @@
 """Where a model looks for each emotion: ML-Decoder's cross-attention, on the face as it was photographed.
 
-What is shown, exactly:
+ML-Decoder asks one question an emotion; attention decides how much of each token goes into the answer. The tokens of a
+transformer such as Sapiens stand for places. Those of a small convolutional network do not: each of nano's nine has
+seen the whole face, and attention on them says nothing of where in the face (`benchmarks/explain_deletion.py` measures
+it). The map of an emotion therefore follows what attention took on to the places where it came from:
 
-- the weights with which the *last* decoder layer took the tokens in; those of the layers before only prepare its
-  question;
-- the mean over the heads, each of which sums to 1 over the tokens, so that a map does, too;
-- of the query that answers the emotion: with fewer queries than classes, the classes of a group have the same map.
+- the attention weights, of every layer and head, are taken for constants;
+- through them the emotion's logit has a gradient at the deepest feature map of the backbone with at least `MIN_PLACES`
+  places on its shorter side; at the tokens themselves, where they are as fine, or nothing before them is;
+- there, gradient times feature is summed over channels (as in HiResCAM, arXiv 2011.08891), what speaks against the
+  emotion is left out, and the rest is scaled to sum to 1.
 
-Shape suffixes: B images, C channels (pixels) or classes (maps), H height, W width of the model's input, N tokens;
-h height, w width, c channels of an image.
+Heads are joined by the sum that the model itself makes of them, layers by their sum as well, and classes that share a
+query still have maps of their own. The bare weights are there, too: `Explanation.attention` is the last layer's, the
+mean of its heads, of the query that answers the emotion.
+
+Shape suffixes: B images, C channels (pixels) or classes (maps), H height, W width of the model's input, N tokens,
+Q queries; i, j rows and columns of a map; h height, w width, c channels of an image.
 """
 
 import dataclasses
 import math
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.errors import CheckpointError
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
-from motivnet.inference.backends import softmax
 from motivnet.inference.load import Runtime, load_backend
 from motivnet.inference.results import FaceResult
 from motivnet.inference.torch_backend import TorchBackend
@@ -35,6 +43,24 @@ from motivnet.preprocess import Box
 if TYPE_CHECKING:
     from motivnet.images import ImageSource
 
+# Chosen on FER-2013's PublicTest, where nano's maps of 12 x 12 places find what matters best; 6 x 6 do less well.
+MIN_PLACES = 12
+
+
+class Looked(NamedTuple):
+    """What a model made of a batch.
+
+    Attributes:
+        probs: probability of every class, float64 (B, C).
+        maps: where what speaks for each class came from, float32 (B, C, i, j); each sums to 1, or is 0 throughout
+            where nothing does.
+        attention: bare weights of each class's query, float32 (B, C, N); each sums to 1.
+    """
+
+    probs: np.ndarray
+    maps: np.ndarray
+    attention: np.ndarray
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Explanation:
@@ -42,49 +68,55 @@ class Explanation:
 
     Args:
         face: box, emotion and probabilities, as `Predictor` gives them.
-        maps: label -> share of attention on every token, float32 (rows, columns) of the token grid; sums to 1.
+        maps: label -> where what attention found for it came from, float32 (i, j); sums to 1, or is 0 throughout.
+        attention: label -> bare weights on the tokens, float32 (i, j) of the token grid; sums to 1.
         seen: the rectangle of the photograph that the model saw, in whole pixels; may reach beyond its edges.
         filled: the rectangle of the model's input that it fills, in pixels; the rest of the input is padding.
-        input_size: (height, width) of the model's input, which the token grid covers.
+        input_size: (height, width) of the model's input, which every map covers.
     """
 
     face: FaceResult
     maps: dict[str, np.ndarray]
+    attention: dict[str, np.ndarray]
     seen: Box
     filled: Box
     input_size: tuple[int, int]
 
-    def heat(self, emotion: str | None = None) -> np.ndarray:
+    def heat(self, emotion: str | None = None, *, bare: bool = False) -> np.ndarray:
         """Draw a map out over `seen`.
 
         Args:
             emotion: a label; None takes the face's.
+            bare: the attention weights on the tokens instead of the map.
 
         Returns:
-            Attention relative to an even spread over the whole input, float32 (h, w) of the size of `seen`: 1 is
-            what every place would get if the model looked everywhere alike.
+            The map relative to an even spread over the whole input, float32 (h, w) of the size of `seen`: 1 is what
+            every place would get if all counted alike.
         """
         import cv2
 
-        heat_HW = spread(self.maps[emotion or self.face.emotion], self.input_size)
+        heat_HW = spread((self.attention if bare else self.maps)[emotion or self.face.emotion], self.input_size)
         x, y, w, h = (round(value) for value in self.filled)
         seen_w, seen_h = round(self.seen.width), round(self.seen.height)
         return cv2.resize(heat_HW[y : y + h, x : x + w], (seen_w, seen_h), interpolation=cv2.INTER_LINEAR)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain data for JSON; rectangles are [x, y, width, height]."""
-        maps = {label: map_ij.astype(float).round(6).tolist() for label, map_ij in self.maps.items()}
-        return self.face.to_dict() | {"seen": [round(value) for value in self.seen], "maps": maps}
+        return self.face.to_dict() | {
+            "seen": [round(value) for value in self.seen],
+            "maps": _plain(self.maps),
+            "attention": _plain(self.attention),
+        }
 
 
 class Explainer:
-    """A model that can be asked where it looks."""
+    """A model that can be asked where it looks. Safe to use from several threads at once, one after the other."""
 
     def __init__(self, config: BundleConfig, model: MotivNet) -> None:
         """Wrap a model in torch.
 
         Args:
-            config: its labels, preprocessing and temperature.
+            config: its labels, preprocessing and calibration.
             model: in eval mode.
 
         Raises:
@@ -99,6 +131,9 @@ class Explainer:
         self.config = config
         self.model = model
         self.head: MLDecoder = head
+        self._stage = _finer_stage(model.backbone.net, config.preprocessing.size)
+        # A hook on the model would see the pixels of other threads.
+        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -132,9 +167,9 @@ class Explainer:
             score: the detector's confidence, which is passed on.
         """
         preprocessing, labels = self.config.preprocessing, self.config.labels.names
-        probs_BC, maps_BCN = self.look(preprocessing(image_hwc_u8, box)[None])
-        rows, columns = token_grid(preprocessing.size, maps_BCN.shape[2])
-        probs = probs_BC[0].tolist()
+        looked = self.look(preprocessing(image_hwc_u8, box)[None])
+        rows, columns = token_grid(preprocessing.size, looked.attention.shape[2])
+        probs = looked.probs[0].tolist()
         height, width = image_hwc_u8.shape[:2]
         seen, filled = preprocessing.placement((height, width), box)
         return Explanation(
@@ -144,25 +179,82 @@ class Explainer:
                 labels[probs.index(max(probs))],
                 dict(zip(labels, probs, strict=True)),
             ),
-            maps=dict(zip(labels, maps_BCN[0].reshape(-1, rows, columns), strict=True)),
+            maps=dict(zip(labels, looked.maps[0], strict=True)),
+            attention=dict(zip(labels, looked.attention[0].reshape(-1, rows, columns), strict=True)),
             seen=seen,
             filled=filled,
             input_size=preprocessing.size,
         )
 
-    def look(self, pixels_BCHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give probabilities, float64 (B, C), and attention a class, float32 (B, C, N), of normalised pixels."""
+    def look(self, pixels_BCHW: np.ndarray) -> Looked:
+        """Give probabilities, maps and attention of normalised pixels, float32 (B, C, H, W)."""
         weight = next(self.model.parameters())
         looks: list[Look] = []
-        with torch.inference_mode():
+        with self._lock, torch.enable_grad():
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(weight.device, weight.dtype)
-            logits_BC = self.head(self.model.backbone(pixels), looks)
-            maps_BCN = class_maps(looks, self.head)
-        return softmax(logits_BC.float().cpu().numpy(), self.config.temperature), maps_BCN.float().cpu().numpy()
+            features, tokens_BND = self._features(pixels)
+            logits_BC = self.head(tokens_BND, looks)
+            # The sum over the images has the gradient of each at its own features.
+            gradients = [
+                torch.autograd.grad(logit_B.sum(), features, retain_graph=True)[0] for logit_B in logits_BC.unbind(1)
+            ]
+        relevance = torch.stack([gradient * features.detach() for gradient in gradients], 1)
+        maps_BCij = self._places(relevance).clamp(min=0).float().cpu().numpy()
+        total_BC11 = maps_BCij.sum((2, 3), keepdims=True)
+        return Looked(
+            self.config.calibration.probs(logits_BC.detach().float().cpu().numpy()),
+            np.divide(maps_BCij, total_BC11, out=np.zeros_like(maps_BCij), where=total_BC11 > 0),
+            class_attention(looks, self.head).float().cpu().numpy(),
+        )
+
+    def _features(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the features that maps are of, where gradients end, and the tokens made of them."""
+        caught: list[Tensor] = []
+
+        def begin_anew(module: nn.Module, inputs: Any, output: Any) -> Any:
+            if isinstance(output, Tensor) and output.ndim == 4:
+                caught.append(output.detach().requires_grad_())
+                return caught[-1]
+            return None
+
+        if self._stage is None:
+            with torch.no_grad():
+                tokens_BND = self.model.backbone(pixels_BCHW)
+            caught.append(tokens_BND.detach().requires_grad_())
+            return caught[0], caught[0]
+        handle = self._stage.register_forward_hook(begin_anew)
+        try:
+            tokens_BND = self.model.backbone(pixels_BCHW)
+        finally:
+            handle.remove()
+        if not caught:
+            # Features that are no grid: the tokens have to do.
+            self._stage = None
+            return self._features(pixels_BCHW)
+        return caught[-1], tokens_BND
+
+    def _places(self, relevance: Tensor) -> Tensor:
+        """Sum relevance a feature, (B, C, *features), over channels, onto the grid of places: (B, C, i, j)."""
+        if self._stage is None:
+            return relevance.sum(3).unflatten(2, token_grid(self.config.preprocessing.size, relevance.shape[2]))
+        last = getattr(self.model.backbone.net, "output_fmt", "NCHW") == "NHWC"
+        return relevance.sum(4 if last else 2)
 
 
-def class_maps(looks: list[Look], head: MLDecoder) -> Tensor:
-    """Give attention a class, (B, C, N), out of what the head's layers did: last layer, mean of heads, its query's."""
+def _finer_stage(net: nn.Module, input_size: tuple[int, int]) -> nn.Module | None:
+    """Find the deepest stage of a timm network with places enough; None if the tokens themselves are as good."""
+    stages = getattr(net, "feature_info", None)
+    stages = getattr(stages, "info", stages)
+    if not isinstance(stages, list) or not stages:
+        return None
+    fine = [stage for stage in stages if min(input_size) // stage["reduction"] >= MIN_PLACES]
+    if not fine or fine[-1] is stages[-1]:
+        return None
+    return net.get_submodule(fine[-1]["module"])
+
+
+def class_attention(looks: list[Look], head: MLDecoder) -> Tensor:
+    """Give attention a class, (B, C, N): the last layer's weights, the mean of its heads, of the class's query."""
     weights_BQN = looks[-1].weights.mean(1)
     classes_per_query = head.group_weight.shape[2]
     return weights_BQN.repeat_interleave(classes_per_query, 1)[:, : head.num_classes]
@@ -204,19 +296,19 @@ def explain(
 
 
 def spread(map_ij: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Draw a map of shares on the token grid out over the model's input.
+    """Draw a map out over the model's input, its places side by side.
 
     Args:
-        map_ij: (rows, columns).
+        map_ij: (rows, columns), which sums to 1.
         input_size: (height, width), in pixels.
 
     Returns:
-        Attention relative to an even spread, float32 (H, W).
+        The map relative to an even spread, float32 (H, W).
     """
     import cv2
 
     height, width = input_size
-    # Between the centres of the tokens it is linear, so that nothing appears that no token has.
+    # Between the centres of the places it is linear, so that nothing appears that no place has.
     relative_ij = (map_ij * map_ij.size).astype(np.float32)
     return cv2.resize(relative_ij, (width, height), interpolation=cv2.INTER_LINEAR)
 
@@ -234,3 +326,7 @@ def token_grid(input_size: tuple[int, int], num_tokens: int) -> tuple[int, int]:
             if rows * columns == num_tokens:
                 return rows, columns
     raise CheckpointError(f"{num_tokens} tokens are no grid over an input of {height}x{width}: the map has no places")
+
+
+def _plain(maps: dict[str, np.ndarray]) -> dict[str, list[list[float]]]:
+    return {label: map_ij.astype(float).round(6).tolist() for label, map_ij in maps.items()}

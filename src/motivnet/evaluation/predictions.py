@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.checkpoints.transfer import sha256_of
 from motivnet.config import from_plain, to_plain
 from motivnet.data.manifest import Manifest
@@ -46,7 +47,7 @@ class Protocol:
         labels: names of the classes, in order.
         detection: `none: ...` where the face was known or the image is a crop, else the detector and its rule.
         preprocessing: fingerprint; None if unknown.
-        temperature: what logits were divided by before softmax; None if unknown.
+        calibration: how logits became probabilities; None if unknown.
         unanswered: one of the values of UNANSWERED.
         version: of motivnet.
     """
@@ -61,7 +62,7 @@ class Protocol:
     labels: tuple[str, ...]
     detection: str
     preprocessing: str | None = None
-    temperature: float | None = None
+    calibration: Calibration | None = None
     unanswered: str = UNANSWERED["error"]
     version: str = __version__
 

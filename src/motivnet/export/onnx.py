@@ -1,4 +1,4 @@
-"""A model as ONNX: batch of any size in, logits out; labels, preprocessing and temperature in its metadata.
+"""A model as ONNX: batch of any size in, logits out; labels, preprocessing and calibration in its metadata.
 
 Weights over 1 GB stand beside the file, as `model.onnx.data` beside `model.onnx`; one file could not hold 2 GB. The
 graph names them without a folder: the pair can be moved, but the weights cannot be renamed.
@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
@@ -27,10 +28,10 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from motivnet import config
-from motivnet.checkpoints.bundle import Bundle
+from motivnet.checkpoints.bundle import Bundle, Calibration
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError, OutputError
-from motivnet.inference.backends import TEMPERATURE_KEY
+from motivnet.inference.backends import CALIBRATION_KEY
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
@@ -100,19 +101,19 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
         "fingerprint": bundle.config.preprocessing.fingerprint,
         "licence": bundle.config.licence,
         "stored_in": str(dtype).removeprefix("torch."),
-        TEMPERATURE_KEY: json.dumps(bundle.config.temperature),
+        CALIBRATION_KEY: json.dumps(config.to_plain(bundle.config.calibration)),
     }
 
 
-def state_temperature(path: Path, temperature: float) -> None:
-    """Bring the temperature that an ONNX file states up to date; its weights, inside or beside it, stay.
+def state_calibration(path: Path, calibration: Calibration) -> None:
+    """Bring the calibration that an ONNX file states up to date; its weights, inside or beside it, stay.
 
     Raises:
         OutputError: if the file cannot be written.
     """
     model = onnx.load(path, load_external_data=False)
     props = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, props | {TEMPERATURE_KEY: json.dumps(temperature)})
+    onnx.helper.set_model_props(model, props | {CALIBRATION_KEY: json.dumps(config.to_plain(calibration))})
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_bytes(model.SerializeToString())
@@ -223,7 +224,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def probs_torch(model: nn.Module, pixels_BCHW: Tensor, temperature: float = 1.0) -> Tensor:
-    """Give a torch model's probabilities, (B, C), at a bundle's temperature."""
+def logits_torch(model: nn.Module, pixels_BCHW: Tensor) -> np.ndarray:
+    """Give a torch model's logits, float32 (B, C)."""
     with torch.inference_mode():
-        return (model(pixels_BCHW).float() / temperature).softmax(1)
+        return model(pixels_BCHW).float().numpy()

@@ -12,8 +12,8 @@ import torch
 from motivnet.checkpoints.bundle import Bundle
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError
-from motivnet.export.onnx import probs_torch
-from motivnet.inference.backends import OnnxBackend, softmax
+from motivnet.export.onnx import logits_torch
+from motivnet.inference.backends import OnnxBackend
 from motivnet.models.config import ModelConfig
 
 # By the precision that the weights are stored in: the largest difference of a probability from torch in float32.
@@ -63,12 +63,12 @@ def verify_onnx(
     if tolerance is None:
         tolerance = TOLERANCES[dtype]
     # Torch's copy of the weights is gone before onnxruntime makes its own.
-    temperature = bundle.config.temperature
-    expected = probs_torch(load_bundle(bundle), torch.from_numpy(pixels_BCHW), temperature).numpy()
+    calibration = bundle.config.calibration
+    expected = calibration.probs(logits_torch(load_bundle(bundle), torch.from_numpy(pixels_BCHW)))
     backend = OnnxBackend(bundle, path=onnx)
     largest = 0.0
     for batch_size in {1, min(3, len(pixels_BCHW)), len(pixels_BCHW)}:
-        found = softmax(backend.logits(pixels_BCHW[:batch_size]), temperature)
+        found = calibration.probs(backend.logits(pixels_BCHW[:batch_size]))
         # Not Python's max, which would pass over NaN.
         largest = float(np.maximum(largest, np.abs(found - expected[:batch_size]).max()))
     if not largest <= tolerance:

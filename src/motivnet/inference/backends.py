@@ -9,15 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from motivnet.checkpoints.bundle import Bundle, BundleConfig
-from motivnet.config import from_plain
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
+from motivnet.config import from_plain, to_plain
 from motivnet.errors import CheckpointError, ConfigError
 from motivnet.preprocess import Preprocessing
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
 # Of the metadata of an ONNX file, whose output stays logits.
-TEMPERATURE_KEY = "temperature"
+CALIBRATION_KEY = "calibration"
 
 
 class Backend(Protocol):
@@ -83,16 +83,9 @@ class OnnxBackend:
         return np.asarray(logits_BC)
 
 
-def softmax(logits_BC: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Turn logits (B, C) into probabilities, float64 (B, C), without overflow.
-
-    Args:
-        logits_BC: of a model.
-        temperature: what they are divided by: the bundle's, so that probabilities are as often right as they say.
-    """
-    shifted_BC = logits_BC.astype(np.float64) - logits_BC.max(axis=1, keepdims=True)
-    exp_BC = np.exp(shifted_BC / temperature)
-    return exp_BC / exp_BC.sum(axis=1, keepdims=True)
+def softmax(logits_BC: np.ndarray) -> np.ndarray:
+    """Turn logits (B, C) into uncalibrated probabilities, float64 (B, C), without overflow."""
+    return Calibration().probs(logits_BC)
 
 
 def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) -> None:
@@ -106,8 +99,8 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
         "preprocessing": (_preprocessing(path, metadata), config.preprocessing),
     }
     # Files of before there was a calibration state none.
-    if TEMPERATURE_KEY in metadata:
-        expected[TEMPERATURE_KEY] = (_read(path, metadata, TEMPERATURE_KEY), config.temperature)
+    if CALIBRATION_KEY in metadata:
+        expected[CALIBRATION_KEY] = (_read(path, metadata, CALIBRATION_KEY), to_plain(config.calibration))
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise CheckpointError(f"{path}: {what} {found} do not agree with the bundle's config.json: {wanted}")

@@ -18,7 +18,7 @@ from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
-from motivnet.inference.backends import Backend, softmax
+from motivnet.inference.backends import Backend
 from motivnet.inference.load import Runtime, load_backend
 from motivnet.inference.results import FaceResult, ImageResult
 from motivnet.preprocess import Box
@@ -226,7 +226,7 @@ class Predictor:
 
     def _probs(self, faces_HWC_u8: list[np.ndarray]) -> list[list[float]]:
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
-        return softmax(self.backend.logits(pixels_BCHW), self.config.temperature).tolist()
+        return self.config.calibration.probs(self.backend.logits(pixels_BCHW)).tolist()
 
     def _result(self, seen: _Seen, probs: list[list[float]]) -> ImageResult:
         faces = tuple(self._face(found, row) for found, row in zip(seen.detections, probs, strict=True))

@@ -19,13 +19,11 @@ class Look(NamedTuple):
 
     Attributes:
         weights: how much of each token a query takes in each head, (B, H, Q, N); over tokens they sum to 1.
-        values: what it takes, (B, H, N, d).
-        mixed: what it got, (B, H, Q, d): the weighted sum of the values, the layer's only view of the image.
+        values: what it takes, (B, H, N, d). Their weighted sum is all that the layer learns of the image.
     """
 
     weights: Tensor
     values: Tensor
-    mixed: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -53,8 +51,9 @@ class CrossAttention(nn.Module):
         Args:
             query_BQE: the questions.
             tokens_BNE: what is asked, as keys and as values.
-            looks: a list to add what the attention did to, for explanations; the answers are then made of exactly
-                these weights, and are the same up to rounding.
+            looks: a list to add what the attention did to, for explanations. The answers are then made of exactly
+                these weights, and are the same up to rounding; gradients say what was taken with them, as if the
+                weights were constants, not why they are what they are.
 
         Returns:
             The answers, (B, Q, E).
@@ -69,9 +68,9 @@ class CrossAttention(nn.Module):
             # The kernels behind this never hold the weights, which takes less memory and time.
             mixed_BHQd = functional.scaled_dot_product_attention(q_BHQd, k_BHNd, v_BHNd, dropout_p=dropout)
         else:
-            weights_BHQN = (q_BHQd @ k_BHNd.transpose(2, 3) / math.sqrt(q_BHQd.shape[3])).softmax(3)
+            weights_BHQN = (q_BHQd @ k_BHNd.transpose(2, 3) / math.sqrt(q_BHQd.shape[3])).softmax(3).detach()
             mixed_BHQd = functional.dropout(weights_BHQN, dropout) @ v_BHNd
-            looks.append(Look(weights_BHQN, v_BHNd, mixed_BHQd))
+            looks.append(Look(weights_BHQN, v_BHNd))
         return self.out_proj(mixed_BHQd.transpose(1, 2).flatten(2))
 
     def _split(self, x_BNE: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 
 from motivnet import config
 from motivnet.checkpoints import bundle as bundles
-from motivnet.checkpoints.bundle import BundleConfig, open_bundle, write_config
+from motivnet.checkpoints.bundle import BundleConfig, Calibration, open_bundle, write_config
 from motivnet.errors import CheckpointError
 from motivnet.labels import LabelSet
 from motivnet.models.config import ModelConfig
@@ -63,12 +63,12 @@ def test_config_is_text_that_people_can_read(tmp_path):
     assert '"format": 1' in text
 
 
-def test_a_bundle_of_before_there_was_calibration_has_temperature_1(tmp_path):
+def test_a_bundle_of_before_there_was_calibration_has_none(tmp_path):
     def age(data):
-        del data["temperature"], data["abstain_below"]
+        del data["calibration"], data["abstain_below"]
 
     found = open_bundle(edited(tmp_path, age)).config
-    assert (found.temperature, found.abstain_below) == (1.0, None)
+    assert (found.calibration, found.abstain_below) == (Calibration(), None)
 
 
 def test_an_interrupted_writing_leaves_the_old_settings(tmp_path, monkeypatch):
@@ -160,10 +160,22 @@ def test_a_damaged_config_is_named(tmp_path, content, message):
         (lambda data: data["labels"].update(names=["a"] * 7), "at least two distinct names"),
         (lambda data: data["labels"].update(names=["a", "b"]), "number of labels and of classes: found 2, expected 7"),
         (lambda data: data["scores"].update({"AffectNet": 0.6}), "scores.AffectNet: expected a mapping"),
-        (lambda data: data.update(temperature=0), "bundle 'small': temperature 0.0 must be positive and finite"),
-        (lambda data: data.update(temperature=float("nan")), "temperature nan must be positive and finite"),
-        (lambda data: data.update(temperature=float("inf")), "temperature inf must be positive and finite"),
-        (lambda data: data.update(temperature="1"), "temperature: expected float, found '1'"),
+        (
+            lambda data: data.update(calibration={"temperature": 0}),
+            "calibration: temperature 0.0 must be positive and finite",
+        ),
+        (
+            lambda data: data.update(calibration={"temperature": float("nan")}),
+            "temperature nan must be positive and finite",
+        ),
+        (
+            lambda data: data.update(calibration={"temperature": float("inf")}),
+            "temperature inf must be positive and finite",
+        ),
+        (
+            lambda data: data.update(calibration={"temperature": "1"}),
+            "calibration.temperature: expected float, found '1'",
+        ),
         (lambda data: data.update(abstain_below=1.01), "abstain_below 1.01 must be from 0 to 1"),
         (lambda data: data.update(format=2), "bundle format 2. Allowed: 1"),
         (lambda data: data.update(format=2, shape_of_tomorrow={}), "bundle format 2. Allowed: 1"),

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from motivnet.checkpoints.bundle import open_bundle, write_config
+from motivnet.checkpoints.bundle import Calibration, open_bundle, write_config
 from motivnet.checkpoints.fingerprint import model_fingerprint
 from motivnet.errors import CheckpointError
 
@@ -21,11 +21,11 @@ def test_a_copy_is_the_same_model_whatever_is_said_of_it(tiny_bundle, copy):
     assert model_fingerprint(copy.path) == before
 
 
-@pytest.mark.parametrize("change", ["temperature", "weights", "external weights"])
+@pytest.mark.parametrize("change", ["calibration", "weights", "external weights"])
 def test_what_bears_on_answers_makes_another_model(copy, change):
     before = model_fingerprint(copy.path)
-    if change == "temperature":
-        write_config(copy.path, dataclasses.replace(copy.config, temperature=1.25))
+    if change == "calibration":
+        write_config(copy.path, dataclasses.replace(copy.config, calibration=Calibration(temperature=1.25)))
     elif change == "weights":
         copy.onnx.write_bytes(copy.onnx.read_bytes() + b"\0")
     else:

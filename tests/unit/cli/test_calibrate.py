@@ -15,6 +15,7 @@ pytest.importorskip("pyarrow", reason="the extra `evaluate` is not installed")
 from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints.bundle import Bundle, open_bundle, write_config
 from motivnet.cli.main import app
+from motivnet.config import to_plain
 from motivnet.errors import CheckpointError, DataError, MotivNetError, OutputError
 from motivnet.inference.backends import softmax
 from motivnet.inference.predictor import Predictor
@@ -32,7 +33,7 @@ def csv(tmp_path_factory) -> Path:
     bias, slope = np.array([1, 0, 0, -1, -2, -3, -4]), np.array([0, 4, -4, 0, 0, 0, 0])
     for level in range(0, 256, 16):
         Image.new("L", (16, 16), level).save(folder / f"{level}.png")
-        probs_BC = softmax((bias + slope * (level - 127.5) / 127.5)[None], TRUE_TEMPERATURE)
+        probs_BC = softmax((bias + slope * (level - 127.5) / 127.5)[None] / TRUE_TEMPERATURE)
         for number, label in enumerate(rng.choice(7, size=40, p=probs_BC[0])):
             shutil.copyfile(folder / f"{level}.png", folder / f"{level}-{number}.png")
             lines.append(f"{level}-{number}.png,{EMOTIONS.names[label]},val")
@@ -63,11 +64,13 @@ def test_a_users_bundle_is_calibrated_in_place(mine, csv):
     done = run(mine.path, "--data", f"csv:{csv}", "--split", "val")
     assert done.exit_code == 0, done.output
     found = open_bundle(mine.path).config
-    assert found.temperature == pytest.approx(TRUE_TEMPERATURE, rel=0.2)
+    assert found.calibration.temperature == pytest.approx(TRUE_TEMPERATURE, rel=0.2)
     record = found.provenance["calibration"]
     assert (record["n"], record["split"]) == (640, "val")
     assert record["log_loss"]["after"] < record["log_loss"]["before"]
-    assert f"temperature {found.temperature:.4f}, fitted on 640 images of val" in done.stdout
+    assert (
+        f"temperature {found.calibration.temperature:.4f}, exponent 1.0000, fitted on 640 images of val" in done.stdout
+    )
     # The ONNX file states no temperature, so nothing in it is wrong now.
     assert mine.onnx.read_bytes() == weights
     after = Predictor.load(mine.path, detector="whole").predict(csv.parent / "64.png")
@@ -76,7 +79,9 @@ def test_a_users_bundle_is_calibrated_in_place(mine, csv):
     # Once is enough, unless it is asked for; then the same comes out.
     refused(run(mine.path, "--data", f"csv:{csv}", "--split", "val"), OutputError, "is calibrated already")
     assert run(mine.path, "--data", f"csv:{csv}", "--split", "val", "--overwrite").exit_code == 0
-    assert open_bundle(mine.path).config.temperature == pytest.approx(found.temperature, rel=1e-4)
+    assert open_bundle(mine.path).config.calibration.temperature == pytest.approx(
+        found.calibration.temperature, rel=1e-4
+    )
 
 
 def test_a_wanted_accuracy_is_stored_and_can_be_used(mine, csv):
@@ -102,7 +107,7 @@ def test_out_writes_a_copy_and_leaves_the_original(mine, csv, tmp_path):
     done = run(mine.path, "--data", f"csv:{csv}", "--split", "val", "--out", out)
     assert done.exit_code == 0, done.output
     assert {file.name for file in out.iterdir()} == set(before)
-    assert open_bundle(out).config.temperature != 1
+    assert open_bundle(out).config.calibration.temperature != 1
     assert {name: (mine.path / name).read_bytes() for name in before} == before
     assert [path.name for path in out.parent.iterdir()] == ["calibrated"]
     again = ("--data", f"csv:{csv}", "--split", "val", "--out", out)
@@ -116,11 +121,11 @@ def test_an_onnx_file_that_states_a_temperature_states_the_new_one(mine, csv):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(mine.onnx)
     props = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, props | {"temperature": "1.0"})
+    onnx.helper.set_model_props(model, props | {"calibration": '{"temperature": 1.0, "exponent": 1.0}'})
     onnx.save(model, mine.onnx)
     assert run(mine.path, "--data", f"csv:{csv}", "--split", "val").exit_code == 0
     said = {entry.key: entry.value for entry in onnx.load(mine.onnx).metadata_props}
-    assert json.loads(said["temperature"]) == open_bundle(mine.path).config.temperature
+    assert json.loads(said["calibration"]) == to_plain(open_bundle(mine.path).config.calibration)
     assert Predictor.load(mine.path, detector="whole").predict(csv.parent / "0.png")[0].status == "ok"
 
 
@@ -130,7 +135,7 @@ def test_models_of_the_package_are_left_alone(tmp_path, tiny_bundle, csv, monkey
     known = ("tiny", "--data", f"csv:{csv}", "--split", "val")
     refused(run(*known), OutputError, "tiny is part of the package. Allowed: --out DIR, or --overwrite")
     assert run(*known, "--out", tmp_path / "out").exit_code == 0
-    assert open_bundle("tiny").config.temperature == 1
+    assert open_bundle("tiny").config.calibration.temperature == 1
     assert run(*known, "--overwrite").exit_code == 0
     assert open_bundle("tiny").config == open_bundle(tmp_path / "out").config
 

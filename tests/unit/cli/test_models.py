@@ -27,7 +27,7 @@ def test_json_says_all_a_choice_needs(assets, tiny_bundle):
         "labels": list(tiny_bundle.config.labels),
         "preprocessing": tiny_bundle.config.preprocessing.fingerprint,
         "scores": {"fer2013/PrivateTest": {"war": 0.25, "uar": 0.125}},
-        "temperature": 1.0,
+        "calibration": {"temperature": 1.0, "exponent": 1.0},
         "abstain_below": None,
     }
 
@@ -45,8 +45,10 @@ def test_the_table_names_licence_and_scores(assets):
 
 
 def test_the_table_says_when_a_model_is_calibrated(assets, tiny_bundle):
-    assert "temperature" not in CliRunner().invoke(app, ["models"]).stdout
-    bundle.write_config(assets / "tiny", dataclasses.replace(tiny_bundle.config, temperature=0.75))
+    assert "calibrated" not in CliRunner().invoke(app, ["models"]).stdout
+    bundle.write_config(
+        assets / "tiny", dataclasses.replace(tiny_bundle.config, calibration=bundle.Calibration(temperature=0.75))
+    )
     assert "calibrated: temperature 0.750" in CliRunner().invoke(app, ["models"]).stdout
 
 

@@ -151,7 +151,7 @@ def test_ferplus_labels_are_the_majority_of_all_votes(tmp_path: Path) -> None:
 
 def test_ferplus_labels_of_a_csv(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "fer2013.csv", ["emotion", "pixels", "Usage"], csv_rows())
-    with pytest.raises(DataError, match="needs FERPlus' fer2013new.csv beside it"):
+    with pytest.raises(DataError, match=r"needs FERPlus' fer2013new\.csv beside it"):
         read_fer2013(path, labels="ferplus")
     names = [*WITH_CONTEMPT, "unknown", "NF"]
     votes = [dict.fromkeys(names, "0") | {"contempt": "7"} for _ in csv_rows()]

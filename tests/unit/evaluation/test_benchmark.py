@@ -44,7 +44,7 @@ def model(tmp_path, tiny_bundle):
         folder = tmp_path / "models" / name
         shutil.copytree(tiny_bundle.path, folder)
         settings = json.loads((folder / "config.json").read_text())
-        settings |= {"name": name, "temperature": temperature, "provenance": provenance}
+        settings |= {"name": name, "calibration": {"temperature": temperature}, "provenance": provenance}
         (folder / "config.json").write_text(json.dumps(settings))
         if dim:
             graph = onnx.load(folder / "model.onnx")
@@ -271,7 +271,7 @@ class TestResuming:
         run_benchmark([bright], [data], tmp_path / "out", QUICK)
         assert len(asked) == 2
         path = tmp_path / "models" / "bright" / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 1.5}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": {"temperature": 1.5}}))
         run_benchmark([bright], [data], tmp_path / "out", QUICK)
         assert len(asked) == 3
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.calibrate import calibrate
-from motivnet.evaluation.calibration import apply_temperature
+from motivnet.evaluation.calibration import apply_calibration
 from motivnet.evaluation.predictions import Predictions, Protocol
 from motivnet.inference.backends import softmax
 from motivnet.labels import EMOTIONS, LabelSet
@@ -22,7 +23,7 @@ def pixel() -> bytes:
     return buffer.getvalue()
 
 
-def answers(probs_BC, target_B, *, temperature=1.0, unread=0, labels=EMOTIONS) -> Predictions:
+def answers(probs_BC, target_B, *, calibration=None, unread=0, labels=EMOTIONS) -> Predictions:
     """Predictions of one image again and again; the last `unread` ones have none."""
     count = len(target_B)
     manifest = make_manifest(
@@ -42,7 +43,7 @@ def answers(probs_BC, target_B, *, temperature=1.0, unread=0, labels=EMOTIONS) -
             n=count,
             labels=labels.names,
             detection="none",
-            temperature=temperature,
+            calibration=calibration,
         ),
     )
 
@@ -52,14 +53,14 @@ def drawn():
     """Logits, and classes drawn from their softmax at temperature 2: a model that is twice too sure of itself."""
     rng = np.random.default_rng(0)
     logits_BC = rng.normal(size=(6000, 7)) * 3
-    truth_BC = softmax(logits_BC, 2.0)
+    truth_BC = softmax(logits_BC / 2.0)
     return logits_BC, np.array([rng.choice(7, p=row) for row in truth_BC])
 
 
 def test_finds_the_temperature_and_says_what_it_gained(tiny_bundle, drawn):
     logits_BC, target_B = drawn
     found = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B))
-    assert found.temperature == pytest.approx(2, rel=0.05)
+    assert found.calibration.temperature == pytest.approx(2, rel=0.05)
     assert found.abstain_below is None
     record = found.provenance["calibration"]
     assert {name: record[name] for name in ("data", "data_fingerprint", "split", "n", "left_out")} == {
@@ -69,22 +70,22 @@ def test_finds_the_temperature_and_says_what_it_gained(tiny_bundle, drawn):
         "n": 6000,
         "left_out": {},
     }
-    assert record["temperature"] == found.temperature
+    assert record["temperature"] == found.calibration.temperature
     assert record["log_loss"]["after"] < record["log_loss"]["before"] - 0.05
     assert record["ece"]["before"] > 0.1
     assert record["ece"]["after"] < 0.02
     assert record["abstention"] is None
     # All else stays.
-    same = dataclasses.replace(found, temperature=1.0, provenance=tiny_bundle.config.provenance)
+    same = dataclasses.replace(found, calibration=Calibration(), provenance=tiny_bundle.config.provenance)
     assert same == tiny_bundle.config
 
 
 def test_answers_at_any_temperature_give_the_same(tiny_bundle, drawn):
     logits_BC, target_B = drawn
     plain = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B))
-    hot = dataclasses.replace(tiny_bundle.config, temperature=3.0, abstain_below=0.5)
-    again = calibrate(hot, answers(softmax(logits_BC, 3.0), target_B, temperature=3.0))
-    assert again.temperature == pytest.approx(plain.temperature, rel=1e-5)
+    hot = dataclasses.replace(tiny_bundle.config, calibration=Calibration(temperature=3.0), abstain_below=0.5)
+    again = calibrate(hot, answers(hot.calibration.probs(logits_BC), target_B, calibration=hot.calibration))
+    assert again.calibration.temperature == pytest.approx(plain.calibration.temperature, rel=1e-5)
     # A threshold of another temperature means nothing.
     assert again.abstain_below is None
     assert again.provenance["calibration"]["ece"]["before"] == pytest.approx(
@@ -95,7 +96,7 @@ def test_answers_at_any_temperature_give_the_same(tiny_bundle, drawn):
 def test_a_wanted_accuracy_gives_a_threshold_at_the_new_temperature(tiny_bundle, drawn):
     logits_BC, target_B = drawn
     found = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B), accuracy=0.8)
-    probs_BC = apply_temperature(softmax(logits_BC), found.temperature)
+    probs_BC = apply_calibration(softmax(logits_BC), found.calibration)
     answered_B = probs_BC.max(1) >= found.abstain_below
     accuracy = (probs_BC.argmax(1) == target_B)[answered_B].mean()
     assert 0.8 <= accuracy < 0.81
@@ -113,7 +114,7 @@ def test_images_without_an_answer_are_left_out_and_counted(tiny_bundle, drawn):
     found = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B, unread=1000))
     expected = calibrate(tiny_bundle.config, answers(softmax(logits_BC[:5000]), target_B[:5000]))
     record = found.provenance["calibration"]
-    assert found.temperature == expected.temperature
+    assert found.calibration.temperature == expected.calibration.temperature
     assert (record["n"], record["left_out"]) == (5000, {"unreadable": 1000})
 
 

@@ -1,16 +1,21 @@
 import numpy as np
 import pytest
 
-from motivnet.errors import DataError
+from motivnet.checkpoints.bundle import Calibration
+from motivnet.errors import CheckpointError, DataError
 from motivnet.evaluation import calibration, probabilities
 from motivnet.evaluation.calibration import (
-    apply_temperature,
-    fit_temperature,
+    apply_calibration,
+    fit_calibration,
     risk_coverage,
     threshold_for_accuracy,
 )
 
 C = 7
+
+
+def heated(probs, temperature):
+    return apply_calibration(probs, Calibration(temperature=temperature))
 
 
 def softmax(logits):
@@ -31,9 +36,9 @@ def test_a_planted_temperature_is_found_and_its_error_mended(planted):
     logits, target = calibrated_case(0)
     probs = softmax(logits / planted)
     # The probabilities went through 1 / planted, so that the mend is its inverse.
-    temperature = fit_temperature(probs, target)
+    temperature = fit_calibration(probs, target).temperature
     assert temperature == pytest.approx(1 / planted, rel=0.05)
-    mended = apply_temperature(probs, temperature)
+    mended = heated(probs, temperature)
     np.testing.assert_allclose(mended, softmax(logits), atol=0.02)
     assert probabilities.ece(mended, target) < 0.02
     if planted != 1:
@@ -44,10 +49,10 @@ def test_a_planted_temperature_is_found_and_its_error_mended(planted):
 def test_the_fit_is_the_minimum_over_a_grid_and_always_the_same():
     logits, target = calibrated_case(1, num_images=300)
     probs = softmax(3 * logits)
-    temperature = fit_temperature(probs, target)
-    assert temperature == fit_temperature(probs, target)
-    losses = {t: probabilities.log_loss(apply_temperature(probs, t), target) for t in np.geomspace(0.06, 19, 200)}
-    assert probabilities.log_loss(apply_temperature(probs, temperature), target) <= min(losses.values())
+    temperature = fit_calibration(probs, target).temperature
+    assert temperature == fit_calibration(probs, target).temperature
+    losses = {t: probabilities.log_loss(heated(probs, t), target) for t in np.geomspace(0.06, 19, 200)}
+    assert probabilities.log_loss(heated(probs, temperature), target) <= min(losses.values())
     assert temperature == pytest.approx(min(losses, key=losses.__getitem__), rel=0.03)
 
 
@@ -66,7 +71,7 @@ def test_the_fit_agrees_with_torch_on_the_logits():
         return loss
 
     optimiser.step(closure)
-    assert fit_temperature(softmax(logits), target) == pytest.approx(log_temperature.exp().item(), rel=1e-4)
+    assert fit_calibration(softmax(logits), target).temperature == pytest.approx(log_temperature.exp().item(), rel=1e-4)
 
 
 def test_probabilities_of_nought_do_not_break_the_fit():
@@ -74,36 +79,53 @@ def test_probabilities_of_nought_do_not_break_the_fit():
     probs = softmax(60 * logits.astype(np.float32))
     assert (probs == 0).any()
     assert (probs[np.arange(500), target] == 0).any()
-    temperature = fit_temperature(probs, target)
+    temperature = fit_calibration(probs, target).temperature
     assert 1 < temperature <= 20
-    np.testing.assert_allclose(apply_temperature(probs, temperature).sum(axis=1), 1)
+    np.testing.assert_allclose(heated(probs, temperature).sum(axis=1), 1)
 
 
 def test_without_a_minimum_the_fit_is_high_or_low_and_within_bounds():
-    assert fit_temperature([[0.9, 0.1], [0.2, 0.8]], [1, 0]) == pytest.approx(20, rel=1e-3)
-    assert 0.05 <= fit_temperature([[0.6, 0.4], [0.45, 0.55]], [0, 1]) < 0.1
-    assert 0.05 <= fit_temperature([[0.999, 0.001]] * 3, [0, 0, 0]) < 0.2
+    assert fit_calibration([[0.9, 0.1], [0.2, 0.8]], [1, 0]).temperature == pytest.approx(20, rel=1e-3)
+    assert 0.05 <= fit_calibration([[0.6, 0.4], [0.45, 0.55]], [0, 1]).temperature < 0.1
+    assert 0.05 <= fit_calibration([[0.999, 0.001]] * 3, [0, 0, 0]).temperature < 0.2
 
 
 def test_a_temperature_is_a_division_of_the_logits():
     logits, _ = calibrated_case(4, num_images=50)
     for temperature in (0.3, 1.0, 4.0):
-        np.testing.assert_allclose(apply_temperature(softmax(logits), temperature), softmax(logits / temperature))
+        np.testing.assert_allclose(heated(softmax(logits), temperature), softmax(logits / temperature))
     probs = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    np.testing.assert_allclose(apply_temperature(probs, 1.0), probs, atol=1e-12)
-    np.testing.assert_allclose(apply_temperature(probs, 0.5), probs, atol=1e-12)
+    np.testing.assert_allclose(heated(probs, 1.0), probs, atol=1e-12)
+    np.testing.assert_allclose(heated(probs, 0.5), probs, atol=1e-12)
 
 
 def test_a_temperature_keeps_the_order_of_the_classes():
     probs = softmax(calibrated_case(5, num_images=100)[0])
     for temperature in (0.1, 3.0, 20.0):
-        np.testing.assert_array_equal(apply_temperature(probs, temperature).argsort(), probs.argsort())
+        np.testing.assert_array_equal(heated(probs, temperature).argsort(), probs.argsort())
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, np.inf, np.nan])
-def test_a_temperature_that_cannot_be_is_refused(temperature):
-    with pytest.raises(DataError, match="temperature must be a number above 0"):
-        apply_temperature([[0.5, 0.5]], temperature)
+@pytest.mark.parametrize("number", [0.0, -1.0, np.inf, np.nan])
+@pytest.mark.parametrize("name", ["temperature", "exponent"])
+def test_a_calibration_that_cannot_be_is_refused(name, number):
+    with pytest.raises(CheckpointError, match=f"{name} {number} must be positive and finite"):
+        Calibration(**{name: number})
+
+
+def test_a_planted_exponent_is_found_and_taken_back():
+    """Answers that are too sure where they are unsure, and not sure enough where they are sure."""
+    rng = np.random.default_rng(5)
+    planted = Calibration(temperature=1.4, exponent=1.5)
+    truth = softmax(rng.normal(size=(20_000, 5)) * 2)
+    target = (truth.cumsum(axis=1) < rng.random((len(truth), 1))).sum(axis=1)
+    probs = apply_calibration(truth, planted.inverse())
+    found = fit_calibration(probs, target, exponent=True)
+    assert found.exponent == pytest.approx(planted.exponent, rel=0.05)
+    assert found.temperature == pytest.approx(planted.temperature, rel=0.08)
+    mended, alone = apply_calibration(probs, found), apply_calibration(probs, fit_calibration(probs, target))
+    assert probabilities.ece(mended, target) < 0.01 < probabilities.ece(alone, target)
+    np.testing.assert_allclose(apply_calibration(apply_calibration(probs, found), found.inverse()), probs, atol=1e-9)
+    np.testing.assert_array_equal(mended.argsort(), probs.argsort())
 
 
 def sure(*confidences):
@@ -195,7 +217,7 @@ def test_an_accuracy_that_cannot_be_is_refused(accuracy):
 
 
 @pytest.mark.parametrize(
-    "function", [fit_temperature, risk_coverage, lambda probs, target: threshold_for_accuracy(probs, target, 0.9)]
+    "function", [fit_calibration, risk_coverage, lambda probs, target: threshold_for_accuracy(probs, target, 0.9)]
 )
 @pytest.mark.parametrize(
     ("probs", "target", "message"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.evaluate import METRICS, choose_face, evaluate, predict_manifest
@@ -75,7 +76,7 @@ class TestPredictManifest:
         assert answers(found) == [words[value] for value in values]
         assert not found.faces
         protocol = found.protocol
-        assert (protocol.model, protocol.n, protocol.temperature) == ("tiny", 21, 1.0)
+        assert (protocol.model, protocol.n, protocol.calibration) == ("tiny", 21, Calibration())
         assert protocol.detection == "none: images are crops"
         assert protocol.preprocessing == predictor.config.preprocessing.fingerprint
         assert protocol.data_fingerprint == found.manifest.fingerprint()

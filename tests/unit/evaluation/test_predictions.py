@@ -142,7 +142,7 @@ class TestForeignFile:
         assert (protocol.model, protocol.data, protocol.split, protocol.n) == ("p.csv", "folder:set", "test", 2)
         assert protocol.detection == "unknown: answers of another tool"
         assert len(protocol.model_fingerprint) == 12
-        assert (protocol.temperature, protocol.preprocessing) == (None, None)
+        assert (protocol.calibration, protocol.preprocessing) == (None, None)
 
     @pytest.mark.parametrize(
         "keys",

@@ -1,6 +1,7 @@
 """Exported models answer as torch does."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import onnx
 import pytest
 import torch
 
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration, open_bundle, write_config
 from motivnet.checkpoints.load import load_model, write_weights
 from motivnet.errors import CheckpointError, ExportError
-from motivnet.export.onnx import export_onnx, state_temperature
+from motivnet.export.onnx import export_onnx, state_calibration
 from motivnet.export.verify import verify_onnx
 from motivnet.inference.backends import OnnxBackend
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
@@ -58,23 +59,23 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     proto = onnx.load(export_onnx(bundle))
     said = {item.key: item.value for item in proto.metadata_props}
     assert said["fingerprint"] == PREPROCESSING.fingerprint
-    assert said["temperature"] == "1.0"
+    assert json.loads(said["calibration"]) == {"temperature": 1.0, "exponent": 1.0}
     assert said["labels"].startswith('["neutral", "happiness"')
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param != ""
 
 
 def test_the_temperature_is_stated_and_can_be_stated_anew(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", HEADS["linear"])
-    bundle = write_config(bundle.path, dataclasses.replace(bundle.config, temperature=0.5))
+    bundle = write_config(bundle.path, dataclasses.replace(bundle.config, calibration=Calibration(temperature=0.5)))
     export_onnx(bundle, external_data=True)
     # Probabilities are compared at the bundle's temperature.
     assert verify_onnx(bundle).largest <= 1e-5
     pixels = np.ones((1, 1, 32, 32), np.float32)
     before = OnnxBackend(bundle).logits(pixels)
-    state_temperature(bundle.onnx, 1.25)
-    with pytest.raises(CheckpointError, match=r"temperature 1.25 do not agree .*: 0.5"):
+    state_calibration(bundle.onnx, Calibration(temperature=1.25))
+    with pytest.raises(CheckpointError, match=r"calibration .*1\.25.* do not agree .*: .*0\.5"):
         OnnxBackend(bundle)
-    bundle = write_config(bundle.path, dataclasses.replace(bundle.config, temperature=1.25))
+    bundle = write_config(bundle.path, dataclasses.replace(bundle.config, calibration=Calibration(temperature=1.25)))
     backend = OnnxBackend(bundle)
     np.testing.assert_array_equal(backend.logits(pixels), before)
     said = [item.key for item in onnx.load(bundle.onnx, load_external_data=False).metadata_props]
@@ -91,8 +92,8 @@ def test_verification_takes_the_temperature_on_both_sides(tmp_path: Path) -> Non
         other.head.out.bias[0] += 1e-4  # type: ignore[union-attr,index]
     write_weights(bundle, other)
     mild = verify_onnx(bundle).largest
-    cold = write_config(bundle.path, dataclasses.replace(bundle.config, temperature=0.1))
-    state_temperature(cold.onnx, 0.1)
+    cold = write_config(bundle.path, dataclasses.replace(bundle.config, calibration=Calibration(temperature=0.1)))
+    state_calibration(cold.onnx, Calibration(temperature=0.1))
     assert 5 * mild < verify_onnx(cold, tolerance=1.0).largest < 100 * mild
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motivnet.checkpoints.bundle import Bundle
+from motivnet.checkpoints.bundle import Bundle, Calibration
 from motivnet.errors import CheckpointError
 from motivnet.inference.backends import OnnxBackend, softmax
 from motivnet.labels import LabelSet
@@ -59,17 +59,17 @@ def restated(bundle: Bundle, folder: Path, **metadata: str) -> Bundle:
 
 
 def test_refuses_another_temperature_than_the_files_own(tmp_path, tiny_bundle):
-    bundle = restated(tiny_bundle, tmp_path / "copy", temperature="1.5")
-    with pytest.raises(CheckpointError, match=r"temperature 1.5 do not agree .*: 1.0"):
+    bundle = restated(tiny_bundle, tmp_path / "copy", calibration='{"temperature": 1.5, "exponent": 1.0}')
+    with pytest.raises(CheckpointError, match=r"calibration .*1\.5.* do not agree .*: .*1\.0"):
         OnnxBackend(bundle)
-    backend = OnnxBackend(with_config(bundle, temperature=1.5))
+    backend = OnnxBackend(with_config(bundle, calibration=Calibration(temperature=1.5)))
     # What comes out stays logits.
     pixels = np.zeros((1, 1, 16, 16), np.float32)
     np.testing.assert_array_equal(backend.logits(pixels), OnnxBackend(tiny_bundle).logits(pixels))
 
 
 def test_a_file_of_before_there_were_temperatures_goes_with_any(tiny_bundle):
-    assert "temperature" not in OnnxBackend(with_config(tiny_bundle, temperature=1.5)).metadata
+    assert "calibration" not in OnnxBackend(with_config(tiny_bundle, calibration=Calibration(temperature=1.5))).metadata
 
 
 def test_refuses_another_input_size(tiny_bundle):
@@ -85,7 +85,7 @@ def test_refuses_another_input_size(tiny_bundle):
     ("metadata", "message"),
     [
         ({"labels": "neutral, happiness"}, "metadata 'labels' is no JSON"),
-        ({"temperature": "hot"}, "metadata 'temperature' is no JSON"),
+        ({"calibration": "hot"}, "metadata 'calibration' is no JSON"),
         ({"preprocessing": "{}"}, "metadata 'preprocessing': .*missing"),
         ({"preprocessing": '{"sise": 3}'}, "metadata 'preprocessing': unknown setting 'sise'"),
     ],
@@ -138,5 +138,5 @@ def test_softmax_divides_logits_by_the_temperature():
     logits = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32) * 5
     for temperature in (0.3, 1.0, 4.0):
         expected = torch.softmax(torch.from_numpy(logits).double() / temperature, 1).numpy()
-        np.testing.assert_allclose(softmax(logits, temperature), expected, rtol=1e-12)
-    np.testing.assert_allclose(softmax(np.array([[1e30, 0.0]]), 0.01), [[1, 0]])
+        np.testing.assert_allclose(Calibration(temperature=temperature).probs(logits), expected, rtol=1e-12)
+    np.testing.assert_allclose(Calibration(temperature=0.01).probs(np.array([[1e30, 0.0]])), [[1, 0]])

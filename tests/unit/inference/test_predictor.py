@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import CheckpointError, ConfigError, DetectorError
 from motivnet.faces import Detection, load_detector
 from motivnet.images import ImageLimits
@@ -52,7 +53,9 @@ def test_bright_is_happy_and_dark_is_sad_in_the_tiny_model(whole):
 
 def test_probabilities_are_those_at_the_bundles_temperature(tiny_bundle, whole):
     cold = Predictor(
-        dataclasses.replace(tiny_bundle.config, temperature=0.5), OnnxBackend(tiny_bundle), load_detector("whole")
+        dataclasses.replace(tiny_bundle.config, calibration=Calibration(temperature=0.5)),
+        OnnxBackend(tiny_bundle),
+        load_detector("whole"),
     )
     (plain,), (sharp,) = whole.predict(flat(200)), cold.predict(flat(200))
     squares = {label: prob**2 for label, prob in plain.faces[0].probs.items()}

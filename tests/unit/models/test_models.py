@@ -130,6 +130,7 @@ def test_attention_that_is_looked_at_is_the_attention_that_is_used() -> None:
         assert look.weights.shape == (2, 4, 3, 5)
         torch.testing.assert_close(look.weights.sum(3), torch.ones(2, 4, 3))
         assert look.weights.min() >= 0
+        assert not look.weights.requires_grad
         # The module's output is made of these weights and values, and of nothing else.
         mixed = torch.einsum("bhqn,bhnd->bqhd", look.weights, look.values).flatten(2)
         torch.testing.assert_close(attn.out_proj(mixed), answers)
