@@ -15,7 +15,7 @@ test: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright --pythonpath .venv/bin/python
 	.venv/bin/lint-imports --no-logo
-	.venv/bin/pytest
+	.venv/bin/pytest -n auto
 
 # What takes minutes or gigabytes: before a release, and after a change to export or cost.
 slow: .venv/installed

@@ -132,7 +132,7 @@ def most(heat_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def elsewhere(mask_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Turn, mirror and move the pixels of a square mask at random."""
-    turned_HW = np.rot90(mask_HW, rng.integers(4))
+    turned_HW = np.rot90(mask_HW, int(rng.integers(4)))
     mirrored_HW = turned_HW[:, ::-1] if rng.random() < 0.5 else turned_HW
     return np.roll(mirrored_HW, rng.integers(mask_HW.shape), axis=(0, 1))
 

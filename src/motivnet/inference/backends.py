@@ -52,7 +52,7 @@ class OnnxBackend:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # pyright: ignore[reportAttributeAccessIssue]
 
-        path = path or bundle.onnx
+        self._path = path = path or bundle.onnx
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; the bundle has no ONNX model")
         options = onnxruntime.SessionOptions()
@@ -60,7 +60,8 @@ class OnnxBackend:
         # Threads that spin while they wait for work would take the cores from decoding and face detection.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        damaged = (
+        # What onnxruntime raises; they have no base of their own.
+        self._errors = (
             ort_errors.Fail,
             ort_errors.InvalidArgument,
             ort_errors.InvalidGraph,
@@ -72,14 +73,21 @@ class OnnxBackend:
             self._session = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
-        except damaged as error:
+        except self._errors as error:
             raise CheckpointError(f"{path}: cannot be loaded: {error}") from None
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         _check(path, bundle.config, self._session, self.metadata)
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
-        (logits_BC,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels_BCHW})
+        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C).
+
+        Raises:
+            CheckpointError: if the model cannot be run, for want of memory for instance.
+        """
+        try:
+            (logits_BC,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels_BCHW})
+        except self._errors as error:
+            raise CheckpointError(f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s): {error}") from None
         return np.asarray(logits_BC)
 
 

@@ -140,3 +140,9 @@ def test_softmax_divides_logits_by_the_temperature():
         expected = torch.softmax(torch.from_numpy(logits).double() / temperature, 1).numpy()
         np.testing.assert_allclose(Calibration(temperature=temperature).probs(logits), expected, rtol=1e-12)
     np.testing.assert_allclose(Calibration(temperature=0.01).probs(np.array([[1e30, 0.0]])), [[1, 0]])
+
+
+def test_a_model_that_cannot_be_run_says_so(tiny_bundle):
+    backend = OnnxBackend(tiny_bundle)
+    with pytest.raises(CheckpointError, match=r"model\.onnx: cannot be run on 2 image\(s\): "):
+        backend.logits(np.zeros((2, 5, 3, 3), np.float32))
