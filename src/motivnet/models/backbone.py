@@ -262,4 +262,5 @@ def keep_depthwise_float32(model: nn.Module) -> None:
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels
+    # With one input channel, an ordinary convolution has as many groups as channels, too.
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1

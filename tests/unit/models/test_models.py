@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from motivnet.errors import ConfigError
+from motivnet.models.backbone import has_depthwise
 from motivnet.models.config import PRESETS, HeadConfig, ModelConfig, VitConfig, preset
 from motivnet.models.ml_decoder import Look, MLDecoder
 from motivnet.models.motivnet import build_model
@@ -148,3 +149,10 @@ def test_attention_that_is_looked_at_is_the_attention_that_is_used() -> None:
             theirs, weights = witness(query, keys, keys, average_attn_weights=False)
         torch.testing.assert_close(weights, look.weights)
         torch.testing.assert_close(theirs, answers)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "expected"), [(8, 8, True), (8, 1, False), (8, 4, False), (1, 1, False)]
+)
+def test_only_a_convolution_of_every_channel_by_itself_is_depthwise(channels: int, groups: int, expected: bool) -> None:
+    assert has_depthwise(torch.nn.Sequential(torch.nn.Conv2d(channels, 8, 3, groups=groups))) == expected
