@@ -224,7 +224,7 @@ def _reliability(scored: Predictions) -> Markup:
         below.margins(y=0.25)
         told = "; ".join(
             f"{low:.0%} to {high:.0%}: {count:.0f} images, {accuracy:.0%} right"
-            for low, high, count, accuracy in zip(bins.edges, bins.edges[1:], count_M, bins.accuracy, strict=False)
+            for low, high, count, accuracy in zip(bins.edges[:-1], bins.edges[1:], count_M, bins.accuracy, strict=True)
             if count
         )
         caption = (
