@@ -65,7 +65,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def curve(out: Path) -> dict[int, tuple[str, str]]:
-    """Read epoch -> (training loss, selection score), to the last digit, from all the logs of a run."""
+    """Read epoch -> (training loss, selection score), to the last digit, of every epoch that the logs have whole."""
     values: dict[int, dict[str, str]] = {}
     for file in sorted(out.glob("logs/version_*/metrics.csv")):
         with file.open() as opened:
@@ -73,7 +73,10 @@ def curve(out: Path) -> dict[int, tuple[str, str]]:
                 for name in ("train/loss_epoch", "val/score"):
                     if row.get(name):
                         values.setdefault(int(row["epoch"]), {})[name] = row[name]
-    return {epoch: (found["train/loss_epoch"], found["val/score"]) for epoch, found in values.items()}
+    # The score is written before the epoch's loss is: a kill between the two leaves an epoch without.
+    return {
+        epoch: (found["train/loss_epoch"], found["val/score"]) for epoch, found in values.items() if len(found) == 2
+    }
 
 
 @pytest.fixture(scope="module")
