@@ -11,7 +11,7 @@ import numpy as np
 from tables import markdown_table, use_cores, write_results
 
 from motivnet.checkpoints.bundle import open_bundle
-from motivnet.inference.backends import Backend, OnnxBackend
+from motivnet.inference.backends import OnnxBackend
 
 # batch size -> runs that are timed
 RUNS = {1: 1000, 8: 200, 64: 40}
@@ -33,7 +33,7 @@ def main() -> None:
     write_results("speed_nano", settings | {"rows": rows})
 
 
-def measure(backend: Backend, shape: tuple[int, ...], batch: int, runs: int) -> dict[str, object]:
+def measure(backend: OnnxBackend, shape: tuple[int, ...], batch: int, runs: int) -> dict[str, object]:
     """Run one batch size many times; the first tenth only warms up."""
     pixels_BCHW = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
     for _ in range(max(2, runs // 10)):

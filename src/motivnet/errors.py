@@ -9,6 +9,7 @@ MotivNetError
 ├── DataError        a data set that is not what its reader expects
 ├── ExportError      an exported model that does not agree with its original
 ├── OutputError      a result file that exists already or cannot be written
+├── TrainingError    a run that cannot go on: its loss or its weights are no longer numbers
 └── MissingExtraError  an optional dependency that is not installed
 ```
 """
@@ -47,6 +48,10 @@ class ExportError(MotivNetError):
 
 class OutputError(MotivNetError):
     """A result file that exists already or cannot be written."""
+
+
+class TrainingError(MotivNetError):
+    """A run that cannot go on: its loss or its weights are no longer numbers."""
 
 
 class MissingExtraError(MotivNetError):

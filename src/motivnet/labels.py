@@ -19,6 +19,9 @@ class Emotion(enum.StrEnum):
     ANGER = "anger"
 
 
+# What some data sets and models give beside the emotion, each from -1 to 1, in this order.
+AFFECT = ("valence", "arousal")
+
 # Words that data sets and other tools use for the same seven things.
 SYNONYMS: Mapping[str, Emotion] = {
     "happy": Emotion.HAPPINESS,

@@ -1,11 +1,10 @@
-"""Training in miniature: it learns, it resumes exactly after kill -9, and its bundle predicts."""
+"""Training in miniature: it learns, resumes exactly after kill -9, is the same on two devices, and predicts."""
 
 import csv
 import io
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,19 +14,29 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from motivnet import config
 from motivnet.cli.main import main
+from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.labels import EMOTIONS
+from motivnet.training.fit import fit
+from motivnet.training.recipes import nano_fer2013
 
 MINIATURE = [
-    "model.backbone=timm:mobilenetv2_035",
+    "model.backbone=timm:test_vit",
     "model.image_size=[32,32]",
     "preprocessing.size=[32,32]",
     "model.head.dim=32",
     "model.head.ff_dim=32",
+    "model.head.dropout=0",
     "run.batch_size=14",
     "run.epochs=3",
     "run.ema_decay=0.9",
+    "run.mixup=0",
+    "run.precision=32-true",
+    "run.checkpoint_minutes=1e-9",
 ]
+DYING = str(Path(__file__).parent / "dying.py")
+PATIENCE_SECONDS = 600
 
 
 def draw(label: int, rng: np.random.Generator) -> bytes:
@@ -54,73 +63,98 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(data: Path, out: Path, *extra: str) -> list[str]:
+def arguments(data: Path, out: Path, *extra: str) -> list[str]:
     settings = [part for setting in MINIATURE for part in ("--set", setting)]
-    train = [sys.executable, "-m", "motivnet", "train", "nano-fer2013"]
-    return [*train, "--data", str(data), "--out", str(out), *settings, *extra]
+    return ["train", "nano-fer2013", "--data", f"fer2013:{data}", "--out", str(out), *settings, *extra]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
 
-def curve(out: Path) -> dict[int, tuple[str, str]]:
-    """Read epoch -> (training loss, selection score), to the last digit, of every epoch that the logs have whole."""
-    values: dict[int, dict[str, str]] = {}
-    for file in sorted(out.glob("logs/version_*/metrics.csv")):
-        with file.open() as opened:
-            for row in csv.DictReader(opened):
-                for name in ("train/loss_epoch", "val/score"):
-                    if row.get(name):
-                        values.setdefault(int(row["epoch"]), {})[name] = row[name]
-    # The score is written before the epoch's loss is: a kill between the two leaves an epoch without.
-    return {
-        epoch: (found["train/loss_epoch"], found["val/score"]) for epoch, found in values.items() if len(found) == 2
-    }
+def train(data: Path, out: Path, *extra: str) -> None:
+    done = run("-m", "motivnet", *arguments(data, out, *extra))
+    assert done.returncode == 0, done.stderr
+
+
+def curve(out: Path, name: str = "metrics.csv") -> list[dict[str, str]]:
+    with (out / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def losses(out: Path) -> list[float]:
+    return [float(row["loss"]) for row in curve(out)]
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = run(*command(data, out))
-    assert done.returncode == 0, done.stderr
+    train(data, out)
     return out
 
 
 def test_it_learns_and_leaves_a_bundle(whole: Path) -> None:
-    losses = [float(loss) for loss, _ in curve(whole).values()]
-    assert len(losses) == 3
-    assert losses[-1] < losses[0]
+    assert [int(row["step"]) for row in curve(whole)] == list(range(1, 31))
+    assert sum(losses(whole)[-10:]) < sum(losses(whole)[:10])
     assert {path.name for path in (whole / "bundle").iterdir()} == {"config.json", "model.safetensors", "model.onnx"}
 
 
 def test_its_bundle_predicts(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "face.png").write_bytes(draw(1, np.random.default_rng(5)))
-    arguments = ["--model", str(whole / "bundle"), "--detector", "whole", "--json"]
-    done = run(sys.executable, "-m", "motivnet", "predict", str(tmp_path / "face.png"), *arguments)
+    options = ["--model", str(whole / "bundle"), "--detector", "whole", "--json"]
+    done = run("-m", "motivnet", "predict", str(tmp_path / "face.png"), *options)
     assert done.returncode == 0, done.stderr
     assert '"status": "ok"' in done.stdout
 
 
-def test_resume_after_kill_equals_the_uninterrupted_run(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_again_and_again_equals_the_uninterrupted_one(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (out / "checkpoints/last.ckpt").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "no checkpoint within 200 s"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (out / "bundle").exists()
-    resumed = run(*command(data, out, "--resume"))
-    assert resumed.returncode == 0, resumed.stderr
-    # Epochs before the kill may be missing from the log, which is flushed at intervals; what came after must be equal.
-    found, expected = curve(out), curve(whole)
-    assert 2 in found
-    assert found == {epoch: expected[epoch] for epoch in found}
-    weights = "bundle/model.safetensors"
-    assert (out / weights).read_bytes() == (whole / weights).read_bytes()
+    workers = ("--set", "run.num_workers=1")
+    # Within the first epoch, between an optimizer step and its row; then while a checkpoint of the second is written.
+    for moment, extra in (
+        (("motivnet.training.curve:CsvFile.write", "6"), ()),
+        (("motivnet.training.trainer:_save", "11"), ("--resume",)),
+    ):
+        died = run(DYING, *moment, *arguments(data, out, *workers, *extra))
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        assert not (out / "bundle").exists()
+    assert (out / "checkpoints/.last.ckpt.tmp").read_bytes() == b"PK\3\4 half a checkpoint"
+    assert 10 < len(losses(out)) < 20
+    train(data, out, *workers, "--resume")
+    for name in ("metrics.csv", "validation.csv", "bundle/model.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None:
+    balanced = ("--set", "sampling.kind=balanced")
+    recipe = config.override(nano_fer2013(), [*MINIATURE, balanced[1]])
+    fit(recipe, read_fer2013(data), tmp_path / "one", progress=False)
+    two = ("--devices", "2", "--accelerator", "cpu", "--set", "run.batch_size=7")
+    train(data, tmp_path / "two", *two, *balanced)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=0, atol=1e-4)
+    for one, other in zip(*(curve(tmp_path / name, "validation.csv") for name in ("one", "two")), strict=True):
+        assert {name: one[name] for name in ("step", "epoch", "war", "uar", "score")}.items() <= other.items()
+    assert (tmp_path / "two/bundle/model.onnx").is_file()
+
+
+def test_a_model_that_is_shared_out_gives_the_same_curve_and_can_be_resumed(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "sharded"
+    sharded = ("--devices", "2", "--accelerator", "cpu", "--strategy", "fsdp")
+    settings = ("--set", "run.batch_size=7", "--set", "run.ema_decay=0")
+    died = run(
+        DYING, "motivnet.training.module:Classifier.training_step", "14", *arguments(data, out, *settings, *sharded)
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    train(data, out, *settings, *sharded, "--resume")
+    np.testing.assert_allclose(losses(out), losses(whole), rtol=0, atol=1e-4)
+    assert (out / "bundle/model.onnx").is_file()
 
 
 @pytest.fixture
@@ -140,9 +174,8 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def test_a_run_is_neither_overwritten_nor_resumed_by_another_recipe(
     data: Path, whole: Path, complaint: Callable[..., str]
 ) -> None:
-    arguments = command(data, whole)[3:]
-    assert "holds a run already" in complaint(*arguments)
-    other = complaint(*arguments, "--resume", "--set", "optimizer.head_lr=0.01")
+    assert "holds a run already" in complaint(*arguments(data, whole))
+    other = complaint(*arguments(data, whole, "--resume", "--set", "optimizer.head_lr=0.01"))
     assert "optimizer.head_lr was 0.001, is 0.01" in other
 
 
@@ -150,7 +183,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_by_another_recipe(
     ("arguments", "message"),
     [
         (["train", "nano-fer2031", "--data", "x"], "did you mean 'nano-fer2013'"),
-        (["train", "nano-fer2013", "--data", "absent.csv"], "no such file"),
+        (["train", "nano-fer2013", "--data", "fer2013:absent.csv"], "no such file"),
+        (["train", "nano-fer2013", "--data", "x", "--devices", "9999"], "--devices 9999: there are"),
         (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.hed_lr=1"], "did you mean 'head_lr'"),
         (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.head_lr=0"], "head_lr must be positive"),
         (["train", "nano-fer2013"], "--data is missing"),

@@ -16,7 +16,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -82,6 +82,7 @@ class BundleConfig:
         name: of the model.
         summary: one line for people.
         licence: of the weights, in one line.
+        part: `model`, or the `encoder` alone, as pre-training leaves it, whose labels then mean nothing.
         model: dimensions.
         preprocessing: what its input must have been through.
         labels: names of the logits, in order.
@@ -96,6 +97,7 @@ class BundleConfig:
     name: str
     summary: str
     licence: str
+    part: Literal["model", "encoder"] = "model"
     model: ModelConfig
     preprocessing: Preprocessing
     labels: LabelSet = EMOTIONS
@@ -113,10 +115,11 @@ class BundleConfig:
         """
         pairs = {
             "format": (self.format, FORMAT),
-            "number of labels and of classes": (len(self.labels), self.model.num_classes),
             "input size of preprocessing and model": (self.preprocessing.size, self.model.image_size),
             "input channels of preprocessing and model": (self.preprocessing.num_channels, self.model.in_chans),
         }
+        if self.part == "model":
+            pairs["number of labels and of classes"] = (len(self.labels), self.model.num_classes)
         for what, (found, expected) in pairs.items():
             if found != expected:
                 raise CheckpointError(f"bundle {self.name!r}: {what}: found {found}, expected {expected}")
@@ -182,6 +185,20 @@ def open_bundle(model: str | Path) -> Bundle:
         return Bundle(path, config.from_plain(BundleConfig, data))
     except (ConfigError, DataError) as error:
         raise CheckpointError(f"{file}: {error}") from None
+
+
+def require_head(bundle: Bundle) -> Bundle:
+    """Pass the bundle of a whole model through.
+
+    Raises:
+        CheckpointError: if it is an encoder alone.
+    """
+    if bundle.config.part != "model":
+        raise CheckpointError(
+            f"{bundle.path}: an encoder: without a trained head there is nothing to predict with. Train one on it: "
+            f"motivnet train RECIPE --set backbone.weights={bundle.path}"
+        )
+    return bundle
 
 
 def check_place(out: Path, *, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from motivnet.checkpoints.bundle import ONNX_NAME, Bundle, is_bundle, open_bundle
 from motivnet.checkpoints.hub import is_hub_name, locate
@@ -11,7 +12,7 @@ from motivnet.config import to_plain
 from motivnet.errors import CheckpointError
 
 # What a bundle says of itself that changes no probability: writing its scores down must not make another model of it.
-REMARKS = ("name", "summary", "licence", "scores", "abstain_below", "provenance", "format")
+REMARKS = ("name", "summary", "licence", "part", "scores", "abstain_below", "provenance", "format")
 
 
 def model_fingerprint(model: str | Path) -> str:
@@ -36,9 +37,16 @@ def model_fingerprint(model: str | Path) -> str:
 
 def _of_bundle(bundle: Bundle) -> str:
     settings = {name: value for name, value in to_plain(bundle.config).items() if name not in REMARKS}
+    model = settings["model"] = _without_later(settings["model"], "affect")
+    model["head"] = _without_later(model["head"], "learnable_queries")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     # Tensors of an ONNX model beyond 2 GB stand in a file beside it.
     for file in (bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights):
         if file.is_file():
             digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def _without_later(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Leave out a setting that there was not always, where it is off: models of before stay the same models."""
+    return {key: value for key, value in settings.items() if key != name or value}

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from motivnet.checkpoints.bundle import Bundle, embedded_models, is_bundle, open_bundle
+from motivnet.checkpoints.bundle import Bundle, embedded_models, is_bundle, open_bundle, require_head
 from motivnet.checkpoints.files import open_weights, release
 from motivnet.checkpoints.formats import Contents, identify
 from motivnet.checkpoints.hub import is_hub_name, locate
@@ -104,7 +104,7 @@ def load_bundle(
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
     """Load a bundle's weights; arguments and errors as for `load_model`."""
-    own = bundle.config.model
+    own = require_head(bundle).config.model
     config = resized(own, image_size, bundle.path)
     tensors = fit_encoder(open_weights(bundle.weights).tensors, own, config, prefix="backbone.")
     net = _build(lambda: build_model(config), bundle.path)

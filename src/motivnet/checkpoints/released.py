@@ -133,6 +133,36 @@ _SAPIENS = {
 _POSE_SIZES = {"1b": 4_680_000_000}
 _POSE_NOTES = {"1b": "an earlier upload of it is named sapiens_1b_goliath_best_goliath_AP_640.pth"}
 
+# task -> purpose, and size -> file of the same encoder trained on for it
+_SAPIENS_TASKS = {
+    "depth": (
+        "relative depth, 1024x768",
+        {
+            "0.3b": "sapiens_0.3b_render_people_epoch_100.pth",
+            "0.6b": "sapiens_0.6b_render_people_epoch_70.pth",
+            "1b": "sapiens_1b_render_people_epoch_88.pth",
+            "2b": "sapiens_2b_render_people_epoch_25.pth",
+        },
+    ),
+    "normal": (
+        "surface normals, 1024x768",
+        {
+            "0.3b": "sapiens_0.3b_normal_render_people_epoch_66.pth",
+            "0.6b": "sapiens_0.6b_normal_render_people_epoch_200.pth",
+            "1b": "sapiens_1b_normal_render_people_epoch_115.pth",
+            "2b": "sapiens_2b_normal_render_people_epoch_70.pth",
+        },
+    ),
+    "seg": (
+        "28 body parts, 1024x768",
+        {
+            "0.3b": "sapiens_0.3b_goliath_best_goliath_mIoU_7673_epoch_194.pth",
+            "0.6b": "sapiens_0.6b_goliath_best_goliath_mIoU_7777_epoch_178.pth",
+            "1b": "sapiens_1b_goliath_best_goliath_mIoU_7994_epoch_151.pth",
+        },
+    ),
+}
+
 # size -> parameters of timm's encoder of that size
 _SAPIENS2 = {
     "0.1b": 113_993_472,
@@ -175,6 +205,18 @@ def _sapiens() -> Iterator[Released]:
             about_bytes=about and BYTES_PER_FLOAT32 * about,
             note=_POSE_NOTES.get(size, "size of the encoder in float32; the pose head comes on top"),
         )
+    for task, (purpose, files) in _SAPIENS_TASKS.items():
+        for size, file in files.items():
+            width, depth, *_ = _SAPIENS[size]
+            yield Released(
+                name=f"sapiens-{task}-{size}",
+                repo=f"facebook/sapiens-{task}-{size}",
+                file=file,
+                purpose=purpose,
+                licence=CC_BY_NC,
+                about_bytes=BYTES_PER_FLOAT32 * sapiens_parameters(width, depth, 3072, class_token=False),
+                note=f"size of the encoder in float32; the {task} head comes on top",
+            )
 
 
 def _sapiens2() -> Iterator[Released]:
@@ -210,6 +252,7 @@ RELEASED: tuple[Released, ...] = (_MOTIVNET, *_sapiens(), *_sapiens2())
 # What one would expect from the pattern of the names, and would look for in vain.
 _NEVER_RELEASED = {
     "sapiens-pose-2b": "the plain 2b pose file was never released; the largest is sapiens-pose-1b",
+    "sapiens-seg-2b": "no plain 2b segmentation file is known; the largest is sapiens-seg-1b",
     "sapiens2-pose-0.1b": "Sapiens2 0.1b has no pose file; its encoder is sapiens2-pretrain-0.1b",
 }
 

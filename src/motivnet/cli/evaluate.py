@@ -188,6 +188,8 @@ def _headlines(found: "Evaluation") -> str:
     lines = [
         f"{title:6} {percent(found.metrics[name], found.intervals.get(name))}" for name, title in HEADLINES.items()
     ]
+    for name, scores in found.affect.items():
+        lines.append(f"{name:7} CCC {scores['ccc']:.3f}, RMSE {scores['rmse']:.3f} on {scores['n']:,} labelled images")
     return "\n".join([f"{'n':6} {found.metrics['n']:,}", *lines])
 
 

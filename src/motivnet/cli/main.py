@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.ablate import ablate
 from motivnet.cli.audit import audit
 from motivnet.cli.benchmark import benchmark
 from motivnet.cli.calibrate import calibrate
@@ -14,6 +15,7 @@ from motivnet.cli.explain import explain
 from motivnet.cli.export import export
 from motivnet.cli.models import models
 from motivnet.cli.predict import EPILOG, predict
+from motivnet.cli.pretrain import pretrain
 from motivnet.cli.train import train
 from motivnet.cli.weights import weights
 from motivnet.errors import MotivNetError
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.command("predict", epilog=EPILOG)(predict)
 app.command("models")(models)
 app.command("train")(train)
+app.command("pretrain")(pretrain)
+app.command("ablate")(ablate)
 app.command("export")(export)
 app.command("evaluate")(evaluate)
 app.command("benchmark")(benchmark)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from motivnet.errors import MissingExtraError, OutputError
+from motivnet.labels import AFFECT
 
 if TYPE_CHECKING:
     from motivnet.inference.results import ImageResult
@@ -66,6 +67,7 @@ def to_rows(result: "ImageResult") -> Iterator[Row]:
             "emotion": face.emotion,
             "abstained": face.abstained,
             **{f"prob_{label}": prob for label, prob in face.probs.items()},
+            **({} if face.valence is None else {"valence": face.valence, "arousal": face.arousal}),
         }
 
 
@@ -94,7 +96,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_output(path: Path, labels: tuple[str, ...], *, overwrite: bool) -> Iterator[Callable[["ImageResult"], None]]:
+def open_output(
+    path: Path, labels: tuple[str, ...], *, overwrite: bool, affect: bool = False
+) -> Iterator[Callable[["ImageResult"], None]]:
     """Open a result file; give a function that writes the rows of one image.
 
     The rows go to a temporary file in the same folder, which takes the place of `path` only when all went well.
@@ -103,6 +107,7 @@ def open_output(path: Path, labels: tuple[str, ...], *, overwrite: bool) -> Iter
         path: the format is its extension's.
         labels: of the model, which give the probability columns.
         overwrite: whether an existing file is replaced.
+        affect: whether the model gives valence and arousal, which are the last columns then.
 
     Raises:
         OutputError: if the file exists, or cannot be written.
@@ -110,6 +115,7 @@ def open_output(path: Path, labels: tuple[str, ...], *, overwrite: bool) -> Iter
     """
     check_output(path, overwrite=overwrite)
     columns = COLUMNS | {f"prob_{label}": "float64" for label in labels}
+    columns |= dict.fromkeys(AFFECT, "float64") if affect else {}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     try:

@@ -14,6 +14,7 @@ import typer
 from motivnet.cli.annotate import COLORS, plan_targets, write_annotated
 from motivnet.cli.inputs import find_images, parse_size, parse_threshold
 from motivnet.cli.outputs import check_output, open_output, printable
+from motivnet.labels import AFFECT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,14 +107,15 @@ def predict(
         geometry=geometry,
         num_heads=num_heads,
     )
-    table = None if as_json or out else _table(top_k)
+    affect = predictor.config.model.affect
+    table = None if as_json or out else _table(top_k, affect=affect)
     with contextlib.ExitStack() as stack:
         sinks: list[Callable[[ImageResult], None]] = []
         if as_json:
             sinks.append(_print_json)
         if out:
             labels = predictor.config.labels.names
-            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite)))
+            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite, affect=affect)))
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
@@ -163,7 +165,7 @@ def _progress(items: Iterable[T], total: int, *, quiet: bool) -> Iterator[T]:
         yield from bar.track(items, total=total, description="photographs")
 
 
-def _table(top_k: int) -> "Table":
+def _table(top_k: int, *, affect: bool) -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -173,6 +175,8 @@ def _table(top_k: int) -> "Table":
     table.add_column("prob", justify="right", no_wrap=True)
     if top_k > 1:
         table.add_column("then", overflow="fold")
+    for name in AFFECT if affect else ():
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("face at x, y", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
@@ -190,12 +194,14 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
     for face in result.faces:
         (emotion, prob), *others = face.top(top_k)
         then = [Text(", ".join(f"{name} {value:.0%}" for name, value in others))] if top_k > 1 else []
+        affect = [f"{value:+.2f}" for value in (face.valence, face.arousal) if value is not None]
         tiny = " (tiny)" if face.tiny else ""
         table.add_row(
             source,
             Text(f"{emotion}?", "dim") if face.abstained else Text(emotion, f"bold {COLORS.get(emotion, '')}"),
             f"{prob:.0%}",
             *then,
+            *affect,
             f"{face.box.x:.0f}, {face.box.y:.0f}",
             f"{face.box.width:.0f} x {face.box.height:.0f}{tiny}",
             f"{face.score:.2f}",

@@ -5,6 +5,7 @@ Shape suffixes: B images, C channels, H height, W width.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,18 +37,33 @@ class AugmentConfig:
     erase_side: tuple[float, float] = (0.1, 0.35)
 
 
-def augment(pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+NO_CHANGE = AugmentConfig(
+    flip=False, rotation_deg=0.0, scale=0.0, translate=0.0, contrast=0.0, brightness=0.0, erase_prob=0.0
+)
+
+
+def augment(
+    pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generator, *, rank: int = 0, world_size: int = 1
+) -> Tensor:
     """Change a batch of normalised faces.
 
     Args:
         pixels_BCHW: normalised faces, on any device.
         config: how far.
         generator: on the CPU; the same state gives the same changes on every device.
+        rank: of this process, whose image i is image i * world_size + rank of the batch that all processes share: the
+            changes are drawn for all of it, so that they do not depend on how it is shared.
+        world_size: processes.
     """
+    if config == NO_CHANGE:
+        return pixels_BCHW
     batch = pixels_BCHW.shape[0]
 
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, batch * world_size, generator=generator)[..., rank::world_size]
+
     def spread(amount: float) -> Tensor:
-        return (torch.rand(batch, generator=generator) * 2 - 1) * amount
+        return (draw() * 2 - 1) * amount
 
     angle, size = spread(math.radians(config.rotation_deg)), 1 + spread(config.scale)
     mirror = torch.where(spread(1.0) < 0, -1.0, 1.0) if config.flip else torch.ones(batch)
@@ -61,7 +77,7 @@ def augment(pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generat
     pixels_BCHW = functional.grid_sample(pixels_BCHW, grid, padding_mode="border", align_corners=False)
     gain, offset = 1 + spread(config.contrast), spread(config.brightness)
     pixels_BCHW = pixels_BCHW * _per_image(gain, pixels_BCHW) + _per_image(offset, pixels_BCHW)
-    return _erase(pixels_BCHW, config, generator)
+    return _erase(pixels_BCHW, config, draw)
 
 
 def mix(pixels_BCHW: Tensor, target_BC: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -86,14 +102,14 @@ def _per_image(values_B: Tensor, like_BCHW: Tensor) -> Tensor:
     return values_B.to(like_BCHW.device).view(-1, 1, 1, 1)
 
 
-def _erase(pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    batch, _, height, width = pixels_BCHW.shape
+def _erase(pixels_BCHW: Tensor, config: AugmentConfig, draw: Callable[..., Tensor]) -> Tensor:
+    height, width = pixels_BCHW.shape[2:]
     low, high = config.erase_side
-    chosen = torch.rand(batch, generator=generator) < config.erase_prob
-    side_y, side_x = (low + (high - low) * torch.rand(2, batch, generator=generator)).unbind()
-    top, left = torch.rand(2, batch, generator=generator).unbind()
+    chosen = draw() < config.erase_prob
+    side_y, side_x = (low + (high - low) * draw(2)).unbind()
+    top, left = draw(2).unbind()
     top, left = top * (1 - side_y), left * (1 - side_x)
-    value = torch.rand(batch, generator=generator) * 4 - 2
+    value = draw() * 4 - 2
     y, x = torch.arange(height) / height, torch.arange(width) / width
     inside_y = (y >= top[:, None]) & (y < (top + side_y)[:, None])
     inside_x = (x >= left[:, None]) & (x < (left + side_x)[:, None])

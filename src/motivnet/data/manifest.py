@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.errors import DataError
-from motivnet.labels import EMOTIONS, LabelSet
+from motivnet.labels import AFFECT, EMOTIONS, LabelSet
 
 SCHEMA = pa.schema(
     [
@@ -78,6 +78,12 @@ class Manifest:
         zeros = [0.0] * len(self.labels)
         votes = [zeros if row is None else row for row in self.table["votes"].to_pylist()]
         return np.array(votes, dtype=np.float32).reshape(len(self), len(self.labels))
+
+    @property
+    def affect(self) -> np.ndarray:
+        """Valence and arousal, float32 (rows, 2); NaN where a row has none."""
+        columns = [self.table[name].to_numpy(zero_copy_only=False) for name in AFFECT]
+        return np.stack(columns, axis=1).astype(np.float32)
 
     def source(self, row: int) -> str | bytes:
         """Give what `decode_image` takes: the row's path, else its bytes."""

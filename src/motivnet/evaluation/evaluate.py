@@ -16,12 +16,14 @@ from motivnet.config import to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError
 from motivnet.evaluation import metrics
+from motivnet.evaluation.affect import affect_scores
 from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol
 from motivnet.evaluation.probabilities import ProbabilityScores
 from motivnet.evaluation.resampling import Interval, bootstrap
 from motivnet.faces import load_detector
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult, ImageResult, Status
+from motivnet.labels import AFFECT
 from motivnet.preprocess import Box
 
 NUM_RESAMPLES = 1000
@@ -80,6 +82,7 @@ def predict_manifest(
     sources = (manifest.source(row) for row in range(len(manifest)))
     results = predictor.stream(sources) if detect else _without_detector(predictor).stream(sources, boxes=boxes)
     probs_BC = np.full((len(manifest), len(labels)), np.nan)
+    affect_B2 = np.full((len(manifest), len(AFFECT)), np.nan)
     status: list[Status] = []
     errors: dict[int, str] = {}
     faces: dict[int, Box] = {}
@@ -90,6 +93,7 @@ def predict_manifest(
             errors[row] = result.error
         if face is not None:
             probs_BC[row] = list(face.probs.values())
+            affect_B2[row] = face.valence, face.arousal  # None becomes NaN
             if detect or box:
                 faces[row] = face.box
     protocol = Protocol(
@@ -107,7 +111,13 @@ def predict_manifest(
         unanswered=unanswered,
     )
     return Predictions(
-        manifest=manifest, probs_BC=probs_BC, status=tuple(status), protocol=protocol, errors=errors, faces=faces
+        manifest=manifest,
+        probs_BC=probs_BC,
+        status=tuple(status),
+        protocol=protocol,
+        errors=errors,
+        faces=faces,
+        affect_B2=affect_B2 if predictor.config.model.affect else None,
     )
 
 
@@ -170,6 +180,7 @@ class Evaluation:
         confusion: row is the true class, column the predicted one; images without an answer are in no column.
         status: how many images of the protocol ended how.
         groups: of every group column, value by value: group, value, n, war, uar.
+        affect: what `affect_scores` gives of valence and arousal; empty where model or data have none.
         bootstrap: level, num_resamples, seed, and `by`: `image` or `subject`; None without intervals.
     """
 
@@ -180,6 +191,7 @@ class Evaluation:
     confusion: list[list[int]]
     status: dict[str, int]
     groups: list[dict[str, Any]]
+    affect: dict[str, dict[str, Any]]
     bootstrap: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,6 +199,7 @@ class Evaluation:
         return _jsonable(
             {
                 **self.metrics,
+                **({"affect": self.affect} if self.affect else {}),
                 "intervals": self.intervals,
                 "bootstrap": self.bootstrap,
                 "per_class": self.per_class,
@@ -219,9 +232,9 @@ def evaluate(predictions: Predictions, *, intervals: bool = True, seed: int = 0)
     by_class, scores = scorer.by_class(), scorer.scores()
     found: dict[str, Interval] = {}
     bootstrapped = None
+    subjects = predictions.manifest.table["subject"].to_pylist()
+    by_subject = any(subject is not None for subject in subjects)
     if intervals:
-        subjects = predictions.manifest.table["subject"].to_pylist()
-        by_subject = any(subject is not None for subject in subjects)
         units = subjects if by_subject else len(subjects)
         found = bootstrap(scorer.resampled, units, num_resamples=NUM_RESAMPLES, level=LEVEL, seed=seed)
         bootstrapped = {
@@ -240,6 +253,13 @@ def evaluate(predictions: Predictions, *, intervals: bool = True, seed: int = 0)
         confusion=scorer.confusion().tolist(),
         status=status,
         groups=list(_groups(predictions)),
+        affect=affect_scores(
+            predictions,
+            subjects if by_subject else None,
+            num_resamples=NUM_RESAMPLES if intervals else 0,
+            level=LEVEL,
+            seed=seed,
+        ),
         bootstrap=bootstrapped,
     )
 

@@ -79,6 +79,8 @@ def evaluation_report(evaluation: Evaluation, predictions: Predictions, *, with_
         Section("What was taken for what", _confusion(evaluation, scored)),
         Section("Class by class", _classes(evaluation)),
     ]
+    if evaluation.affect:
+        sections.append(Section("Valence and arousal", _affect(evaluation)))
     if scored.has_probs and scored.answered_B.any():
         sections.append(Section("How far probabilities can be trusted", _reliability(scored)))
         sections.append(Section("Most confident mistakes", _mistakes(scored, with_thumbnails=with_thumbnails)))
@@ -137,6 +139,29 @@ def _scores(evaluation: Evaluation) -> Markup:
         return notes + table(rows)
     why = "A calibration error (ECE) has no interval: it is larger on resamples than on the images themselves."
     return notes + table(rows) + text(why, note=True)
+
+
+def _affect(evaluation: Evaluation) -> Markup:
+    rows = []
+    for name, found in evaluation.affect.items():
+        intervals = found["intervals"]
+        rows.append(
+            {
+                "": name,
+                "images": found["n"],
+                "CCC": _number(found["ccc"], intervals.get("ccc")),
+                "RMSE": _number(found["rmse"], intervals.get("rmse")),
+                "sign agreement": percent(found["sign_agreement"], intervals.get("sign_agreement")),
+            }
+        )
+    return table(rows) + text(_AFFECT_NOTE, note=True)
+
+
+_AFFECT_NOTE = (
+    "Both are from -1 to 1. Only images that have a label and an answer are scored. CCC: concordance correlation "
+    "coefficient (Lin 1989), 1 is best. RMSE: root of the mean squared error. Sign agreement: share of images whose "
+    "predicted value has the sign of the label."
+)
 
 
 def _number(value: float, interval: Interval | None) -> str:

@@ -193,7 +193,8 @@ class Explainer:
         with self._lock, torch.enable_grad():
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(weight.device, weight.dtype)
             features, tokens_BND = self._features(pixels)
-            logits_BC = self.head(tokens_BND, looks)
+            # Valence and arousal, which may stand behind the logits, are not explained.
+            logits_BC = self.head(tokens_BND, looks)[:, : self.head.num_classes]
             # The sum over the images has the gradient of each at its own features.
             gradients = [
                 torch.autograd.grad(logit_B.sum(), features, retain_graph=True)[0] for logit_B in logits_BC.unbind(1)

@@ -17,7 +17,7 @@ from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.probabilities import SUM_TOLERANCE
 from motivnet.inference.results import Status
-from motivnet.labels import LabelSet
+from motivnet.labels import AFFECT, LabelSet
 
 
 def read_table(path: Path) -> pa.Table:
@@ -80,8 +80,8 @@ def pred_classes(path: Path, table: pa.Table, known: LabelSet) -> list[int | Non
     return [classes[text] if text else None for text in column]
 
 
-def read_probs(path: Path, table: pa.Table, columns: dict[str, str]) -> np.ndarray:
-    """Read columns of probabilities, float64 (B, C); NaN where there is none.
+def read_probs(path: Path, table: pa.Table, columns: dict[str, str], *, what: str = "probabilities") -> np.ndarray:
+    """Read columns of probabilities, or of other numbers, float64 (B, C); NaN where there is none.
 
     Raises:
         DataError: if a column is not of numbers.
@@ -91,8 +91,24 @@ def read_probs(path: Path, table: pa.Table, columns: dict[str, str]) -> np.ndarr
         try:
             probs.append(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{path}: column {name!r} is not of probabilities: {error}") from None
+            raise DataError(f"{path}: column {name!r} is not of {what}: {error}") from None
     return np.stack(probs, axis=1)
+
+
+def read_affect(path: Path, table: pa.Table) -> np.ndarray | None:
+    """Read valence and arousal, float64 (B, 2), NaN where there is none; None unless the file has columns of both.
+
+    Raises:
+        DataError: if one is not a number from -1 to 1.
+    """
+    if not set(AFFECT) <= set(table.column_names):
+        return None
+    affect_B2 = read_probs(path, table, {name: name for name in AFFECT}, what="numbers")
+    rows, columns = np.nonzero(~np.isnan(affect_B2) & ~(np.abs(affect_B2) <= 1))
+    if len(rows):
+        name, value = AFFECT[columns[0]], affect_B2[rows[0], columns[0]]
+        raise DataError(f"{path}, row {rows[0]}: {name} is {value:.4g}. Allowed: numbers from -1 to 1, or none")
+    return affect_B2
 
 
 def one_hot(preds: list[int | None], known: LabelSet, labels: LabelSet) -> np.ndarray:

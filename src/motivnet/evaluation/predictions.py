@@ -23,7 +23,7 @@ from motivnet.evaluation import foreign
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.inference.results import Status
-from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
+from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
 from motivnet.version import __version__
 
@@ -89,6 +89,8 @@ class Predictions:
             nothing.
         errors: row position -> why the image could not be read.
         faces: row position -> the face that was judged, in pixels of the upright image, where that is not all of it.
+        affect_B2: predicted valence and arousal, from -1 to 1, float64 (B, 2); NaN rows where there is no answer; None
+            of a model that does not give them.
     """
 
     manifest: Manifest
@@ -98,6 +100,7 @@ class Predictions:
     has_probs: bool = True
     errors: Mapping[int, str] = dataclasses.field(default_factory=dict)
     faces: Mapping[int, Box] = dataclasses.field(default_factory=dict)
+    affect_B2: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
@@ -121,6 +124,8 @@ class Predictions:
             raise DataError(f"status {unknown[0]!r}. Allowed: {', '.join(get_args(Status))}")
         if self.answered_B.any():
             checked_probs(self.probs_BC[self.answered_B])
+        if self.affect_B2 is not None and self.affect_B2.shape != (num_rows, len(AFFECT)):
+            raise DataError(f"valence and arousal of shape {self.affect_B2.shape} for {num_rows} images")
 
     @property
     def labels(self) -> LabelSet:
@@ -151,6 +156,7 @@ class Predictions:
             self,
             manifest=self.manifest.select(positions),
             probs_BC=self.probs_BC[positions],
+            affect_B2=None if self.affect_B2 is None else self.affect_B2[positions],
             status=tuple(self.status[position] for position in positions),
             errors={new: self.errors[old] for new, old in enumerate(positions.tolist()) if old in self.errors},
             faces={new: self.faces[old] for new, old in enumerate(positions.tolist()) if old in self.faces},
@@ -174,6 +180,9 @@ class Predictions:
         if self.has_probs:
             for name, probs in zip(names, self.probs_BC.T, strict=True):
                 columns[f"prob_{name}"] = pa.array(probs, pa.float64(), from_pandas=True)
+        if self.affect_B2 is not None:
+            for name, values in zip(AFFECT, self.affect_B2.T, strict=True):
+                columns[name] = pa.array(values, pa.float64(), from_pandas=True)
         protocol = json.dumps(to_plain(self.protocol), sort_keys=True).encode()
         try:
             pq.write_table(pa.table(columns).replace_schema_metadata({PROTOCOL_KEY: protocol}), path)
@@ -189,7 +198,8 @@ def read_predictions(
     A row is found by the column `row` (the manifest's), else by `path`: as it stands in the manifest, below the folder
     that all images have in common, or by the file's name alone where that is enough. There is a column of probabilities
     a label, or only `pred`, a label. Labels may be synonyms such as `happy`, and columns of probabilities may start
-    with `prob_`. A column `status` is heeded; without it, a row without an answer means that no face was found.
+    with `prob_`. A column `status` is heeded; without it, a row without an answer means that no face was found. Columns
+    `valence` and `arousal`, if both are there, are predicted ones.
 
     Args:
         path: a Parquet or CSV file.
@@ -199,8 +209,8 @@ def read_predictions(
         unanswered: one of the values of UNANSWERED.
 
     Raises:
-        DataError: naming file and row, at an unknown label, a row without a partner, one given twice, or probabilities
-            that are none.
+        DataError: naming file and row, at an unknown label, a row without a partner, one given twice, probabilities
+            that are none, or a valence or arousal out of range.
     """
     table = foreign.read_table(path)
     known = LabelSet(tuple(dict.fromkeys((*WITH_CONTEMPT, *manifest.labels))))
@@ -217,6 +227,7 @@ def read_predictions(
     probs_BC = foreign.read_probs(path, table, columns) if columns else foreign.one_hot(preds or [], known, labels)
     foreign.check_probs(path, probs_BC, [None if pred is None else known.names[pred] for pred in preds or ()], labels)
     status = foreign.read_status(path, table, ~np.isnan(probs_BC[:, 0]))
+    affect_B2 = foreign.read_affect(path, table)
     protocol = _own_protocol(path, table) or Protocol(
         model=path.name,
         model_fingerprint=sha256_of(path)[:12],
@@ -233,6 +244,7 @@ def read_predictions(
         has_probs=bool(columns),
         errors=foreign.values_at(table, "error", places),
         faces={row: Box(*box) for row, box in foreign.values_at(table, "box", places).items()},
+        affect_B2=None if affect_B2 is None else affect_B2[places],
         protocol=dataclasses.replace(
             protocol,
             data=data or protocol.data,

@@ -58,7 +58,8 @@ def domain(name: str) -> str:
 def training_domains(provenance: Mapping[str, Any]) -> frozenset[str] | None:
     """Read from a bundle's provenance what its model was trained on, the models that it began from included.
 
-    `trained_on` names data sets. Without it, the file or folder of `data` counts if it is named as a data set is.
+    `trained_on` names data sets. Without it, the `source` of `data` counts, `kind:file`, if its kind is a data set's or
+    its file or folder is named as one is.
 
     Returns:
         Domains; None if the provenance does not tell.
@@ -67,8 +68,11 @@ def training_domains(provenance: Mapping[str, Any]) -> frozenset[str] | None:
     if stated is not None:
         found = frozenset(domain(str(name)) for name in ([stated] if isinstance(stated, str) else stated))
     else:
-        found = frozenset({domain(PurePath(str(provenance.get("data", ""))).stem)})
-        if not found <= NAMES.keys():
+        data = provenance.get("data", "")
+        kind, _, file = str(data.get("source", "") if isinstance(data, Mapping) else data).rpartition(":")
+        named = [domain(kind), domain(PurePath(file.partition("?")[0]).stem)]
+        found = frozenset(name for name in named if name in NAMES)
+        if not found:
             return None
     before = provenance.get("init")
     if not isinstance(before, Mapping):

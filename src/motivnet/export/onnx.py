@@ -1,5 +1,7 @@
 """A model as ONNX: batch of any size in, logits out; labels, preprocessing and calibration in its metadata.
 
+A model of valence and arousal has these as a second output, `affect`, and its metadata name them in order.
+
 Weights over 1 GB stand beside the file, as `model.onnx.data` beside `model.onnx`; one file could not hold 2 GB. The
 graph names them without a folder: the pair can be moved, but the weights cannot be renamed.
 
@@ -20,21 +22,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from torch import Tensor, nn
+from torch import Tensor
 
 from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, Calibration
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError, OutputError
-from motivnet.inference.backends import CALIBRATION_KEY
+from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME, Outputs
+from motivnet.labels import AFFECT
+from motivnet.models.motivnet import AllOutputs, MotivNet
 
-INPUT_NAME = "pixels"
-OUTPUT_NAME = "logits"
 # The newest opset that the oldest onnxruntime we allow can run.
 OPSET = 20
 
@@ -102,6 +103,7 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
         "licence": bundle.config.licence,
         "stored_in": str(dtype).removeprefix("torch."),
         CALIBRATION_KEY: json.dumps(config.to_plain(bundle.config.calibration)),
+        **({AFFECT_NAME: json.dumps(AFFECT)} if bundle.config.model.affect else {}),
     }
 
 
@@ -136,18 +138,18 @@ def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: boo
 
 def _trace(bundle: Bundle) -> onnx_ir.Model:
     """Make the graph, whose weights are views of the loaded ones: no copy is made."""
-    model = load_bundle(bundle)
+    model, affect = load_bundle(bundle), bundle.config.model.affect
     height, width = bundle.config.model.image_size
     # Two images, since torch would take a batch of one for a constant.
     pixels_BCHW = torch.zeros(2, bundle.config.model.in_chans, height, width)
     try:
         with _quiet():
             program = torch.onnx.export(
-                model,
+                AllOutputs(model) if affect else model,
                 (pixels_BCHW,),
                 dynamo=True,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=[OUTPUT_NAME, AFFECT_NAME] if affect else [OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=OPSET,
             )
@@ -224,7 +226,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def logits_torch(model: nn.Module, pixels_BCHW: Tensor) -> np.ndarray:
-    """Give a torch model's logits, float32 (B, C)."""
+def outputs_torch(model: MotivNet, pixels_BCHW: Tensor) -> Outputs:
+    """Give all that a model in torch says of normalised pixels."""
     with torch.inference_mode():
-        return model(pixels_BCHW).float().numpy()
+        logits, affect = model.outputs(pixels_BCHW)
+        return Outputs(logits.float().numpy(), None if affect is None else affect.numpy())

@@ -1,23 +1,37 @@
-"""What runs a model: pixels in, logits out.
+"""What runs a model: pixels in, logits out; beside them valence and arousal, if the model has them.
 
 Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W width.
 """
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
 from motivnet.config import from_plain, to_plain
 from motivnet.errors import CheckpointError, ConfigError
+from motivnet.labels import AFFECT
 from motivnet.preprocess import Preprocessing
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
+AFFECT_NAME = "affect"
 # Of the metadata of an ONNX file, whose output stays logits.
 CALIBRATION_KEY = "calibration"
+
+
+class Outputs(NamedTuple):
+    """All that a model says of faces.
+
+    Attributes:
+        logits: of the classes, float32 (B, C).
+        affect: valence and arousal from -1 to 1, float32 (B, 2); None of a model without.
+    """
+
+    logits: np.ndarray
+    affect: np.ndarray | None
 
 
 class Backend(Protocol):
@@ -28,8 +42,8 @@ class Backend(Protocol):
         """Images at once beyond which nothing is gained, or memory ends; None if it does not matter."""
         ...
 
-    def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
+    def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
+        """Map normalised pixels, float32 (B, C, H, W), to all that the model says of them."""
         ...
 
 
@@ -77,18 +91,23 @@ class OnnxBackend:
             raise CheckpointError(f"{path}: cannot be loaded: {error}") from None
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         _check(path, bundle.config, self._session, self.metadata)
+        self._names = [OUTPUT_NAME, AFFECT_NAME] if bundle.config.model.affect else [OUTPUT_NAME]
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C).
+        """Give the logits of `outputs` alone, float32 (B, C)."""
+        return self.outputs(pixels_BCHW).logits
+
+    def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
+        """Map normalised pixels, float32 (B, C, H, W), to all that the model says of them.
 
         Raises:
             CheckpointError: if the model cannot be run, for want of memory for instance.
         """
         try:
-            (logits_BC,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels_BCHW})
+            logits_BC, *affect = self._session.run(self._names, {INPUT_NAME: pixels_BCHW})
         except self._errors as error:
             raise CheckpointError(f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s): {error}") from None
-        return np.asarray(logits_BC)
+        return Outputs(np.asarray(logits_BC), np.asarray(affect[0]) if affect else None)
 
 
 def softmax(logits_BC: np.ndarray) -> np.ndarray:
@@ -100,9 +119,10 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
     """Compare an ONNX file with the settings beside it: two halves of different bundles give plausible nonsense."""
     inputs = {item.name: item.shape[1:] for item in session.get_inputs()}
     outputs = {item.name: item.shape[1:] for item in session.get_outputs()}
+    affect = {AFFECT_NAME: [len(AFFECT)]} if config.model.affect else {}
     expected = {
         "inputs": (inputs, {INPUT_NAME: [config.model.in_chans, *config.model.image_size]}),
-        "outputs": (outputs, {OUTPUT_NAME: [config.model.num_classes]}),
+        "outputs": (outputs, {OUTPUT_NAME: [config.model.num_classes]} | affect),
         "labels": (_read(path, metadata, "labels"), list(config.labels)),
         "preprocessing": (_preprocessing(path, metadata), config.preprocessing),
     }

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, is_bundle, open_bundle
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, is_bundle, open_bundle, require_head
 from motivnet.errors import ConfigError, MissingExtraError
 from motivnet.inference.backends import Backend, OnnxBackend
 
@@ -65,6 +65,7 @@ def load_backend(model: str | Path, runtime: Runtime) -> tuple[BundleConfig, Bac
 
 
 def _load_bundle(bundle: Bundle, runtime: Runtime) -> tuple[BundleConfig, Backend]:
+    require_head(bundle)
     if runtime.geometry is not None:
         raise ConfigError(f"geometry belongs to released files; bundle {bundle.config.name!r} states its own")
     if runtime.num_heads is not None:

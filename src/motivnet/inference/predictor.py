@@ -1,6 +1,6 @@
 """From images to typed results: decode and detect in threads, classify faces in batches across images.
 
-Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or classes (probs).
+Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or classes (probs, logits).
 """
 
 import collections
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # A probability, `stored` for the one that the bundle states, or None for an answer to every face.
 Threshold = float | Literal["stored"] | None
+# Valence and arousal of a face; probabilities with them.
+_Affect = list[float] | list[None]
+_Answer = tuple[list[float], _Affect]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -218,18 +221,22 @@ class Predictor:
 
     def _classify(self, images: list[_Seen]) -> Iterator[ImageResult]:
         faces = [face for seen in images for face in seen.crops]
-        probs = itertools.chain.from_iterable(
-            self._probs(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
+        answers = itertools.chain.from_iterable(
+            self._answers(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
         )
         for seen in images:
-            yield self._result(seen, [next(probs) for _ in seen.detections])
+            yield self._result(seen, [next(answers) for _ in seen.detections])
 
-    def _probs(self, faces_HWC_u8: list[np.ndarray]) -> list[list[float]]:
+    def _answers(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[_Answer]:
+        """Give probabilities of each face, with valence and arousal if the model has them."""
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
-        return self.config.calibration.probs(self.backend.logits(pixels_BCHW)).tolist()
+        logits_BC, affect_B2 = self.backend.outputs(pixels_BCHW)
+        probs = self.config.calibration.probs(logits_BC).tolist()
+        affect = itertools.repeat([None, None]) if affect_B2 is None else affect_B2.tolist()
+        return zip(probs, affect, strict=False)
 
-    def _result(self, seen: _Seen, probs: list[list[float]]) -> ImageResult:
-        faces = tuple(self._face(found, row) for found, row in zip(seen.detections, probs, strict=True))
+    def _result(self, seen: _Seen, answers: list[_Answer]) -> ImageResult:
+        faces = tuple(self._face(found, *answer) for found, answer in zip(seen.detections, answers, strict=True))
         height, width = seen.size or (None, None)
         return ImageResult(
             source=seen.source,
@@ -242,11 +249,11 @@ class Predictor:
             faces=faces,
         )
 
-    def _face(self, found: Detection, probs: list[float]) -> FaceResult:
+    def _face(self, found: Detection, probs: list[float], affect: _Affect) -> FaceResult:
         labels, best = self.config.labels.names, max(probs)
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
-        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained)
+        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect)
 
 
 def _threshold(wanted: Threshold, config: BundleConfig) -> float | None:

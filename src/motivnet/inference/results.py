@@ -21,6 +21,8 @@ class FaceResult:
         emotion: the most probable label.
         probs: probability of every label, in label order; they sum to 1.
         abstained: the emotion's probability is below the threshold that was asked for: take it for no answer.
+        valence: how pleasant the feeling is, from -1 to 1; None if the model does not tell.
+        arousal: how excited, from -1 to 1; None if the model does not tell.
     """
 
     box: Box
@@ -28,6 +30,8 @@ class FaceResult:
     emotion: str
     probs: dict[str, float]
     abstained: bool = False
+    valence: float | None = None
+    arousal: float | None = None
 
     @property
     def tiny(self) -> bool:
@@ -39,13 +43,15 @@ class FaceResult:
         return sorted(self.probs.items(), key=lambda item: -item[1])[:k]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON; the box is [x, y, width, height]."""
+        """Give plain data for JSON; the box is [x, y, width, height]. Valence and arousal are left out if unknown."""
+        affect = {"valence": self.valence, "arousal": self.arousal}
         return {
             "box": [round(value, 2) for value in self.box],
             "score": round(self.score, 4),
             "emotion": self.emotion,
             "abstained": self.abstained,
             "probs": {label: round(prob, 6) for label, prob in self.probs.items()},
+            **{name: round(value, 4) for name, value in affect.items() if value is not None},
         }
 
 

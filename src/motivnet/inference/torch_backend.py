@@ -12,11 +12,12 @@ from torch import nn
 
 from motivnet.checkpoints.load import free_bytes
 from motivnet.errors import ConfigError
+from motivnet.inference.backends import Outputs
 from motivnet.models.backbone import has_depthwise
 from motivnet.models.config import ModelConfig
 from motivnet.models.cost import cost
 from motivnet.models.cpu_attention import BlockedAttention
-from motivnet.models.motivnet import MotivNet
+from motivnet.models.motivnet import AllOutputs, MotivNet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "mps", "cuda:N")
@@ -48,35 +49,42 @@ class TorchBackend:
             raise ConfigError(f"dtype {found}: this model has depthwise convolutions. Allowed on a CPU: fp32")
         self.max_batch = max_batch(config, self.device, self.dtype)
         self.model = model
-        self._run: nn.Module = model
+        self._run: nn.Module = AllOutputs(model)
         self._attention: type[Any] = contextlib.nullcontext
         if self.device.type == "cpu" and self.dtype == torch.bfloat16 and not _cpu_has("amx_bf16"):
             self._attention = BlockedAttention
         if compiled:
             # On the CPU, frozen weights are laid out once as the kernels want them.
             options = {"freezing": True} if self.device.type == "cpu" else None
-            self._run = torch.compile(model, options=options)  # type: ignore[assignment]
+            self._run = torch.compile(self._run, options=options)  # type: ignore[assignment]
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Map normalised pixels, float32 (B, C, H, W), to logits, float32 (B, C)."""
-        parts, start = [], 0
+        """Give the logits of `outputs` alone, float32 (B, C)."""
+        return self.outputs(pixels_BCHW).logits
+
+    def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
+        """Map normalised pixels, float32 (B, C, H, W), to all that the model says of them."""
+        parts: list[Outputs] = []
+        start = 0
         while start < len(pixels_BCHW):
             part = pixels_BCHW[start : start + self.max_batch]
             try:
-                parts.append(self._logits(part))
+                parts.append(self._outputs(part))
             except torch.OutOfMemoryError:
                 if self.max_batch == 1:
                     raise
                 self.max_batch = max(1, len(part) // 2)
                 continue
             start += len(part)
-        return np.concatenate(parts)
+        affect = [part.affect for part in parts if part.affect is not None]
+        return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(affect) if affect else None)
 
-    def _logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+    def _outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
         with torch.inference_mode(), self._attention():
             # A copy of its own: torch takes neither arrays that are read-only nor ones that run backwards.
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(self.device, self.dtype)
-            return self._run(pixels).float().cpu().numpy()
+            logits, affect = self._run(pixels)
+            return Outputs(logits.float().cpu().numpy(), None if affect is None else affect.cpu().numpy())
 
 
 def choose_device(name: str) -> torch.device:

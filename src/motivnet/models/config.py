@@ -42,6 +42,7 @@ class HeadConfig:
         kind: `ml_decoder`, or a head to compare it with.
         dim: inner width; of `ml_decoder` and `mlp`.
         num_queries: of `ml_decoder`; None asks one question a class.
+        learnable_queries: of `ml_decoder`; whether the questions are trained, too. MotivNet's are random and fixed.
         num_layers: of `ml_decoder`.
         num_heads: attention heads, of `ml_decoder` and `attention_pool`.
         ff_dim: hidden width of `ml_decoder`'s feed-forward part.
@@ -51,6 +52,7 @@ class HeadConfig:
     kind: HeadKind = "ml_decoder"
     dim: int = 768
     num_queries: int | None = None
+    learnable_queries: bool = False
     num_layers: int = 1
     num_heads: int = 8
     ff_dim: int = 2048
@@ -70,6 +72,7 @@ class ModelConfig:
         vit: dimensions of a `sapiens` or `sapiens2` backbone; None for timm's.
         head: what turns tokens into logits.
         drop_path: stochastic depth of a timm backbone, in training.
+        affect: whether the model also gives valence and arousal; ML-Decoder asks two questions of their own for them.
     """
 
     backbone: str
@@ -79,6 +82,7 @@ class ModelConfig:
     vit: VitConfig | None = None
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     drop_path: float = 0.0
+    affect: bool = False
 
     def __post_init__(self) -> None:
         """Check that the settings fit together.
@@ -127,6 +131,14 @@ PRESETS = {
         image_size=(96, 96),
         in_chans=1,
         head=HeadConfig(dim=256, ff_dim=512),
+    ),
+    # MotivNet in miniature, for experiments that two CPU cores can repeat: 36 patches of 8 pixels, a class token.
+    "mini": ModelConfig(
+        backbone="sapiens",
+        image_size=(48, 48),
+        in_chans=1,
+        vit=VitConfig(embed_dim=128, depth=4, num_heads=4, patch_size=8, patch_padding=0, class_token=True),
+        head=HeadConfig(dim=128, num_heads=4, ff_dim=256),
     ),
     "motivnet-0.3b": _sapiens(1024, 24, 16),
     "motivnet-0.6b": _sapiens(1280, 32, 16),

@@ -1,7 +1,9 @@
 """What a model costs, by calculation: parameters, arithmetic, memory. Nothing is allocated and nothing is computed.
 
-The model's own forward pass runs on fake tensors, which have shapes and no data: so every architecture is counted,
-and memory is freed where Python really frees it.
+The model's own code runs on fake tensors, which have shapes and no data: so every architecture is counted, and memory
+is freed where Python really frees it.
+
+Shape suffixes: B images, N tokens, D token width.
 """
 
 import dataclasses
@@ -13,10 +15,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from motivnet.models.config import ModelConfig
-from motivnet.models.motivnet import MotivNet, build_model
+from motivnet.models.motivnet import build_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,18 +63,15 @@ def cost(config: ModelConfig, *, dtype: torch.dtype = torch.float32, batch_size:
     # As fake tensors of the CPU, not of `meta`, attention takes the fused kernel that it takes in earnest.
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        counter = FlopCounterMode(
-            display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-        )
-        with PeakMemory(model) as memory, counter:
+        with PeakMemory(model) as memory, count_flops() as counter:
             tokens_BND = model.backbone(torch.empty(batch_size, config.in_chans, *config.image_size, dtype=dtype))
             model.head(tokens_BND)
     return Cost(
-        parameters=_num_parameters(model),
-        backbone_parameters=_num_parameters(model.backbone),
+        parameters=num_parameters(model),
+        backbone_parameters=num_parameters(model.backbone),
         tokens=tokens_BND.shape[1],
         flops=counter.get_total_flops() // batch_size,
-        weight_bytes=_num_bytes(model),
+        weight_bytes=weight_bytes(model),
         activation_bytes=memory.peak_bytes,
     )
 
@@ -80,46 +79,70 @@ def cost(config: ModelConfig, *, dtype: torch.dtype = torch.float32, batch_size:
 class PeakMemory(TorchDispatchMode):
     """Inside this context, watch the storages that operations allocate; `peak_bytes` is the most alive at once.
 
-    Works on real and on fake tensors. What `model` holds already does not count.
+    Works on real and on fake tensors. What `model` holds already does not count. `cast_bytes` is the part of the peak
+    that is copies of parameters in another precision, as autocast makes them.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.live_bytes = 0
         self.peak_bytes = 0
+        self.cast_bytes = 0
+        self._live_casts = 0
+        self._parameters = weakref.WeakSet(parameter.untyped_storage() for parameter in model.parameters())
         self._storages = weakref.WeakSet(tensor.untyped_storage() for tensor in _weights(model))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        cast_of = func is torch.ops.aten._to_copy.default and args[0].untyped_storage() in self._parameters
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._watch(leaf.untyped_storage())
+                self._watch(leaf.untyped_storage(), is_cast=cast_of)
         return result
 
-    def _watch(self, storage: torch.UntypedStorage) -> None:
+    def _watch(self, storage: torch.UntypedStorage, *, is_cast: bool) -> None:
         if storage in self._storages:  # the tensor is a view, or was changed in place
             return
         self._storages.add(storage)
-        self.live_bytes += storage.nbytes()
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        weakref.finalize(storage, self._forget, storage.nbytes())
+        self._add(storage.nbytes(), is_cast=is_cast)
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes, self.cast_bytes = self.live_bytes, self._live_casts
+        weakref.finalize(storage, self._add, -storage.nbytes(), is_cast=is_cast)
 
-    def _forget(self, num_bytes: int) -> None:
-        self.live_bytes -= num_bytes
-
-
-def _attention_flops(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
-    # torch has a formula for the fused kernels of GPUs, and none for the CPU's.
-    return sdpa_flop_count(query_shape, key_shape, value_shape)
+    def _add(self, num_bytes: int, *, is_cast: bool) -> None:
+        self.live_bytes += num_bytes
+        if is_cast:
+            self._live_casts += num_bytes
 
 
-def _weights(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+def count_flops() -> FlopCounterMode:
+    """Give a context that counts arithmetic, forward and backward; torch has no formula for the CPU's attention."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return FlopCounterMode(
+        display=False, custom_mapping={attention: _attention_flops, backward: _attention_backward_flops}
+    )
 
 
-def _num_parameters(module: nn.Module) -> int:
+def num_parameters(module: nn.Module) -> int:
+    """Count a module's parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _num_bytes(model: MotivNet) -> int:
-    return sum(cast(int, tensor.nbytes) for tensor in _weights(model))
+def weight_bytes(module: nn.Module) -> int:
+    """Give the bytes of a module's parameters and buffers."""
+    return sum(cast(int, tensor.nbytes) for tensor in _weights(module))
+
+
+def _attention_flops(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query_shape, key_shape, value_shape)
+
+
+def _attention_backward_flops(
+    grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad_shape, query_shape, key_shape, value_shape)
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

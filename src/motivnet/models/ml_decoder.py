@@ -1,6 +1,7 @@
 """ML-Decoder: cross-attention from fixed queries to image tokens (Ridnik et al., arXiv 2111.12933).
 
-Every query asks the tokens one question and answers `ceil(C / Q)` classes with its own linear map.
+Every query asks the tokens one question and answers `ceil(C / Q)` classes with its own linear map. Valence and arousal
+may have two further queries, which answer nothing else. Since queries never talk to each other, these change no logit.
 
 Shape suffixes: B images, N tokens, D token width, Q queries, E decoder width, H attention heads,
 F classes answered by one query, C classes, d width of a head.
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from motivnet.labels import AFFECT
 
 
 class Look(NamedTuple):
@@ -100,9 +103,10 @@ class MLDecoderLayer(nn.Module):
 
 
 class MLDecoder(nn.Module):
-    """Classify tokens by asking fixed questions."""
+    """Classify tokens by asking questions, which are fixed unless `learnable_queries`."""
 
     queries: Tensor
+    affect_queries: Tensor
 
     def __init__(
         self,
@@ -110,11 +114,13 @@ class MLDecoder(nn.Module):
         num_classes: int,
         *,
         num_queries: int | None = None,
+        learnable_queries: bool = False,
         dim: int = 768,
         num_layers: int = 1,
         num_heads: int = 8,
         ff_dim: int = 2048,
         dropout: float = 0.1,
+        affect: bool = False,
     ) -> None:
         """Build the decoder.
 
@@ -122,11 +128,13 @@ class MLDecoder(nn.Module):
             in_dim: token width of the backbone.
             num_classes: number of logits.
             num_queries: questions asked; None asks one a class. With fewer, each answers a group.
+            learnable_queries: whether the questions are trained; their name in files is the same either way.
             dim: decoder width, divisible by `num_heads`.
             num_layers: decoder layers, at least 1.
             num_heads: attention heads.
             ff_dim: hidden width of the feed-forward part.
             dropout: on attention weights, residuals and the hidden layer.
+            affect: whether to ask for valence and arousal, too: two more outputs, behind the logits.
 
         Raises:
             ValueError: if a number is out of range.
@@ -138,23 +146,57 @@ class MLDecoder(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, not {num_layers}")
         self.num_classes = num_classes
+        self.affect = affect
         self.embed = nn.Linear(in_dim, dim)
         nn.init.kaiming_normal_(self.embed.weight, nonlinearity="relu")
-        # Random and never trained, so they belong to the weights and must be saved with them.
-        self.register_buffer("queries", torch.randn(num_queries, dim))
+        # Random even where they are never trained, so they belong to the weights and must be saved with them.
+        queries_QE = torch.randn(num_queries, dim)
+        if learnable_queries:
+            self.queries = nn.Parameter(queries_QE)
+        else:
+            self.register_buffer("queries", queries_QE)
         self.layers = nn.ModuleList(MLDecoderLayer(dim, num_heads, ff_dim, dropout) for _ in range(num_layers))
         classes_per_query = math.ceil(num_classes / num_queries)
         self.group_weight = nn.Parameter(torch.empty(num_queries, dim, classes_per_query))
         self.group_bias = nn.Parameter(torch.zeros(num_classes))
         for weight_EF in self.group_weight.data:
             nn.init.xavier_normal_(weight_EF)
+        # Last, so that with the same seed all others start as they do without.
+        if affect:
+            self._add_affect(dim, learnable_queries=learnable_queries)
+
+    def _add_affect(self, dim: int, *, learnable_queries: bool) -> None:
+        queries_2E = torch.randn(len(AFFECT), dim)
+        if learnable_queries:
+            self.affect_queries = nn.Parameter(queries_2E)
+        else:
+            self.register_buffer("affect_queries", queries_2E)
+        # Small, so that tanh begins where it is steep.
+        self.affect_weight = nn.Parameter(0.1 / math.sqrt(dim) * torch.randn(len(AFFECT), dim))
+        self.affect_bias = nn.Parameter(torch.zeros(len(AFFECT)))
 
     def forward(self, tokens_BND: Tensor, looks: list[Look] | None = None) -> Tensor:
-        """Map tokens (B, N, D) to logits (B, C); what each layer looked at is added to `looks` if that is a list."""
+        """Ask the tokens.
+
+        Args:
+            tokens_BND: of the backbone.
+            looks: a list to add what each layer looked at to; the queries of valence and arousal come last.
+
+        Returns:
+            Logits (B, C); with `affect`, (B, C + 2): behind them valence and arousal, before tanh.
+        """
         tokens_BNE = functional.relu(self.embed(tokens_BND))
-        answers_BQE = self.queries.to(tokens_BNE.dtype).expand(tokens_BNE.shape[0], -1, -1)
+        queries_QE = torch.cat([self.queries, self.affect_queries]) if self.affect else self.queries
+        answers_BQE = queries_QE.to(tokens_BNE.dtype).expand(tokens_BNE.shape[0], -1, -1)
         for layer in self.layers:
             answers_BQE = layer(answers_BQE, tokens_BNE, looks)
+        if not self.affect:
+            return self._logits(answers_BQE)
+        answers_BQE, affect_B2E = answers_BQE.tensor_split([len(self.queries)], 1)
+        affect_B2 = torch.einsum("bqe,qe->bq", affect_B2E, self.affect_weight) + self.affect_bias
+        return torch.cat([self._logits(answers_BQE), affect_B2], 1)
+
+    def _logits(self, answers_BQE: Tensor) -> Tensor:
         logits_BQF = torch.einsum("bqe,qef->bqf", answers_BQE, self.group_weight)
         # Q * F may exceed C: the last group is then only partly used.
         return logits_BQF.flatten(1)[:, : self.num_classes] + self.group_bias

@@ -1,11 +1,18 @@
 """What training minimises.
 
-Shape suffixes: B images, C classes.
+Shape suffixes: B images, C classes, A rows with a value.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+# Of fewer rows, or of rows of all but one value, a correlation says little: that of unrelated values has a standard
+# error of 1 / sqrt(rows - 1), 0.26 for 16 rows, and that of two rows is always 1 or -1.
+MIN_CCC_ROWS = 16
+MIN_CCC_VARIANCE = 1e-3
+# Mean squared difference of unrelated values that are spread evenly from -1 to 1.
+EVEN_SPREAD = 2 / 3
 
 
 def blend_targets(labels_B: Tensor, votes_BC: Tensor, *, vote_weight: float, label_smoothing: float) -> Tensor:
@@ -46,3 +53,70 @@ def class_log_prior(labels: Tensor, num_classes: int) -> Tensor:
     """Log frequency of each class among label indices, (C,); a class that never occurs counts as once."""
     counts_C = torch.bincount(labels, minlength=num_classes).clamp(min=1).float()
     return (counts_C / counts_C.sum()).log()
+
+
+def ccc_loss(preds_B: Tensor, target_B: Tensor) -> Tensor:
+    """1 - concordance correlation coefficient (Lin, Biometrics 1989) of the rows that have a value; a scalar from 0.
+
+    It is the mean squared error over what that would be if both were unrelated, with the means and variances that they
+    have: 1 - CCC = mean((x - y)^2) / (var(x) + var(y) + (mean(x) - mean(y))^2). In a batch that is too small to tell
+    these (see MIN_CCC_ROWS), or in which all have one value, those of an even spread from -1 to 1 take their place:
+    what remains is the squared error, on the same scale. Accumulated batches count one by one, since their gradients
+    are added, not their rows.
+
+    Args:
+        preds_B: from -1 to 1.
+        target_B: from -1 to 1, NaN in a row that has none.
+
+    Returns:
+        The loss, whose gradient is finite and 0 in rows without a value; 0 if no row has one.
+    """
+    known_B = ~target_B.isnan()
+    preds_A, target_A = preds_B[known_B].float(), target_B[known_B].float()
+    if not len(target_A):
+        return 0 * preds_B.sum()
+    error = (preds_A - target_A).square().mean()
+    variance = target_A.var(correction=0)
+    if len(target_A) < MIN_CCC_ROWS or variance < MIN_CCC_VARIANCE:
+        return error / EVEN_SPREAD
+    return error / (preds_A.var(correction=0) + variance + (preds_A.mean() - target_A.mean()).square())
+
+
+class TaskLoss(nn.Module):
+    """The loss of the classes and that of valence and arousal in one number.
+
+    With learned weights (Kendall et al., arXiv 1705.07115) it is exp(-s) class_loss + s / 2 + exp(-t) affect_loss / 2 +
+    t / 2: s and t, logarithms of variances, are parameters, of training and not of the model. A batch without any
+    valence or arousal has the loss of its classes and nothing else.
+    """
+
+    def __init__(self, affect_weight: float | None) -> None:
+        """Prepare the weights.
+
+        Args:
+            affect_weight: of valence and arousal beside the classes; None learns both.
+        """
+        super().__init__()
+        self.affect_weight = affect_weight
+        if affect_weight is None:
+            self.log_variances = nn.Parameter(torch.zeros(2))
+
+    def forward(self, class_loss: Tensor, affect_B2: Tensor, target_B2: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Give the whole, and the part of valence and arousal: the mean of those of the two that the batch has.
+
+        Args:
+            class_loss: of the same batch.
+            affect_B2: what the model says.
+            target_B2: NaN where a row has none.
+        """
+        pairs = zip(affect_B2.unbind(1), target_B2.unbind(1), strict=True)
+        losses = [ccc_loss(preds_B, target_B) for preds_B, target_B in pairs if not target_B.isnan().all()]
+        if not losses:
+            # Times 0, since data-parallel training waits for a gradient of every parameter.
+            unused = [affect_B2, *self.parameters()]
+            return class_loss + 0 * torch.stack([tensor.sum() for tensor in unused]).sum(), None
+        affect_loss = torch.stack(losses).mean()
+        if self.affect_weight is not None:
+            return class_loss + self.affect_weight * affect_loss, affect_loss
+        s, t = self.log_variances
+        return (-s).exp() * class_loss + (-t).exp() * affect_loss / 2 + (s + t) / 2, affect_loss

@@ -43,3 +43,13 @@ def test_embedded_models_and_files_have_one(tmp_path):
 def test_what_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="unknown model"):
         model_fingerprint(tmp_path / "none")
+
+
+def test_a_setting_that_came_later_makes_another_model_only_where_it_is_on(copy):
+    # As in benchmarks/evidence, of before there were valence and arousal, and queries that learn.
+    assert model_fingerprint("nano") == "810310a9348c"
+    before = model_fingerprint(copy.path)
+    for changes in ({"affect": True}, {"head": dataclasses.replace(copy.config.model.head, learnable_queries=True)}):
+        model = dataclasses.replace(copy.config.model, **changes)
+        write_config(copy.path, dataclasses.replace(copy.config, model=model))
+        assert model_fingerprint(copy.path) != before

@@ -27,6 +27,13 @@ def test_names_and_places_are_distinct() -> None:
         ("sapiens-pose-0.3b", "facebook/sapiens-pose-0.3b", "sapiens_0.3b_goliath_best_goliath_AP_573.pth"),
         ("sapiens-pose-0.6b", "facebook/sapiens-pose-0.6b", "sapiens_0.6b_goliath_best_goliath_AP_609.pth"),
         ("sapiens-pose-1b", "facebook/sapiens-pose-1b", "sapiens_1b_goliath_best_goliath_AP_639.pth"),
+        ("sapiens-depth-1b", "facebook/sapiens-depth-1b", "sapiens_1b_render_people_epoch_88.pth"),
+        ("sapiens-normal-2b", "facebook/sapiens-normal-2b", "sapiens_2b_normal_render_people_epoch_70.pth"),
+        (
+            "sapiens-seg-0.3b",
+            "facebook/sapiens-seg-0.3b",
+            "sapiens_0.3b_goliath_best_goliath_mIoU_7673_epoch_194.pth",
+        ),
         ("sapiens2-pretrain-1b", "facebook/sapiens2-pretrain-1b", "sapiens2_1b_pretrain.safetensors"),
         ("sapiens2-pointmap-0.1b", "facebook/sapiens2-pointmap-0.1b", "sapiens2_0.1b_pointmap.safetensors"),
         ("motivnet-1b", None, "MotivNet.pth"),
@@ -39,11 +46,18 @@ def test_files_stand_where_their_publishers_put_them(name: str, repo: str | None
 
 def test_every_combination_that_exists_is_listed() -> None:
     names = {entry.name for entry in RELEASED}
-    assert sum(name.startswith("sapiens-") for name in names) == 4 + 3
+    assert sum(name.startswith("sapiens-") for name in names) == 4 + 3 + 4 + 4 + 3
     assert sum(name.startswith("sapiens2-") for name in names) == 5 * 5 - 1
 
 
-@pytest.mark.parametrize(("name", "reason"), [("sapiens-pose-2b", "never released"), ("sapiens2-pose-0.1b", "no pose")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sapiens-pose-2b", "never released"),
+        ("sapiens-seg-2b", "no plain 2b segmentation"),
+        ("sapiens2-pose-0.1b", "no pose"),
+    ],
+)
 def test_what_was_never_released_is_not_listed_and_says_so(name: str, reason: str) -> None:
     assert name not in {entry.name for entry in RELEASED}
     with pytest.raises(CheckpointError, match=reason):

@@ -62,3 +62,12 @@ def test_mixup_blends_faces_and_targets_alike() -> None:
     torch.testing.assert_close(mixed_targets.sum(1), torch.ones(5))
     same, _ = mix(pixels, targets, 0.0, rng())
     assert torch.equal(same, pixels)
+
+
+def test_processes_share_the_changes_of_one_batch() -> None:
+    pixels = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    config = AugmentConfig(erase_prob=0.7)
+    whole = augment(pixels, config, torch.Generator().manual_seed(0))
+    for rank in range(3):
+        share = augment(pixels[rank::3], config, torch.Generator().manual_seed(0), rank=rank, world_size=3)
+        torch.testing.assert_close(share, whole[rank::3])

@@ -195,7 +195,7 @@ class TestFailures:
         class Broken:
             max_batch = None
 
-            def logits(self, pixels_BCHW):
+            def outputs(self, pixels_BCHW):
                 raise RuntimeError("out of memory")
 
         def load(name):

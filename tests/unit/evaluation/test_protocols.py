@@ -46,6 +46,19 @@ class TestDomains:
         assert training_domains({"data": "faces.parquet"}) is None
         assert training_domains({}) is None
 
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [
+            ("affectnet:faces?classes=7", {"affectnet"}),
+            ("csv:fer2013.csv", {"fer2013"}),
+            ("manifest:RAF-DB.parquet", {"rafdb"}),
+            ("manifest:faces.parquet", None),
+            ("", None),
+        ],
+    )
+    def test_the_source_tells_by_its_kind_or_its_file(self, source, expected):
+        assert training_domains({"data": {"source": source, "fingerprint": "0123"}}) == expected
+
     def test_the_model_that_it_began_from_counts(self):
         before = {"bundle": "old", "provenance": {"data": "affectnet"}}
         assert training_domains({"data": "fer2013.csv", "init": before}) == {"fer2013", "affectnet"}

@@ -13,7 +13,7 @@ from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import CheckpointError, ConfigError, DetectorError
 from motivnet.faces import Detection, load_detector
 from motivnet.images import ImageLimits
-from motivnet.inference.backends import OnnxBackend
+from motivnet.inference.backends import OnnxBackend, Outputs
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
@@ -187,9 +187,9 @@ class CountingBackend:
         self.backend = backend
         self.sizes: list[int] = []
 
-    def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+    def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
         self.sizes.append(len(pixels_BCHW))
-        return self.backend.logits(pixels_BCHW)
+        return self.backend.outputs(pixels_BCHW)
 
 
 class Columns:

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from motivnet.config import to_plain
 from motivnet.errors import ConfigError
 from motivnet.models.config import MOTIVNET_HEAD, PRESETS, HeadConfig, ModelConfig, VitConfig
-from motivnet.models.cost import PeakMemory, cost
+from motivnet.models.cost import PeakMemory, cost, count_flops
 from motivnet.models.motivnet import build_model
 
 LINEAR = HeadConfig(kind="linear")
@@ -171,6 +171,27 @@ def test_peak_memory_sees_what_is_alive() -> None:
         assert memory.live_bytes == 0
         torch.zeros(50)
     assert memory.peak_bytes == 800
+
+
+def test_casts_of_parameters_are_told_apart() -> None:
+    layer = nn.Linear(10, 20)
+    with PeakMemory(layer) as memory, torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        out = layer(torch.zeros(5, 10))
+    casts, pixels = 2 * (200 + 20), 5 * 10 * (4 + 2)
+    assert memory.cast_bytes == casts
+    assert memory.peak_bytes == casts + pixels + out.nbytes
+
+
+def test_backward_pass_is_counted_with_fused_attention() -> None:
+    query, key, value = (torch.randn(2, 4, 64, 16, requires_grad=True) for _ in range(3))
+    counted = []
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        with count_flops() as counter, sdpa_kernel(backend):
+            nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
+        counted.append(counter.get_total_flops())
+    product = 2 * (2 * 4 * 64 * 64 * 16)
+    # Two products forward, four backward; the fused kernel also computes its scores again.
+    assert counted == [7 * product, 6 * product]
 
 
 def test_the_largest_preset_takes_no_memory() -> None:

@@ -1,92 +1,162 @@
-"""Where a run starts from."""
+"""Runs that are killed and resumed, whenever it was, and what they leave."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torchvision.models import mobilenet_v2
 
-from motivnet.checkpoints.bundle import BundleConfig, write_config
-from motivnet.checkpoints.load import read_weights, write_weights
-from motivnet.errors import CheckpointError
-from motivnet.models.config import HeadConfig, ModelConfig
-from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.preprocess import Preprocessing
-from motivnet.training.fit import load_imagenet_backbone, load_initial
+from motivnet.checkpoints.load import read_weights
+from motivnet.data.manifest import Manifest
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
+from motivnet.training import fit as fit_module
+from motivnet.training import trainer as trainer_module
+from motivnet.training.curve import CsvFile
+from motivnet.training.fit import fit
+from motivnet.training.folder import BEST, LAST
+from motivnet.training.module import Classifier
+from motivnet.training.settings import BackboneConfig, Place, Recipe
+
+EVERY_STEP = 1e-9  # minutes
+FILES = ("metrics.csv", "validation.csv", "bundle/model.safetensors")
 
 
-def build(backbone: str, in_chans: int) -> MotivNet:
-    config = ModelConfig(
-        backbone=f"timm:{backbone}", image_size=(64, 64), in_chans=in_chans, head=HeadConfig(kind="linear")
-    )
-    return build_model(config).eval()
+class Killed(BaseException):
+    """Nothing in the program knows of this one."""
+
+
+def die_at(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+    """Have a function die when it was called so often, its work half done where it writes."""
+    own, calls = getattr(owner, name), []
+
+    def dying(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            if name == "_save":
+                arguments[1].write(b"PK\3\4 half a checkpoint")
+            raise Killed
+        return own(*arguments, **settings)
+
+    patch.setattr(owner, name, dying)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "mobilenet_v2.pth"
-    torch.save(mobilenet_v2(weights=None).state_dict(), path)
-    return path
+def uninterrupted(faces: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return {}
 
 
-def test_a_grey_stem_answers_as_the_colour_stem_does_for_grey(weights: Path) -> None:
-    grey, colour = build("mobilenetv2_100", 1), build("mobilenetv2_100", 3)
-    load_imagenet_backbone(grey, weights)
-    load_imagenet_backbone(colour, weights)
-    pixels = torch.randn(2, 1, 64, 64)
-    with torch.inference_mode():
-        expected = colour.backbone(pixels.expand(-1, 3, -1, -1))
-        torch.testing.assert_close(grey.backbone(pixels), expected, atol=1e-4, rtol=1e-3)
+# What dies, and at which call; an epoch has 4 steps of 2 batches, a checkpoint after each of the first 3, one for the
+# best epoch, one for the last. Checkpoints 4 and 5 are those of the end of the first epoch.
+MOMENTS = {
+    "in the first batch": (Classifier, "training_step", 1),
+    "while the first checkpoint is written": (trainer_module, "_save", 1),
+    "between two batches of a step": (Classifier, "training_step", 6),
+    "between a row and its checkpoint": (trainer_module, "_save", 3),
+    "while a step is written down": (CsvFile, "write", 3),
+    "in validation": (Classifier, "validation_step", 1),
+    "before a validation is written down": (Classifier, "on_validation_epoch_end", 1),
+    "between the best checkpoint and the last": (trainer_module, "_save", 5),
+    "in the second epoch": (Classifier, "training_step", 13),
+    "while the bundle is written": (fit_module, "write_weights", 1),
+}
 
 
-def test_another_backbone_is_refused(weights: Path) -> None:
-    with pytest.raises(CheckpointError, match="not the weights of this model"):
-        load_imagenet_backbone(build("resnet10t", 3), weights)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    moment: str,
+    faces: Manifest,
+    tiny: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, bytes],
+) -> None:
+    # Dropout in the head and mixup: all that is random takes part.
+    recipe = tiny(checkpoint_minutes=EVERY_STEP, accumulate=2)
+    assert recipe.run.mixup
+    assert recipe.model.head.dropout
+    if not uninterrupted:
+        fit(recipe, faces, tmp_path / "whole", progress=False)
+        uninterrupted |= {name: (tmp_path / "whole" / name).read_bytes() for name in FILES}
+    with monkeypatch.context() as patch:
+        die_at(patch, *MOMENTS[moment])
+        with pytest.raises(Killed):
+            fit(recipe, faces, tmp_path / "cut", progress=False)
+    assert not (tmp_path / "cut/bundle").exists()
+    torch.manual_seed(99)  # whatever the state of the process that goes on
+    fit(recipe, faces, tmp_path / "cut", resume=True, progress=False)
+    for name in FILES:
+        assert (tmp_path / "cut" / name).read_bytes() == uninterrupted[name], name
 
 
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
-    model = build("mobilenetv2_100", 1)
-    with pytest.raises(CheckpointError, match="no such file"):
-        load_imagenet_backbone(model, tmp_path / "absent.pth")
-    (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match="cannot be read: found a file that begins with b'hello'"):
-        load_imagenet_backbone(model, tmp_path / "text.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="expected a dict of tensors"):
-        load_imagenet_backbone(model, tmp_path / "list.pth")
-
-
-def test_a_run_can_start_from_a_bundle(tmp_path: Path) -> None:
-    first, second = build("resnet10t", 1), build("resnet10t", 1)
-    config = BundleConfig(
-        name="first",
-        summary="",
-        licence="none",
-        model=ModelConfig(backbone="timm:resnet10t", image_size=(64, 64), in_chans=1, head=HeadConfig(kind="linear")),
-        preprocessing=Preprocessing(
-            geometry="square", size=(64, 64), channels="grey", filter="bilinear", mean=(127.5,), std=(64.0,)
-        ),
+def test_the_bundle_holds_the_averaged_weights_of_the_best_epoch(
+    faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    bundle = fit(tiny(), faces, tmp_path, progress=False)
+    content = torch.load(tmp_path / BEST, weights_only=True)
+    for name, tensor in read_weights(bundle.weights).items():
+        assert torch.equal(tensor, content["state_dict"][f"model.{name}"].half()), name
+    assert not all(
+        torch.equal(tensor, content["state_dict"][name]) for name, tensor in content["current_model_state"].items()
     )
-    write_weights(write_config(tmp_path / "bundle", config), first)
-    load_initial(second, tmp_path / "bundle")
-    for name, tensor in second.state_dict().items():
-        assert torch.equal(tensor, first.state_dict()[name]), name
-    with pytest.raises(CheckpointError, match="not the weights of this model"):
-        load_initial(build("mobilenetv2_100", 1), tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("bundle", "checkpoints", "metrics.csv", "recipe.json", "run.json", "tensorboard", "validation.csv")
+    ]
 
 
-def test_damaged_weights_end_in_our_error(weights: Path, tmp_path: Path) -> None:
-    whole, rng = weights.read_bytes(), np.random.default_rng(0)
-    damaged = tmp_path / "damaged.pth"
-    num_refused = 0
-    for _ in range(60):
-        content = bytearray(whole[: int(rng.integers(0, len(whole)))] if rng.random() < 0.3 else whole)
-        for place in rng.integers(0, 20_000, 20):
-            content[place % max(1, len(content)) : place % max(1, len(content)) + 1] = rng.bytes(1)
-        damaged.write_bytes(content)
-        try:
-            read_weights(damaged)
-        except CheckpointError:
-            num_refused += 1
-    assert num_refused > 30
+def test_low_rank_additions_are_merged_into_the_bundle(
+    faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(
+        tiny(epochs=1), backbone=BackboneConfig(train="lora", lora_rank=2, layer_decay=0.5, recompute=True)
+    )
+    bundle = fit(recipe, faces, tmp_path / "lora", progress=False)
+    plain = fit(tiny(epochs=1), faces, tmp_path / "plain", progress=False)
+    assert read_weights(bundle.weights).keys() == read_weights(plain.weights).keys()
+
+
+def test_a_finished_run_is_not_trained_again(
+    faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fit(tiny(epochs=1), faces, tmp_path, progress=False)
+    monkeypatch.setattr(fit_module, "make_trainer", None)
+    again = fit(tiny(epochs=1), faces, tmp_path, resume=True, progress=False)
+    assert (again.path, again.config) == (first.path, first.config)
+    with pytest.raises(OutputError, match="holds a run already"):
+        fit(tiny(epochs=1), faces, tmp_path, progress=False)
+
+
+def test_mistakes_leave_nothing_behind(faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe, out = tiny(), tmp_path / "run"
+    (tmp_path / "weights.pth").write_text("hello")
+    backbone = BackboneConfig(weights=str(tmp_path / "weights.pth"))
+    nothing_angry = faces.select(np.array([label != "anger" for label in faces.table["label"].to_pylist()]))
+    resnet = dataclasses.replace(recipe.model, backbone="timm:test_resnet", vit=None)
+    layered = dataclasses.replace(recipe, model=resnet, backbone=BackboneConfig(layer_decay=0.5))
+    for wrong, rows, settings, error, message in (
+        (recipe, faces, {"place": Place(devices=10_000)}, ConfigError, "--devices 10000: there are"),
+        (recipe, faces, {"place": Place(strategy="fsdp")}, ConfigError, "averaged weights"),
+        (recipe, faces, {"resume": True}, CheckpointError, "nothing to resume"),
+        (recipe, faces, {"init": tmp_path / "absent"}, CheckpointError, "absent"),
+        (dataclasses.replace(recipe, backbone=backbone), faces, {}, CheckpointError, "weights.pth: cannot be read"),
+        (recipe, nothing_angry, {}, DataError, "no rows of anger"),
+        (layered, faces, {}, ConfigError, "layer_decay"),
+    ):
+        with pytest.raises(error, match=message):
+            fit(wrong, rows, out, progress=False, **settings)  # type: ignore[arg-type]
+        assert not out.exists()
+
+
+def test_other_rows_cannot_go_on(
+    faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        die_at(patch, fit_module, "write_weights", 1)
+        with pytest.raises(Killed):
+            fit(tiny(epochs=1), faces, tmp_path, progress=False)
+    before = (tmp_path / LAST).read_bytes()
+    with pytest.raises(DataError, match="the run was of other rows than these data give"):
+        fit(tiny(epochs=1), faces.select(np.arange(1, 70)), tmp_path, resume=True, progress=False)
+    assert (tmp_path / LAST).read_bytes() == before

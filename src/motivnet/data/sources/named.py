@@ -17,6 +17,7 @@ from motivnet.data.sources.emotionet import read_emotionet
 from motivnet.data.sources.expw import read_expw
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.data.sources.folder import read_folder
+from motivnet.data.sources.images import read_images
 from motivnet.data.sources.jaffe import read_jaffe
 from motivnet.data.sources.motivnet_json import read_motivnet_json
 from motivnet.data.sources.rafdb import read_rafdb
@@ -34,6 +35,7 @@ READERS: dict[str, Callable[..., Manifest]] = {
     "expw": read_expw,
     "fer2013": read_fer2013,
     "folder": read_folder,
+    "images": read_images,
     "jaffe": read_jaffe,
     "manifest": read_stored,
     "motivnet-json": read_motivnet_json,

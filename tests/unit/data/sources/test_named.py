@@ -27,7 +27,7 @@ CONTRACT = {
 
 
 def test_every_kind_of_the_contract_has_a_reader():
-    assert set(READERS) == CONTRACT | {"parquet", "motivnet-json"}
+    assert set(READERS) == CONTRACT | {"parquet", "motivnet-json", "images"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""What a run starts from: weights of an encoder, or of a whole model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from motivnet.checkpoints.bundle import is_bundle, open_bundle
+from motivnet.checkpoints.files import open_weights
+from motivnet.checkpoints.formats import identify
+from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
+from motivnet.checkpoints.load import built_without_memory, check_names, find_weights, fit_encoder, load_strict
+from motivnet.errors import CheckpointError
+from motivnet.models.config import ModelConfig, VitConfig
+from motivnet.models.motivnet import MotivNet, build_model
+from motivnet.training.settings import Recipe
+
+BACKBONE = "backbone."
+# What takes the image's channels, in MobileNets and in transformers.
+STEMS = (f"{BACKBONE}net.conv_stem.weight", f"{BACKBONE}net.patch_embed.proj.weight")
+# A name that only torchvision's file has, and what that is in our terms.
+TORCHVISION_MARK = "features.0.0.weight"
+TORCHVISION_MODEL = ModelConfig(backbone="timm:mobilenetv2_100", image_size=(224, 224))
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights that are not yet read from disk.
+
+    Args:
+        where: they come from.
+        tensors: under our names; those of an encoder alone have `backbone.` before them, too.
+        model: dimensions that they belong to; of an encoder, with a head that is not in them.
+        whole: whether a head is among them.
+    """
+
+    where: Path
+    tensors: dict[str, Tensor]
+    model: ModelConfig
+    whole: bool
+
+
+def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
+    """Load what a run starts from, in place; where neither recipe nor `init` names anything, nothing.
+
+    Args:
+        model: of the recipe's dimensions, before anything in it is frozen or added.
+        recipe: its `backbone.weights` are loaded into the encoder. A class token that the model does not have is
+            dropped, positions are resized, and a stem of one grey channel gets the sum of three: the same answer for
+            a grey image.
+        init: weights of a whole model, which are loaded in place of them.
+
+    Raises:
+        CheckpointError: if there are no such weights, or they are of another model.
+    """
+    weights = _find(recipe, init)
+    if weights is None:
+        return
+    if init is not None:
+        load_strict(model, weights.tensors, weights.where)
+    else:
+        load_strict(model.backbone, _encoder(weights), weights.where)
+
+
+def check(recipe: Recipe, init: Path | None) -> None:
+    """Refuse what `start` would refuse, before there is a model: nothing is allocated.
+
+    Raises:
+        CheckpointError: if there are no such weights, or they are of another model.
+        ConfigError: if the recipe's dimensions do not fit together.
+    """
+    weights = _find(recipe, init)
+    if weights is None:
+        return
+    with built_without_memory():
+        model = build_model(recipe.model)
+    if init is not None:
+        check_names(model, weights.tensors, weights.where)
+    else:
+        check_names(model.backbone, _encoder(weights), weights.where)
+
+
+def lineage(recipe: Recipe, init: Path | None) -> Any:
+    """Say where a run started: a file's name, or a bundle's with all that it says of its own making; None: nowhere."""
+    name = init or recipe.backbone.weights
+    if name is None:
+        return None
+    if not is_bundle(name):
+        return Path(name).name if Path(name).exists() else str(name)
+    bundle = open_bundle(name)
+    return {"bundle": bundle.config.name, "provenance": bundle.config.provenance}
+
+
+def _find(recipe: Recipe, init: Path | None) -> Weights | None:
+    """Open what a run starts from, and fit it to the recipe's model."""
+    name = init or recipe.backbone.weights
+    if name is None:
+        return None
+    weights = _open(name, recipe.model)
+    if init is not None and not weights.whole:
+        raise CheckpointError(
+            f"{weights.where}: an encoder alone, where a whole model is wanted. Allowed: --set backbone.weights={init}"
+        )
+    found = _differences(weights.model, recipe.model, whole=init is not None)
+    if found:
+        raise CheckpointError(f"{weights.where}: not the weights of this model: {'; '.join(found)}")
+    tensors = fit_encoder(weights.tensors, weights.model, recipe.model, prefix=BACKBONE)
+    for stem in STEMS:
+        if stem in tensors and tensors[stem].shape[1] == 3 and recipe.model.in_chans == 1:
+            tensors[stem] = tensors[stem].float().sum(1, keepdim=True)
+    return dataclasses.replace(weights, tensors=tensors)
+
+
+def _open(name: str | Path, wanted: ModelConfig) -> Weights:
+    path = Path(name) if is_bundle(name) else find_weights(name)
+    if is_bundle(name) or path.is_dir():
+        bundle = open_bundle(name if is_bundle(name) else path)
+        tensors = open_weights(bundle.weights).tensors
+        whole = any(tensor.startswith(BACKBONE) for tensor in tensors)
+        return Weights(bundle.path, tensors if whole else _prefixed(tensors), bundle.config.model, whole)
+    file = open_weights(path)
+    if TORCHVISION_MARK in file.tensors:
+        tensors, _ = TORCHVISION_MOBILENET_V2.apply(file.tensors)
+        return Weights(path, _prefixed(tensors, "net."), TORCHVISION_MODEL, whole=False)
+    contents = identify(file, image_size=wanted.image_size)
+    if contents.part == "head":
+        raise CheckpointError(f"{path}: a head in format {contents.format}, where an encoder is wanted")
+    assert contents.vit
+    if not contents.vit.num_heads:
+        # Shapes do not tell the number of heads; then the recipe does, unless its model is another anyway.
+        heads = wanted.vit.num_heads if wanted.vit else 1
+        heads = heads if contents.vit.embed_dim % heads == 0 else 1
+        contents = identify(file, num_heads=heads, image_size=wanted.image_size)
+    whole = contents.part == "model"
+    tensors = contents.tensors if whole else _prefixed(contents.tensors)
+    return Weights(path, tensors, contents.model_config(), whole)
+
+
+def _prefixed(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    return {BACKBONE + prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _encoder(weights: Weights) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(BACKBONE): tensor for name, tensor in weights.tensors.items() if name.startswith(BACKBONE)
+    }
+
+
+def _differences(own: ModelConfig, wanted: ModelConfig, *, whole: bool) -> list[str]:
+    """Name the dimensions that differ, where weights cannot be fitted."""
+    pairs: dict[str, tuple[Any, Any]] = {"backbone": (_architecture(own), _architecture(wanted))}
+    if own.in_chans != 3 or wanted.in_chans != 1:
+        pairs["in_chans"] = (own.in_chans, wanted.in_chans)
+    if own.vit and wanted.vit and own.backbone == wanted.backbone:
+        here, there = _dimensions(own.vit), _dimensions(wanted.vit)
+        pairs |= {f"vit.{name}": (here[name], there[name]) for name in here}
+        if wanted.vit.class_token:  # one that is not wanted can be dropped
+            pairs["vit.class_token"] = (own.vit.class_token, True)
+    if whole:
+        pairs |= {
+            "num_classes": (own.num_classes, wanted.num_classes),
+            "affect": (own.affect, wanted.affect),
+            "head.kind": (own.head.kind, wanted.head.kind),
+            "head.num_heads": (own.head.num_heads, wanted.head.num_heads),
+        }
+    return [f"{name} is {here}, not {there}" for name, (here, there) in pairs.items() if here != there]
+
+
+def _architecture(config: ModelConfig) -> str:
+    """Name a backbone without the tag of published weights."""
+    return config.backbone.partition(".")[0]
+
+
+def _dimensions(vit: VitConfig) -> dict[str, Any]:
+    return {
+        "embed_dim": vit.embed_dim,
+        "depth": vit.depth,
+        "num_heads": vit.num_heads,
+        "patch_size": vit.patch_size,
+        "mlp_ratio": vit.mlp_ratio,
+        "num_kv_heads": vit.num_kv_heads or vit.num_heads,
+    }

@@ -1,0 +1,257 @@
+"""The settings of a training run. All that a recipe is made of, and nothing that needs torch.
+
+Change one with `motivnet train RECIPE --set optimizer.head_lr=1e-4`.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+from motivnet.data.augment import AugmentConfig
+from motivnet.data.sampling import SamplingConfig
+from motivnet.errors import ConfigError
+from motivnet.models.config import ModelConfig
+from motivnet.preprocess import Preprocessing
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"]
+Schedule = Literal["cosine", "warm-restarts", "constant"]
+TrainedPart = Literal["all", "none", "last", "lora"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """Which rows are for what.
+
+    Args:
+        train: split that is learnt from, cleaned of what recurs in any other.
+        select: split that the best epoch is chosen on, never the one that is reported; None holds rows of `train` out.
+        hold_out: share of each class of `train` that is held out where `select` is None: by subject where subjects are
+            known, else by image, copies of one image together.
+        seed: of what is held out.
+    """
+
+    train: str
+    select: str | None = None
+    hold_out: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: at a share that leaves nothing, or a split that is both.
+        """
+        if not 0 < self.hold_out < 1:
+            raise ConfigError(f"split: hold_out must be between 0 and 1, not {self.hold_out}")
+        if self.select == self.train:
+            raise ConfigError(f"split: select must be another split than train, {self.train!r}, or null to hold out")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Cross-entropy against a blend of label and votes; for valence and arousal, 1 - CCC.
+
+    Args:
+        label_smoothing: share of the target that is spread evenly over the classes.
+        vote_weight: share of the target that follows the annotators' votes, where a row has any.
+        prior_weight: how much of the log of each class's frequency is added to the logits in training only, so that
+            the model need not learn it and rare classes gain (Menon et al., arXiv 2007.07314); 0 adds nothing.
+        affect_weight: how much the loss of valence and arousal counts beside that of the classes, where the model has
+            them; None learns the weight of each from its uncertainty (Kendall et al., arXiv 1705.07115).
+    """
+
+    label_smoothing: float = 0.1
+    vote_weight: float = 0.0
+    prior_weight: float = 0.0
+    affect_weight: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """Where the encoder starts, and how much of it is trained.
+
+    Args:
+        weights: what its weights are at first: a file in any released format, the bundle of `motivnet pretrain` or of
+            a trained model, torchvision's mobilenet_v2, or a name that `motivnet weights list` knows; None: random.
+        train: `all` of it, `none` (frozen), the `last` blocks, or low-rank additions to its matrices (`lora`, Hu et
+            al., arXiv 2106.09685), which are merged into them at the end.
+        last_blocks: how many blocks `last` trains, with the final norm.
+        lora_rank: of the additions.
+        lora_alpha: their scale, over the rank.
+        layer_decay: learning rate of a block over that of the one after it; 1 gives all the same.
+        recompute: keep only each block's input for the backward pass and compute the rest again (gradient
+            checkpointing): a third more arithmetic, a fraction of the memory.
+    """
+
+    weights: str | None = None
+    train: TrainedPart = "all"
+    last_blocks: int = 4
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    layer_decay: float = 1.0
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: at a number out of range.
+        """
+        if min(self.last_blocks, self.lora_rank) < 1 or self.lora_alpha <= 0:
+            raise ConfigError("backbone: last_blocks and lora_rank must be at least 1, lora_alpha positive")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"backbone: layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a schedule, stepped with every optimizer step.
+
+    Args:
+        backbone_lr: peak learning rate of the backbone; to freeze it, set backbone.train=none.
+        head_lr: peak learning rate of the head.
+        weight_decay: of matrices; norms, biases, position embeddings, tokens and queries have none.
+        betas: of AdamW.
+        schedule: after the warm-up: `cosine` to zero over the run; `warm-restarts`, cosines that begin anew
+            (Loshchilov and Hutter, arXiv 1608.03983); or `constant`.
+        warmup: share of all steps.
+        restart_epochs: length of the first cosine of `warm-restarts`, in epochs (T_0).
+        restart_factor: length of each cosine over that of the one before (T_mult).
+        clip_norm: largest norm of all gradients together; 0 does not clip.
+    """
+
+    backbone_lr: float
+    head_lr: float
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Schedule = "cosine"
+    warmup: float = 0.05
+    restart_epochs: float = 10.0
+    restart_factor: int = 1
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: at a rate that trains nothing, or a number out of range.
+        """
+        for name, rate in (("backbone_lr", self.backbone_lr), ("head_lr", self.head_lr)):
+            if not 0 < rate < math.inf:
+                freeze = "; to freeze the backbone, set backbone.train=none" if name == "backbone_lr" else ""
+                raise ConfigError(f"optimizer: {name} must be positive, not {rate}{freeze}")
+        if not 0 <= self.warmup < 1 or self.weight_decay < 0 or self.clip_norm < 0:
+            raise ConfigError("optimizer: warmup must be from 0 to below 1, weight_decay and clip_norm not negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer: betas must be from 0 to below 1, not {self.betas}")
+        if self.restart_epochs <= 0 or self.restart_factor < 1:
+            raise ConfigError("optimizer: restart_epochs must be positive, restart_factor at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """How long, and on what terms.
+
+    Args:
+        epochs: passes over the training rows.
+        batch_size: faces that one device takes at once.
+        accumulate: batches whose gradients make one optimizer step.
+        precision: Lightning's; under autocast, depthwise convolutions stay in float32. `bf16-true` keeps the weights
+            themselves in bfloat16, where small learning rates are lost in rounding: for measuring, not for training.
+        ema_decay: of the averaged weights, which are the ones selected and kept; 0 keeps none.
+        mixup: alpha of mixup; 0 is none.
+        patience: epochs without a better score after which the run ends; None runs to the end.
+        seed: of initialisation, order and augmentation.
+        num_workers: processes that decode images; 0 for a data set cached in memory.
+        cache: keep decoded faces in memory.
+        compile: compile the model with torch.compile.
+        checkpoint_minutes: time between checkpoints within an epoch; there is one after every epoch in any case.
+    """
+
+    epochs: int
+    batch_size: int
+    accumulate: int = 1
+    precision: Precision = "32-true"
+    ema_decay: float = 0.999
+    mixup: float = 0.0
+    patience: int | None = None
+    seed: int = 0
+    num_workers: int = 0
+    cache: bool = True
+    compile: bool = False
+    checkpoint_minutes: float = 15.0
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: at a number out of range.
+        """
+        if min(self.epochs, self.batch_size, self.accumulate) < 1:
+            raise ConfigError("run: epochs, batch_size and accumulate must be at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
+        if self.mixup < 0 or self.num_workers < 0 or self.checkpoint_minutes <= 0:
+            raise ConfigError("run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"run: patience must be at least 1 epoch, or null, not {self.patience}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything a training run is made of, but its data, its folder and its devices.
+
+    Args:
+        name: of the recipe.
+        model: dimensions.
+        preprocessing: from image to pixels.
+        split: which rows are for what.
+        augment: random changes in training.
+        loss: what is minimised.
+        optimizer: how.
+        run: how long.
+        backbone: where the encoder starts, and how much of it is trained.
+        sampling: which of the training rows an epoch sees, and how much each counts.
+    """
+
+    name: str
+    model: ModelConfig
+    preprocessing: Preprocessing
+    split: SplitConfig
+    augment: AugmentConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    run: RunConfig
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a run takes place: no part of the recipe, since it must not change the result.
+
+    Args:
+        devices: processes on each machine, one a device.
+        nodes: machines.
+        strategy: `ddp` keeps the whole model on every device, `fsdp` shares its weights out (FSDP2).
+        accelerator: `cpu`, `gpu`, or `auto` for what there is.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: at a number out of range.
+        """
+        if min(self.devices, self.nodes) < 1:
+            raise ConfigError("--devices and --nodes must be at least 1")
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self.devices * self.nodes

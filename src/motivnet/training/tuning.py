@@ -1,0 +1,134 @@
+"""How much of a model is trained: all of its backbone, none, the last blocks, or low-rank additions."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from motivnet.errors import ConfigError
+from motivnet.models.backbone import Backbone
+from motivnet.models.motivnet import MotivNet
+from motivnet.training.settings import BackboneConfig
+
+# How peft names what it puts in a matrix's place: the matrix, and the additions beside it.
+BASE = ".base_layer"
+ADDITION = ".lora_"
+
+
+def set_trained(model: MotivNet, config: BackboneConfig) -> None:
+    """Open or freeze the backbone's parameters, add what `lora` trains, and switch recomputing on. The head is trained.
+
+    Low-rank additions change the names of the model's state; `plain_state` gives them back.
+
+    Args:
+        model: with the weights that training starts from, changed in place, once.
+        config: how much is trained.
+
+    Raises:
+        ConfigError: if the backbone has no blocks, fewer than are to be trained, no matrices in them, or cannot
+            recompute.
+    """
+    net = model.backbone.net
+    if config.recompute:
+        if not hasattr(net, "set_grad_checkpointing"):
+            raise ConfigError(f"backbone.recompute: {_name(model)} cannot. Allowed: false")
+        cast(Any, net).set_grad_checkpointing(True)
+    if config.train != "all":
+        model.backbone.requires_grad_(False)
+    if config.train == "last":
+        blocks, after = _split(model.backbone, "train=last")
+        if config.last_blocks > len(blocks):
+            raise ConfigError(
+                f"backbone.last_blocks {config.last_blocks}: the backbone has {len(blocks)}. Allowed: up to that, or "
+                "backbone.train=all"
+            )
+        for module in (*blocks[-config.last_blocks :], *after):
+            module.requires_grad_(True)
+    if config.train == "lora":
+        _add_lora(model.backbone, config)
+    keep_frozen_eval(model)
+
+
+def keep_frozen_eval(model: MotivNet) -> None:
+    """Put every module of the backbone that has weights, none of them trained, into eval mode.
+
+    Else its dropout would still act and its batch norm still count. `Module.train()` undoes it: call this after.
+    """
+    for module in model.backbone.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def layers(backbone: Backbone, setting: str) -> list[tuple[str, list[nn.Parameter]]]:
+    """Give a backbone's parameters from input to output: `embed`, each block as `00`, `01`, ..., `norm`.
+
+    Args:
+        backbone: with a row of blocks, whose parameters are not all in them.
+        setting: that needs them, for the message.
+
+    Raises:
+        ConfigError: if it has no row of blocks.
+    """
+    blocks, after = _split(backbone, setting)
+    parts = [(f"{number:02d}", list(block.parameters())) for number, block in enumerate(blocks)]
+    parts.append(("norm", [parameter for module in after for parameter in module.parameters()]))
+    known = {id(parameter) for _, parameters in parts for parameter in parameters}
+    embed = [parameter for parameter in backbone.parameters() if id(parameter) not in known]
+    return [("embed", embed), *parts]
+
+
+def plain_state(model: MotivNet) -> dict[str, Tensor]:
+    """Give the state under MotivNet's own names, low-rank additions merged into their matrices.
+
+    The model stays as it is. Without additions, the tensors are the model's own, not copies.
+    """
+    state = {name: tensor for name, tensor in model.state_dict().items() if ADDITION not in name}
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            with torch.no_grad():
+                delta = cast(Any, module).get_delta_weight("default")
+            weight = f"{name}{BASE}.weight"
+            state[weight] = state[weight] + delta.to(state[weight].dtype)
+    return {name.replace(BASE, ""): tensor for name, tensor in state.items()}
+
+
+def _split(backbone: Backbone, setting: str) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Give the blocks of a backbone, and the modules after them."""
+    children = dict(backbone.net.named_children())
+    blocks = children.get("blocks")
+    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
+        raise ConfigError(
+            f"backbone.{setting}: {type(backbone.net).__name__} has no row of blocks. Allowed: a transformer, or the "
+            "defaults of backbone.train and backbone.layer_decay"
+        )
+    names = list(children)
+    return list(blocks), [children[name] for name in names[names.index("blocks") + 1 :]]
+
+
+def _add_lora(backbone: Backbone, config: BackboneConfig) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    blocks, _ = _split(backbone, "train=lora")
+    targets = _matrices(enumerate(blocks))
+    if not targets:
+        raise ConfigError(
+            f"backbone.train=lora: the blocks of {type(backbone.net).__name__} have no matrices to add to. Allowed: a "
+            "transformer, or all, none, last"
+        )
+    settings = LoraConfig(r=config.lora_rank, lora_alpha=cast(int, config.lora_alpha), target_modules=targets)
+    inject_adapter_in_model(settings, backbone.net)
+
+
+def _matrices(blocks: Iterable[tuple[int, nn.Module]]) -> list[str]:
+    return [
+        f"blocks.{number}.{name}"
+        for number, block in blocks
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+
+
+def _name(model: MotivNet) -> str:
+    return type(model.backbone.net).__name__
