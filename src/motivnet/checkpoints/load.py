@@ -349,14 +349,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(0o644)  # save_file lets nobody else read it
 
 
-def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
-    """Copy tensors into a model of exactly these names and shapes.
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str | Path, *, assign: bool = False) -> None:
+    """Copy tensors into a model of exactly these names and shapes; with `assign`, make them the model's own.
 
     Raises:
         CheckpointError: naming what is missing, unexpected or of another shape.
     """
     check_names(model, state, where)
-    model.load_state_dict(dict(state), strict=True)
+    model.load_state_dict(dict(state), strict=True, assign=assign)
 
 
 def check_names(model: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:

@@ -38,15 +38,18 @@ class Diagnostics(Callback):
     with `backbone`.
     """
 
-    def __init__(self, out: Path, *, config: DiagnosticsConfig | None = None) -> None:
+    def __init__(self, out: Path, *, pretrained: bool = True, config: DiagnosticsConfig | None = None) -> None:
         """Prepare the callback.
 
         Args:
             out: folder of the run.
+            pretrained: whether the encoder starts from weights that know something. From random ones the loss always
+                falls fast at first, and that is no sign of a learning rate that is too high.
             config: when to warn; None takes the defaults.
         """
         self._file = out / WARNINGS_NAME
         self._config = config or DiagnosticsConfig()
+        self._pretrained = pretrained
         self._said: set[str] = set()
         self._names: dict[int, str] = {}
         self._gradients = GradientWatch(self._config)
@@ -84,7 +87,7 @@ class Diagnostics(Callback):
         if trainer.global_step % self._config.every:
             return
         self._check_gradients(trainer, optimizer)
-        if len(self._epoch_losses) < self._config.early_epochs:
+        if self._pretrained and len(self._epoch_losses) < self._config.early_epochs:
             self._encoder = [
                 parameter
                 for group in optimizer.param_groups
@@ -219,7 +222,7 @@ class Diagnostics(Callback):
             f"of the fall of the training loss in {len(losses)} epochs, from {first:.3g} to {min(losses):.3g}, "
             f"{min(share, 1):.0%} came in the first {early}, while a step changed the encoder's weights by "
             f"{change:.1e} of their size: its learning rate, {max(rates):.1e}, is probably too high. What helps: a "
-            "tenth of optimizer.backbone_lr (of optimizer.lr in pre-training), or a longer optimizer.warmup",
+            "tenth of optimizer.backbone_lr, or a longer optimizer.warmup",
         )
 
     def _check_gap(self, trainer: lightning.Trainer) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
-from motivnet.checkpoints.load import load_strict, write_weights
+from motivnet.checkpoints.load import built_without_memory, load_strict, write_weights
 from motivnet.data.loader import BalancedSampler
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, OutputError
@@ -94,7 +94,14 @@ def fit(
         sys.stderr.write(f"rows: {rows.report}\n")
     kind = ShardedClassifier if place.strategy == "fsdp" else Classifier
     module = kind(model, recipe, rows.log_prior_C, rows.class_weights_C)
-    trainer, best = make_trainer(recipe, out, place, clip_norm=recipe.optimizer.clip_norm, progress=progress)
+    trainer, best = make_trainer(
+        recipe,
+        out,
+        place,
+        clip_norm=recipe.optimizer.clip_norm,
+        pretrained=bool(init or recipe.backbone.weights),
+        progress=progress,
+    )
     with clear_endings(trainer, out):
         trainer.fit(module, _faces(recipe, rows), ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
@@ -165,10 +172,11 @@ def bundle_from_checkpoint(checkpoint: Path, recipe: Recipe, bundle_config: Bund
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     own = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
-    trained, plain = build_model(recipe.model), build_model(recipe.model)
-    set_trained(trained, dataclasses.replace(recipe.backbone, recompute=False))
-    load_strict(trained, own, str(checkpoint))
-    load_strict(plain, plain_state(trained), str(checkpoint))
+    with built_without_memory():
+        trained, plain = build_model(recipe.model), build_model(recipe.model)
+        set_trained(trained, dataclasses.replace(recipe.backbone, recompute=False))
+    load_strict(trained, own, checkpoint, assign=True)
+    load_strict(plain, plain_state(trained), checkpoint, assign=True)
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         write_weights(write_config(unfinished, bundle_config), plain.half())

@@ -13,7 +13,7 @@ from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
 from motivnet.checkpoints.load import built_without_memory, check_names, find_weights, fit_encoder, load_strict
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig, VitConfig
-from motivnet.models.motivnet import MotivNet, build_model
+from motivnet.models.motivnet import MotivNet, affect_names, build_model
 from motivnet.training.settings import Recipe
 
 BACKBONE = "backbone."
@@ -49,7 +49,8 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
         recipe: its `backbone.weights` are loaded into the encoder. A class token that the model does not have is
             dropped, positions are resized, and a stem of one grey channel gets the sum of three: the same answer for
             a grey image.
-        init: weights of a whole model, which are loaded in place of them.
+        init: weights of a whole model, which are loaded in place of them. What a model of classes alone lacks for
+            valence and arousal stays random.
 
     Raises:
         CheckpointError: if there are no such weights, or they are of another model.
@@ -58,7 +59,7 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
     if weights is None:
         return
     if init is not None:
-        load_strict(model, weights.tensors, weights.where)
+        load_strict(model, _whole(weights, model), weights.where)
     else:
         load_strict(model.backbone, _encoder(weights), weights.where)
 
@@ -76,7 +77,7 @@ def check(recipe: Recipe, init: Path | None) -> None:
     with built_without_memory():
         model = build_model(recipe.model)
     if init is not None:
-        check_names(model, weights.tensors, weights.where)
+        check_names(model, _whole(weights, model), weights.where)
     else:
         check_names(model.backbone, _encoder(weights), weights.where)
 
@@ -141,6 +142,13 @@ def _prefixed(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]
     return {BACKBONE + prefix + name: tensor for name, tensor in tensors.items()}
 
 
+def _whole(weights: Weights, model: MotivNet) -> dict[str, Tensor]:
+    """Give all weights of a model; of valence and arousal its own, where they are not among them."""
+    added = set() if weights.model.affect else affect_names(model)
+    state = model.state_dict()
+    return weights.tensors | {name: state[name] for name in added}
+
+
 def _encoder(weights: Weights) -> dict[str, Tensor]:
     return {
         name.removeprefix(BACKBONE): tensor for name, tensor in weights.tensors.items() if name.startswith(BACKBONE)
@@ -160,7 +168,7 @@ def _differences(own: ModelConfig, wanted: ModelConfig, *, whole: bool) -> list[
     if whole:
         pairs |= {
             "num_classes": (own.num_classes, wanted.num_classes),
-            "affect": (own.affect, wanted.affect),
+            "affect": (own.affect, own.affect and wanted.affect),  # what is lacking can be added
             "head.kind": (own.head.kind, wanted.head.kind),
             "head.num_heads": (own.head.num_heads, wanted.head.num_heads),
         }

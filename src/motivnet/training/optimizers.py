@@ -101,18 +101,27 @@ def rate_factor(config: OptimizerConfig, num_steps: int, steps_per_epoch: float)
         steps_per_epoch: optimizer steps of an epoch.
     """
     warmup_steps = round(config.warmup * num_steps)
-    cosine_steps = max(1, num_steps - warmup_steps)
+    if config.schedule == "cosine":
+        return warmed_cosine(warmup_steps, num_steps)
     restart_steps = config.restart_epochs * steps_per_epoch
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        done = step - warmup_steps
         if config.schedule == "constant":
             return 1.0
-        if config.schedule == "cosine":
-            return _cosine(min(1.0, done / cosine_steps))
-        return _cosine(_in_cycle(done / restart_steps, config.restart_factor))
+        return _cosine(_in_cycle((step - warmup_steps) / restart_steps, config.restart_factor))
+
+    return factor
+
+
+def warmed_cosine(warmup_steps: int, num_steps: int) -> Callable[[int], float]:
+    """Give the factor of a linear warm-up and a cosine to zero, of `num_steps` together."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return _cosine(min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps)))
 
     return factor
 

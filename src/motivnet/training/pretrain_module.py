@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from motivnet.data.loader import Batch
 from motivnet.models.mae import MaskedAutoencoder
 from motivnet.preprocess import Preprocessing
-from motivnet.training.pretrain_recipes import LR_BATCH, CropConfig, PretrainOptimizer, PretrainRecipe
+from motivnet.training.optimizers import warmed_cosine
+from motivnet.training.pretrain_recipes import LR_BATCH, CropConfig, PretrainRecipe
 from motivnet.training.sharding import Sharded
 
 # Rows of a picture.
@@ -81,7 +82,8 @@ class MaskedTraining(lightning.LightningModule):
             fused=not (run.precision == "16-mixed" and settings.clip_norm),  # see `make_optimizer`
         )
         num_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = make_schedule(optimizer, settings, num_steps=num_steps, steps_per_epoch=num_steps / run.epochs)
+        warmup_steps = round(num_steps * min(1.0, settings.warmup_epochs / run.epochs))
+        schedule = LambdaLR(optimizer, warmed_cosine(warmup_steps, num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -105,28 +107,6 @@ def parameter_groups(model: MaskedAutoencoder, weight_decay: float) -> list[dict
         {"name": name, "params": parameters, "weight_decay": 0.0 if name.endswith("no_decay") else weight_decay}
         for name, parameters in sorted(groups.items())
     ]
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, settings: PretrainOptimizer, *, num_steps: int, steps_per_epoch: float
-) -> LambdaLR:
-    """Build a linear warm-up and a cosine to zero.
-
-    Args:
-        optimizer: whose rates are the peaks.
-        settings: the length of the warm-up.
-        num_steps: of the whole run.
-        steps_per_epoch: of the optimizer.
-    """
-    warmup_steps = min(num_steps, round(settings.warmup_epochs * steps_per_epoch))
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    return LambdaLR(optimizer, factor)
 
 
 def random_crop(pixels_BCHW: Tensor, crop: CropConfig, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from motivnet.errors import ConfigError
@@ -25,7 +25,7 @@ from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.pretrain_recipes import PretrainRecipe
 from motivnet.training.settings import Precision, Recipe
-from motivnet.training.sharding import ROWS
+from motivnet.training.sharding import rows_of_blocks
 from motivnet.training.tuning import keep_frozen_eval, set_trained
 
 
@@ -78,7 +78,7 @@ def rehearse(recipe: Recipe | PretrainRecipe) -> Rehearsal:
                 model.zero_grad()
             loss.backward()
     gradients = sum(cast(int, parameter.nbytes) for parameter in trained)
-    weights, blocks = weight_bytes(model), [weight_bytes(block) for block in _blocks(model)]
+    weights, blocks = weight_bytes(model), [weight_bytes(block) for row in rows_of_blocks(model) for block in row]
     return Rehearsal(
         weights=weights,
         gradients=gradients,
@@ -151,12 +151,6 @@ def _precision(precision: Precision) -> AbstractContextManager[Any]:
     if precision == "bf16-true":
         return HalfPrecision(precision).forward_context()
     return MixedPrecision(precision, "cpu").forward_context()
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Give the parts that `sharding.shard` shares out one by one."""
-    rows = (module for name, module in model.named_modules() if name.rpartition(".")[2] in ROWS)
-    return [block for row in rows if isinstance(row, (nn.Sequential, nn.ModuleList)) for block in row]
 
 
 @contextlib.contextmanager

@@ -65,6 +65,15 @@ class LossConfig:
     prior_weight: float = 0.0
     affect_weight: float | None = None
 
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: at a number out of range.
+        """
+        if self.affect_weight is not None and not 0 < self.affect_weight < math.inf:
+            raise ConfigError(f"loss: affect_weight must be positive, not {self.affect_weight}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:

@@ -158,6 +158,7 @@ def make_trainer(
     monitor: str = "val/score",
     mode: Literal["min", "max"] = "max",
     clip_norm: float = 0.0,
+    pretrained: bool = False,
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
 ) -> tuple[lightning.Trainer, ModelCheckpoint]:
@@ -170,6 +171,7 @@ def make_trainer(
         monitor: what the best epoch is chosen by, as the module logs it.
         mode: whether the lowest or the highest is best.
         clip_norm: largest norm of all gradients together; 0 does not clip.
+        pretrained: whether the encoder starts from weights that know something.
         progress: show a progress bar.
         callbacks: what else is called, before checkpoints are saved.
 
@@ -188,7 +190,7 @@ def make_trainer(
     )
     # Of those that save, Lightning calls all after the others, in this order.
     called: list[Callback] = [curve, StopAtNan(curve, out), LearningRateMonitor("step")]
-    called += [FastAttention(), Waiting(), Diagnostics(out), *callbacks]
+    called += [FastAttention(), Waiting(), Diagnostics(out, pretrained=pretrained), *callbacks]
     if run.ema_decay:
         called.insert(0, WarmedAverage(run.ema_decay))
     if run.patience is not None:

@@ -135,6 +135,17 @@ def test_an_encoder_that_hardly_moves_did_not_converge(tmp_path: Path) -> None:
     assert kinds(read_warnings(tmp_path / "strict")) == {"encoder converges early"}
 
 
+def test_from_random_weights_every_loss_falls_fast(tmp_path: Path) -> None:
+    class Untaught(Diagnostics):
+        """Beside the one that warns in the same run."""
+
+    (tmp_path / "untaught").mkdir()
+    untaught = Untaught(tmp_path / "untaught", pretrained=False)
+    warnings = run(tmp_path, train=draw(12), select=draw(1), lr=2e-2, epochs=5, callbacks=[untaught])
+    assert kinds(warnings) == {"encoder converges early"}
+    assert read_warnings(tmp_path / "untaught") == []
+
+
 def test_a_class_that_is_never_recognised(tmp_path: Path) -> None:
     train = draw(4, labels=[0, 1, 2, 3, 4, 6])
     warnings = run(tmp_path, train=train, select=draw(1), epochs=4, lr=1e-3)

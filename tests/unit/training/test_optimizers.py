@@ -1,6 +1,7 @@
 """Parameter groups, schedules, and the averaged weights."""
 
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -13,7 +14,7 @@ from motivnet.errors import ConfigError
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.ema import WarmedAverage
-from motivnet.training.optimizers import make_optimizer, parameter_groups, rate_factor
+from motivnet.training.optimizers import make_optimizer, parameter_groups, rate_factor, warmed_cosine
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import BackboneConfig, OptimizerConfig, Recipe
 from motivnet.training.tuning import set_trained
@@ -251,3 +252,9 @@ def test_the_average_is_warm_before_it_is_slow() -> None:
     counter = torch.tensor([3])
     update([counter], [torch.tensor([7])], torch.tensor(5))
     assert counter.item() == 7
+
+
+def test_the_rate_rises_for_the_warmup_and_falls_to_zero() -> None:
+    rates = list(map(warmed_cosine(10, 50), range(50)))
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[10:] == pytest.approx([0.5 + 0.5 * math.cos(math.pi * step / 40) for step in range(40)])

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +25,11 @@ from motivnet.models.config import VitConfig
 from motivnet.models.motivnet import build_model
 from motivnet.training import initial, pretrain_module
 from motivnet.training.pretrain import build_pretraining, choose_images, load_pretraining, pretrain
-from motivnet.training.pretrain_module import make_schedule, parameter_groups, random_crop
+from motivnet.training.pretrain_module import parameter_groups, random_crop
 from motivnet.training.pretrain_recipes import (
     PRETRAIN_RECIPES,
     CropConfig,
     ImagesConfig,
-    PretrainOptimizer,
     PretrainRecipe,
     pretrain_recipe,
 )
@@ -332,18 +330,6 @@ def test_groups_hold_everything_that_is_trained_once(tiny: PretrainRecipe) -> No
     assert "mask_token" in held["decoder_no_decay"]
     assert "predict.weight" in held["decoder"]
     assert [group["weight_decay"] for group in groups.values()] == [0.05, 0.0, 0.05, 0.0]
-
-
-def test_the_rate_rises_for_the_warmup_and_falls_to_zero() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    schedule = make_schedule(optimizer, PretrainOptimizer(warmup_epochs=2), num_steps=50, steps_per_epoch=5)
-    rates = []
-    for _ in range(50):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
-    assert rates[10:] == pytest.approx([1 + math.cos(math.pi * step / 40) for step in range(40)])
 
 
 def test_the_rate_is_in_proportion_to_the_batch(whole: Path) -> None:
