@@ -112,6 +112,7 @@ def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dic
     Raises:
         ConfigError: if it is to go on with another number of devices.
         DataError: if it is to go on with other rows.
+        OutputError: if the folder cannot be made.
     """
     file = out / RUN_NAME
     if resume and file.is_file():
@@ -122,10 +123,22 @@ def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dic
         if differences(then.get("rows"), facts.get("rows")):
             raise DataError(f"{out}: the run was of other rows than these data give")
         return then
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / RECIPE_NAME, config.to_plain(recipe))
     write_json(file, facts)
     return facts
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        OutputError: if that cannot be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made a folder: {error.strerror}") from None
 
 
 def place_facts(place: Place) -> dict[str, Any]:

@@ -237,7 +237,9 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a run takes place: no part of the recipe, since it must not change the result.
+    """Where a run takes place: no part of the recipe, since the same batch gives the same curve anywhere.
+
+    The batch of an optimizer step grows with the devices: `run.batch_size` x `run.accumulate` x devices x nodes.
 
     Args:
         devices: processes on each machine, one a device.

@@ -92,3 +92,11 @@ def test_differences_of_settings() -> None:
         "a.c was [1, 2], is [1, 3]",
         "e was None, is 2",
     ]
+
+
+def test_a_file_is_no_folder(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for out in (tmp_path / "file", tmp_path / "link", tmp_path / "file" / "inside"):
+        with pytest.raises(OutputError, match="cannot be made a folder"):
+            begin(tiny(), out, FACTS, resume=False)

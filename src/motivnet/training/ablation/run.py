@@ -36,7 +36,7 @@ from motivnet.inference.predictor import Predictor
 from motivnet.training.ablation.grids import Cell, Grid
 from motivnet.training.ablation.rows import AblationData, prepare, rows_of
 from motivnet.training.fit import fit
-from motivnet.training.folder import RECIPE_NAME, differences, write_json
+from motivnet.training.folder import RECIPE_NAME, differences, make_folder, write_json
 from motivnet.training.initial import check
 
 PLAN_NAME = "ablation.json"
@@ -261,7 +261,7 @@ def _open_plan(plan: Plan, out: Path, *, resume: bool) -> None:
             return
     elif out.exists() and any(out.iterdir()):
         raise OutputError(f"{out}: is not empty and holds no ablation. Allowed: another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / PLAN_NAME, config.to_plain(plan))
 
 
