@@ -59,7 +59,7 @@ def main() -> None:
     runs = [measure(run, manifest) for run in arguments.run]
     for run in runs:
         print(f"\n{run['space']} ({run['faces']} faces, trained for {run['epochs']} epochs)\n")
-        print(markdown_table([{"told by": name, **_shown(scores)} for name, scores in run["errors"].items()]))
+        print(markdown_table([{"predicted by": name, **_shown(scores)} for name, scores in run["errors"].items()]))
     print(f"\nwritten: {write_results('mae_faces', {'runs': runs})}")
 
 

@@ -281,6 +281,9 @@ def _draw(drawn: "Figure", summary: Summary) -> None:
                 mean = float(np.mean(values))
                 axes.plot([mean, mean], [place - 0.33, place + 0.33], color=color, linewidth=2.5)
                 axes.plot(values, [place] * len(values), "o", color=color, markersize=4, alpha=0.7)
+        # At least two points wide: what hardly differs should look like it.
+        middle, half = sum(axes.get_xlim()) / 2, max(1.0, np.ptp(axes.get_xlim()) / 2)
+        axes.set_xlim(middle - half, middle + half)
         axes.set_xlabel(f"{HEADS[metric].format(rarest=summary.plan.rarest)} in percent")
     panels[0].set_yticks(range(len(summary.results)), list(summary.results))
     panels[0].set_ylim(len(summary.results) - 0.5, -0.5)
