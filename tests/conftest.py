@@ -1,6 +1,7 @@
 """What tests share: the shared folder, a tiny real bundle, and photographs that other packages ship."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,20 @@ from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
 
 REPOSITORY = Path(__file__).parent.parent
+# By which a process knows that torchrun or SLURM started it, and as which of several.
+LAUNCHED = (
+    *("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_NTASKS", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_NAME"),
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def alone() -> Iterator[None]:
+    """Not started by torchrun or SLURM, whatever the tests were started by; fixtures of modules neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LAUNCHED:
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

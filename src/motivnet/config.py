@@ -149,6 +149,17 @@ def _child(node: Any, key: str, name: str) -> Any:
     return node[key]
 
 
+def flatten(plain: Any, where: str = "") -> dict[str, Any]:
+    """Give plain settings by their dotted names, as `--set` takes them."""
+    if not isinstance(plain, dict):
+        return {where: plain}
+    return {
+        name: value
+        for key, item in plain.items()
+        for name, value in flatten(item, f"{where}.{key}".lstrip(".")).items()
+    }
+
+
 def fingerprint(settings: Any) -> str:
     """Give the first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
     # Reading them back makes 1 and 1.0 of a float setting the same text, as they are equal.

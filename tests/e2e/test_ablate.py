@@ -1,10 +1,9 @@
-"""`motivnet ablate`, killed at its first result and given again."""
+"""`motivnet ablate`, killed in its second run and given again."""
 
 import io
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from motivnet.data.manifest import make_manifest, write_manifest
 from motivnet.errors import OutputError
 from motivnet.labels import EMOTIONS
 from motivnet.training.ablation.report import FILES
+from motivnet.training.curve import METRICS_NAME, CsvFile
 
 TINY = (
     "model.image_size=[16,16]",
@@ -28,9 +28,12 @@ TINY = (
     "model.head.num_heads=2",
     "model.head.ff_dim=16",
     "run.batch_size=14",
-    "run.epochs=1",
+    "run.epochs=2",
+    "run.checkpoint_minutes=1e-9",
 )
 COUNTS = {"Training": 56, "PublicTest": 14, "PrivateTest": 14}
+DYING = str(Path(__file__).parent / "dying.py")
+PATIENCE_SECONDS = 600
 
 
 @pytest.fixture
@@ -53,23 +56,40 @@ def times(out: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in out.glob("runs/*/result.json")}
 
 
-def test_it_goes_on_with_the_first_unfinished_run(arguments: list[str], tmp_path: Path) -> None:
+def test_it_goes_on_in_the_middle_of_the_first_unfinished_run(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "motivnet", *arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    # Each run writes 8 steps and 2 validations; this is the sixth step of the second run.
+    moment = ("motivnet.training.curve:CsvFile.write", "17")
+    died = subprocess.run(
+        [sys.executable, DYING, *moment, *arguments, str(out)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
-    deadline = time.monotonic() + 240
-    while not times(out) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
+    assert died.returncode == -signal.SIGKILL, died.stderr
     before = times(out)
-    assert before, said.decode()
-    assert len(before) < 8
+    assert before.keys() == {"natural-0"}
+    curve = out / "runs/uniform-0" / METRICS_NAME
+    written = curve.read_bytes()
     again = CliRunner().invoke(app, [*arguments, str(out)])
     assert isinstance(again.exception, OutputError)
+    begun: dict[str, int] = {}
+    own = CsvFile.__init__
+
+    def note(file: CsvFile, path: Path, columns: list[str], *, until: int) -> None:
+        if path.name == METRICS_NAME:
+            begun[path.parent.name] = until
+        own(file, path, columns, until=until)
+
+    monkeypatch.setattr(CsvFile, "__init__", note)
     done = CliRunner().invoke(app, [*arguments, str(out), "--resume"])
     assert done.exit_code == 0, done.output
+    assert begun == dict.fromkeys(times(out).keys() - {"natural-0"}, 0) | {"uniform-0": 5}
+    assert curve.read_bytes().startswith(written)
+    assert [line.partition(",")[0] for line in curve.read_text().splitlines()] == ["step", *"12345678"]
     after = times(out)
     assert len(after) == 8
     assert {name: after[name] for name in before} == before

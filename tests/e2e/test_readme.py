@@ -1,28 +1,63 @@
-"""What the README promises is there: its Python runs, its commands and paths exist, its scores are the model's."""
+"""What the README promises is there: its Python runs, its commands and paths exist, its scores are the model's.
 
-import os
+So do the commands, settings and links of the page on training.
+"""
+
+import functools
 import re
+import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from skimage import data
+from typer.testing import CliRunner
 
+from motivnet import config
 from motivnet.checkpoints.keymaps import MOTIVNET_RELEASED
+from motivnet.cli.main import app
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import build_model
+from motivnet.training.pretrain_recipes import pretrain_recipe
+from motivnet.training.recipes import recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 SHELL_BLOCKS = "".join(re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
-COMMANDS = re.findall(r"^motivnet ([a-z-]+)(.*?)(?:  +#.*)?$", SHELL_BLOCKS, re.MULTILINE)
 MAKE_TARGETS = re.findall(r"^make ([a-z-]+)", SHELL_BLOCKS, re.MULTILINE)
 (TREE,) = re.findall(r"^```\n(\.\n.*?)^```$", README, re.DOTALL | re.MULTILINE)
-RUN_CLI = "from motivnet.cli.main import main; main()"
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/training.md")}
+
+
+def shell_lines(page: str) -> list[str]:
+    """Read the lines of a page's blocks of commands, those that a backslash breaks joined."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    text = "".join(content for kind, content in blocks if kind in ("", "sh", "bash"))
+    return re.sub(r"\\\n *", "", text).splitlines()
+
+
+def commands(page: str) -> list[list[str]]:
+    """Find the calls of the program, whatever starts it, word by word, without comments."""
+    found = [re.match(r"(?:.* (?:-m )|srun )?motivnet +(.*)", line) for line in shell_lines(page)]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+def settings_in(words: list[str]) -> list[str]:
+    return [value for option, value in pairwise(words) if option == "--set"]
+
+
+COMMANDS = [(name, words) for name, page in PAGES.items() for words in commands(page)]
+# Settings without a command, line by line, are those of any recipe of MotivNet.
+LOOSE = [
+    shlex.split(line, comments=True) for line in shell_lines(PAGES["docs/training.md"]) if line.startswith("--set")
+]
+RECIPES = {"train": recipe, "pretrain": pretrain_recipe}
+RUNS = [words for _, words in COMMANDS if words[0] in RECIPES and words[1:] and words[1][0] != "-"]
 
 
 @pytest.fixture
@@ -72,26 +107,31 @@ def test_first_example_shows_both_statuses(capsys: pytest.CaptureFixture[str]) -
     assert lines[-1] == "unreadable"
 
 
-@pytest.mark.parametrize(("verb", "rest"), COMMANDS, ids=[verb + rest for verb, rest in COMMANDS])
-def test_command_exists_with_its_flags(verb: str, rest: str) -> None:
-    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    shown = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            RUN_CLI,
-            verb,
-            *re.findall(r"^ ([a-z]+) ", rest)[: verb in ("weights", "data")],
-            "--help",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert shown.returncode == 0, shown.stderr
-    for flag in re.findall(r"--[a-z-]+", rest):
-        assert re.search(rf"{flag}\b", shown.stdout), f"motivnet {verb} has no {flag}"
+@functools.cache
+def help_of(*verb: str) -> str:
+    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    shown = CliRunner().invoke(app, [*verb, "--help"], env=environment)
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}" for page, words in COMMANDS])
+def test_command_exists_with_its_flags(page: str, words: list[str]) -> None:
+    verb = words[: 2 if words[0] in ("weights", "data") else 1]
+    for flag in [word for word in words if word.startswith("--")]:
+        assert re.search(rf"{flag}(?![\w-])", help_of(*verb)), f"motivnet {' '.join(verb)} has no {flag}"
+    assert help_of(*verb)
+
+
+@pytest.mark.parametrize("words", RUNS, ids=" ".join)
+def test_recipe_exists_with_its_settings(words: list[str]) -> None:
+    verb, name = words[:2]
+    config.override(RECIPES[verb](name), settings_in(words))
+
+
+@pytest.mark.parametrize("words", LOOSE, ids=" ".join)
+def test_setting_exists(words: list[str]) -> None:
+    config.override(recipe("motivnet-1b"), settings_in(words))
 
 
 def test_two_make_commands_exist() -> None:
@@ -111,10 +151,11 @@ def test_tree_names_every_room() -> None:
     assert rooms <= {Path(path).name for path in tree_paths()}
 
 
-def test_links_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGES[page]) if "://" not in link]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
 def test_scores_are_those_of_the_embedded_model() -> None:

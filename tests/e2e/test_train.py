@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -35,8 +36,23 @@ MINIATURE = [
     "run.precision=32-true",
     "run.checkpoint_minutes=1e-9",
 ]
+PRETRAINING = [
+    "model.image_size=[32,32]",
+    "preprocessing.size=[32,32]",
+    "model.vit.embed_dim=32",
+    "model.vit.depth=1",
+    "model.vit.num_heads=2",
+    "mae.decoder_dim=16",
+    "mae.decoder_depth=1",
+    "optimizer.lr=0.08",
+    "run.batch_size=14",
+    "run.epochs=6",
+    "run.precision=32-true",
+]
 DYING = str(Path(__file__).parent / "dying.py")
 PATIENCE_SECONDS = 600
+TWO = ("--devices", "2", "--accelerator", "cpu")
+needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes on a CPU need two cores")
 
 
 def draw(label: int, rng: np.random.Generator) -> bytes:
@@ -130,24 +146,32 @@ def test_a_run_that_is_killed_again_and_again_equals_the_uninterrupted_one(
     assert {path.name for path in (out / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
+@needs_two_cores
 def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None:
     balanced = ("--set", "sampling.kind=balanced")
     recipe = config.override(nano_fer2013(), [*MINIATURE, balanced[1]])
     fit(recipe, read_fer2013(data), tmp_path / "one", progress=False)
-    two = ("--devices", "2", "--accelerator", "cpu", "--set", "run.batch_size=7")
-    train(data, tmp_path / "two", *two, *balanced)
+    train(data, tmp_path / "two", *TWO, "--set", "run.batch_size=7", *balanced)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=0, atol=1e-4)
     for one, other in zip(*(curve(tmp_path / name, "validation.csv") for name in ("one", "two")), strict=True):
         assert {name: one[name] for name in ("step", "epoch", "war", "uar", "score")}.items() <= other.items()
     assert (tmp_path / "two/bundle/model.onnx").is_file()
 
 
-SHARDED = (
-    *("--devices", "2", "--accelerator", "cpu", "--strategy", "fsdp"),
-    *("--set", "run.batch_size=7", "--set", "run.ema_decay=0"),
-)
+@pytest.mark.slow
+@needs_two_cores
+def test_so_do_two_that_torchrun_started(data: Path, whole: Path, tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "motivnet")
+    done = run(*torchrun, *arguments(data, tmp_path, *TWO, "--set", "run.batch_size=7"))
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=0, atol=1e-4)
+    assert (tmp_path / "bundle/model.onnx").is_file()
 
 
+SHARDED = (*TWO, "--strategy", "fsdp", "--set", "run.batch_size=7", "--set", "run.ema_decay=0")
+
+
+@needs_two_cores
 def test_a_model_that_is_shared_out_gives_the_same_curve(data: Path, whole: Path, tmp_path: Path) -> None:
     train(data, tmp_path, *SHARDED)
     np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=0, atol=1e-4)
@@ -155,11 +179,39 @@ def test_a_model_that_is_shared_out_gives_the_same_curve(data: Path, whole: Path
 
 
 @pytest.mark.slow
+@needs_two_cores
 def test_a_model_that_is_shared_out_goes_on_where_it_was_killed(data: Path, whole: Path, tmp_path: Path) -> None:
     died = run(DYING, "motivnet.training.module:Classifier.training_step", "14", *arguments(data, tmp_path, *SHARDED))
     assert died.returncode == -signal.SIGKILL, died.stderr
     train(data, tmp_path, *SHARDED, "--resume")
     np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=0, atol=1e-4)
+
+
+def pretraining(data: Path, out: Path, *extra: str) -> list[str]:
+    settings = [part for setting in PRETRAINING for part in ("--set", setting)]
+    return ["pretrain", "mae", "--data", f"fer2013:{data}", "--out", str(out), *settings, *extra]
+
+
+@pytest.fixture(scope="module")
+def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "pretrained"
+    done = run("-m", "motivnet", *pretraining(data, out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+@needs_two_cores
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_pretrain_as_one(strategy: str, data: Path, pretrained: Path, tmp_path: Path) -> None:
+    two = (*TWO, "--strategy", strategy, "--set", "run.batch_size=7")
+    done = run("-m", "motivnet", *pretraining(data, tmp_path, *two))
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path), losses(pretrained), rtol=0, atol=1e-4)
+    # The masks of validation are drawn in each process.
+    first, *_, last = (float(row["loss"]) for row in curve(tmp_path, "validation.csv"))
+    assert last < 0.97 * first
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"config.json", "model.safetensors"}
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def ablate(
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
     from motivnet.cli.extras import needs_extra
     from motivnet.cli.outputs import open_folder
+    from motivnet.cli.runs import without_folders
     from motivnet.errors import ConfigError
 
     with needs_extra("torch", "train"):
@@ -68,7 +69,7 @@ def ablate(
             grid,
             read_source(data),
             out,
-            data=data,
+            data=without_folders(data),
             seeds=seeds,
             report_split=report_split,
             resume=resume,

@@ -43,7 +43,7 @@ def show_dry_run(recipe: "Recipe | PretrainRecipe", place: "Place", *, device_gb
     if device_gb is None and place.accelerator != "cpu":
         device_gb = _gpu_gb()
     found = estimate(recipe, place, device_gb=device_gb)
-    settings, changed = flatten(config.to_plain(recipe)), changes(recipe)
+    settings, changed = config.flatten(config.to_plain(recipe)), changes(recipe)
     if as_json:
         plain = {"recipe": config.to_plain(recipe), "changed": changed, "place": config.to_plain(place)}
         typer.echo(json.dumps(plain | {"estimate": config.to_plain(found)}))
@@ -58,17 +58,6 @@ def show_dry_run(recipe: "Recipe | PretrainRecipe", place: "Place", *, device_gb
     console.print(verdict(found), soft_wrap=True, markup=False)
 
 
-def flatten(plain: Any, where: str = "") -> dict[str, Any]:
-    """Give plain settings by their dotted names, as `--set` takes them."""
-    if not isinstance(plain, dict):
-        return {where: plain}
-    return {
-        name: value
-        for key, item in plain.items()
-        for name, value in flatten(item, f"{where}.{key}".lstrip(".")).items()
-    }
-
-
 def changes(recipe: "Recipe | PretrainRecipe") -> dict[str, Any]:
     """Give the settings that are not those of the recipe of that name, with the values that they have there."""
     from motivnet import config
@@ -78,7 +67,7 @@ def changes(recipe: "Recipe | PretrainRecipe") -> dict[str, Any]:
     make = (RECIPES | PRETRAIN_RECIPES).get(recipe.name)
     if make is None:
         return {}
-    now, named = flatten(config.to_plain(recipe)), flatten(config.to_plain(make()))
+    now, named = config.flatten(config.to_plain(recipe)), config.flatten(config.to_plain(make()))
     # Settings inside one that is null have no names of their own.
     return {name: named.get(name) for name in now if name not in named or now[name] != named[name]}
 

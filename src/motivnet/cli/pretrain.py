@@ -78,8 +78,9 @@ def pretrain(
         raise ConfigError("--data is missing. Allowed: KIND:PATH, such as images:FOLDER or fer2013:fer2013.parquet")
     with needs_extra("torch", "train"):
         from motivnet.training.pretrain import pretrain as run
-        from motivnet.training.trainer import is_first
+        from motivnet.training.trainer import check_place, is_first
 
+    check_place(place, recipe)
     manifest = read_source(data)
     bundle = run(
         recipe,

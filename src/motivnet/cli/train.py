@@ -88,7 +88,7 @@ def train(
         from motivnet.training.fit import fit
         from motivnet.training.trainer import check_place, is_first
 
-    check_place(place, recipe.run)
+    check_place(place, recipe)
     manifest = read_source(data)
     bundle = fit(
         recipe,
@@ -114,4 +114,4 @@ def _finish(bundle: "Bundle") -> None:
     export_onnx(bundle)
     agreement = verify_onnx(bundle)
     typer.echo(f"{bundle.path}: selected at {bundle.config.provenance['selected']}")
-    typer.echo(f"ONNX differs from torch by at most {agreement.largest:.1e} in any probability")
+    typer.echo(f"ONNX differs from torch by at most {agreement.largest:.1e}")

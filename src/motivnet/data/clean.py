@@ -95,13 +95,13 @@ def clean_training(manifest: Manifest, train_split: str) -> tuple[Manifest, Clea
     """Take out of training what recurs in any other split, and what is blank; other splits stay as they are.
 
     Args:
-        manifest: all splits; every image is decoded.
+        manifest: all splits; pictures are told apart as `picture_keys` says.
         train_split: name of the one to clean.
 
     Returns:
         The cleaned training rows, and the report.
     """
-    keep, report = fit_for_training(manifest, train_split, *pixel_hashes(manifest))
+    keep, report = fit_for_training(manifest, train_split, *picture_keys(manifest))
     return manifest.select(keep), report
 
 

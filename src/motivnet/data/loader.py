@@ -3,6 +3,7 @@
 Shape suffixes: B images, C channels or classes, H height, W width.
 """
 
+import contextlib
 from collections.abc import Iterator, Sized
 from typing import Any, NamedTuple, cast
 
@@ -192,7 +193,26 @@ class ResumableLoader(DataLoader[Any]):
         """Give the batches of an epoch."""
         # Nothing of a generator runs before its first batch is asked for. Lightning makes its iterator before it tells
         # the sampler the epoch, and worker processes would at once take the order of the epoch before.
-        yield from super().__iter__()
+        with _clear_errors():
+            yield from super().__iter__()
+
+
+class PlainLoader(DataLoader[Any]):
+    """A loader whose errors are those of its data set."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Give the batches."""
+        with _clear_errors():
+            yield from super().__iter__()
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Raise what a worker process raised; torch puts the whole traceback before it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).rstrip().rpartition(f"{DataError.__name__}: ")[2]) from None
 
 
 def make_loader(
@@ -225,7 +245,7 @@ def make_loader(
     num_rows = len(cast(Sized, dataset))
     if shuffle_seed is None:
         batches = EvenBatches(num_rows, batch_size=batch_size, rank=rank, world_size=world_size)
-        return DataLoader(dataset, batch_sampler=batches, **_loading(num_workers))
+        return PlainLoader(dataset, batch_sampler=batches, **_loading(num_workers))
     if sampler is None:
         # With one replica this is torch's sampler whose order depends on seed and epoch only, as a resumed run needs.
         sampler = DistributedSampler(dataset, num_replicas=1, rank=0, seed=shuffle_seed)

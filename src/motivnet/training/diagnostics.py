@@ -20,6 +20,7 @@ from torch import Tensor
 
 from motivnet.checkpoints.load import free_bytes
 from motivnet.training.gradients import DiagnosticsConfig, GradientWatch
+from motivnet.training.sharding import local
 from motivnet.training.waiting import SECONDS, WAITING
 
 WARNINGS_NAME = "warnings.jsonl"
@@ -181,6 +182,7 @@ class Diagnostics(Callback):
             f"{free / 1e9:.2f} of {total / 1e9:.1f} GB are free on {device} ({free / total:.0%}). What helps: a "
             "smaller run.batch_size with more run.accumulate, backbone.recompute=true, or images of a lower resolution "
             "(model.image_size and preprocessing.size)",
+            everywhere=True,
         )
 
     def _check_recall(self, trainer: lightning.Trainer) -> None:
@@ -263,14 +265,17 @@ class Diagnostics(Callback):
             "faces cut out and resized once beforehand",
         )
 
-    def _warn(self, trainer: lightning.Trainer, kind: str, message: str, *, about: str = "") -> None:
-        """Warn of a thing, unless that was done before."""
+    def _warn(
+        self, trainer: lightning.Trainer, kind: str, message: str, *, about: str = "", everywhere: bool = False
+    ) -> None:
+        """Warn of a thing, unless that was done before; the first process does, or every one that finds it."""
         line = {"step": trainer.global_step, "epoch": trainer.current_epoch, "kind": kind, "about": about}
         if _key(line) in self._said:
             return
         self._said.add(_key(line))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero or everywhere:
             sys.stderr.write(f"warning: step {trainer.global_step}: {kind}: {message}\n")
+        if trainer.is_global_zero:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line | {"message": message}) + "\n")
 
@@ -303,7 +308,7 @@ def _gradient_norms(trainer: lightning.Trainer, parameters: list[Tensor]) -> lis
     present = [number for number, parameter in enumerate(parameters) if parameter.grad is not None]
     norms = torch.zeros(len(parameters))
     if present:
-        gradients = [_local(parameters[number].grad) for number in present]
+        gradients = [local(parameters[number].grad) for number in present]
         found = torch.stack(list(torch._foreach_norm(gradients, dtype=torch.float32)))
         if any(hasattr(parameters[number], "to_local") for number in present):  # each device has a part
             found = trainer.strategy.reduce(found**2, reduce_op="sum").sqrt()  # pyright: ignore
@@ -313,12 +318,7 @@ def _gradient_norms(trainer: lightning.Trainer, parameters: list[Tensor]) -> lis
 
 def _some(parameter: Tensor) -> Tensor:
     """Give some rows of a tensor, not copied."""
-    return torch.atleast_1d(_local(parameter).detach())[:ROWS]
-
-
-def _local(tensor: Any) -> Tensor:
-    """Give this device's part of a tensor that is shared out; another as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return torch.atleast_1d(local(parameter).detach())[:ROWS]
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -13,6 +13,7 @@ from motivnet.training.pretrain_module import parameter_groups as pretraining_gr
 from motivnet.training.pretrain_recipes import PretrainRecipe
 from motivnet.training.rehearsal import Rehearsal, count, meta_model, rehearse
 from motivnet.training.settings import Place, Precision, Recipe
+from motivnet.training.trainer import sharding_problem
 
 # What a GPU holds beside tensors: its context with the loaded kernels, and the workspaces of its libraries.
 RESERVE_BYTES = 1_000_000_000
@@ -214,10 +215,7 @@ def _groups(model: MotivNet | MaskedAutoencoder, recipe: Recipe | PretrainRecipe
 
 def _alternatives(recipe: Recipe | PretrainRecipe, place: Place, device_bytes: int | None) -> Iterator[Alternative]:
     """Go through precisions, recomputation and strategies, leaving out what the model cannot do."""
-    # Averaged weights are not kept of a model that is shared out: then that is no way to the same result.
-    places: list[tuple[Strategy, int]] = [("ddp", place.world_size)]
-    if not recipe.run.ema_decay:
-        places.append(("fsdp", max(2, place.world_size)))
+    places: list[tuple[Strategy, int]] = [("ddp", place.world_size), ("fsdp", max(2, place.world_size))]
     for precision in dict.fromkeys((recipe.run.precision, *PRECISIONS)):
         for recompute in (False, True):
             other = with_settings(recipe, precision=precision, recompute=recompute)
@@ -226,6 +224,8 @@ def _alternatives(recipe: Recipe | PretrainRecipe, place: Place, device_bytes: i
             except ConfigError:  # this model cannot do that
                 continue
             for strategy, world_size in places:
+                if strategy == "fsdp" and sharding_problem(other):
+                    continue
                 memory = _on_device(found, other, strategy, world_size)
                 yield Alternative(
                     precision=precision,
@@ -250,7 +250,7 @@ def _suggestion(recipe: Recipe | PretrainRecipe, place: Place, device_bytes: int
             return found
         least = found
     more = "a lower model.image_size and preprocessing.size, a smaller model, or fsdp on more devices"
-    return f"none of the settings is enough ({least}). Left: {more}"
+    return f"none of the settings is enough{f' ({least})' if least else ''}. Left: {more}"
 
 
 def _changes(
@@ -273,7 +273,7 @@ def _changes(
         recipe = dataclasses.replace(recipe, run=run)
         options = [*options, f"--set run.batch_size=1 --set run.accumulate={run.accumulate}"]
         yield options, recipe, place
-    if place.world_size > 1 and place.strategy == "ddp" and not run.ema_decay:
+    if place.world_size > 1 and place.strategy == "ddp" and not sharding_problem(recipe):
         place, options = dataclasses.replace(place, strategy="fsdp"), [*options, "--strategy fsdp"]
         yield options, recipe, place
     if isinstance(recipe, Recipe) and recipe.backbone.train == "all":

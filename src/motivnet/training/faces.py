@@ -39,27 +39,47 @@ class FaceData(lightning.LightningDataModule):
         self._train, self._select = train, select
         self._sampler, self._select_batch_size = sampler, select_batch_size or run.batch_size
 
+    def check(self, world_size: int) -> None:
+        """Refuse rows that are too few for so many processes, before there are any.
+
+        Raises:
+            DataError: saying how many there are.
+        """
+        self._to_learn_from(0, world_size)
+        self._to_select_on(0, world_size)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Give the batches to learn from."""
+        assert self.trainer
+        return self._to_learn_from(self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Give the batches to select on."""
+        assert self.trainer
+        return self._to_select_on(self.trainer.global_rank, self.trainer.world_size)
+
+    def _to_learn_from(self, rank: int, world_size: int) -> DataLoader[Any]:
         run = self._run
-        return self._loader(
-            self._train,
+        return make_loader(
+            self._faces(self._train),
+            num_workers=run.num_workers,
+            rank=rank,
+            world_size=world_size,
             batch_size=run.batch_size,
             shuffle_seed=run.seed,
             sampler=self._sampler,
             accumulate=run.accumulate,
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Give the batches to select on."""
-        return self._loader(self._select, batch_size=self._select_batch_size, shuffle_seed=None)
-
-    def _loader(self, rows: Manifest, **settings: Any) -> DataLoader[Any]:
-        assert self.trainer
+    def _to_select_on(self, rank: int, world_size: int) -> DataLoader[Any]:
         return make_loader(
-            FaceDataset(rows, self._preprocessing, cache=self._run.cache),
+            self._faces(self._select),
             num_workers=self._run.num_workers,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            **settings,
+            rank=rank,
+            world_size=world_size,
+            batch_size=self._select_batch_size,
+            shuffle_seed=None,
         )
+
+    def _faces(self, rows: Manifest) -> FaceDataset:
+        return FaceDataset(rows, self._preprocessing, cache=self._run.cache)

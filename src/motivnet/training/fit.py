@@ -1,7 +1,6 @@
 """Run a recipe: data in, a bundle out. Everything that Lightning has is Lightning's."""
 
 import dataclasses
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,31 +8,39 @@ from typing import Any
 import lightning
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
 
 from motivnet import config
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
-from motivnet.checkpoints.load import built_without_memory, load_strict, write_weights
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
+from motivnet.checkpoints.load import built_without_memory, load_strict
 from motivnet.data.loader import BalancedSampler
 from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError, OutputError
+from motivnet.errors import ConfigError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training import initial
 from motivnet.training.faces import FaceData
-from motivnet.training.folder import BEST, BUNDLE_NAME, begin, check_folder, place_facts
+from motivnet.training.folder import (
+    BEST,
+    BUNDLE_NAME,
+    begin,
+    check_folder,
+    complete,
+    place_facts,
+    versions,
+    weights_in,
+    write_bundle,
+)
 from motivnet.training.module import Classifier
 from motivnet.training.optimizers import parameter_groups
 from motivnet.training.rows import Rows, choose_rows
 from motivnet.training.settings import Place, Recipe
 from motivnet.training.sharding import ShardedClassifier
-from motivnet.training.speed import compile_parts
+from motivnet.training.speed import check_precision, compile_parts
 from motivnet.training.stopping import clear_endings
 from motivnet.training.trainer import check_place, is_first, make_trainer
 from motivnet.training.tuning import plain_state, set_trained
 
 SAMPLED_NAME = "sampled_rows.parquet"
-MODEL_PREFIX = "model."
 
 
 def fit(
@@ -69,28 +76,30 @@ def fit(
         OutputError: if `out` holds a run and `resume` is not asked for, or the disk is full.
         CheckpointError: if there is nothing to resume, or weights to start from cannot be read.
         ConfigError: if devices are missing, or the run to be resumed had another recipe; the differences are listed.
-        DataError: if a class has too few rows for the recipe's sampling, or the run to be resumed had other rows.
+        DataError: if a class has too few rows for the recipe's sampling, all are too few for one step, or the run to
+            be resumed had other rows.
         TrainingError: if loss or weights are no longer numbers.
     """
     place = place or Place()
     first, facts = is_first(), {}
-    check_place(place, recipe.run)
-    if place.strategy == "fsdp" and recipe.model.affect and recipe.loss.affect_weight is None:
-        raise ConfigError(
-            "--strategy fsdp learns no weight of valence and arousal. Allowed: --set loss.affect_weight=1"
-        )
+    check_place(place, recipe)
     checkpoint = check_folder(recipe, out, resume=resume, first=first)
     if resume and (out / BUNDLE_NAME).is_dir():
         return open_bundle(out / BUNDLE_NAME)
     if checkpoint is None:
         initial.check(recipe, init)
     rows = rows or choose_rows(recipe, manifest)
+    faces = _faces(recipe, rows)
+    faces.check(place.world_size)
     lightning.seed_everything(recipe.run.seed, verbose=False)
     model = prepare_model(recipe, init, start=checkpoint is None)
     if first:
         facts = begin(recipe, out, _facts(place, rows, recipe, init), resume=checkpoint is not None)
+        if init and facts["init"] != initial.lineage(recipe, init):
+            raise ConfigError(f"--init {init}: the run began with other weights. Allowed: --resume alone")
         if recipe.sampling.kind == "uniform":
-            pq.write_table(rows.train.table.select(["row", "path", "label", "split"]), out / SAMPLED_NAME)
+            with complete(out / SAMPLED_NAME) as unfinished:
+                pq.write_table(rows.train.table.select(["row", "path", "label", "split"]), unfinished)
         sys.stderr.write(f"rows: {rows.report}\n")
     kind = ShardedClassifier if place.strategy == "fsdp" else Classifier
     module = kind(model, recipe, rows.log_prior_C, rows.class_weights_C)
@@ -103,7 +112,7 @@ def fit(
         progress=progress,
     )
     with clear_endings(trainer, out):
-        trainer.fit(module, _faces(recipe, rows), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, faces, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
             score = float(best.best_model_score or 0)
             told = {"init": facts["init"], "selected": {"split": recipe.split.select, "score": score}}
@@ -116,6 +125,7 @@ def fit(
 def prepare_model(recipe: Recipe, init: Path | None, *, start: bool) -> MotivNet:
     """Build the model with the weights to start from, as much of it open to training as the recipe says."""
     model = build_model(recipe.model)
+    check_precision(model, recipe.run.precision)
     if start:
         initial.start(model, recipe, init)
     keep_depthwise_float32(model)
@@ -156,7 +166,7 @@ def _config(recipe: Recipe, rows: Rows, told: dict[str, Any]) -> BundleConfig:
         provenance={
             "recipe": config.to_plain(recipe),
             "training_rows": rows.report,
-            "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")},
+            "versions": versions(),
             **told,
         },
     )
@@ -170,17 +180,10 @@ def bundle_from_checkpoint(checkpoint: Path, recipe: Recipe, bundle_config: Bund
     Raises:
         OutputError: if it cannot be written.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    own = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
     with built_without_memory():
         trained, plain = build_model(recipe.model), build_model(recipe.model)
         set_trained(trained, dataclasses.replace(recipe.backbone, recompute=False))
-    load_strict(trained, own, checkpoint, assign=True)
+    load_strict(trained, weights_in(checkpoint), checkpoint, assign=True)
     load_strict(plain, plain_state(trained), checkpoint, assign=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        write_weights(write_config(unfinished, bundle_config), plain.half())
-        unfinished.rename(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: cannot be written: {error}; {checkpoint} is whole: go on with --resume") from None
+    write_bundle(path, bundle_config, plain.half(), checkpoint)
     return Bundle(path, bundle_config)

@@ -5,28 +5,38 @@ OUT/
 ├── recipe.json         the recipe, with all its settings
 ├── run.json            what else a resumed run must agree with: rows, number of devices
 ├── metrics.csv         step, epoch, loss, learning rate of each parameter group; a row for each optimizer step
-├── validation.csv      epoch, step, mean training loss, scores; a row for each epoch
+├── validation.csv      step, epoch, mean training loss, scores; a row for each epoch
+├── warnings.jsonl      what the run warned of, if there was anything
 ├── checkpoints/        last.ckpt, to go on from; best.ckpt, of the best epoch
 ├── tensorboard/
 └── bundle/             the best epoch's weights: written last, and at once
 ```
 """
 
+import contextlib
+import importlib.metadata
 import json
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 
 from motivnet import config
+from motivnet.checkpoints.bundle import BundleConfig, write_config
+from motivnet.checkpoints.load import write_weights
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training.settings import Place
 
 RECIPE_NAME = "recipe.json"
 RUN_NAME = "run.json"
 BUNDLE_NAME = "bundle"
+# Of the model in a training checkpoint.
+PREFIX = "model."
 CHECKPOINTS = Path("checkpoints")
 LAST = CHECKPOINTS / "last.ckpt"
 BEST = CHECKPOINTS / "best.ckpt"
@@ -66,7 +76,7 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
     try:
         # Read as a recipe, a run of before a setting existed has the setting's default.
         then = config.from_plain(type(recipe), json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
     found = differences(config.to_plain(then), config.to_plain(recipe))
     if found:
@@ -112,11 +122,15 @@ def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dic
     Raises:
         ConfigError: if it is to go on with another number of devices.
         DataError: if it is to go on with other rows.
-        OutputError: if the folder cannot be made.
+        CheckpointError: if what it was cannot be read.
+        OutputError: if the folder cannot be made or written.
     """
     file = out / RUN_NAME
     if resume and file.is_file():
-        then = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            then = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from None
         found = differences(then.get("place"), facts.get("place"))
         if found:
             raise ConfigError(f"{out}: the run had other devices, and each has a batch of its own: {'; '.join(found)}")
@@ -147,10 +161,55 @@ def place_facts(place: Place) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain data, completely or not at all."""
+    """Write plain data, completely or not at all.
+
+    Raises:
+        OutputError: if that cannot be done.
+    """
+    with complete(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_bundle(path: Path, bundle_config: BundleConfig, module: nn.Module, checkpoint: Path) -> None:
+    """Write what a run gave, completely or not at all.
+
+    Args:
+        path: of the bundle.
+        bundle_config: what it is.
+        module: of its weights.
+        checkpoint: that they are from.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with complete(path, f"; {checkpoint} is whole: go on with --resume") as unfinished:
+        write_weights(write_config(unfinished, bundle_config), module)
+
+
+@contextlib.contextmanager
+def complete(path: Path, advice: str = "") -> Iterator[Path]:
+    """Give a place to write to, beside `path`, and move there what was written.
+
+    Raises:
+        OutputError: if it cannot be written, with the advice.
+    """
     unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}{advice}") from None
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what a run's result depends on."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")}
+
+
+def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Give the weights of the model in a training checkpoint, mapped from disk, under the model's own names."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
 def differences(then: Any, now: Any, where: str = "") -> list[str]:

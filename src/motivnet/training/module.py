@@ -127,7 +127,7 @@ class Classifier(lightning.LightningModule):
         self.log_dict({f"val/recall_{EMOTIONS.names[i]}": recalls_C[i] for i in present}, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Build AdamW with a warm-up and a cosine over all steps of the run."""
+        """Build AdamW and its schedule."""
         steps = int(self.trainer.estimated_stepping_batches)
         optimizer, schedule = make_optimizer(
             self.model,

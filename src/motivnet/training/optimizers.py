@@ -9,11 +9,14 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from motivnet.models.motivnet import MotivNet
-from motivnet.training.settings import OptimizerConfig, Recipe
+from motivnet.training.settings import OptimizerConfig, Precision, Recipe
 from motivnet.training.tuning import layers
 
 # Positions, tokens and queries, by the last part of their names; vectors do not decay either.
-NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "dist_token", "query", "queries", "relative_position_bias_table")
+NOT_DECAYED = (
+    *("pos_embed", "cls_token", "reg_token", "dist_token", "relative_position_bias_table"),
+    *("query", "queries", "affect_queries"),
+)
 
 
 def parameter_groups(model: MotivNet, recipe: Recipe, *, loss: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
@@ -84,10 +87,17 @@ def make_optimizer(
         ConfigError: see `parameter_groups`.
     """
     config = recipe.optimizer
-    # The fused one would undo the scaling of half precision by itself, after gradients were clipped.
-    fused = not (recipe.run.precision == "16-mixed" and config.clip_norm)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe, loss=loss), betas=config.betas, fused=fused)
+    groups = parameter_groups(model, recipe, loss=loss)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=fuses(recipe.run.precision))
     return optimizer, LambdaLR(optimizer, rate_factor(config, num_steps, steps_per_epoch))
+
+
+def fuses(precision: Precision) -> bool:
+    """Say whether AdamW is fused: not where it would undo the scaling of half precision by itself.
+
+    That would come after gradients were clipped and looked at.
+    """
+    return precision != "16-mixed"
 
 
 def rate_factor(config: OptimizerConfig, num_steps: int, steps_per_epoch: float) -> Callable[[int], float]:

@@ -1,7 +1,6 @@
 """Run a recipe of pre-training: images in, the bundle of an encoder out."""
 
 import dataclasses
-import importlib.metadata
 import math
 import sys
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 
 import lightning
 import numpy as np
-import torch
 
 from motivnet import config
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
-from motivnet.checkpoints.load import load_strict, write_weights
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
+from motivnet.checkpoints.load import load_strict
 from motivnet.data.clean import fit_for_training, picture_keys
 from motivnet.data.loader import FaceDataset
 from motivnet.data.manifest import Manifest
@@ -21,7 +19,16 @@ from motivnet.errors import ConfigError, DataError
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import build_backbone
 from motivnet.training.faces import FaceData
-from motivnet.training.folder import BEST, BUNDLE_NAME, begin, check_folder, place_facts
+from motivnet.training.folder import (
+    BEST,
+    BUNDLE_NAME,
+    begin,
+    check_folder,
+    place_facts,
+    versions,
+    weights_in,
+    write_bundle,
+)
 from motivnet.training.pretrain_module import PICTURED, MaskedTraining, ShardedMaskedTraining, picture_of
 from motivnet.training.pretrain_recipes import ImagesConfig, PretrainRecipe
 from motivnet.training.settings import Place
@@ -30,7 +37,6 @@ from motivnet.training.stopping import clear_endings
 from motivnet.training.trainer import check_place, is_first, make_trainer
 
 PICTURES = "reconstructions"
-MODEL_PREFIX = "model."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +89,15 @@ def pretrain(
     """
     place = place or Place()
     first = is_first()
-    check_place(place, recipe.run)
+    check_place(place, recipe)
     checkpoint = check_folder(recipe, out, resume=resume, first=first)
     if resume and (out / BUNDLE_NAME).is_dir():
         return open_bundle(out / BUNDLE_NAME)
     lightning.seed_everything(recipe.run.seed, verbose=False)
     model = build_pretraining(recipe)
     images = choose_images(manifest, recipe.images)
+    faces = FaceData(recipe.preprocessing, recipe.run, images.train, images.select)
+    faces.check(place.world_size)
     if first:
         rows = {"train": images.train.fingerprint(), "select": images.select.fingerprint()}
         begin(recipe, out, {"place": place_facts(place), "rows": rows}, resume=checkpoint is not None)
@@ -104,7 +112,6 @@ def pretrain(
     trainer, best = make_trainer(
         recipe, out, place, monitor="val/loss", mode="min", clip_norm=clip_norm, progress=progress
     )
-    faces = FaceData(recipe.preprocessing, recipe.run, images.train, images.select)
     with clear_endings(trainer, out):
         trainer.fit(module, faces, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
@@ -134,10 +141,8 @@ def load_pretraining(checkpoint: Path, recipe: PretrainRecipe) -> MaskedAutoenco
     Raises:
         CheckpointError: if it is of another recipe.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    own = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
     model = build_pretraining(recipe)
-    load_strict(model, own, checkpoint)
+    load_strict(model, weights_in(checkpoint), checkpoint)
     return model.eval()
 
 
@@ -192,11 +197,8 @@ def _finish(recipe: PretrainRecipe, images: Images, out: Path, told: dict[str, A
         provenance={
             "recipe": config.to_plain(recipe),
             "images": images.report,
-            "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")},
+            "versions": versions(),
             **told,
         },
     )
-    path = out / BUNDLE_NAME
-    unfinished = path.with_name(f".{path.name}.tmp")
-    write_weights(write_config(unfinished, bundle_config), model.backbone)
-    unfinished.rename(path)
+    write_bundle(out / BUNDLE_NAME, bundle_config, model.backbone, out / BEST)

@@ -17,14 +17,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from motivnet.data.loader import Batch
 from motivnet.models.mae import MaskedAutoencoder
 from motivnet.preprocess import Preprocessing
-from motivnet.training.optimizers import warmed_cosine
+from motivnet.training.optimizers import fuses, warmed_cosine
 from motivnet.training.pretrain_recipes import LR_BATCH, CropConfig, PretrainRecipe
 from motivnet.training.sharding import Sharded
 
 # Rows of a picture.
 PICTURED = 8
-# Seeds of batches are this far apart, for as many processes.
-MOST_PROCESSES = 1_000_003
+# Seeds of batches are this far apart, more than there are processes.
+SEED_STEP = 1_000_003
 
 
 class MaskedTraining(lightning.LightningModule):
@@ -45,17 +45,21 @@ class MaskedTraining(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of one batch, cropped and masked at random."""
-        # Seed, epoch, batch and process decide, so that a resumed run draws what the uninterrupted one would.
+        # Seed, epoch and batch decide, so that a resumed run draws what the uninterrupted one would.
         seed = (self.recipe.run.seed * 10_007 + self.current_epoch) * 1_000_003 + batch_idx
-        generator = self._generator(seed)
-        pixels_BCHW = random_crop(batch.pixels, self.recipe.crop, generator)
-        loss = self._loss(pixels_BCHW, generator)
+        generator = torch.Generator().manual_seed(seed * SEED_STEP % 2**63)
+        # Drawn for the whole batch, of which this process has every so many-th image: see `augment`.
+        rank, world_size = self.global_rank, self.trainer.world_size
+        pixels_BCHW = random_crop(batch.pixels, self.recipe.crop, generator, rank=rank, world_size=world_size)
+        order_BN = self.model.draw_order(len(pixels_BCHW) * world_size, generator)[rank::world_size]
+        loss = self._loss(pixels_BCHW, order_BN)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(pixels_BCHW))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the loss of whole images, with the same masks after every epoch; draw the first of them."""
-        loss = self._loss(batch.pixels, self._generator(batch_idx))
+        generator = torch.Generator().manual_seed(batch_idx * SEED_STEP + self.global_rank)
+        loss = self._loss(batch.pixels, self.model.draw_order(len(batch.pixels), generator))
         self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.pixels), sync_dist=True)
         if batch_idx == 0 and not self.current_epoch % self.recipe.picture_epochs:
             # All processes compute it, since each may hold a part of the model only.
@@ -64,11 +68,8 @@ class MaskedTraining(lightning.LightningModule):
                 self._pictures.mkdir(exist_ok=True)
                 picture.save(self._pictures / f"epoch_{self.current_epoch:04d}.png")
 
-    def _generator(self, seed: int) -> torch.Generator:
-        return torch.Generator().manual_seed((seed * MOST_PROCESSES + self.global_rank) % 2**63)
-
-    def _loss(self, pixels_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        order_BN = self.model.draw_order(len(pixels_BCHW), generator).to(pixels_BCHW.device)
+    def _loss(self, pixels_BCHW: Tensor, order_BN: Tensor) -> Tensor:
+        order_BN = order_BN.to(pixels_BCHW.device)
         return self.model.loss(self.model(pixels_BCHW, order_BN), pixels_BCHW, order_BN)
 
     def configure_optimizers(self) -> Any:
@@ -79,7 +80,7 @@ class MaskedTraining(lightning.LightningModule):
             parameter_groups(self.model, settings.weight_decay),
             lr=settings.lr * images / LR_BATCH,
             betas=settings.betas,
-            fused=not (run.precision == "16-mixed" and settings.clip_norm),  # see `make_optimizer`
+            fused=fuses(run.precision),
         )
         num_steps = int(self.trainer.estimated_stepping_batches)
         warmup_steps = round(num_steps * min(1.0, settings.warmup_epochs / run.epochs))
@@ -109,15 +110,20 @@ def parameter_groups(model: MaskedAutoencoder, weight_decay: float) -> list[dict
     ]
 
 
-def random_crop(pixels_BCHW: Tensor, crop: CropConfig, generator: torch.Generator) -> Tensor:
+def random_crop(
+    pixels_BCHW: Tensor, crop: CropConfig, generator: torch.Generator, *, rank: int = 0, world_size: int = 1
+) -> Tensor:
     """Cut a rectangle out of each image, resize it to the whole again, bilinearly, and mirror half of them.
 
     Args:
         pixels_BCHW: normalised images, on any device.
         crop: how large rectangles are.
         generator: on the CPU; the same state gives the same crops on every device.
+        rank: of this process, among those that share the batch as `augment` says.
+        world_size: processes.
     """
-    area, aspect, left, top, mirror = torch.rand(5, len(pixels_BCHW), generator=generator).unbind()
+    drawn = torch.rand(5, len(pixels_BCHW) * world_size, generator=generator)[:, rank::world_size]
+    area, aspect, left, top, mirror = drawn.unbind()
     low, high = crop.area
     area = low + (high - low) * area
     # Even in the logarithm, so that neither direction is preferred; a side longer than the image's is cut to it.

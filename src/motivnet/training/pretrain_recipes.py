@@ -13,7 +13,7 @@ from motivnet.errors import ConfigError, unknown_name
 from motivnet.models.config import ModelConfig, preset
 from motivnet.models.mae import MaeConfig
 from motivnet.preprocess import Preprocessing
-from motivnet.training.settings import RunConfig
+from motivnet.training.settings import RunConfig, check_seed
 
 # The batch that a learning rate is stated for, as in Goyal et al., arXiv 1706.02677.
 LR_BATCH = 256
@@ -44,6 +44,7 @@ class ImagesConfig:
         """
         if not 0 < self.hold_out < 1:
             raise ConfigError(f"images: hold_out must be between 0 and 1, not {self.hold_out}")
+        check_seed("images", self.seed)
         if self.select is not None and self.select == self.train:
             raise ConfigError(f"images: select must be another split than train, {self.train!r}, or null to hold out")
         if self.select is not None and self.train is None:

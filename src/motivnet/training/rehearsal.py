@@ -18,14 +18,14 @@ from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from motivnet.errors import ConfigError
-from motivnet.models.backbone import has_depthwise, keep_depthwise_float32
+from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.cost import PeakMemory, count_flops, weight_bytes
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.pretrain_recipes import PretrainRecipe
 from motivnet.training.settings import Precision, Recipe
 from motivnet.training.sharding import rows_of_blocks
+from motivnet.training.speed import check_precision
 from motivnet.training.tuning import keep_frozen_eval, set_trained
 
 
@@ -60,9 +60,8 @@ def rehearse(recipe: Recipe | PretrainRecipe) -> Rehearsal:
         ConfigError: if dimensions or settings do not fit together.
     """
     model, run = meta_model(recipe), recipe.run
+    check_precision(model, run.precision)
     if run.precision == "bf16-true":
-        if has_depthwise(model):
-            raise ConfigError("run.precision bf16-true: this model has depthwise convolutions, which stay in float32")
         model = model.to(torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True), _without_advice():
         # As fake tensors of the CPU, not of `meta`, attention takes the fused kernel that it takes in earnest.

@@ -18,6 +18,16 @@ Schedule = Literal["cosine", "warm-restarts", "constant"]
 TrainedPart = Literal["all", "none", "last", "lora"]
 
 
+def check_seed(where: str, seed: int) -> None:
+    """Refuse a seed that not every generator takes.
+
+    Raises:
+        ConfigError: saying what is allowed.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"{where}: seed must be from 0 to {2**32 - 1}, not {seed}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
     """Which rows are for what.
@@ -43,6 +53,7 @@ class SplitConfig:
         """
         if not 0 < self.hold_out < 1:
             raise ConfigError(f"split: hold_out must be between 0 and 1, not {self.hold_out}")
+        check_seed("split", self.seed)
         if self.select == self.train:
             raise ConfigError(f"split: select must be another split than train, {self.train!r}, or null to hold out")
 
@@ -71,6 +82,9 @@ class LossConfig:
         Raises:
             ConfigError: at a number out of range.
         """
+        for name in ("label_smoothing", "vote_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"loss: {name} must be from 0 to 1, not {getattr(self, name)}")
         if self.affect_weight is not None and not 0 < self.affect_weight < math.inf:
             raise ConfigError(f"loss: affect_weight must be positive, not {self.affect_weight}")
 
@@ -204,6 +218,7 @@ class RunConfig:
             raise ConfigError("run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"run: patience must be at least 1 epoch, or null, not {self.patience}")
+        check_seed("run", self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,7 +252,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a run takes place: no part of the recipe, since the same batch gives the same curve anywhere.
+    """Where a run takes place: no part of the recipe. What it changes all the same is in `docs/training.md`.
 
     The batch of an optimizer step grows with the devices: `run.batch_size` x `run.accumulate` x devices x nodes.
 

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import lightning
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from motivnet.training.module import Classifier
@@ -35,6 +35,11 @@ def rows_of_blocks(model: nn.Module) -> list[nn.ModuleList | nn.Sequential]:
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in ROWS and isinstance(module, (nn.ModuleList, nn.Sequential))
     ]
+
+
+def local(tensor: Any) -> Tensor:
+    """Give this device's part of a tensor that is shared out; another as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class Sharded(lightning.LightningModule):

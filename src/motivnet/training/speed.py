@@ -4,7 +4,9 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from motivnet.models.backbone import write_out_short_attention
+from motivnet.errors import ConfigError
+from motivnet.models.backbone import has_depthwise, write_out_short_attention
+from motivnet.training.settings import Precision
 from motivnet.training.sharding import rows_of_blocks
 
 
@@ -15,6 +17,19 @@ class FastAttention(Callback):
         """Choose."""
         if trainer.strategy.root_device.type == "cpu" and str(trainer.precision).startswith("bf16"):
             write_out_short_attention(pl_module)
+
+
+def check_precision(model: nn.Module, precision: Precision) -> None:
+    """Refuse a precision that a model cannot be trained in.
+
+    Raises:
+        ConfigError: saying why.
+    """
+    if precision == "bf16-true" and has_depthwise(model):
+        raise ConfigError(
+            "run.precision bf16-true: this model has depthwise convolutions, which stay in float32. Allowed: "
+            "bf16-mixed, 32-true"
+        )
 
 
 def compile_parts(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from motivnet.errors import OutputError, TrainingError
 from motivnet.training.curve import Curve
 from motivnet.training.folder import LAST
+from motivnet.training.sharding import local
 
 # The disk is full, the share of it used up, a file too large, the disk gone.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -74,7 +75,7 @@ class StopAtNan(Callback):
         Raises:
             TrainingError: if they are not all finite.
         """
-        finite = all(bool(torch.isfinite(_local(parameter)).all()) for parameter in pl_module.parameters())
+        finite = all(bool(torch.isfinite(local(parameter.detach())).all()) for parameter in pl_module.parameters())
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise self._error(trainer, "weights are not finite")
 
@@ -85,12 +86,6 @@ class StopAtNan(Callback):
             f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}), learning rates {rates}{kept}. "
             "Allowed: lower optimizer rates, optimizer.clip_norm=1, a longer optimizer.warmup, or run.precision=32-true"
         )
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """Give a sharded parameter's part on this device; another as it is."""
-    own = getattr(parameter, "to_local", None)
-    return parameter.detach() if own is None else own().detach()
 
 
 @contextlib.contextmanager

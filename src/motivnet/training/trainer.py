@@ -24,7 +24,7 @@ from motivnet.training.curve import Curve
 from motivnet.training.diagnostics import Diagnostics
 from motivnet.training.ema import WarmedAverage
 from motivnet.training.folder import BEST, LAST
-from motivnet.training.settings import Place, RunConfig
+from motivnet.training.settings import Place, Recipe, RunConfig
 from motivnet.training.speed import FastAttention
 from motivnet.training.stopping import StopAtNan, StopEarly
 from motivnet.training.waiting import Waiting
@@ -237,12 +237,12 @@ def _plugins() -> list[Any]:
     return plugins
 
 
-def check_place(place: Place, run: RunConfig | None = None) -> None:
+def check_place(place: Place, recipe: HasRun | None = None) -> None:
     """Refuse devices that are not there, and what cannot be done on them.
 
     Args:
         place: devices.
-        run: on what terms, if that is known already.
+        recipe: of what, if that is known already.
 
     Raises:
         ConfigError: saying what there is.
@@ -250,29 +250,39 @@ def check_place(place: Place, run: RunConfig | None = None) -> None:
     kind, count = _devices(place)
     if place.devices > count:
         raise ConfigError(f"--devices {place.devices}: there are {count} of kind {kind} on this machine")
-    launcher, started = _launched()
-    if started not in (0, place.world_size):
+    launcher, started, here = _launched()
+    if (started, here) not in ((0, 0), (place.world_size, place.devices)):
         raise ConfigError(
-            f"{launcher} started {started} processes, --devices {place.devices} and --nodes {place.nodes} are "
-            f"{place.world_size}. Allowed: --devices as processes on each machine, --nodes as machines"
+            f"{launcher} started {started} processes, {here} on each machine; --devices {place.devices} and --nodes "
+            f"{place.nodes} are {place.world_size}. Allowed: --devices as processes on each machine, --nodes as "
+            "machines"
         )
-    if place.nodes > 1 and not started and "MASTER_ADDR" not in os.environ:
+    if place.nodes > 1 and not started:
         raise ConfigError(f"--nodes {place.nodes}: start the program on every machine, with torchrun or srun")
-    if run is None or place.strategy != "fsdp":
-        return
-    if run.ema_decay:
-        raise ConfigError("--strategy fsdp keeps no averaged weights. Allowed: --set run.ema_decay=0")
-    if run.precision == "16-mixed":
-        raise ConfigError("--strategy fsdp: run.precision 16-mixed. Allowed: 32-true, bf16-mixed, bf16-true")
+    problem = sharding_problem(recipe) if recipe and place.strategy == "fsdp" else None
+    if problem:
+        raise ConfigError(f"--strategy fsdp {problem}")
 
 
-def _launched() -> tuple[str, int]:
-    """Give what started the processes of this run, if not this program itself, and how many; 0: it itself will."""
+def sharding_problem(recipe: HasRun) -> str | None:
+    """Say why a recipe's model cannot be shared out (`fsdp`), and what would help; None if it can be."""
+    if recipe.run.ema_decay:
+        return "keeps no averaged weights. Allowed: --set run.ema_decay=0"
+    if recipe.run.precision == "16-mixed":
+        return "cannot have run.precision 16-mixed. Allowed: 32-true, bf16-mixed, bf16-true"
+    if isinstance(recipe, Recipe) and recipe.model.affect and recipe.loss.affect_weight is None:
+        return "learns no weight of valence and arousal. Allowed: --set loss.affect_weight=1"
+    return None
+
+
+def _launched() -> tuple[str, int, int]:
+    """Give what started the processes of this run, and how many, in all and on each machine; 0: the program will."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "torchrun", int(os.environ["WORLD_SIZE"])
+        return "torchrun", int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if SLURMEnvironment.detect():
-        return "srun", int(os.environ["SLURM_NTASKS"])
-    return "", 0
+        started = int(os.environ["SLURM_NTASKS"])
+        return "srun", started, started // int(os.environ.get("SLURM_NNODES", "1"))
+    return "", 0, 0
 
 
 def _devices(place: Place) -> tuple[str, int]:

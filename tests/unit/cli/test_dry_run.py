@@ -5,7 +5,7 @@ import json
 import pytest
 
 from motivnet import config
-from motivnet.cli.dry_run import changes, flatten, show_dry_run
+from motivnet.cli.dry_run import changes, show_dry_run
 from motivnet.errors import ConfigError
 from motivnet.training.estimate import estimate
 from motivnet.training.pretrain_recipes import pretrain_recipe
@@ -84,4 +84,4 @@ def test_a_device_without_memory(chosen: Recipe) -> None:
 
 
 def test_settings_by_dotted_name() -> None:
-    assert flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}
+    assert config.flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +81,7 @@ def test_show_prints_settings_to_stdout_and_says_what_it_is(run: Callable[..., A
     assert "arXiv 2512.24231" in result.stderr
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes on a CPU need two cores")
 def test_what_is_asked_reaches_the_run(run: Callable[..., Any], fitted: list[dict[str, Any]], data: Path) -> None:
     source = f"fer2013:{data}"
     arguments = ["--set", "run.epochs=2", "--init", "first", "--resume", "--devices", "2", "--accelerator", "cpu"]

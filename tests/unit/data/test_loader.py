@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from motivnet.data.loader import BalancedSampler, EvenBatches, ResumableLoader, StepBatches, make_loader
+from motivnet.data.loader import BalancedSampler, EvenBatches, FaceDataset, ResumableLoader, StepBatches, make_loader
 from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
+from motivnet.preprocess import NANO
 
 
 class Numbers(Dataset[list[int]]):
@@ -70,6 +71,17 @@ def test_an_epoch_is_whole_steps() -> None:
     assert len(loader) == len(at_epoch(loader, 0)) == 6  # of 7 batches
     with pytest.raises(DataError, match="35 training rows do not fill one step of 36: 6 in a batch, 3 batches to a"):
         batches(0, 2, size=6, accumulate=3)
+
+
+@pytest.mark.parametrize("shuffle_seed", [None, 3])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_one_line(num_workers: int, shuffle_seed: int | None) -> None:
+    rows = make_manifest({"image": [b"no image"] * 2, "label": ["anger"] * 2, "split": ["Training"] * 2})
+    faces = FaceDataset(rows, NANO)
+    with pytest.raises(DataError) as raised:
+        list(make_loader(faces, batch_size=2, shuffle_seed=shuffle_seed, num_workers=num_workers))
+    assert str(raised.value).startswith("row ")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

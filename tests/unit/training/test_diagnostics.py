@@ -37,7 +37,9 @@ MODEL = ModelConfig(
     vit=VitConfig(embed_dim=16, depth=1, num_heads=2, patch_size=8, patch_padding=0),
     head=HeadConfig(dim=16, num_heads=2, ff_dim=16, dropout=0.0),
 )
-GRADIENTS = DiagnosticsConfig(every=1)
+# How much of its memory the machine has free is none of a test's business.
+USUAL = DiagnosticsConfig(memory=0.0)
+GRADIENTS = dataclasses.replace(USUAL, every=1)
 
 
 def make_recipe(lr: float) -> Recipe:
@@ -69,7 +71,7 @@ def run(
     select: Sequence[Batch] | None = None,
     lr: float = 3e-4,
     epochs: int = 1,
-    config: DiagnosticsConfig | None = None,
+    config: DiagnosticsConfig = USUAL,
     change: Callable[[Classifier], object] = lambda _: None,
     callbacks: Iterable[Callback] = (),
     resume: Path | None = None,
@@ -130,7 +132,7 @@ def test_an_encoder_that_hardly_moves_did_not_converge(tmp_path: Path) -> None:
         """Warns whatever the change."""
 
     (tmp_path / "strict").mkdir()
-    strict = Strict(tmp_path / "strict", config=DiagnosticsConfig(fast_change=0.0))
+    strict = Strict(tmp_path / "strict", config=dataclasses.replace(USUAL, fast_change=0.0))
     assert run(tmp_path, train=draw(16), select=draw(1), lr=2e-2, epochs=4, change=slow, callbacks=[strict]) == []
     assert kinds(read_warnings(tmp_path / "strict")) == {"encoder converges early"}
 
@@ -140,7 +142,7 @@ def test_from_random_weights_every_loss_falls_fast(tmp_path: Path) -> None:
         """Beside the one that warns in the same run."""
 
     (tmp_path / "untaught").mkdir()
-    untaught = Untaught(tmp_path / "untaught", pretrained=False)
+    untaught = Untaught(tmp_path / "untaught", pretrained=False, config=USUAL)
     warnings = run(tmp_path, train=draw(12), select=draw(1), lr=2e-2, epochs=5, callbacks=[untaught])
     assert kinds(warnings) == {"encoder converges early"}
     assert read_warnings(tmp_path / "untaught") == []
@@ -238,7 +240,7 @@ def test_a_scaler_that_looks_for_its_scale_is_no_matter(tmp_path: Path) -> None:
 
 def test_faces_learnt_by_heart(tmp_path: Path) -> None:
     train, select = draw(1, noise=30.0, size=14), draw(4, noise=30.0, seed=1)
-    config = DiagnosticsConfig(early_epochs=100, low_recall=-1.0)
+    config = dataclasses.replace(USUAL, early_epochs=100, low_recall=-1.0)
     (warning,) = run(tmp_path, train=train, select=select, lr=1e-2, epochs=20, config=config)
     assert warning["kind"] == "training and validation apart"
     assert "% in training and" in warning["message"]
@@ -267,7 +269,7 @@ def test_without_accuracy_the_loss_tells(told: float, number: int, tmp_path: Pat
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[Diagnostics(tmp_path)],
+        callbacks=[Diagnostics(tmp_path, config=USUAL)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -304,7 +306,7 @@ def test_memory_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_loader_that_is_too_slow(tmp_path: Path) -> None:
-    config = DiagnosticsConfig(waiting=0.0, waiting_seconds=0.0)
+    config = dataclasses.replace(USUAL, waiting=0.0, waiting_seconds=0.0)
     (warning,) = run(tmp_path, train=draw(3), epochs=2, config=config)
     assert (warning["kind"], warning["epoch"]) == ("waiting for data", 1)
     assert "run.num_workers" in warning["message"]

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from motivnet import config
 from motivnet.checkpoints.load import read_weights
 from motivnet.data.manifest import Manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training import fit as fit_module
+from motivnet.training import folder as folder_module
 from motivnet.training import trainer as trainer_module
 from motivnet.training.curve import CsvFile
 from motivnet.training.fit import fit
 from motivnet.training.folder import BEST, LAST
 from motivnet.training.module import Classifier
+from motivnet.training.recipes import nano_fer2013
 from motivnet.training.settings import BackboneConfig, Place, Recipe
 
 EVERY_STEP = 1e-9  # minutes
@@ -60,7 +63,7 @@ MOMENTS = {
     "before a validation is written down": (Classifier, "on_validation_epoch_end", 1),
     "between the best checkpoint and the last": (trainer_module, "_save", 5),
     "in the second epoch": (Classifier, "training_step", 13),
-    "while the bundle is written": (fit_module, "write_weights", 1),
+    "while the bundle is written": (folder_module, "write_weights", 1),
 }
 
 
@@ -128,11 +131,15 @@ def test_a_finished_run_is_not_trained_again(
         fit(tiny(epochs=1), faces, tmp_path, progress=False)
 
 
-def test_mistakes_leave_nothing_behind(faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_mistakes_leave_nothing_behind(
+    faces: Manifest, tiny: Callable[..., Recipe], released: Callable[..., Any], tmp_path: Path
+) -> None:
     recipe, out = tiny(), tmp_path / "run"
     (tmp_path / "weights.pth").write_text("hello")
     backbone = BackboneConfig(weights=str(tmp_path / "weights.pth"))
+    wider = BackboneConfig(weights=str(released("sapiens-task", embed_dim=48).path))
     nothing_angry = faces.select(np.array([label != "anger" for label in faces.table["label"].to_pylist()]))
+    half = tiny(precision="bf16-true", ema_decay=0.0)
     resnet = dataclasses.replace(recipe.model, backbone="timm:test_resnet", vit=None)
     layered = dataclasses.replace(recipe, model=resnet, backbone=BackboneConfig(layer_decay=0.5))
     for wrong, rows, settings, error, message in (
@@ -141,8 +148,11 @@ def test_mistakes_leave_nothing_behind(faces: Manifest, tiny: Callable[..., Reci
         (recipe, faces, {"resume": True}, CheckpointError, "nothing to resume"),
         (recipe, faces, {"init": tmp_path / "absent"}, CheckpointError, "absent"),
         (dataclasses.replace(recipe, backbone=backbone), faces, {}, CheckpointError, "weights.pth: cannot be read"),
+        (dataclasses.replace(recipe, backbone=wider), faces, {}, CheckpointError, "vit.embed_dim is 48, not 24"),
         (recipe, nothing_angry, {}, DataError, "no rows of anger"),
         (layered, faces, {}, ConfigError, "layer_decay"),
+        (tiny(batch_size=57), faces, {}, DataError, "56 training rows do not fill one step of 57"),
+        (dataclasses.replace(nano_fer2013(), run=half.run), faces, {}, ConfigError, "depthwise convolutions"),
     ):
         with pytest.raises(error, match=message):
             fit(wrong, rows, out, progress=False, **settings)  # type: ignore[arg-type]
@@ -153,10 +163,41 @@ def test_other_rows_cannot_go_on(
     faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        die_at(patch, fit_module, "write_weights", 1)
+        die_at(patch, folder_module, "write_weights", 1)
         with pytest.raises(Killed):
             fit(tiny(epochs=1), faces, tmp_path, progress=False)
     before = (tmp_path / LAST).read_bytes()
     with pytest.raises(DataError, match="the run was of other rows than these data give"):
         fit(tiny(epochs=1), faces.select(np.arange(1, 70)), tmp_path, resume=True, progress=False)
     assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_a_run_goes_on_with_the_weights_that_it_began_with(
+    faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = {
+        name: fit(tiny(epochs=1, seed=seed), faces, tmp_path / name, progress=False).path
+        for seed, name in enumerate("ab")
+    }
+    out, recipe = tmp_path / "run", tiny(epochs=1, seed=2)
+    with monkeypatch.context() as patch:
+        die_at(patch, folder_module, "write_weights", 1)
+        with pytest.raises(Killed):
+            fit(recipe, faces, out, init=begun["a"], progress=False)
+    with pytest.raises(ConfigError, match="the run began with other weights"):
+        fit(recipe, faces, out, init=begun["b"], resume=True, progress=False)
+    assert fit(recipe, faces, out, init=begun["a"], resume=True, progress=False).path.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("run.seed=-1", "run: seed must be from 0 to 4294967295, not -1"),
+        ("split.seed=4294967296", "split: seed must be"),
+        ("loss.label_smoothing=2", "label_smoothing must be from 0 to 1"),
+        ("loss.affect_weight=0", "affect_weight must be positive"),
+    ],
+)
+def test_numbers_out_of_range(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config.override(nano_fer2013(), [setting])

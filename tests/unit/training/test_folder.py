@@ -1,5 +1,6 @@
 """Whether a run may begin in a folder, or go on there."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from motivnet import config
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training.folder import BEST, LAST, begin, check_folder, differences, place_facts
+from motivnet.training.pretrain_recipes import pretrain_recipe
 from motivnet.training.settings import Place, Recipe
 
 FACTS = {"place": place_facts(Place()), "rows": {"train": "aa", "select": "bb"}}
@@ -39,6 +41,30 @@ def test_a_run_is_not_overwritten(held: Path, tiny: Callable[..., Recipe], tmp_p
     checkpoint(tmp_path / held)
     with pytest.raises(OutputError, match=r"holds a run already\. Allowed: another folder, or --resume"):
         check_folder(tiny(), tmp_path, resume=False)
+
+
+def test_what_cannot_be_written_is_one_line(
+    tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match=r"recipe\.json: cannot be written: No space left on device"):
+        begin(tiny(), tmp_path, FACTS, resume=False)
+
+
+def test_a_run_of_another_kind_is_named(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    begin(pretrain_recipe("mae"), tmp_path, FACTS, resume=False)
+    with pytest.raises(CheckpointError, match=r"recipe\.json: cannot be read: .*unknown setting"):
+        check_folder(tiny(), tmp_path, resume=True)
+
+
+def test_damaged_facts_are_named(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    begin(tiny(), tmp_path, FACTS, resume=False)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json: cannot be read"):
+        begin(tiny(), tmp_path, FACTS, resume=True)
 
 
 def test_a_changed_recipe_is_refused_with_its_differences(tiny: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -84,8 +84,9 @@ class TestGroups:
         ],
     )
     def test_queries_that_are_learnt_do_not_decay(self, head: HeadConfig, queries: str) -> None:
-        model = tiny_model(head=head)
-        assert names_in(model, parameter_groups(model, a_recipe()))[queries] == "head_no_decay"
+        model = tiny_model(head=head, affect=True)
+        found = names_in(model, parameter_groups(model, a_recipe()))
+        assert found[queries] == found.get("head.affect_queries", "head_no_decay") == "head_no_decay"
 
     def test_what_is_frozen_is_in_none(self) -> None:
         model, recipe = tiny_model(), a_recipe(BackboneConfig(train="none"))

@@ -24,6 +24,7 @@ from motivnet.inference.predictor import Predictor
 from motivnet.models.config import VitConfig
 from motivnet.models.motivnet import build_model
 from motivnet.training import initial, pretrain_module
+from motivnet.training.fit import fit
 from motivnet.training.pretrain import build_pretraining, choose_images, load_pretraining, pretrain
 from motivnet.training.pretrain_module import parameter_groups, random_crop
 from motivnet.training.pretrain_recipes import (
@@ -182,6 +183,18 @@ def test_the_encoder_goes_into_a_classifier(
     assert ("net.cls_token" in loaded) == class_token
 
 
+def test_a_run_of_a_classifier_takes_the_bundle(
+    whole: Path, tiny: PretrainRecipe, faces: Manifest, tmp_path: Path
+) -> None:
+    frozen = ["run.epochs=1", "run.batch_size=28", "backbone.train=none", f"backbone.weights={whole / 'bundle'}"]
+    recipe = config.override(training_recipe("mini-fer2013"), [*TINY[:5], *frozen])
+    bundle = fit(recipe, faces, tmp_path / "run", progress=False)
+    pretrained, written = read_weights(whole / "bundle/model.safetensors"), read_weights(bundle.weights)
+    for name in build_model(recipe.model).backbone.state_dict():
+        assert torch.equal(written[f"backbone.{name}"], pretrained[name].half()), name
+    assert bundle.config.provenance["init"]["bundle"] == tiny.name
+
+
 def test_an_encoder_predicts_nothing_and_says_what_to_do(whole: Path) -> None:
     for load in (load_model, Predictor.load):
         with pytest.raises(CheckpointError, match=r"an encoder: .*motivnet train RECIPE --set backbone.weights="):
@@ -293,6 +306,11 @@ def test_crops_are_drawn_by_the_generator_and_stay_inside() -> None:
     assert not torch.equal(cropped(), cropped(seed=2))
     assert cropped().min() >= 0
     assert cropped().max() <= 1
+    shares = [
+        random_crop(pixels_BCHW[rank::2], CropConfig(), torch.Generator().manual_seed(1), rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), cropped())
     unchanged = cropped(area=(1.0, 1.0), aspect=1.0, flip=False)
     torch.testing.assert_close(unchanged, pixels_BCHW, atol=1e-5, rtol=0)
     mirrored = cropped(area=(1.0, 1.0), aspect=1.0)
@@ -361,6 +379,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         (["mae", "--data", "images:absent"], "no such folder"),
         (["mae", "--data", "images:x", "--set", "mae.mask_ratio=1"], "mask_ratio must be between 0 and 1"),
         (["mae", "--data", "images:x", "--strategy", "dpp"], "'dpp' is not allowed"),
+        (["mae", "--data", "images:x", "--devices", "9999", "--accelerator", "cpu"], "--devices 9999"),
         (["mae", "--json"], "belong to --dry-run"),
     ],
 )

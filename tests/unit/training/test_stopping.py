@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from motivnet.data.manifest import Manifest
 from motivnet.errors import OutputError, TrainingError
-from motivnet.training import fit as fit_module
+from motivnet.training import folder as folder_module
 from motivnet.training import trainer as trainer_module
 from motivnet.training.curve import CsvFile
 from motivnet.training.fit import fit
@@ -132,7 +132,7 @@ def test_a_full_disk_under_the_bundle(
 
     recipe = tiny(epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "write_weights", full)
+        patch.setattr(folder_module, "write_weights", full)
         with pytest.raises(OutputError, match=r"bundle: cannot be written: .*No space left .*; .*best\.ckpt is whole"):
             fit(recipe, faces, tmp_path, progress=False)
     assert not (tmp_path / "bundle").exists()

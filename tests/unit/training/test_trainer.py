@@ -1,5 +1,6 @@
 """Devices that are not there, and checkpoints that are whole."""
 
+import dataclasses
 import errno
 import os
 from collections.abc import Callable
@@ -13,13 +14,6 @@ from motivnet.errors import ConfigError
 from motivnet.training import trainer as trainer_module
 from motivnet.training.settings import Place, Recipe
 from motivnet.training.trainer import WholeCheckpoints, check_place, make_trainer
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not started by torchrun or SLURM, whatever the tests were started by."""
-    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "MASTER_ADDR", "SLURM_NTASKS", "SLURM_JOB_NAME"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,15 +43,20 @@ def test_several_machines_need_somebody_to_start_them(monkeypatch: pytest.Monkey
         check_place(place)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     check_place(place)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # both on this machine
+    with pytest.raises(ConfigError, match="torchrun started 2 processes, 2 on each machine"):
+        check_place(place)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match="torchrun started 4 processes, --devices 1 and --nodes 2 are 2"):
+    with pytest.raises(ConfigError, match="started 4 processes, 2 on each machine; --devices 1 and --nodes 2 are 2"):
         check_place(place)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_NNODES", "2")
     check_place(place)
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    with pytest.raises(ConfigError, match="srun started 1 processes, --devices 1 and --nodes 2 are 2"):
+    with pytest.raises(ConfigError, match="srun started 1 processes, 0 on each machine; --devices 1 and --nodes 2"):
         check_place(place)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # a shell within a job starts nothing
     check_place(Place(accelerator="cpu"))
@@ -65,11 +64,15 @@ def test_several_machines_need_somebody_to_start_them(monkeypatch: pytest.Monkey
 
 def test_what_sharding_cannot_do(tiny: Callable[..., Recipe]) -> None:
     place = Place(strategy="fsdp", accelerator="cpu")
-    check_place(place, tiny(ema_decay=0.0).run)
+    check_place(place, tiny(ema_decay=0.0))
     with pytest.raises(ConfigError, match=r"keeps no averaged weights. Allowed: --set run.ema_decay=0"):
-        check_place(place, tiny().run)
+        check_place(place, tiny())
     with pytest.raises(ConfigError, match=r"run\.precision 16-mixed\. Allowed: 32-true, bf16-mixed, bf16-true"):
-        check_place(place, tiny(ema_decay=0.0, precision="16-mixed").run)
+        check_place(place, tiny(ema_decay=0.0, precision="16-mixed"))
+    recipe = tiny(ema_decay=0.0)
+    both = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, affect=True))
+    with pytest.raises(ConfigError, match=r"Allowed: --set loss\.affect_weight=1"):
+        check_place(place, both)
 
 
 def test_a_checkpoint_is_there_completely_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

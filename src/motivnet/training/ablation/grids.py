@@ -10,7 +10,6 @@ from typing import Any
 
 from motivnet import config
 from motivnet.checkpoints.released import RELEASED
-from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, unknown_name
 from motivnet.models.config import HeadConfig
 from motivnet.training.recipes import recipe
@@ -73,7 +72,7 @@ class Grid:
 
     def varied(self) -> list[str]:
         """Name the settings in which the cells' recipes differ, as `--set` names them."""
-        first, *others = (_flat(config.to_plain(cell.recipe)) for cell in self.cells)
+        first, *others = (config.flatten(config.to_plain(cell.recipe)) for cell in self.cells)
         return sorted(
             key
             for key in first.keys() | set().union(*(other.keys() for other in others))
@@ -156,7 +155,7 @@ def sampling(options: GridOptions) -> Grid:
     cells = tuple(
         Cell(
             name=kind,
-            recipe=dataclasses.replace(base, sampling=SamplingConfig(kind=kind)),
+            recipe=dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, kind=kind)),
             label_share=options.label_share,
         )
         for kind in kinds
@@ -290,18 +289,10 @@ def _with_head(base: Recipe, config: HeadConfig) -> Recipe:
 
 def _checked(grid: Grid, options: GridOptions, *fixed: str) -> Grid:
     """Refuse settings that the grid decides itself; they would be overwritten without a word."""
-    decided = {*grid.varied(), *fixed, "backbone.weights", "run.seed"}
+    decided = {*grid.varied(), *fixed, "backbone.weights", "run.seed", "sampling.seed"}
     for setting in options.settings:
         name = setting.partition("=")[0].strip()
         clash = next((key for key in sorted(decided) if key == name or key.startswith(f"{name}.")), None)
         if clash:
             raise ConfigError(f"--set {name}: the ablation {grid.name} decides {clash} itself")
     return grid
-
-
-def _flat(plain: Any, where: str = "") -> dict[str, Any]:
-    if not isinstance(plain, dict):
-        return {where: plain}
-    return {
-        name: value for key, item in plain.items() for name, value in _flat(item, f"{where}.{key}".lstrip(".")).items()
-    }

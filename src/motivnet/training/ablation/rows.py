@@ -60,6 +60,8 @@ def prepare(manifest: Manifest, cells: tuple[Cell, ...], report_split: str) -> A
     other_B = np.array([split != train_split for split in manifest.table["split"].to_pylist()], dtype=np.bool_)
     counts = np.bincount(train.targets, minlength=len(train.labels))
     rarest = train.labels.names[int(counts.argmin())]
+    if rarest not in manifest.split(report_split).table["label"].to_pylist():
+        raise DataError(f"{report_split!r} has no rows of {rarest}, the rarest class of the training rows")
     return AblationData(train, manifest.select(other_B), report, rarest, share=max(cell.label_share for cell in cells))
 
 

@@ -44,7 +44,7 @@ RUNS_NAME = "runs"
 RESULT_NAME = "result.json"
 PREDICTIONS_NAME = "predictions.parquet"
 # What is left of a run when it is done; models are made again by `motivnet train` with the run's recipe.json.
-TRANSIENT = ("checkpoints", "bundle", "logs", "tensorboard")
+TRANSIENT = ("checkpoints", "bundle", "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,3 +110,12 @@ def test_what_is_reported_is_not_chosen_on(manifest: Manifest, split: str) -> No
 def test_a_split_that_is_not_there(manifest: Manifest) -> None:
     with pytest.raises(DataError, match="no rows in split 'val'"):
         prepare(manifest, cells(), "val")
+
+
+def test_the_rarest_class_is_reported(manifest: Manifest) -> None:
+    keep = [
+        (split, label) != ("PrivateTest", EMOTIONS.names[5])
+        for split, label in zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True)
+    ]
+    with pytest.raises(DataError, match=f"'PrivateTest' has no rows of {EMOTIONS.names[5]}, the rarest class"):
+        prepare(manifest.select(np.array(keep)), cells(), "PrivateTest")
