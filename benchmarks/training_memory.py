@@ -9,6 +9,8 @@ runs twice: once with glibc told to give every freed block of over 64 kB back to
 holds what is alive, which is what is compared; and once as `motivnet train` runs, which keeps freed memory because that
 is faster. Linux only.
 
+The tables are also put into `docs/training.md`.
+
 With --full, one step of the recipe `motivnet-1b` as it is, on one image: 20 GB of memory must be free.
 
     python benchmarks/training_memory.py [--only NAME ...] [--cores 2]
@@ -28,7 +30,7 @@ from typing import Any
 
 import lightning
 import torch
-from tables import RESULTS, machine, markdown_table, use_cores, write_results
+from tables import RESULTS, TRAINING_PAGE, fill_block, machine, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config
@@ -93,7 +95,6 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="one step of motivnet-1b instead")
     parser.add_argument("--size", default="1024x768", help="height x width, of --full")
     parser.add_argument("--precision", default="bf16-mixed", help="of --full")
-    parser.add_argument("--page", type=Path, help="where the tables go, between their marks")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -119,8 +120,7 @@ def main() -> None:
         tables["training-step"] = markdown_table([full_row(full)])
     for name, table in tables.items():
         print(f"{table}\n")
-        if options.page:
-            fill_block(options.page, name, table)
+        fill_block(TRAINING_PAGE, name, table)
 
 
 def compare(name: str, recipe: str, settings: list[str]) -> dict[str, Any]:
@@ -249,20 +249,6 @@ def loss_again(classifier: Classifier, recipe: Recipe) -> float:
         logits_BC = classifier.model.train()(pixels_BCHW.contiguous(memory_format=torch.channels_last))
         target_BC = torch.nn.functional.one_hot(batch.labels, recipe.model.num_classes).float()
         return float(soft_cross_entropy(logits_BC, target_BC).detach())
-
-
-def fill_block(page: Path, name: str, text: str) -> None:
-    """Put text between the marks `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a page.
-
-    Raises:
-        SystemExit: if the page has no such marks.
-    """
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise SystemExit(f"{page}: no marks {begin.strip()} and {end}")
-    page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 def status_bytes(name: str) -> int:

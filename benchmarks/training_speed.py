@@ -23,7 +23,6 @@ import io
 import itertools
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ import numpy as np
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
-from tables import RESULTS, markdown_table, use_cores, write_results
+from tables import RESULTS, TRAINING_PAGE, fill_block, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config
@@ -97,8 +96,6 @@ CASES = {
         side_px=256,
     ),
 }
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
-BLOCK = re.compile(r"(?<=<!-- training-speed:begin -->\n).*?(?=<!-- training-speed:end -->)", re.DOTALL)
 PLAIN = "plain"
 VARIANTS: dict[str, list[str]] = {
     "this code": [],
@@ -135,10 +132,9 @@ def main() -> None:
     path = write_results("training_speed", results)
     loading = results.get(LOADING, {})
     tables = ([row for case in CASES for row in results.get(case, [])], loading.get("rows"), loading.get("warnings"))
-    text = "\n\n".join(markdown_table(rows) for rows in tables if rows) + "\n"
+    text = "\n\n".join(markdown_table(rows) for rows in tables if rows)
     print(text)
-    if PAGE.exists():
-        PAGE.write_text(BLOCK.sub(lambda _: text, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    fill_block(TRAINING_PAGE, "training-speed", text)
     print(f"written: {path}", file=sys.stderr)
 
 
