@@ -66,8 +66,8 @@ def mini_fer2013() -> Recipe:
     trained over and over on two CPU cores. Plain on purpose, in float32 and without averaged weights, mixup, or
     weights for the classes, so that what an ablation changes is all that acts.
 
-    Cost: 4 ms of one CPU core an image, so about a minute an epoch and a quarter of an hour in all on two. What it
-    scores, and how much that varies with the seed, is in the tables of the ablations.
+    Cost: two minutes of one CPU core an epoch, so half an hour in all. What two epochs give, and how much that varies
+    with the seed, is in `benchmarks/ablations`; the whole was not measured.
     """
     return Recipe(
         name="mini-fer2013",

@@ -144,7 +144,7 @@ def head(options: GridOptions) -> Grid:
 def sampling(options: GridOptions) -> Grid:
     """Compare four answers to classes of unequal size (4 cells), without any correction of the logits.
 
-    Every cell takes the same number of optimizer steps: the rows that uniform sampling leaves are passed over so much
+    Every cell takes the same number of optimizer steps: the rows that uniform sampling leaves are gone through so much
     more often.
     """
     base = _base(options)

@@ -222,7 +222,7 @@ def _blocks(summary: Summary) -> Iterator[Block]:
             f"all else is the recipe in report.json: {first.name}, {first.run.epochs} epochs of batches of "
             f"{first.run.batch_size * first.run.accumulate}.",
             "An epoch is as many images as the cell with the largest share of the labels may learn from, in every "
-            "cell: fewer rows are passed over more often, so that all cells take equally many optimizer steps.",
+            "cell: fewer rows are gone through more often, so that all cells take equally many optimizer steps.",
         ),
     )
 
