@@ -1,6 +1,7 @@
 """What tests share: the shared folder, a tiny real bundle, and photographs that other packages ship."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig, write_config
 from motivnet.config import to_plain
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
+
+# Tests run side by side, one a core. Before anything loads a library that counts cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parent.parent
 # By which a process knows that torchrun or SLURM started it, and as which of several.

@@ -178,6 +178,7 @@ def test_a_run_refuses_before_anything_is_written(
     error: type[MotivNetError],
     message: str,
 ) -> None:
+    settings = [*settings, "run.batch_size=7"]  # there are few rows
     changes = [part for setting in settings for part in ("--set", setting)]
     with pytest.raises(error, match=message):
         run("mini-fer2013", "--data", f"fer2013:{data}", *changes)
