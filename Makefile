@@ -4,7 +4,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 # Holds the build backend, too, to the versions in the lock file.
 export PIP_CONSTRAINT = requirements/test.txt
 
-.PHONY: demo test slow lock scores clean
+.PHONY: demo test slow docs lock scores clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/python scripts/install_size.py
@@ -15,7 +15,14 @@ test: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright --pythonpath .venv/bin/python
 	.venv/bin/lint-imports --no-logo
+	$(DOCS)
 	.venv/bin/pytest -n auto
+
+# The site of the documentation, into site/: warnings are errors, and nothing is loaded from elsewhere.
+docs: .venv/installed
+	$(DOCS)
+# With --quiet MkDocs would swallow warnings; the variable silences Material's notice about the next MkDocs.
+DOCS = NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 # What takes minutes or gigabytes: before a release, and after a change to export or cost.
 slow: .venv/installed
@@ -55,4 +62,4 @@ scores: .venv/installed
 	.venv/bin/python scripts/render_scores.py
 
 clean:
-	rm -rf .venv .venv-demo .venv-lock demo-output dist build
+	rm -rf .venv .venv-demo .venv-lock demo-output dist build site

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from motivnet.checkpoints.load import load_backbone, load_head, load_model
     from motivnet.faces.load import load_detector
     from motivnet.images import decode_image
+    from motivnet.inference.camera import read_camera
     from motivnet.inference.predictor import Predictor
+    from motivnet.inference.result_list import Results
     from motivnet.inference.results import FaceResult, ImageResult
+    from motivnet.inference.sources import NamedImage, frames_of
     from motivnet.labels import EMOTIONS, Emotion, LabelSet
     from motivnet.preprocess import Box, Preprocessing
 
@@ -33,14 +36,18 @@ __all__ = [
     "ImageResult",
     "LabelSet",
     "MotivNetError",
+    "NamedImage",
     "Predictor",
     "Preprocessing",
+    "Results",
     "__version__",
     "decode_image",
+    "frames_of",
     "load_backbone",
     "load_detector",
     "load_head",
     "load_model",
+    "read_camera",
 ]
 
 _HOME = {
@@ -50,13 +57,17 @@ _HOME = {
     "FaceResult": "motivnet.inference.results",
     "ImageResult": "motivnet.inference.results",
     "LabelSet": "motivnet.labels",
+    "NamedImage": "motivnet.inference.sources",
     "Predictor": "motivnet.inference.predictor",
     "Preprocessing": "motivnet.preprocess",
+    "Results": "motivnet.inference.result_list",
     "decode_image": "motivnet.images",
+    "frames_of": "motivnet.inference.sources",
     "load_backbone": "motivnet.checkpoints.load",
     "load_detector": "motivnet.faces.load",
     "load_head": "motivnet.checkpoints.load",
     "load_model": "motivnet.checkpoints.load",
+    "read_camera": "motivnet.inference.camera",
 }
 
 

@@ -3,17 +3,22 @@
 Shape suffixes: h height, w width, c channels.
 """
 
+import binascii
 import dataclasses
 import functools
 import io
 import os
+import string
 import struct
+import sys
 import threading
 import warnings
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -21,8 +26,9 @@ from motivnet.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
-    ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
 
 ColorOrder = Literal["rgb", "bgr"]
 
@@ -68,9 +74,11 @@ def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: Im
     white, 16-bit values are scaled by their full range, CMYK and palettes are converted.
 
     Args:
-        source: a path, the bytes of a file, a PIL image, or an array: (h, w) grey, (h, w, 3) or (h, w, 4);
-            uint8, uint16, or floats from 0 to 1.
-        color: colour order of an array source; files and PIL images know theirs.
+        source: a path, the bytes of a file, a data URL (`data:image/png;base64,...`; `data:;base64,` in front of bare
+            base64 will do), a PIL image, an array: (h, w) grey, (h, w, 3) or (h, w, 4), or a tensor of torch, whose
+            channels come first as in all of torch: (h, w) grey, (1, h, w), (3, h, w) or (4, h, w). Arrays and tensors
+            are uint8, uint16, or floats from 0 to 1.
+        color: colour order of an array or tensor; files and PIL images know theirs.
         limits: sizes beyond which an image is refused; None takes the defaults.
 
     Returns:
@@ -80,6 +88,8 @@ def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: Im
         ImageError: if the source is missing, no image, damaged, or beyond the limits.
     """
     limits = limits or ImageLimits()
+    if is_tensor(source):
+        source = _tensor_to_array(source)
     if isinstance(source, np.ndarray):
         return _from_array(source, color, limits)
     from PIL import Image
@@ -92,6 +102,17 @@ def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: Im
         raise ImageError("the file is empty")
     with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
         return _from_pil(image, limits)
+
+
+def is_data_url(source: object) -> bool:
+    """Tell whether this is text that holds a file itself; a file of such a name is `./data:...`."""
+    return isinstance(source, str) and source[:5].lower() == "data:"
+
+
+def is_tensor(source: object) -> bool:
+    """Tell whether this is a tensor of torch, without loading torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
 
 
 @functools.cache
@@ -150,7 +171,10 @@ _QUIET = _QuietPillow()
 
 
 def _read(source: object, limits: ImageLimits) -> bytes:
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if isinstance(source, str) and is_data_url(source):
+        data = _from_data_url(source)
+        size = len(data)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
         size, data = memoryview(source).nbytes, bytes(source)
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source)
@@ -168,11 +192,38 @@ def _read(source: object, limits: ImageLimits) -> bytes:
             raise ImageError(f"cannot be read: {error}") from None
     else:
         raise ImageError(
-            f"cannot take an image from {type(source).__name__}. Allowed: path, bytes, PIL image, numpy array"
+            f"cannot take an image from {type(source).__name__}. Allowed: path, bytes, data URL, PIL image, "
+            "numpy array, torch tensor"
         )
     if size > limits.max_bytes:
         raise ImageError(f"file of {size} bytes, the limit is {limits.max_bytes}")
     return data
+
+
+def _from_data_url(url: str) -> bytes:
+    head, _, text = url.partition(",")
+    if not head.lower().endswith(";base64"):
+        raise ImageError("a data URL without base64. Allowed: data:image/png;base64,... and the like")
+    try:
+        return b64decode(unquote_to_bytes(text).translate(None, string.whitespace.encode()), validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"not base64: {error}") from None
+
+
+def _tensor_to_array(tensor: Any) -> np.ndarray:
+    shape = tuple(tensor.shape)
+    if not (tensor.ndim == 2 or (tensor.ndim == 3 and shape[0] in (1, 3, 4))):
+        raise ImageError(
+            f"tensor of shape {shape}. Allowed: (height, width), (3, height, width), also with 1 or 4 channels; "
+            "list(batch) for a batch, tensor.numpy() for channels that come last"
+        )
+    try:
+        tensor = tensor.detach().cpu()
+        # numpy has no bfloat16.
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise ImageError(f"tensor without plain values: {error}") from None
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
 def _from_pil(image: "Image.Image", limits: ImageLimits) -> np.ndarray:

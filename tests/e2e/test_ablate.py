@@ -56,6 +56,7 @@ def times(out: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in out.glob("runs/*/result.json")}
 
 
+@pytest.mark.slow
 def test_it_goes_on_in_the_middle_of_the_first_unfinished_run(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

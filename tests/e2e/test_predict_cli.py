@@ -1,14 +1,20 @@
 """The program as a user runs it: output, exit codes, and every kind of bad input, always without a traceback."""
 
+import base64
+import functools
+import http.server
 import json
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +131,75 @@ class TestResults:
             process.stdout.readline()
             process.stdout.close()
             assert process.stderr.read() == ""
+
+
+class TestFromAnywhere:
+    """URLs, standard input, base64, videos and cameras in one run: what is bad never stops the others."""
+
+    @pytest.fixture
+    def web(self, photographs) -> Iterator[str]:
+        handler = functools.partial(QuietHandler, directory=str(photographs))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+            thread.join()
+
+    @pytest.fixture
+    def clip(self, tmp_path) -> Path:
+        """Write 2.5 seconds of video."""
+        pytest.importorskip("av")
+        writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+        for _ in range(25):
+            writer.write(np.full((48, 64, 3), 200, np.uint8))
+        writer.release()
+        return tmp_path / "clip.avi"
+
+    def test_everything_has_its_rows(self, web, clip, photographs, tiny_bundle, tmp_path):
+        text = tmp_path / "text.mp4"
+        text.write_text("this is no video")
+        good = base64.b64encode((photographs / "no_face.png").read_bytes()).decode()
+        urls = [f"{web}/astronaut.png?x=1", f"{web}/missing.jpg", "http://127.0.0.1:1/"]
+        inputs = [*urls, clip, text, "camera:97", f"data:image/png;base64,{good}", "data:image/png;base64,***", "-"]
+        with (photographs / "deep" / "HOPPER.JPG").open("rb") as stdin:
+            known = ("--model", tiny_bundle.path, "--detector", "whole", "--json")
+            done = run("predict", *inputs, *known, stdin=stdin)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(row["source"], row["status"]) for row in rows] == [
+            (urls[0], "ok"),
+            (urls[1], "unreadable"),
+            (urls[2], "unreadable"),
+            *((f"{clip}@{time_s}.000s", "ok") for time_s in range(3)),
+            (str(text), "unreadable"),
+            ("camera:97", "unreadable"),
+            ("<data URL 8>", "ok"),
+            ("<data URL 9>", "unreadable"),
+            ("<stdin>", "ok"),
+        ]
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == ["6 faces in 11 images; 5 unreadable"]
+        assert "status 404" in rows[1]["error"]
+        assert "not base64" in rows[9]["error"]
+
+    def test_what_is_no_file_can_be_drawn_on_too(self, web, photographs, tiny_bundle, tmp_path):
+        with (photographs / "deep" / "HOPPER.JPG").open("rb") as stdin:
+            known = ("--model", tiny_bundle.path, "--annotate", tmp_path / "drawn")
+            done = run("predict", f"{web}/astronaut.png", "-", f"{web}/deep/HOPPER.JPG", *known, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        assert names(tmp_path / "drawn") == {"astronaut.png", "stdin.png", "HOPPER.JPG"}
+
+    def test_one_line_for_what_cannot_be_meant(self, clip, tiny_bundle, tmp_path):
+        assert_one_line(run("predict", "-", "-"), "standard input is one image")
+        done = run("predict", clip, "--annotate", tmp_path / "drawn")
+        assert_one_line(done, "--annotate draws on photographs", "`motivnet video`")
+        empty = run("predict", "-", "--model", tiny_bundle.path, "--json", stdin=subprocess.DEVNULL)
+        assert (empty.returncode, json.loads(empty.stdout)["error"]) == (1, "the file is empty")
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class TestBadInput:

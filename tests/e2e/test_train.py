@@ -131,16 +131,25 @@ def test_its_bundle_predicts(whole: Path, tmp_path: Path) -> None:
     assert '"status": "ok"' in done.stdout
 
 
+# Between an optimizer step and its row; while a checkpoint is written.
+BETWEEN, SAVING = "motivnet.training.curve:CsvFile.write", "motivnet.training.trainer:_save"
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ((SAVING, "15"),),  # within the second epoch
+        pytest.param(((BETWEEN, "6"), (SAVING, "11")), marks=pytest.mark.slow),  # the first, then the second
+    ],
+    ids=len,
+)
 def test_a_run_that_is_killed_again_and_again_equals_the_uninterrupted_one(
-    data: Path, whole: Path, tmp_path: Path
+    moments: tuple[tuple[str, str], ...], data: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
     workers = ("--set", "run.num_workers=1")
-    # Within the first epoch, between an optimizer step and its row; then while a checkpoint of the second is written.
-    for moment, extra in (
-        (("motivnet.training.curve:CsvFile.write", "6"), ()),
-        (("motivnet.training.trainer:_save", "11"), ("--resume",)),
-    ):
+    for number, moment in enumerate(moments):
+        extra = ("--resume",) if number else ()
         died = run(DYING, *moment, *arguments(data, out, *workers, *extra))
         assert died.returncode == -signal.SIGKILL, died.stderr
         assert not (out / "bundle").exists()

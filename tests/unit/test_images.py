@@ -6,6 +6,7 @@ import struct
 import threading
 import warnings
 import zlib
+from base64 import b64encode
 
 import numpy as np
 import pytest
@@ -437,7 +438,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 5, 1.5, [1, 2], {"path": "a.jpg"}, object()])
 def test_what_is_no_source(source):
-    with pytest.raises(ImageError, match=r"cannot take an image from .* Allowed: path, bytes, PIL image, numpy array"):
+    with pytest.raises(ImageError, match=r"cannot take an image from .* Allowed: path, bytes, data URL, PIL image"):
         decode_image(source)
 
 
@@ -598,3 +599,85 @@ def test_formats_that_could_start_a_program_are_not_opened():
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n%%EOF\n"
     with pytest.raises(ImageError, match="not an image in a format that can be read"):
         decode_image(postscript)
+
+
+class TestDataUrls:
+    @pytest.fixture
+    def data(self) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    @pytest.mark.parametrize("head", ["data:image/png;base64,", "data:;base64,", "DATA:text/plain;charset=x;BASE64,"])
+    def test_the_file_is_in_the_text(self, data, head):
+        text = b64encode(data).decode()
+        np.testing.assert_array_equal(decode_image(head + text), decode_image(data))
+
+    def test_broken_lines_and_escapes(self, data):
+        text = b64encode(data).decode()
+        escaped = text.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+        np.testing.assert_array_equal(decode_image(f"data:;base64,{text[:20]}\r\n {escaped[20:]}"), decode_image(data))
+
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("data:", "without base64. Allowed: data:image/png;base64"),
+            ("data:image/png,abc", "without base64"),
+            ("data:image/png;base64", "the file is empty"),
+            ("data:;base64,", "the file is empty"),
+            ("data:;base64,AAA", "not base64"),
+            ("data:;base64,A\N{SNOWMAN}==", "not base64"),
+            ("data:;base64,-_-_", "not base64"),
+            ("data:;base64,AAAA", "not an image in a format"),
+        ],
+    )
+    def test_garbage(self, url, message):
+        with pytest.raises(ImageError, match=message):
+            decode_image(url)
+
+    def test_the_limit_is_of_the_file(self, data):
+        url = f"data:;base64,{b64encode(data).decode()}"
+        decode_image(url, limits=ImageLimits(max_bytes=len(data)))
+        with pytest.raises(ImageError, match=f"file of {len(data)} bytes, the limit is {len(data) - 1}"):
+            decode_image(url, limits=ImageLimits(max_bytes=len(data) - 1))
+
+
+class TestTensors:
+    @pytest.fixture
+    def torch(self):
+        return pytest.importorskip("torch")
+
+    @pytest.fixture
+    def image(self):
+        return np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+    def test_channels_come_first(self, torch, image, dtype):
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        tensor = tensor if dtype == "uint8" else tensor.to(getattr(torch, dtype)) / 255
+        np.testing.assert_array_equal(decode_image(tensor), image)
+        np.testing.assert_array_equal(decode_image(tensor, color="bgr"), image[:, :, ::-1])
+
+    def test_grey_and_transparent(self, torch, image):
+        grey = torch.from_numpy(image[:, :, 0])
+        np.testing.assert_array_equal(decode_image(grey), np.repeat(image[:, :, :1], 3, axis=2))
+        np.testing.assert_array_equal(decode_image(grey[None]), decode_image(grey))
+        clear = torch.zeros(4, 6, 5)
+        np.testing.assert_array_equal(decode_image(clear), np.full((6, 5, 3), 255))
+
+    def test_half_precision_and_gradients(self, torch):
+        for dtype in (torch.bfloat16, torch.float16):
+            assert decode_image(torch.ones(3, 2, 2, dtype=dtype, requires_grad=True)).min() == 255
+
+    @pytest.mark.parametrize("shape", [(6, 5, 3), (1, 3, 6, 5), (2, 6, 5), (7,), ()])
+    def test_shapes_that_could_mean_anything(self, torch, shape):
+        with pytest.raises(ImageError, match=r"tensor of shape \(.*\)\. Allowed: .*list\(batch\).*tensor\.numpy\(\)"):
+            decode_image(torch.zeros(shape))
+
+    def test_values_that_are_no_image(self, torch):
+        with pytest.raises(ImageError, match="float array from -2 to 2"):
+            decode_image(torch.tensor([[-2.0, 2.0]]))
+        with pytest.raises(ImageError, match="array of int64"):
+            decode_image(torch.zeros(3, 4, 4, dtype=torch.int64))
+        with pytest.raises(ImageError, match="without plain values"):
+            decode_image(torch.zeros(3, 4, 4, device="meta"))

@@ -10,7 +10,8 @@ from motivnet.errors import MissingExtraError
 NEED_TORCH = ("load_backbone", "load_head", "load_model")
 PUBLIC = {
     *("EMOTIONS", "Box", "Emotion", "FaceResult", "ImageResult", "LabelSet", "MotivNetError", "Predictor"),
-    *("Preprocessing", "__version__", "decode_image", "load_detector", *NEED_TORCH),
+    *("NamedImage", "Preprocessing", "Results", "__version__", "decode_image", "frames_of", "load_detector"),
+    *("read_camera", *NEED_TORCH),
 }
 HEAVY = ("torch", "cv2", "onnxruntime", "PIL", "numpy", "pyarrow", "timm", "lightning", "rich")
 

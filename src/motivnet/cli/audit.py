@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motivnet.cli.options import BatchSize, Device
 from motivnet.cli.outputs import check_folder, open_folder
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def audit(
     seed: Annotated[int, typer.Option(min=0, help="Of permutations and resamples.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that DIR holds already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what audit.json holds.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")] = 64,
-    device: Annotated[str, typer.Option(help="Of models in torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
 ) -> None:
     """Compare what a model does for groups of faces (needs the extra `evaluate`).
 
@@ -113,18 +114,13 @@ def audit(
 def _predict(
     model: str, manifest: "Manifest", data: str, split: str | None, *, detect: bool, batch_size: int, device: str
 ) -> "Predictions":
-    import cv2
-
     from motivnet.checkpoints.fingerprint import model_fingerprint
+    from motivnet.cli.load import load_predictor
     from motivnet.cli.progress import track
     from motivnet.evaluation.evaluate import predict_manifest
-    from motivnet.inference.predictor import Predictor
 
-    # Our own threads work on one image each; OpenCV's would only get in their way.
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     detector = "libfacedetection" if detect else "whole"
-    predictor = Predictor.load(model, detector=detector, batch_size=batch_size, device=device)
+    predictor = load_predictor(model, detector=detector, batch_size=batch_size, device=device)
     return predict_manifest(
         predictor,
         manifest,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from motivnet.cli.options import Device
 from motivnet.cli.outputs import check_folder, open_folder
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def benchmark(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that DIR holds already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what benchmark.json holds.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through a model at once.")] = 64,
-    device: Annotated[str, typer.Option(help="Of models in torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score models on data sets, beside what others have published (needs the extra `evaluate`).
 
@@ -91,13 +92,10 @@ def benchmark(
         from motivnet.evaluation.benchmark import Options, run_benchmark
         from motivnet.evaluation.benchmark_report import benchmark_files
 
-    import cv2
-
+    from motivnet.cli.load import calm_opencv
     from motivnet.inference.predictor import Predictor
 
-    # Our own threads work on one image each; OpenCV's would only get in their way.
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    calm_opencv()
     options = Options(
         trained_on=stated, detect=tuple(detect or ()), restrict=restrict_probs, num_folds=folds, seed=seed
     )

@@ -6,18 +6,19 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from motivnet.cli.inputs import parse_size
-from motivnet.cli.outputs import check_folder, open_folder, printable
+from motivnet.cli.load import load_predictor
+from motivnet.cli.options import BatchSize, Device, Geometry, Size, Workers
+from motivnet.cli.outputs import check_folder, open_folder
 from motivnet.cli.progress import track
+from motivnet.inference.rows import printable
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
     from motivnet.evaluation.predictions import Predictions
-    from motivnet.inference.predictor import Predictor
 
 # The metrics come last: where they are, all is.
 FILES = ("predictions.parquet", "report.html", "metrics.json")
@@ -79,15 +80,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples that give the intervals.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that DIR holds already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what metrics.json holds.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images and look for faces.")] = 2,
-    device: Annotated[str, typer.Option(help="Of models in torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Input size of models in torch, such as 512x384.")
-    ] = None,
-    geometry: Annotated[
-        str | None, typer.Option(help="Of released files: motivnet-pad (the default) or motivnet-stretch.")
-    ] = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device = "auto",
+    size: Size = None,
+    geometry: Geometry = None,
 ) -> None:
     """Measure how well a model tells the emotions of a labelled data set (needs the extra `evaluate`)."""
     from motivnet.cli.extras import needs_extra
@@ -112,14 +109,13 @@ def evaluate(
     # Before the data: a mistake in the model's name is found sooner.
     predictor = None
     if model is not None:
-        image_size = parse_size(size) if size else None
-        predictor = _load(
+        predictor = load_predictor(
             model,
             detector=detector if detect else "whole",
             batch_size=batch_size,
             workers=workers,
             device=device,
-            image_size=image_size,
+            size=size,
             geometry=geometry,
         )
     manifest = read_source(data)
@@ -152,17 +148,6 @@ def evaluate(
         (folder / FILES[2]).write_text(text, encoding="utf-8")
     typer.echo(text if as_json else _headlines(found), nl=not as_json)
     typer.echo(f"written to {out}: {', '.join(FILES)}", err=True)
-
-
-def _load(model: str, **settings: Any) -> "Predictor":
-    import cv2
-
-    from motivnet.inference.predictor import Predictor
-
-    # As in `predict`: our own threads work on one image each, and OpenCV's remarks help nobody.
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    return Predictor.load(model, **settings)
 
 
 def _say_protocol(answers: "Predictions") -> None:

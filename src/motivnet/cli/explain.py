@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.inputs import parse_size
+from motivnet.cli.options import Geometry
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,9 +34,7 @@ def explain(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")] = False,
     device: Annotated[str, typer.Option(help="Of torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Input size, such as 512x384.")] = None,
-    geometry: Annotated[
-        str | None, typer.Option(help="Of released files: motivnet-pad (the default) or motivnet-stretch.")
-    ] = None,
+    geometry: Geometry = None,
 ) -> None:
     """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`)."""
     from motivnet.cli.extras import needs_extra

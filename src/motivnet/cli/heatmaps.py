@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from motivnet.cli.annotate import COLORS, OTHER_COLOR
+from motivnet.inference.draw import COLORS, OTHER_COLOR
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

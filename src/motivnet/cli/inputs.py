@@ -1,29 +1,108 @@
-"""What the user means: paths, folders and glob patterns, sizes, thresholds."""
+"""What the user means: paths, folders, glob patterns, URLs, videos, cameras, sizes, thresholds."""
 
 import glob
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from motivnet.inference.sources import Input
+
+    # A file, or text: a URL, a data URL, `-`, `camera:0`.
+    Named = Path | str
+
+STDIN = "-"
+CAMERA = "camera:"
+# Of a file's name that is made from a URL, in characters.
+MAX_NAME = 100
 
 
-def find_images(arguments: Iterable[str]) -> list[Path]:
-    """Find the images that the arguments name, in their order; a folder's are sorted by path.
+def find_inputs(arguments: Sequence[str]) -> "list[Named]":
+    """Find the images and videos that the arguments name, in their order; a folder's are sorted by path.
 
     Args:
-        arguments: files, folders (searched to the bottom for image files that are not hidden), or glob patterns
-            (`**` reaches into subfolders).
+        arguments: files, folders (searched to the bottom for image files that are not hidden), glob patterns (`**`
+            reaches into subfolders), URLs, data URLs, `-` for the bytes of one image on standard input, or `camera:0`.
 
     Raises:
-        DataError: if an argument names nothing, or a folder without images.
+        DataError: if an argument names nothing, or a folder without images; or standard input cannot be one image.
     """
-    return [path for argument in arguments for path in _find(argument)]
+    if arguments.count(STDIN) > 1:
+        raise DataError("-: standard input is one image, and can be named once")
+    return [found for argument in arguments for found in _find(argument)]
 
 
-def _find(argument: str) -> list[Path]:
+def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
+    """Turn what `find_inputs` found into inputs of a predictor, one at a time.
+
+    Args:
+        inputs: files and texts.
+        every_s: time from one frame of a video to the next, in seconds.
+
+    Raises:
+        ConfigError: if `every_s` is not positive and finite.
+        MissingExtraError: if there is a video, and PyAV is not installed.
+    """
+    from motivnet.inference.sources import NamedImage, frames_of, is_video
+
+    for named in inputs:
+        if isinstance(named, Path) and is_video(named):
+            yield from frames_of(named, every_s=every_s)
+        elif named == STDIN:
+            yield NamedImage("<stdin>", _read_stdin())
+        elif isinstance(named, str) and named.startswith(CAMERA):
+            yield NamedImage(named, _take_picture(named.removeprefix(CAMERA)))
+        else:
+            yield named
+
+
+def file_name(named: "Named") -> Path:
+    """Give a path whose last parts are fit to name a file that is made from an input."""
+    from motivnet.images import is_data_url
+    from motivnet.remote import is_url, without_password
+
+    if isinstance(named, Path):
+        return named
+    if is_url(named):
+        # Taken apart by hand, as an odd URL gets a name too; that it cannot be fetched, its result says.
+        host, _, path = re.split(r"[?#]", without_password(named))[0].partition("://")[2].partition("/")
+        parts = host, path.rpartition("/")[2][-MAX_NAME:] or "image"
+    elif is_data_url(named):
+        parts = ("data",)
+    else:
+        parts = ("stdin" if named == STDIN else named[-MAX_NAME:],)
+    return Path(*[re.sub(r"[^\w.-]+", "-", part) for part in parts])
+
+
+def _find(argument: str) -> "list[Named]":
+    from motivnet.images import is_data_url
+    from motivnet.remote import is_url, without_password
+
+    if argument == STDIN:
+        if sys.stdin is None or sys.stdin.closed:
+            raise DataError("-: standard input is closed")
+        if sys.stdin.isatty():
+            raise DataError("-: standard input is a terminal. Allowed: the bytes of one image, as in `... < photo.jpg`")
+        return [argument]
+    if argument.startswith(CAMERA):
+        if argument == CAMERA:
+            raise DataError("camera: without a number. Allowed: camera:0, camera:/dev/video0 and the like")
+        return [argument]
+    if is_url(argument) or is_data_url(argument):
+        return [argument]
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", argument):
+        raise DataError(f"{without_password(argument)}: Allowed: http:// and https://; `motivnet bulk` takes others")
+    return [*_find_files(argument)]
+
+
+def _find_files(argument: str) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
         from motivnet.images import IMAGE_SUFFIXES
@@ -58,6 +137,22 @@ def _images_below(folder: Path) -> Iterable[Path]:
 
 def _unreadable_folder(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
+
+
+def _read_stdin() -> bytes:
+    from motivnet.images import ImageLimits
+
+    # One byte beyond the limit, by which the decoder knows that it is too large.
+    return sys.stdin.buffer.read(ImageLimits().max_bytes + 1)
+
+
+def _take_picture(camera: str) -> "np.ndarray | ImageError":
+    from motivnet.inference.camera import take_picture
+
+    try:
+        return take_picture(int(camera) if camera.isdecimal() else camera)
+    except ImageError as error:
+        return error
 
 
 def parse_size(text: str) -> tuple[int, int]:

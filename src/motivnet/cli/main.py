@@ -8,15 +8,22 @@ import typer
 from motivnet.cli.ablate import ablate
 from motivnet.cli.audit import audit
 from motivnet.cli.benchmark import benchmark
+from motivnet.cli.bulk import bulk
 from motivnet.cli.calibrate import calibrate
 from motivnet.cli.data import data
 from motivnet.cli.evaluate import evaluate
 from motivnet.cli.explain import explain
 from motivnet.cli.export import export
+from motivnet.cli.live import EPILOG as LIVE_EPILOG
+from motivnet.cli.live import live
 from motivnet.cli.models import models
-from motivnet.cli.predict import EPILOG, predict
+from motivnet.cli.predict import EPILOG as PREDICT_EPILOG
+from motivnet.cli.predict import predict
 from motivnet.cli.pretrain import pretrain
+from motivnet.cli.serve import serve
 from motivnet.cli.train import train
+from motivnet.cli.video import EPILOG as VIDEO_EPILOG
+from motivnet.cli.video import video
 from motivnet.cli.weights import weights
 from motivnet.errors import MotivNetError
 from motivnet.version import __version__
@@ -27,7 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("predict", epilog=EPILOG)(predict)
+app.command("predict", epilog=PREDICT_EPILOG)(predict)
+app.command("video", epilog=VIDEO_EPILOG)(video)
+app.command("live", epilog=LIVE_EPILOG)(live)
+app.command("bulk")(bulk)
+app.command("serve")(serve)
 app.command("models")(models)
 app.command("train")(train)
 app.command("pretrain")(pretrain)

@@ -10,70 +10,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from motivnet.errors import MissingExtraError, OutputError
-from motivnet.labels import AFFECT
+from motivnet.inference.rows import Row, all_columns, to_rows
 
 if TYPE_CHECKING:
     from motivnet.inference.results import ImageResult
 
-Row = dict[str, Any]
 FORMATS = (".jsonl", ".csv", ".parquet")
-
-# Columns before the probabilities, with the type that Parquet gives them.
-COLUMNS = {
-    "source": "string",
-    "status": "string",
-    "error": "string",
-    "model": "string",
-    "preprocessing": "string",
-    "image_width": "int32",
-    "image_height": "int32",
-    "face": "int32",
-    "x": "float64",
-    "y": "float64",
-    "width": "float64",
-    "height": "float64",
-    "tiny": "bool",
-    "score": "float64",
-    "emotion": "string",
-    "abstained": "bool",
-}
 ROWS_PER_GROUP = 4096
-
-
-def to_rows(result: "ImageResult") -> Iterator[Row]:
-    """Give the rows of one image: one per face, numbered from 0, or a single one with empty face columns."""
-    image: Row = dict.fromkeys(COLUMNS)
-    image |= {
-        "source": printable(result.source),
-        "status": result.status,
-        "error": result.error,
-        "model": result.model,
-        "preprocessing": result.preprocessing,
-        "image_width": result.width,
-        "image_height": result.height,
-    }
-    if not result.faces:
-        yield image
-    for number, face in enumerate(result.faces):
-        x, y, width, height = face.box
-        yield image | {
-            "face": number,
-            "x": x,
-            "y": y,
-            "width": width,
-            "height": height,
-            "tiny": face.tiny,
-            "score": face.score,
-            "emotion": face.emotion,
-            "abstained": face.abstained,
-            **{f"prob_{label}": prob for label, prob in face.probs.items()},
-            **({} if face.valence is None else {"valence": face.valence, "arousal": face.arousal}),
-        }
-
-
-def printable(text: str) -> str:
-    """Spell out the bytes of a file name that are no text in its encoding, so that it can be written anywhere."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -114,12 +57,10 @@ def open_output(
         MissingExtraError: if Parquet is asked for and pyarrow is not installed.
     """
     check_output(path, overwrite=overwrite)
-    columns = COLUMNS | {f"prob_{label}": "float64" for label in labels}
-    columns |= dict.fromkeys(AFFECT, "float64") if affect else {}
+    columns = all_columns(labels, affect=affect)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     try:
-        with writers[path.suffix.lower()](unfinished, columns) as write:
+        with open_rows(unfinished, columns, suffix=path.suffix) as write:
 
             def write_rows(result: "ImageResult") -> None:
                 for row in to_rows(result):
@@ -182,6 +123,20 @@ def open_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> Iterato
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def open_rows(
+    path: Path, columns: dict[str, str], *, suffix: str
+) -> contextlib.AbstractContextManager[Callable[[Row], None]]:
+    """Open a new file of rows, of one of `FORMATS`; gives what writes a row.
+
+    Args:
+        path: which must not exist; its own name may end otherwise.
+        columns: name -> Parquet's type.
+        suffix: which says the format.
+    """
+    writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    return writers[suffix.lower()](path, columns)
 
 
 def _open_text(path: Path) -> IO[str]:

@@ -1,4 +1,4 @@
-"""`motivnet predict`: the emotions of the faces in photographs."""
+"""`motivnet predict`: the emotions of the faces in photographs, wherever they are."""
 
 import collections
 import contextlib
@@ -11,9 +11,27 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from motivnet.cli.annotate import COLORS, plan_targets, write_annotated
-from motivnet.cli.inputs import find_images, parse_size, parse_threshold
-from motivnet.cli.outputs import check_output, open_output, printable
+from motivnet.cli.annotate import plan_targets, write_annotated
+from motivnet.cli.inputs import file_name, find_inputs, open_inputs
+from motivnet.cli.load import load_predictor
+from motivnet.cli.options import (
+    AbstainBelow,
+    BatchSize,
+    Detector,
+    Device,
+    Dtype,
+    Geometry,
+    Model,
+    NumHeads,
+    Overwrite,
+    Size,
+    Workers,
+)
+from motivnet.cli.outputs import check_output, open_output
+from motivnet.errors import ConfigError
+from motivnet.inference.draw import COLORS
+from motivnet.inference.rows import printable
+from motivnet.inference.sources import is_video
 from motivnet.labels import AFFECT
 
 if TYPE_CHECKING:
@@ -36,19 +54,14 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH",
+            metavar="INPUT",
             show_default=False,
-            help="Photographs, folders of them, or patterns such as 'pics/**/*.jpg'.",
+            help="Photographs, folders of them, patterns such as 'pics/**/*.jpg', URLs, videos, camera:0, "
+            "or - for the bytes of a photograph on standard input.",
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(help="Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."),
-    ] = "nano",
-    detector: Annotated[
-        str,
-        typer.Option(help="libfacedetection, yunet:MODEL.onnx, or whole: each image is the crop of one face."),
-    ] = "libfacedetection",
+    model: Model = "nano",
+    detector: Detector = "libfacedetection",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write one row per face to a .jsonl, .csv or .parquet file; no table then.")
@@ -56,54 +69,38 @@ def predict(
     annotate: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
     ] = None,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="Of videos: time from one frame to the next.")
+    ] = 1.0,
     top_k: Annotated[int, typer.Option(min=1, help="Emotions that the table names for each face.")] = 3,
-    abstain_below: Annotated[
-        str | None,
-        typer.Option(
-            metavar="P|stored",
-            help="Mark faces whose best probability is below this as no answer; stored: the model's own threshold.",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images and look for faces.")] = 2,
-    device: Annotated[str, typer.Option(help="Of models in torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of models in torch: fp32, bf16, fp16; auto: bf16 where the hardware has it.")
-    ] = "auto",
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Input size of models in torch, such as 512x384.")
-    ] = None,
-    geometry: Annotated[
-        str | None, typer.Option(help="Of released files: motivnet-pad (the default) or motivnet-stretch.")
-    ] = None,
-    num_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of a released file, where its width does not tell.")
-    ] = None,
+    abstain_below: AbstainBelow = None,
+    overwrite: Overwrite = False,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    size: Size = None,
+    geometry: Geometry = None,
+    num_heads: NumHeads = None,
 ) -> None:
     """Tell the emotion of every face in photographs."""
-    files = find_images(paths)
+    inputs = find_inputs(paths)
+    videos = [found for found in inputs if isinstance(found, Path) and is_video(found)]
     if out:
         check_output(out, overwrite=overwrite)
-    targets = plan_targets(files, annotate, overwrite=overwrite) if annotate else []
+    if annotate and videos:
+        raise ConfigError(f"{videos[0]}: --annotate draws on photographs; `motivnet video` draws on videos")
+    targets = plan_targets([*map(file_name, inputs)], annotate, overwrite=overwrite) if annotate else []
 
-    import cv2
-
-    from motivnet.inference.predictor import Predictor
-
-    # Our own threads work on one image each; OpenCV's would only get in their way.
-    cv2.setNumThreads(1)
-    # Its remarks about its own machinery help nobody at a command line.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    predictor = Predictor.load(
+    predictor = load_predictor(
         model,
         detector=detector,
         batch_size=batch_size,
         workers=workers,
-        abstain_below=parse_threshold(abstain_below) if abstain_below is not None else None,
+        abstain_below=abstain_below,
         device=device,
         dtype=dtype,
-        image_size=parse_size(size) if size else None,
+        size=size,
         geometry=geometry,
         num_heads=num_heads,
     )
@@ -119,8 +116,10 @@ def predict(
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
-            sinks.append(functools.partial(_annotate_next, iter(zip(files, targets, strict=True))))
-        counts = _send(_progress(predictor.stream(files), len(files), quiet=as_json), sinks)
+            sinks.append(functools.partial(_annotate_next, iter(targets)))
+        results = predictor.stream(open_inputs(inputs, every), keep_images=bool(targets))
+        # Nobody knows how many frames a video gives before its end.
+        counts = _send(_progress(results, None if videos else len(inputs), quiet=as_json), sinks)
     if table:
         _print_table(table)
     _say_summary(counts, [place for place in (out, annotate) if place])
@@ -144,15 +143,13 @@ def _print_json(result: "ImageResult") -> None:
     print(json.dumps(result.to_dict()), flush=True)
 
 
-def _annotate_next(files: Iterator[tuple[Path, Path]], result: "ImageResult") -> None:
-    from motivnet.images import decode_image
-
-    source, target = next(files)
+def _annotate_next(targets: Iterator[Path], result: "ImageResult") -> None:
+    target = next(targets)
     if result.status != "unreadable":
-        write_annotated(decode_image(source), result.faces, target)
+        write_annotated(result.picture(), result.faces, target)
 
 
-def _progress(items: Iterable[T], total: int, *, quiet: bool) -> Iterator[T]:
+def _progress(items: Iterable[T], total: int | None, *, quiet: bool) -> Iterator[T]:
     """Show a bar on stderr while the items come, if somebody is there to see it."""
     if not sys.stderr.isatty() or (quiet and sys.stdout.isatty()):
         yield from items

@@ -22,7 +22,7 @@ SMALLEST_PROB = float(np.finfo(np.float32).smallest_subnormal)
 class RiskCoverage(NamedTuple):
     """What abstaining gains: images are answered from the surest to the least sure.
 
-    Args:
+    Attributes:
         threshold: highest probability from which on images are answered, (N,), falling.
         coverage: share of the images that are answered then, (N,), rising to 1.
         risk: share of the answered that are wrong, (N,).

@@ -34,8 +34,8 @@ def confusion_matrix(
         weights: how much each image counts, numbers (B,) of at least 0, not all 0; None: 1 each.
 
     Returns:
-        (C, C): row is the true class, column the predicted one; int64, or float64 with `weights`. Images without an
-        answer are in no column, so that a row may sum to less than the class has images.
+        Counts (C, C), a row for each true class and a column for each predicted one; int64, or float64 with `weights`.
+        Images without an answer are in no column, so that a row may sum to less than the class has images.
 
     Raises:
         DataError: if there are no images, lengths differ, a class is out of range or a weight not allowed.

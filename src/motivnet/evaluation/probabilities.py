@@ -28,7 +28,7 @@ SUM_TOLERANCE = 1e-3
 class Reliability(NamedTuple):
     """What a reliability diagram shows: equal-width bins of the highest probability.
 
-    Args:
+    Attributes:
         edges: of the bins, from 0 to 1, (M + 1,); a bin has its lower edge and not its upper one, the last has both.
         share: of all images that fall into the bin, (M,).
         confidence: their mean highest probability, (M,); NaN for an empty bin.

@@ -141,7 +141,7 @@ def subject_folds(subjects: Sequence[str], target: ArrayLike, num_folds: int = 1
         num_folds: K, from 2 to the number of subjects.
 
     Returns:
-        int64 (B,): fold of each image, from 0 to K - 1; none is empty.
+        Fold of each image, int64 (B,), from 0 to K - 1; none is empty.
 
     Raises:
         DataError: if an image has no subject, lengths differ, or there are fewer subjects than folds.

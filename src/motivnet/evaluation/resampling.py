@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 class Difference(NamedTuple):
     """One score of model a less that of model b.
 
-    Args:
+    Attributes:
         value: the difference on the images themselves.
         interval: of it.
         p_value: of there being none, two-sided.
@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 class McNemar(NamedTuple):
     """How two models differ in the images that they classify rightly.
 
-    Args:
+    Attributes:
         only_a: images that only model a classifies rightly.
         only_b: images that only model b does.
         p_value: of both being as often right, two-sided.

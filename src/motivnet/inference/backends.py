@@ -4,6 +4,7 @@ Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W w
 """
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -63,6 +64,9 @@ class OnnxBackend:
         Raises:
             CheckpointError: if the file is missing, damaged, or disagrees with the bundle's settings.
         """
+        # Since 1.29 onnxruntime reports to its makers, over the network, what it runs. Asked before it is imported, it
+        # does not.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -6,6 +6,7 @@ Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or cl
 import collections
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,31 +18,41 @@ import numpy as np
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
-from motivnet.images import ColorOrder, ImageLimits, decode_image
+from motivnet.images import ColorOrder, ImageLimits, decode_image, is_data_url, is_tensor
 from motivnet.inference.backends import Backend
 from motivnet.inference.load import Runtime, load_backend
+from motivnet.inference.result_list import Results
 from motivnet.inference.results import FaceResult, ImageResult
+from motivnet.inference.sources import NamedImage
 from motivnet.preprocess import Box
+from motivnet.remote import FetchLimits, fetch, is_url, without_password
 
 if TYPE_CHECKING:
-    from motivnet.images import ImageSource
+    from motivnet.inference.results import Kept
+    from motivnet.inference.sources import Input
 
 # A probability, `stored` for the one that the bundle states, or None for an answer to every face.
 Threshold = float | Literal["stored"] | None
 # Valence and arousal of a face; probabilities with them.
-_Affect = list[float] | list[None]
-_Answer = tuple[list[float], _Affect]
+Affect = list[float] | list[None]
+Answer = tuple[list[float], Affect]
+# Of their inputs, what the results of one `predict` hold on to: enough for a notebook. Paths cost nothing.
+KEPT_BYTES = 256_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Seen:
-    """An image that has been decoded and searched; of its pixels only `crops`, uint8 (H, W, C), are kept."""
+    """An image that has been decoded and searched.
+
+    Of its pixels only `crops`, uint8 (H, W, C), are kept, and what `image` refers to.
+    """
 
     source: str
     error: str | None = None
     size: tuple[int, int] | None = None
     detections: tuple[Detection, ...] = ()
     crops: tuple[np.ndarray, ...] = ()
+    image: "Kept | None" = None
 
 
 class Predictor:
@@ -56,6 +67,7 @@ class Predictor:
         batch_size: int = 64,
         workers: int = 2,
         limits: ImageLimits | None = None,
+        fetch_limits: FetchLimits | None = None,
         abstain_below: Threshold = None,
     ) -> None:
         """Put together the parts; `Predictor.load` does it by name.
@@ -67,6 +79,7 @@ class Predictor:
             batch_size: most faces that go through the model at once.
             workers: threads that decode images and look for faces.
             limits: sizes beyond which an image is unreadable; None takes the defaults.
+            fetch_limits: beyond which a URL is unreadable; None takes the defaults.
             abstain_below: faces whose best probability is below this, 0 to 1, are marked as abstained; `stored` takes
                 the threshold that the bundle states; None marks none.
 
@@ -81,8 +94,10 @@ class Predictor:
         self.batch_size = batch_size
         self.workers = workers
         self.limits = limits
+        self.fetch_limits = fetch_limits
         self.abstain_below = _threshold(abstain_below, config)
         self._fingerprint = config.preprocessing.fingerprint
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="motivnet")
 
     @classmethod
     def load(
@@ -93,6 +108,7 @@ class Predictor:
         batch_size: int = 64,
         workers: int = 2,
         limits: ImageLimits | None = None,
+        fetch_limits: FetchLimits | None = None,
         abstain_below: Threshold = None,
         backend: str = "auto",
         device: str = "auto",
@@ -112,6 +128,7 @@ class Predictor:
             batch_size: most faces that go through the model at once; fewer where memory or a large model asks for it.
             workers: threads that decode images and look for faces.
             limits: sizes beyond which an image is unreadable; None takes the defaults.
+            fetch_limits: beyond which a URL is unreadable; None takes the defaults.
             abstain_below: faces whose best probability is below this, 0 to 1, are marked as abstained; `stored` takes
                 the threshold that the bundle states; None marks none.
             backend: `onnx`, `torch`, or `auto`: ONNX where the bundle has it and nothing is asked for that only torch
@@ -145,29 +162,42 @@ class Predictor:
         )
         config, runs = load_backend(model, runtime)
         most = min(batch_size, runs.max_batch or batch_size)
-        return cls(config, runs, found, batch_size=most, workers=workers, limits=limits, abstain_below=abstain_below)
+        return cls(
+            config,
+            runs,
+            found,
+            batch_size=most,
+            workers=workers,
+            limits=limits,
+            fetch_limits=fetch_limits,
+            abstain_below=abstain_below,
+        )
 
-    def predict(self, inputs: "ImageSource | Iterable[ImageSource]", *, color: ColorOrder = "rgb") -> list[ImageResult]:
+    def predict(self, inputs: "Input | Iterable[Input]", *, color: ColorOrder = "rgb") -> Results:
         """Predict one image, or several.
 
         Args:
-            inputs: a path, the bytes of a file, a PIL image, an array as `decode_image` takes it, or an iterable
-                of these. An array is always one image.
-            color: colour order of arrays; files and PIL images know theirs.
+            inputs: an image, or an iterable of images. An image is text that begins with `http://` or `https://`,
+                which is fetched, any other path, the bytes of a file, a PIL image, a data URL, an array or a tensor as
+                `decode_image` takes it, or a `NamedImage`. An array or a tensor is always one image.
+            color: colour order of arrays and tensors; files and PIL images know theirs.
 
         Returns:
-            One result per input, in order: also for one that cannot be read or shows no face.
+            One result per input, in order: also for one that cannot be read or shows no face. They can show
+            themselves in a notebook, for which they hold on to at most `KEPT_BYTES` of the inputs.
         """
-        return list(self.stream(_listed(inputs), color=color))
+        results = self._stream(_listed(inputs), color, None, KEPT_BYTES)
+        return Results(results, labels=self.config.labels.names, affect=self.config.model.affect)
 
     __call__ = predict
 
     def stream(
         self,
-        inputs: "Iterable[ImageSource]",
+        inputs: "Iterable[Input]",
         *,
         color: ColorOrder = "rgb",
         boxes: Iterable[Box | None] | None = None,
+        keep_images: bool = False,
     ) -> Iterator[ImageResult]:
         """Predict images as they come, in order, holding only a few at a time.
 
@@ -175,15 +205,26 @@ class Predictor:
 
         Args:
             inputs: any iterable of what `predict` takes; it may be endless.
-            color: colour order of arrays.
+            color: colour order of arrays and tensors.
             boxes: where the face of each input is already known, in pixels of the upright image; the detector looks
                 only where this is None. As many as there are inputs.
+            keep_images: let results hold on to what is not a file, so that each can show itself.
         """
+        return self._stream(inputs, color, boxes, math.inf if keep_images else 0)
+
+    def _stream(
+        self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None, keep_bytes: float
+    ) -> Iterator[ImageResult]:
         if color not in ("rgb", "bgr"):
             raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
         pending: list[_Seen] = []
         num_faces = 0
         for seen in self._look_ahead(inputs, color, boxes):
+            size = _kept_bytes(seen.image)
+            if size > keep_bytes:
+                seen = dataclasses.replace(seen, image=None)
+            else:
+                keep_bytes -= size
             pending.append(seen)
             num_faces += len(seen.crops)
             if num_faces >= self.batch_size or len(pending) >= self.batch_size:
@@ -192,51 +233,60 @@ class Predictor:
         yield from self._classify(pending)
 
     def _look_ahead(
-        self, inputs: "Iterable[ImageSource]", color: ColorOrder, boxes: Iterable[Box | None] | None
+        self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None
     ) -> Iterator[_Seen]:
-        """Decode and search images in threads, a few ahead of the caller, in order."""
+        """Fetch, decode and search images in threads, a few ahead of the caller, in order."""
         queue: collections.deque[Future[_Seen]] = collections.deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
         try:
             known = itertools.repeat(None) if boxes is None else boxes
             for position, (source, box) in enumerate(zip(inputs, known, strict=boxes is not None)):
-                queue.append(pool.submit(self._look, source, position, color, box))
+                queue.append(self._pool.submit(self._look, source, position, color, box))
                 # Enough work to outlast one batch in the model, and no more: a folder may hold a million images.
                 if len(queue) >= 4 * self.workers:
                     yield queue.popleft().result()
             while queue:
                 yield queue.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in queue:
+                future.cancel()
 
-    def _look(self, source: "ImageSource", position: int, color: ColorOrder, box: Box | None) -> _Seen:
-        name = _name(source, position)
+    def _look(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> _Seen:
+        name, source = (given.name, given.image) if isinstance(given, NamedImage) else (_name(given, position), given)
         try:
+            if isinstance(source, ImageError):
+                raise source
+            if isinstance(source, str) and is_url(source):
+                source = fetch(source, self.fetch_limits)
             image_hwc_u8 = decode_image(source, color=color, limits=self.limits)
         except ImageError as error:
             return _Seen(name, error=str(error))
         detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
         faces = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
-        return _Seen(name, None, image_hwc_u8.shape[:2], detections, faces)
+        is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
+        return _Seen(name, None, image_hwc_u8.shape[:2], detections, faces, source if is_file else image_hwc_u8)
 
     def _classify(self, images: list[_Seen]) -> Iterator[ImageResult]:
         faces = [face for seen in images for face in seen.crops]
         answers = itertools.chain.from_iterable(
-            self._answers(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
+            self.classify(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
         )
         for seen in images:
             yield self._result(seen, [next(answers) for _ in seen.detections])
 
-    def _answers(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[_Answer]:
-        """Give probabilities of each face, with valence and arousal if the model has them."""
+    def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
+        """Let the model answer to faces that `Preprocessing.face` has cut out: one batch, of at least one.
+
+        Returns:
+            Of each face the probabilities, in label order, and (valence, arousal), or (None, None).
+        """
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
         logits_BC, affect_B2 = self.backend.outputs(pixels_BCHW)
         probs = self.config.calibration.probs(logits_BC).tolist()
         affect = itertools.repeat([None, None]) if affect_B2 is None else affect_B2.tolist()
         return zip(probs, affect, strict=False)
 
-    def _result(self, seen: _Seen, answers: list[_Answer]) -> ImageResult:
-        faces = tuple(self._face(found, *answer) for found, answer in zip(seen.detections, answers, strict=True))
+    def _result(self, seen: _Seen, answers: list[Answer]) -> ImageResult:
+        faces = tuple(self.face_result(found, *answer) for found, answer in zip(seen.detections, answers, strict=True))
         height, width = seen.size or (None, None)
         return ImageResult(
             source=seen.source,
@@ -247,9 +297,11 @@ class Predictor:
             width=width,
             height=height,
             faces=faces,
+            image=seen.image,
         )
 
-    def _face(self, found: Detection, probs: list[float], affect: _Affect) -> FaceResult:
+    def face_result(self, found: Detection, probs: list[float], affect: Affect) -> FaceResult:
+        """Put together what the detector found and `classify` answered."""
         labels, best = self.config.labels.names, max(probs)
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
@@ -269,15 +321,28 @@ def _threshold(wanted: Threshold, config: BundleConfig) -> float | None:
     return wanted
 
 
-def _listed(inputs: Any) -> "Iterable[ImageSource]":
+def _listed(inputs: Any) -> "Iterable[Input]":
     """Make one input a list of one. What is neither an image nor iterable becomes an unreadable input."""
-    single = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray))
-    return [inputs] if single or not isinstance(inputs, Iterable) else cast("Iterable[ImageSource]", inputs)
+    single = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray)) or is_tensor(inputs)
+    return [inputs] if single or not isinstance(inputs, Iterable) else cast("Iterable[Input]", inputs)
 
 
 def _name(source: object, position: int) -> str:
+    if is_data_url(source):
+        return f"<data URL {position}>"
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        name = os.fsdecode(source)
+        return without_password(name) if is_url(source) else name
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<bytes {position}>"
-    return f"<{'array' if isinstance(source, np.ndarray) else 'image'} {position}>"
+    kind = "array" if isinstance(source, np.ndarray) else "tensor" if is_tensor(source) else "image"
+    return f"<{kind} {position}>"
+
+
+def _kept_bytes(image: "Kept | None") -> int:
+    """Tell how much memory an image holds on to; a path, next to nothing."""
+    if image is None or isinstance(image, os.PathLike):
+        return 0
+    if isinstance(image, str):
+        return len(image) if is_data_url(image) else 0
+    return image.nbytes if isinstance(image, (np.ndarray, memoryview)) else len(image)

@@ -1,9 +1,19 @@
 """What a prediction is: one result per image, with one entry per face. Nothing is ever dropped."""
 
 import dataclasses
-from typing import Any, Literal
+import os
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from motivnet.errors import ImageError
+from motivnet.images import ImageLimits, decode_image
 from motivnet.preprocess import Box
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    Kept = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray
 
 Status = Literal["ok", "no_face", "unreadable"]
 
@@ -60,7 +70,7 @@ class ImageResult:
     """What became of one input.
 
     Args:
-        source: its path, or `<kind position>` for what has none, such as `<bytes 3>`.
+        source: its path or URL, or `<kind position>` for what has none, such as `<bytes 3>`.
         status: `ok`: at least one face; `no_face`: a good image without one; `unreadable`: see `error`.
         error: why it could not be read; None otherwise.
         model: name of the model.
@@ -68,6 +78,8 @@ class ImageResult:
         width: of the upright image, in pixels; None if unreadable.
         height: of the upright image, in pixels; None if unreadable.
         faces: largest first.
+        image: where the pixels can be had again, for `picture`: the path, the bytes of the file, or an RGB array; None
+            if the predictor was not asked to keep it. Neither compared nor written anywhere.
     """
 
     source: str
@@ -78,6 +90,39 @@ class ImageResult:
     width: int | None = None
     height: int | None = None
     faces: tuple[FaceResult, ...] = ()
+    image: "Kept | None" = dataclasses.field(default=None, repr=False, compare=False)
+
+    def picture(self) -> np.ndarray:
+        """Decode the image again.
+
+        Returns:
+            The upright RGB image, uint8 (height, width, 3), in whose pixels the boxes of the faces are.
+
+        Raises:
+            ImageError: if it was not kept, could not be read, or the file has gone or changed since.
+        """
+        if self.image is None or self.width is None or self.height is None:
+            raise ImageError(f"{self.source}: {self.error or 'its image was not kept; stream(keep_images=True) does'}")
+        # What has been decoded once is not too large now.
+        image_hwc_u8 = decode_image(self.image, limits=ImageLimits(max_pixels=self.width * self.height))
+        if image_hwc_u8.shape[:2] != (self.height, self.width):
+            raise ImageError(f"{self.source}: has changed since it was read")
+        return image_hwc_u8
+
+    def plot(self) -> "Figure":
+        """Draw the image with its faces, and bars of their probabilities; see `motivnet.inference.plot`.
+
+        Raises:
+            MissingExtraError: if matplotlib is not installed.
+        """
+        from motivnet.inference.plot import plot_results
+
+        return plot_results([self])
+
+    def _repr_html_(self) -> str:
+        from motivnet.inference.html import to_html
+
+        return to_html([self])
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain data for JSON."""

@@ -1,90 +1,13 @@
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.cli.annotate import COLORS, draw_faces, plan_targets, write_annotated
+from motivnet.cli.annotate import plan_targets, write_annotated
 from motivnet.errors import OutputError
 from motivnet.inference.results import FaceResult
-from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
-
-
-def face(box: Box, emotion: str = "happiness") -> FaceResult:
-    return FaceResult(box, 0.9, emotion, {"neutral": 0.07, emotion: 0.93})
-
-
-def pixels_of(image: Image.Image, color: str) -> np.ndarray:
-    """Give (row, column) of the pixels of exactly this colour."""
-    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return np.argwhere((np.asarray(image) == wanted).all(axis=2))
-
-
-@pytest.mark.parametrize(
-    ("size", "box"),
-    [
-        ((48, 48), Box(0, 0, 48, 48)),
-        ((20, 30), Box(2, 2, 10, 10)),
-        ((640, 480), Box(300, 200, 80, 100)),
-        ((6000, 4000), Box(10, 10, 60, 60)),
-        ((640, 480), Box(-50, -50, 900, 900)),
-        ((640, 480), Box(600, 440, 100, 100)),
-        ((640, 480), Box(700, 500, 10, 10)),
-        ((1, 700), Box(0, 0, 1, 1)),
-    ],
-)
-def test_box_and_label_are_inside_and_large_enough_to_read(size, box):
-    drawn = draw_faces(Image.new("RGB", size), [face(box)])
-    assert max(drawn.size) >= 480
-    found = pixels_of(drawn, COLORS["happiness"])
-    assert len(found)
-    if min(size) > 10:
-        rows, columns = found[:, 0], found[:, 1]
-        # The label is a filled rectangle: some row of it has many more pixels of the colour than a box's two sides.
-        assert np.ptp(rows) + 1 >= 14
-        assert np.ptp(columns) + 1 >= 60
-
-
-def test_box_is_where_the_face_is():
-    found = pixels_of(draw_faces(Image.new("RGB", (640, 480)), [face(Box(300, 200, 80, 100))]), COLORS["happiness"])
-    assert found[:, 1].min() == pytest.approx(300, abs=2)
-    assert found[:, 0].max() == pytest.approx(300, abs=2)
-
-
-def test_what_the_model_abstains_from_has_a_question_mark_and_no_colour():
-    certain = face(Box(300, 200, 80, 100))
-    drawn = draw_faces(Image.new("RGB", (640, 480)), [dataclasses.replace(certain, abstained=True)])
-    assert len(pixels_of(drawn, COLORS["happiness"])) == 0
-    white = pixels_of(drawn, "#ffffff")
-    box = pixels_of(draw_faces(Image.new("RGB", (640, 480)), [certain]), COLORS["happiness"])
-    # The label above the box is wider by the question mark.
-    assert np.ptp(white[white[:, 0] < 195, 1]) > np.ptp(box[box[:, 0] < 195, 1])
-
-
-def test_labels_of_neighbours_do_not_cover_each_other():
-    boxes = [Box(100, 200, 40, 40), Box(110, 200, 40, 40)]
-    one = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0])])
-    both = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0]), face(boxes[1], "anger")])
-    above = (slice(150, 198), slice(100, 240))
-    np.testing.assert_array_equal(np.asarray(one)[above], np.asarray(both)[above])
-    assert len(pixels_of(both, COLORS["anger"])) > 200
-
-
-def test_every_emotion_has_its_own_colour():
-    assert set(COLORS) == set(EMOTIONS)
-    assert len(set(COLORS.values())) == len(COLORS)
-
-
-def test_a_label_of_another_model_is_drawn_too():
-    assert len(pixels_of(draw_faces(Image.new("RGB", (640, 480)), [face(Box(9, 99, 80, 80), "contempt")]), "#ffffff"))
-
-
-def test_the_original_is_not_drawn_on():
-    image = Image.new("RGB", (640, 480))
-    draw_faces(image, [face(Box(300, 200, 80, 100))])
-    assert image.getextrema() == ((0, 0),) * 3
 
 
 class TestTargets:
@@ -113,8 +36,9 @@ class TestTargets:
 
 def test_writes_the_format_of_the_extension(tmp_path):
     image = np.zeros((480, 640, 3), np.uint8)
+    face = FaceResult(Box(300, 200, 80, 100), 0.9, "happiness", {"neutral": 0.07, "happiness": 0.93})
     for name, format_name in (("x.jpg", "JPEG"), ("x.png", "PNG")):
-        write_annotated(image, [face(Box(300, 200, 80, 100))], tmp_path / name)
+        write_annotated(image, [face], tmp_path / name)
         with Image.open(tmp_path / name) as written:
             assert (written.format, written.size) == (format_name, (640, 480))
     assert {path.name for path in tmp_path.iterdir()} == {"x.jpg", "x.png"}

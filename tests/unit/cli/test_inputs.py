@@ -1,10 +1,13 @@
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from motivnet.cli.inputs import find_images, parse_threshold
-from motivnet.errors import ConfigError, DataError
+from motivnet.cli.inputs import file_name, find_inputs, open_inputs, parse_threshold
+from motivnet.errors import ConfigError, DataError, ImageError
+from motivnet.inference.sources import NamedImage
 
 
 @pytest.fixture
@@ -17,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path, *arguments: str) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in find_images([str(folder / a) for a in arguments])]
+    return [Path(path).relative_to(folder).as_posix() for path in find_inputs([str(folder / a) for a in arguments])]
 
 
 def test_folders_are_searched_to_the_bottom_for_images_that_are_not_hidden(folder):
@@ -61,6 +64,84 @@ def test_a_pipe_is_refused_rather_than_waited_for(folder):
     os.mkfifo(folder / "pipe.jpg")
     with pytest.raises(DataError, match="neither a file nor a folder"):
         names(folder, "pipe.jpg")
+
+
+class StandardInput(io.TextIOWrapper):
+    def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(data))
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def test_texts_that_are_no_paths_are_passed_on(folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StandardInput())
+    texts = [
+        "http://x.test/*.jpg",
+        "HTTPS://x.test",
+        "data:image/png;base64,AAAA",
+        "-",
+        "camera:0",
+        "camera:/dev/video3",
+    ]
+    assert find_inputs([texts[0], str(folder / "b.jpg"), *texts[1:]]) == [texts[0], folder / "b.jpg", *texts[1:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-", "-"], "can be named once"),
+        (["s3://key:secret@bucket/a.jpg"], r"s3://bucket/a\.jpg: Allowed: http:// and https://; `motivnet bulk`"),
+        (["file:///a.jpg"], "Allowed: http:// and https://"),
+        (["camera:"], "without a number"),
+    ],
+)
+def test_texts_that_name_nothing(monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, "stdin", StandardInput())
+    with pytest.raises(DataError, match=message):
+        find_inputs(arguments)
+
+
+def test_a_terminal_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StandardInput(terminal=True))
+    with pytest.raises(DataError, match="standard input is a terminal"):
+        find_inputs(["-"])
+    for closed in (None, StandardInput()):
+        if closed:
+            closed.close()
+        monkeypatch.setattr(sys, "stdin", closed)
+        with pytest.raises(DataError, match="standard input is closed"):
+            find_inputs(["-"])
+
+
+def test_inputs_are_opened_one_by_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", StandardInput(b"picture"))
+    camera = f"camera:{tmp_path / 'video7'}"
+    path, url, stdin, missing = open_inputs([Path("a.jpg"), "http://x.test/", "-", camera], 1.0)
+    assert (path, url) == (Path("a.jpg"), "http://x.test/")
+    assert stdin == NamedImage("<stdin>", b"picture")
+    assert isinstance(missing, NamedImage)
+    assert missing.name == camera
+    assert isinstance(missing.image, ImageError)
+
+
+@pytest.mark.parametrize(
+    ("named", "name"),
+    [
+        (Path("a/b.jpg"), "a/b.jpg"),
+        ("https://me:secret@x.test:80/a/b%20c.jpg?token=1#d", "x.test-80/b-20c.jpg"),
+        ("http://x.test", "x.test/image"),
+        ("http://x.test/a/", "x.test/image"),
+        ("http://[", "-/image"),
+        (f"http://x.test/{'a' * 300}.jpg", f"x.test/{'a' * 96}.jpg"),
+        ("data:image/png;base64,AAAA", "data"),
+        ("-", "stdin"),
+        ("camera:0", "camera-0"),
+    ],
+)
+def test_every_input_has_a_name_fit_for_a_file(named, name):
+    assert file_name(named).as_posix() == name
 
 
 @pytest.mark.parametrize(("text", "value"), [("0.6", 0.6), ("1", 1.0), (" .5 ", 0.5), ("stored", "stored")])

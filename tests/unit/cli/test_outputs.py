@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from motivnet.cli.outputs import check_output, open_output, printable, to_rows
+from motivnet.cli.outputs import check_output, open_output
 from motivnet.errors import MissingExtraError, OutputError
 from motivnet.inference.results import FaceResult, ImageResult
+from motivnet.inference.rows import printable, to_rows
 from motivnet.preprocess import Box
 
 LABELS = ("neutral", "happiness")

@@ -169,6 +169,7 @@ def test_manifest_survives_its_file(tmp_path: Path) -> None:
         again.split("Test")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_published_counts(shared_dir: Path) -> None:
     """The counts and faults that the data set is known to have, from its own description."""

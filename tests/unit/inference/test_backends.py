@@ -1,5 +1,8 @@
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +23,15 @@ def test_gives_the_logits_of_any_batch(tiny_bundle):
     bias = np.array([1, 0, 0, -1, -2, -3, -4])
     slope = np.array([0, 4, -4, 0, 0, 0, 0])
     np.testing.assert_allclose(logits, bias + slope * levels[:, None], atol=1e-6)
+
+
+def test_nothing_is_reported_to_anybody(tmp_path):
+    """onnxruntime's telemetry leaves a session's number in the temporary folder when it is on."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
+    program = "from motivnet import Predictor; Predictor.load('nano', detector='whole')"
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_gives_the_same_from_many_threads(tiny_bundle):

@@ -117,7 +117,7 @@ def test_convolutions_by_what_each_module_does() -> None:
     assert cost(config).flops == 2 * sum(macs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config", SMALL.values(), ids=SMALL.keys())
 def test_calculated_as_if_built(config: ModelConfig, dtype: torch.dtype) -> None:
     found = cost(config, dtype=dtype)

@@ -1,0 +1,309 @@
+"""Fetch a file over http or https, within limits: the only place where the project follows a user's URL.
+
+Python's own `urlopen` has no limit on the time or size of an answer as a whole, follows redirects to other schemes and
+looks a name up again when it connects, so that a name can lead to another address than the one that was checked. Here
+one deadline covers everything, bytes are counted as they come, and a connection goes to exactly the addresses that
+were checked. Proxies that the environment names are not used: behind one, fetch the file by other means and give its
+bytes.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import io
+import ipaddress
+import math
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from motivnet.errors import ConfigError, ImageError
+
+SCHEMES = {"http": 80, "https": 443}
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+READ_BYTES = 65_536
+# Where IPv6's public hosts are. IPv4 within IPv6 (mapped, NAT64) lies elsewhere.
+PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+# Behind which Azure and Oracle keep the keys of their virtual machines; Python takes them for public.
+METADATA_V4 = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+# What is not escaped in a path or query that is a URL's already.
+URL_SAFE = "%/:;=&?~+!$,'@()*[]|"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FetchLimits:
+    """What a fetch may cost, and where it may go.
+
+    Args:
+        max_bytes: largest file, in bytes.
+        timeout_s: longest time for everything together, redirects included, in seconds.
+        max_redirects: most redirects that are followed.
+        public_only: whether hosts must be on the public internet: for URLs that strangers send. Refused are then
+            private, local, multicast and reserved addresses, in whatever way they are written or looked up.
+    """
+
+    max_bytes: int = 100_000_000
+    timeout_s: float = 30.0
+    max_redirects: int = 5
+    public_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: at a value that is out of range.
+        """
+        if self.max_bytes < 1:
+            raise ConfigError(f"max_bytes {self.max_bytes}: must be at least 1")
+        if not 0 < self.timeout_s < math.inf:
+            raise ConfigError(f"timeout_s {self.timeout_s}: must be positive and finite")
+        if self.max_redirects < 0:
+            raise ConfigError(f"max_redirects {self.max_redirects}: must be 0 or more")
+
+
+def is_url(text: object) -> bool:
+    """Tell whether this is text that `fetch` takes for a URL."""
+    return isinstance(text, str) and text[:8].lower().startswith(("http://", "https://"))
+
+
+def without_password(url: str) -> str:
+    """Give a URL without the user name and password in it, to be shown and stored."""
+    scheme, colon, rest = url.partition("://")
+    end = min((place for place in map(rest.find, "/?#") if place >= 0), default=len(rest))
+    return f"{scheme}{colon}{rest[:end].rpartition('@')[2]}{rest[end:]}"
+
+
+def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
+    """Fetch a file with GET.
+
+    Args:
+        url: of http or https, without a user name or password.
+        limits: None takes the defaults.
+
+    Returns:
+        The body of an answer with status 200, as it is: compressed ones are refused.
+
+    Raises:
+        ImageError: if it cannot be had within the limits. The message names hosts, never the rest of a URL, which may
+            hold a secret.
+    """
+    limits = limits or FetchLimits()
+    end_s = time.monotonic() + limits.timeout_s
+    seen: set[str] = set()
+    while True:
+        target = _parse(url)
+        if url in seen:
+            raise ImageError(f"cannot be fetched: {target.host} redirects in a loop")
+        seen.add(url)
+        with _explained(target, limits), contextlib.closing(_Connection(target, limits, end_s)) as connection:
+            connection.request("GET", target.path, headers={"Accept-Encoding": "identity", "User-Agent": "motivnet"})
+            with connection.getresponse() as response:
+                if response.status not in REDIRECTS:
+                    return _body(response, target, limits)
+                location = response.headers.get("Location")
+        if location is None:
+            raise ImageError(f"cannot be fetched: {target.host} redirects without saying where to")
+        if len(seen) > limits.max_redirects:
+            raise ImageError(f"cannot be fetched: too many redirects, the limit is {limits.max_redirects}")
+        url = _follow(url, location.partition("#")[0])
+
+
+class _Target(NamedTuple):
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+def _parse(url: str) -> _Target:
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, parts.port
+        # As in a certificate; and it bounds what can stand in a message.
+        ascii_host = (host or "").encode("idna").decode("ascii")
+    except ValueError:  # UnicodeError is one
+        raise ImageError("cannot be fetched: the URL is not well-formed") from None
+    if parts.scheme not in SCHEMES:
+        raise ImageError(f"cannot be fetched: scheme {parts.scheme[:20]!r}. Allowed: http, https")
+    if not ascii_host or not ascii_host.isprintable() or " " in ascii_host:
+        raise ImageError("cannot be fetched: the URL names no host")
+    if parts.username is not None or parts.password is not None:
+        raise ImageError("cannot be fetched: the URL holds a user name or password. Allowed: URLs without")
+    return _Target(parts.scheme, ascii_host, SCHEMES[parts.scheme] if port is None else port, _path(parts))
+
+
+def _path(parts: SplitResult) -> str:
+    query = f"?{quote(parts.query, URL_SAFE)}" if parts.query else ""
+    return (quote(parts.path, URL_SAFE) or "/") + query
+
+
+def _follow(url: str, location: str) -> str:
+    # Headers are read as Latin-1; what servers mean by other bytes than ASCII is UTF-8.
+    location = quote(location.encode("latin-1", "replace"), URL_SAFE)
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise ImageError("cannot be fetched: redirected to a URL that is not well-formed") from None
+
+
+@contextlib.contextmanager
+def _explained(target: _Target, limits: FetchLimits) -> Iterator[None]:
+    host = target.host
+    try:
+        yield
+    except TimeoutError:
+        raise ImageError(f"cannot be fetched: {host} took too long, the limit is {limits.timeout_s:g} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise ImageError(f"cannot be fetched: the certificate of {host}: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise ImageError(f"cannot be fetched: no secure connection to {host}: {error.reason}") from None
+    except socket.gaierror:
+        raise ImageError(f"cannot be fetched: there is no host {host}") from None
+    except OSError as error:
+        raise ImageError(f"cannot be fetched: no connection to {host}: {error.strerror or error}") from None
+    except (http.client.HTTPException, ValueError):  # whose messages repeat what the server sent
+        raise ImageError(f"cannot be fetched: {host} does not answer as a web server does") from None
+
+
+def _body(response: http.client.HTTPResponse, target: _Target, limits: FetchLimits) -> bytes:
+    if response.status != 200:
+        raise ImageError(f"cannot be fetched: {target.host} answered with status {response.status}")
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ImageError(f"cannot be fetched: {target.host} sent it compressed, which was not asked for")
+    data = bytearray()
+    while chunk := response.read(READ_BYTES):
+        data += chunk
+        if len(data) > limits.max_bytes:
+            raise ImageError(f"cannot be fetched: more than {limits.max_bytes} bytes, which is the limit")
+    if response.length:
+        raise ImageError(f"cannot be fetched: {target.host} ended after {len(data)} bytes, too early")
+    return bytes(data)
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to addresses that were checked, all of whose waiting ends at the deadline."""
+
+    def __init__(self, target: _Target, limits: FetchLimits, end_s: float) -> None:
+        super().__init__(target.host, target.port)
+        self.default_port = SCHEMES[target.scheme]
+        self._target = target
+        self._public_only = limits.public_only
+        self._end_s = end_s
+
+    def connect(self) -> None:
+        addresses = _look_up(self._target, self._end_s)
+        if self._public_only:
+            _check_public(self._target.host, addresses)
+        sock = _connect(addresses, self._end_s)
+        try:
+            if self._target.scheme == "https":
+                sock.settimeout(_left_s(self._end_s))
+                name = self._target.host.rstrip(".")
+                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=name)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = _TimedSocket(sock, self._end_s)
+
+
+class _TimedSocket:
+    """As much of a socket as `http.client` uses. Python's time-outs begin anew at every byte; this one does not."""
+
+    def __init__(self, sock: socket.socket, end_s: float) -> None:
+        self._sock = sock
+        self._end_s = end_s
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(_left_s(self._end_s))
+        self._sock.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self._sock, self._end_s))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, end_s: float) -> None:
+        self._sock = sock
+        # Keeps the socket open until it is closed itself: `http.client` closes sockets before it has read them.
+        self._file = sock.makefile("rb", buffering=0)
+        self._end_s = end_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._sock.settimeout(_left_s(self._end_s))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _left_s(end_s: float) -> float:
+    left_s = end_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
+
+
+def _look_up(target: _Target, end_s: float) -> list[tuple[Any, ...]]:
+    """Ask the system for the addresses, in a thread of its own: the system cannot be told how long to try."""
+    answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
+        except (OSError, ValueError) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="motivnet-look-up", daemon=True).start()
+    try:
+        answer = answers.get(timeout=_left_s(end_s))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _check_public(host: str, addresses: list[tuple[Any, ...]]) -> None:
+    for *_, address in addresses:
+        if not _is_public(address[0]):
+            raise ImageError(f"cannot be fetched: {host} is not on the public internet. Allowed: public hosts")
+
+
+def _is_public(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        # These two are tunnels to an IPv4 address, which may be any.
+        allowed = address in PUBLIC_V6 and not (address.sixtofour or address.teredo)
+    else:
+        allowed = not any(address in network for network in METADATA_V4)
+    return allowed and address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _connect(addresses: list[tuple[Any, ...]], end_s: float) -> socket.socket:
+    """Connect to the first address that answers; each gets an even share of the time that is left."""
+    failure: OSError = OSError("no address")
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = undo.enter_context(socket.socket(family, kind, protocol))
+                sock.settimeout(_left_s(end_s) / (len(addresses) - number))
+                sock.connect(address)
+            except OSError as error:  # also of a family that this machine does not have
+                failure = error
+                continue
+            undo.pop_all()
+            return sock
+    raise failure

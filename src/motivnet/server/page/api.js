@@ -1,0 +1,104 @@
+// The server's routes, and what can go wrong with them. Addresses are relative: the page may lie below a path.
+
+const TRIES = 4;
+const LONGEST_WAIT_S = 10;
+const TIMEOUT_MS = 90_000;
+
+const KINDS = { 401: "token", 408: "slow", 413: "large", 429: "busy", 503: "busy", 504: "slow" };
+
+/**
+ * A request without an answer. `kind` is one of: token, large, busy, slow, gone (no server), broken (the connection
+ * broke, yet the server is there), failed (anything else).
+ */
+export class ApiError extends Error {
+  constructor(kind, detail, retryAfterS = null) {
+    super(detail);
+    this.kind = kind;
+    this.retryAfterS = retryAfterS;
+  }
+}
+
+export class Api {
+  /** In memory only, as whoever holds it may use the server. */
+  token = null;
+
+  /** Give what the server says of its model. */
+  async model() {
+    const { models } = await this.#request("v1/models", {});
+    return models[0];
+  }
+
+  /** Give the result of one image. See #send. */
+  predict(image, name, options) {
+    return this.#send("v1/predict", image, name, options);
+  }
+
+  /** Give the result of one image whose faces say where the model looked. See #send. */
+  explain(image, name, options) {
+    return this.#send("v1/explain", image, name, options);
+  }
+
+  /**
+   * Send one image. A busy server is asked again when it says, a few times.
+   * @param {object} options signal: aborts; tries: how often to ask; onWait: told (seconds, try, tries) before a wait.
+   */
+  async #send(path, image, name, { signal = null, tries = TRIES, onWait = () => {} } = {}) {
+    const body = new FormData();
+    body.append("files", image, name);
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        const { results } = await this.#request(path, { method: "POST", body }, signal);
+        return results[0];
+      } catch (error) {
+        if (error.kind !== "busy" || attempt >= tries) throw error;
+        const seconds = Math.min(error.retryAfterS ?? 2 ** (attempt - 1), LONGEST_WAIT_S);
+        onWait(seconds, attempt + 1, tries);
+        await wait(seconds, signal);
+      }
+    }
+  }
+
+  async #request(path, options, signal = null) {
+    const headers = this.token === null ? {} : { Authorization: `Bearer ${this.token}` };
+    const timeout = AbortSignal.timeout(TIMEOUT_MS);
+    const signals = signal === null ? timeout : AbortSignal.any([signal, timeout]);
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers, signal: signals, cache: "no-store" });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      if (timeout.aborted) throw new ApiError("slow", "no answer in time");
+      throw (await this.#isThere())
+        ? new ApiError("broken", "the connection broke")
+        : new ApiError("gone", "no answer");
+    }
+    const answer = await response.json().catch(() => null);
+    if (response.ok && answer !== null) return answer;
+    const seconds = Number(response.headers.get("Retry-After") ?? Number.NaN);
+    const detail = answer?.detail ?? `the answer was ${response.status} ${response.statusText}`;
+    throw new ApiError(KINDS[response.status] ?? "failed", detail, Number.isFinite(seconds) ? seconds : null);
+  }
+
+  async #isThere() {
+    try {
+      return (await fetch("healthz", { signal: AbortSignal.timeout(5000), cache: "no-store" })).ok;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** Wait some seconds; an abort ends it with an error. */
+export function wait(seconds, signal = null) {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, seconds * 1000);
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+}

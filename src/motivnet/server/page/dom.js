@@ -1,0 +1,34 @@
+// Elements and words.
+
+/** Give the element of the page with this id. */
+export const byId = (id) => document.getElementById(id);
+
+/**
+ * Make an element. Children that are strings become text, never markup: file names come from anywhere.
+ * An attribute that is true is there, one that is false or null is not.
+ */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== false && value !== null) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
+const TENTHS = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1, minimumFractionDigits: 1 });
+const NUMBER = new Intl.NumberFormat("en");
+
+/** Write a share as a percentage; "<1%" rather than "0%" for what is not nothing. */
+export const percent = (share) => (share > 0 && share < 0.005 ? "<1%" : PERCENT.format(share));
+export const percentTenths = (share) => TENTHS.format(share);
+export const number = (value) => NUMBER.format(value);
+export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+export const capitalised = (word) => word.charAt(0).toUpperCase() + word.slice(1);
+
+/** Write a number of bytes for people. */
+export function bytes(size) {
+  if (size < 1000) return plural(size, "byte");
+  return size < 1_000_000 ? `${Math.round(size / 1000)} kB` : `${(size / 1_000_000).toFixed(1)} MB`;
+}

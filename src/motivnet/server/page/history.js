@@ -1,0 +1,88 @@
+// The photographs of the session as a strip of thumbnails. In memory only.
+
+import { make, plural } from "./dom.js";
+import { colorOf, thumbnail } from "./draw.js";
+import { inWords } from "./faces.js";
+
+const THUMB_PX = 176;
+// Thumbnails and results of so many take some 60 MB.
+export const MOST_ENTRIES = 500;
+
+export class History {
+  #list;
+  #onChoose;
+  #buttons = new Map();
+  entries = [];
+
+  /** @param {function} onChoose told the entry whose thumbnail was pressed. */
+  constructor(list, onChoose) {
+    this.#list = list;
+    this.#onChoose = onChoose;
+  }
+
+  /** Add an entry; the oldest goes when there are too many. */
+  add(entry, picture) {
+    this.entries.push(entry);
+    const button = make("button", { type: "button", class: "thumb", "aria-label": describe(entry), title: entry.name });
+    button.append(
+      picture ? thumb(picture) : make("span", { class: "no-thumb", "aria-hidden": "true" }, "?"),
+      badge(entry),
+    );
+    button.addEventListener("click", () => this.#onChoose(entry));
+    this.#buttons.set(entry, button);
+    this.#list.append(make("li", {}, button));
+    if (this.entries.length > MOST_ENTRIES) {
+      this.#buttons.delete(this.entries.shift());
+      this.#list.firstElementChild.remove();
+    }
+  }
+
+  /** Mark the entry that is shown; null marks none. */
+  mark(shown) {
+    for (const [entry, button] of this.#buttons) {
+      if (entry === shown) {
+        button.setAttribute("aria-current", "true");
+        // Sideways only: the page itself must not jump.
+        this.#list.scrollLeft = button.offsetLeft - (this.#list.clientWidth - button.clientWidth) / 2;
+      } else {
+        button.removeAttribute("aria-current");
+      }
+    }
+  }
+
+  clear() {
+    this.entries = [];
+    this.#buttons.clear();
+    this.#list.replaceChildren();
+  }
+}
+
+/** Say in a sentence what became of a photograph. */
+export function summarise({ name, result }) {
+  if (result.status === "unreadable") return `${name}: cannot be read: ${result.error}.`;
+  return `${name}: ${result.faces.length ? plural(result.faces.length, "face") : "no face found"}.`;
+}
+
+/** Say what became of a photograph, with every face. */
+export const describe = (entry) =>
+  [summarise(entry), ...entry.result.faces.map((face, n) => `${inWords(face, n)}.`)].join(" ");
+
+function thumb(picture) {
+  const canvas = make("canvas", { "aria-hidden": "true" });
+  thumbnail(canvas, picture, THUMB_PX);
+  return canvas;
+}
+
+function badge({ result }) {
+  const dots = result.faces.slice(0, 4).map((face) => {
+    const dot = make("span", { class: "dot" });
+    dot.style.setProperty("--color", face.abstained ? "#ffffff" : colorOf(face.emotion));
+    return dot;
+  });
+  const words = {
+    ok: result.faces.length > 4 ? String(result.faces.length) : "",
+    no_face: "no face",
+    unreadable: "unreadable",
+  };
+  return make("span", { class: "badge", "aria-hidden": "true" }, ...dots, words[result.status]);
+}

@@ -1,0 +1,18 @@
+// Light and dark: as the system has it, until the button says otherwise.
+
+import { byId } from "./dom.js";
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+const root = document.documentElement;
+
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+const show = () => byId("theme").setAttribute("aria-pressed", String(isDark()));
+
+export function followTheme() {
+  byId("theme").addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    show();
+  });
+  system.addEventListener("change", show);
+  show();
+}

@@ -1,0 +1,338 @@
+"""`motivnet serve` over real sockets: what clients do wrong, what they do too often, and the end."""
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+
+from motivnet.cli.main import app
+from motivnet.errors import MotivNetError
+from motivnet.inference.predictor import Predictor
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals as on Windows are others")
+
+TOKEN = "s3cret-t0ken"
+BOUNDARY = "boundary-of-the-test"
+KEYED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Served:
+    """A server in a process of its own, and what it has logged."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, logged: list[str]) -> None:
+        self.process, self.port, self.logged = process, port, logged
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, headers=None) -> tuple[int, dict[str, str], bytes]:
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+
+    def raw(self, data: bytes) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        sock.sendall(data)
+        return sock
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *settings: str, model: Path | str = "nano", **environment: str) -> Iterator[Served]:
+    """Start `motivnet serve` with a home and a folder for temporary files of its own."""
+    command = [sys.executable, "-m", "motivnet", "serve", "--port", "0", "--model", str(model), *settings]
+    own = {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **own, **environment}, cwd=folder
+    )
+    logged: list[str] = []
+    found, port = threading.Event(), [0]
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            logged.append(line)
+            if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+                port[0] = int(match[1])
+                found.set()
+        found.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert found.wait(60)
+        assert port[0], logged
+        yield Served(process, port[0], logged)
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle, tmp_path_factory) -> Iterator[Served]:
+    """A server with a token and low limits, which must have written nothing anywhere when all tests are done."""
+    folder = tmp_path_factory.mktemp("server")
+    limits = {
+        **{
+            "max-images": 2,
+            "max-request-bytes": 3_000_000,
+            "max-pixels": 1_000_000,
+            "cors-origin": "https://lab.example",
+        },
+        "detector": "whole",
+    }
+    settings = [text for name, value in limits.items() for text in (f"--{name}", str(value))]
+    with serving(folder, *settings, model=tiny_bundle.path, MOTIVNET_TOKEN=TOKEN) as served:
+        yield served
+        assert served.process.poll() is None
+        assert served.end() == 0
+    # onnxruntime keeps a number of its own there.
+    assert {path.name for path in folder.iterdir()} <= {".ses"}
+    for line in served.logged:
+        assert json.loads(line)["level"] in ("info", "warning")
+    text = "".join(served.logged)
+    for secret in (TOKEN, "secret-name", "hidden", "PNG", "Traceback"):
+        assert secret not in text
+
+
+def png(value: int = 200, side: int = 20) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A small PNG that says that it is 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = (30_000).to_bytes(4, "big")
+    head = chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0]))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+
+
+def form(*files: bytes) -> tuple[bytes, dict[str, str]]:
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="secret-name-{n}.png"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+        for n, data in enumerate(files)
+    ]
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **KEYED}
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode(), headers
+
+
+def head(body: bytes, headers: dict[str, str], path: str = "/v1/predict") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the server closes."""
+    with contextlib.closing(sock):
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := sock.recv(65_536):
+                data += chunk
+        return data
+
+
+def test_answers_are_those_of_predict(server, tiny_bundle):
+    images = [png(255), b"no image"]
+    status, headers, body = server.ask("POST", "/v1/predict?key=hidden", *form(*images))
+    rows = [result.to_dict() for result in Predictor.load(tiny_bundle.path, detector="whole").predict(images)]
+    wanted = [row | {"source": f"secret-name-{n}.png"} for n, row in enumerate(rows)]
+    assert (status, json.loads(body)) == (200, {"results": wanted})
+    assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
+
+
+def test_bodies_that_are_no_form_and_images_that_are_none(server):
+    assert server.ask("POST", "/v1/predict", b"\x00\xff" * 100, KEYED)[0] == 415
+    broken, headers = b"\x00\xff" * 100, form()[1]
+    assert server.ask("POST", "/v1/predict", broken, headers)[0] == 422
+    status, _, body = server.ask("POST", "/v1/predict", *form(bomb()))
+    (row,) = json.loads(body)["results"]
+    assert (status, row["status"]) == (200, "unreadable")
+    assert "too many pixels" in row["error"]
+    status, _, body = server.ask("POST", "/v1/predict", *form(png(side=1100)))
+    assert "the limit is 1000000" in json.loads(body)["results"][0]["error"]
+    status, _, body = server.ask("POST", "/v1/predict", *form(*[png()] * 100))
+    assert (status, "the limit is 2" in json.loads(body)["detail"]) == (413, True)
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer " + "x" * 10_000}])
+def test_a_wrong_token(server, given):
+    body, headers = form(png())
+    status, answer, _ = server.ask("POST", "/v1/predict", body, {**headers, "Authorization": "", **given})
+    assert (status, answer["www-authenticate"]) == (401, "Bearer")
+    assert server.ask("GET", "/metrics", headers=given)[0] == 401
+    assert server.ask("GET", "/healthz", headers=given)[0] == 200
+
+
+def test_other_paths_and_methods(server):
+    assert server.ask("GET", "/nowhere", headers=KEYED)[0] == 404
+    assert server.ask("HEAD", "/v1/predict", headers=KEYED)[::2] == (405, b"")
+    assert server.ask("OPTIONS", "/v1/predict", headers=KEYED)[0] == 405
+    assert read_all(server.raw(b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
+
+
+def test_cors(server):
+    preflight = {"Origin": "https://lab.example", "Access-Control-Request-Method": "POST"}
+    status, headers, _ = server.ask("OPTIONS", "/v1/predict", headers=preflight)
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://lab.example")
+    status, headers, _ = server.ask("OPTIONS", "/v1/predict", headers=preflight | {"Origin": "https://evil.example"})
+    assert (status, "access-control-allow-origin" in headers) == (400, False)
+
+
+def test_a_refusal_is_readable_and_the_connection_goes_on(server):
+    """A body that is too large is refused by its head, thrown away as it comes, and another request may follow."""
+    with contextlib.closing(server.connect()) as connection:
+        body, headers = form(bytes(5_000_000))
+        connection.request("POST", "/v1/predict", body, headers)
+        answer = connection.getresponse()
+        assert (answer.status, "the limit is 3000000" in answer.read().decode()) == (413, True)
+        sock = connection.sock
+        connection.request("POST", "/v1/predict", *form(png()))
+        assert connection.getresponse().status == 200
+        assert connection.sock is sock
+
+
+def test_slow_clients_are_cut_off(tmp_path, tiny_bundle):
+    limits = ("--header-timeout-s", "1", "--body-timeout-s", "1", "--max-requests", "1", "--detector", "whole")
+    with serving(tmp_path, *limits, model=tiny_bundle.path) as served:
+        cut_off(served)
+
+
+def cut_off(server: Served) -> None:
+    body, headers = form(png())
+    whole = head(body, headers) + body
+    silent, in_head = server.raw(b""), server.raw(whole[:30])
+    in_body, refused = server.raw(whole[:-10]), server.raw(head(bytes(90_000_000), headers) + bytes(1000))
+    answer = refused.recv(12)
+    # Of a body that nobody wants any more.
+    refused.sendall(b"x")
+    with contextlib.closing(server.connect()) as other:
+        # The one place is taken by the request whose body does not end. Whoever waits gets it.
+        statuses = []
+        while 200 not in statuses:
+            other.request("POST", "/v1/predict", *form(png()))
+            got = other.getresponse()
+            got.read()
+            statuses.append(got.status)
+            assert got.status == 200 or got.headers["Retry-After"] == "1"
+        assert set(statuses) <= {200, 429}
+    assert read_all(silent) == read_all(in_head) == b""
+    assert read_all(in_body).startswith(b"HTTP/1.1 408")
+    assert (answer + read_all(refused)).startswith(b"HTTP/1.1 413")
+
+
+def test_a_head_that_does_not_end(server):
+    assert read_all(server.raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000)).startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_leaves(server):
+    body, headers = form(png())
+    server.raw(head(body, headers) + body[:10]).close()
+    server.raw(head(body, headers) + body).close()
+    assert server.ask("POST", "/v1/predict", *form(png()))[0] == 200
+
+
+def test_metrics(server):
+    server.ask("POST", "/v1/predict", *form(png(255), b"no image"))
+    text = server.ask("GET", "/metrics", headers=KEYED)[2].decode()
+    for name in (
+        *("requests_total", "request_seconds_bucket", "errors_total", "active_requests", "queue_images"),
+        *("queue_seconds_bucket", "batch_images_bucket", "batch_seconds_bucket", "images_total", "faces_total"),
+    ):
+        assert re.search(rf"^motivnet_{name}[ {{]", text, re.MULTILINE), name
+    assert "secret-name" not in text
+
+
+@pytest.mark.parametrize("batch_images", [1, 32])
+def test_sigterm_under_load(tmp_path, tiny_bundle, batch_images):
+    """Every request that was sent before the end is answered, new connections are refused, the exit code is 0."""
+    settings = ("--detector", "whole", "--batch-images", str(batch_images), "--max-queue-images", "500")
+    body, headers = form(*[png(side=700)] * 4)
+    with serving(tmp_path, *settings, model=tiny_bundle.path) as served:
+        # One after another, as a listening socket that closes drops those that it has not accepted.
+        connections = [served.connect() for _ in range(12)]
+        for connection in connections:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+        for connection in connections:
+            connection.request("POST", "/v1/predict", body, headers)
+        served.process.send_signal(signal.SIGTERM)
+        answers = [connection.getresponse() for connection in connections]
+        assert [answer.status for answer in answers] == [200] * 12
+        assert all(len(json.loads(answer.read())["results"]) == 4 for answer in answers)
+        assert served.process.wait(60) == 0
+        with pytest.raises(ConnectionRefusedError):
+            served.ask("GET", "/healthz")
+        for connection in connections:
+            connection.close()
+
+
+def test_a_token_from_a_file_and_ctrl_c(tmp_path, tiny_bundle):
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    with serving(tmp_path, "--token-file", str(file), model=tiny_bundle.path) as served:
+        assert served.ask("GET", "/v1/models")[0] == 401
+        assert served.ask("GET", "/v1/models", headers=KEYED)[0] == 200
+        assert served.end(signal.SIGINT) == 0
+    assert not any("Traceback" in line for line in served.logged)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "motivnet", "serve", "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"127.0.0.1:{port}: cannot listen there" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--host", "0.0.0.0"], "there is no token"),
+        (["--host", "::"], "there is no token"),
+        (["--host", "no.such.host.invalid", "--insecure"], "cannot listen there"),
+        (["--token-env", "MOTIVNET_NOT_SET"], "no such environment variable"),
+        (["--token-file", "none"], "none: cannot be read"),
+        (["--token-file", "none", "--token-env", "HOME"], "one of them"),
+        (["--log-level", "loud"], "log level 'loud'"),
+        (["--max-images", "0"], "max_images 0"),
+    ],
+)
+def test_mistakes_in_the_command(arguments, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOTIVNET_TOKEN", raising=False)
+    result = CliRunner().invoke(app, ["serve", "--port", "0", *arguments])
+    assert isinstance(result.exception, MotivNetError)
+    assert text in str(result.exception)
