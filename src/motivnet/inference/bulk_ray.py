@@ -75,12 +75,13 @@ def run_ray(
         raise MissingExtraError(error.name or "ray", "scale") from None
     threads = settings.threads or 1
     settings = dataclasses.replace(settings, threads=threads)
-    pool = ray.data.ActorPoolStrategy(min_size=num_workers or 1, max_size=num_workers, max_tasks_in_flight_per_actor=1)
     num_cpus, num_gpus = (None, 1) if settings.device.startswith("cuda") else (threads, None)
     with _cluster(ray, address, None if num_workers is None else num_workers * threads):
         while rows := [
             {"request": pickle.dumps((settings, folder, part))} for part in itertools.islice(parts, PARTS_PER_DATASET)
         ]:
+            least = min(num_workers or 1, len(rows))
+            pool = ray.data.ActorPoolStrategy(min_size=least, max_size=num_workers, max_tasks_in_flight_per_actor=1)
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
             actor: Any = Actor
             yield from _counts(ray, dataset.map(actor, compute=pool, num_cpus=num_cpus, num_gpus=num_gpus))
