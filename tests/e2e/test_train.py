@@ -187,7 +187,7 @@ SHARDED = (*TWO, "--strategy", "fsdp", "--set", "run.batch_size=7", "--set", "ru
 
 
 # Slow, because it was unsteady once: gathering the optimizer's state for a checkpoint, a process lost the other one, in
-# one run of `make test`; in some 70 like it, ten of them five times as long, it did not.
+# one run of `make test`; in 18 runs like it, and 10 that were five times as long, it did not.
 @pytest.mark.slow
 @needs_two_cores
 def test_a_model_that_is_shared_out_gives_the_same_curve(data: Path, whole: Path, tmp_path: Path) -> None:
