@@ -82,11 +82,11 @@ def video(
     """Tell the emotions of every face in videos, frame by frame (needs the extra `video`)."""
     from motivnet.cli.extras import needs_extra
     from motivnet.cli.video_inputs import find_videos, need_av, plan_targets
-    from motivnet.cli.video_parts import open_parts, parts_folder
+    from motivnet.cli.video_parts import Parts, open_parts, parts_folder
 
     files = find_videos(paths)
     # A run that was killed while its results took their names may have left some of them.
-    again = overwrite or (resume and (parts_folder(out) / "publishing").exists())
+    again = overwrite or (resume and Parts(parts_folder(out)).publishing)
     check_output(out, overwrite=again)
     wanted = {"annotate": annotate, "timeline": timeline, "report": report}
     targets = plan_targets(files, out, wanted, overwrite=again)

@@ -47,7 +47,7 @@ def video_report(
     more = f" The {MAX_ROWS} tracks seen longest, of {len(summary.tracks):,}." if left_out else ""
     pictures = [
         report.thumbnail(image, f"#{track.track_id}\n{track.dominant}, {track.seen_s:.1f} s")
-        for track, image in zip(summary.tracks, thumbnails, strict=False)
+        for track, image in zip(summary.tracks[: len(thumbnails)], thumbnails, strict=True)
     ]
     sections = [
         report.Section(

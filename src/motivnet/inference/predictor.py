@@ -282,8 +282,8 @@ class Predictor:
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
         logits_BC, affect_B2 = self.backend.outputs(pixels_BCHW)
         probs = self.config.calibration.probs(logits_BC).tolist()
-        affect = itertools.repeat([None, None]) if affect_B2 is None else affect_B2.tolist()
-        return zip(probs, affect, strict=False)
+        affect = [[None, None]] * len(probs) if affect_B2 is None else affect_B2.tolist()
+        return zip(probs, affect, strict=True)
 
     def _result(self, seen: _Seen, answers: list[Answer]) -> ImageResult:
         faces = tuple(self.face_result(found, *answer) for found, answer in zip(seen.detections, answers, strict=True))
