@@ -66,6 +66,23 @@ class ImageLimits:
     max_pixels: int = 100_000_000
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An input of `Predictor` with the name that its result gets.
+
+    Args:
+        name: the `source` of its result.
+        image: what `Predictor.predict` takes, or the reason why there is none: its result is then `unreadable`.
+    """
+
+    name: str
+    image: "ImageSource | ImageError"
+
+
+if TYPE_CHECKING:
+    Input = ImageSource | NamedImage
+
+
 def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
     """Decode an image.
 

@@ -281,7 +281,7 @@ class TestResume:
     @pytest.fixture
     def broken_off(self, command, tmp_path, monkeypatch) -> Path:
         """A run that ended at its second checkpoint."""
-        from motivnet.cli.video_parts import Parts
+        from motivnet.video.checkpoints import Parts
 
         save, saved = Parts.save, []
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from motivnet.cli.annotate import plan_targets, write_annotated
 from motivnet.cli.inputs import file_name, find_inputs, open_inputs
 from motivnet.cli.load import load_predictor
 from motivnet.cli.options import (
@@ -27,12 +26,13 @@ from motivnet.cli.options import (
     Size,
     Workers,
 )
-from motivnet.cli.outputs import check_output, open_output
 from motivnet.errors import ConfigError
+from motivnet.inference.annotate import plan_targets, write_annotated
 from motivnet.inference.draw import COLORS
 from motivnet.inference.rows import printable
-from motivnet.inference.sources import is_video
+from motivnet.inference.tables import check_output, open_output
 from motivnet.labels import AFFECT
+from motivnet.video.sources import is_video
 
 if TYPE_CHECKING:
     from rich.table import Table

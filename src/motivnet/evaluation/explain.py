@@ -33,8 +33,8 @@ from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.errors import CheckpointError
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
-from motivnet.inference.load import Runtime, load_backend
 from motivnet.inference.results import FaceResult
+from motivnet.inference.runtime import Runtime, load_backend
 from motivnet.inference.torch_backend import TorchBackend
 from motivnet.models.ml_decoder import Look, MLDecoder
 from motivnet.models.motivnet import MotivNet

@@ -19,7 +19,7 @@ from motivnet.checkpoints.transfer import sha256_of
 from motivnet.config import from_plain, to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError, OutputError
-from motivnet.evaluation import foreign
+from motivnet.evaluation import external_predictions as foreign
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.inference.results import Status

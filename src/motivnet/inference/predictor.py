@@ -18,18 +18,17 @@ import numpy as np
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
-from motivnet.images import ColorOrder, ImageLimits, decode_image, is_data_url, is_tensor
+from motivnet.images import ColorOrder, ImageLimits, NamedImage, decode_image, is_data_url, is_tensor
 from motivnet.inference.backends import Backend
-from motivnet.inference.load import Runtime, load_backend
 from motivnet.inference.result_list import Results
 from motivnet.inference.results import FaceResult, ImageResult
-from motivnet.inference.sources import NamedImage
+from motivnet.inference.runtime import Runtime, load_backend
 from motivnet.preprocess import Box
 from motivnet.remote import FetchLimits, fetch, is_url, without_password
 
 if TYPE_CHECKING:
+    from motivnet.images import Input
     from motivnet.inference.results import Kept
-    from motivnet.inference.sources import Input
 
 # A probability, `stored` for the one that the bundle states, or None for an answer to every face.
 Threshold = float | Literal["stored"] | None

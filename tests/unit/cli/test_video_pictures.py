@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from motivnet.cli.video_draw import draw_frame, draw_note
-from motivnet.cli.video_summary import Row, curves, summarise
 from motivnet.inference.results import FaceResult
-from motivnet.inference.video_rows import FrameResult
 from motivnet.preprocess import Box
+from motivnet.video.follow import FrameResult
+from motivnet.video.overlay import draw_frame, draw_note
+from motivnet.video.summary import Row, curves, summarise
 
 LABELS = ("happiness", "sadness")
 
@@ -109,7 +109,7 @@ class TestSummary:
 
 class TestTimeline:
     def test_labels_keep_their_distance(self):
-        from motivnet.cli.video_timeline import spread
+        from motivnet.report.timeline import spread
 
         assert spread([], 0.1) == []
         assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
@@ -123,7 +123,7 @@ class TestTimeline:
     def test_figures_of_any_number_of_tracks(self, number, tmp_path):
         pytest.importorskip("matplotlib")
         pytest.importorskip("jinja2")
-        from motivnet.cli.video_timeline import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
+        from motivnet.report.timeline import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
 
         listed = rows(*((k / 10, {track: 0.5 + k / 50 for track in range(number) if k % 7}) for k in range(20)))
         found = summarise(listed, LABELS)

@@ -14,11 +14,11 @@ from PIL import Image
 
 from motivnet.checkpoints.bundle import Bundle, open_bundle, write_config
 from motivnet.cli.main import main
-from motivnet.cli.outputs import open_output
 from motivnet.errors import CheckpointError
 from motivnet.inference.backends import OnnxBackend
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
+from motivnet.inference.tables import open_output
 from motivnet.preprocess import Box
 
 

@@ -13,7 +13,7 @@ from motivnet import Predictor
 from motivnet.checkpoints.bundle import ASSETS, Bundle, open_bundle
 from motivnet.errors import CheckpointError, ConfigError, MissingExtraError
 from motivnet.inference.backends import OnnxBackend
-from motivnet.inference.load import BACKENDS, Runtime, load_backend
+from motivnet.inference.runtime import BACKENDS, Runtime, load_backend
 from motivnet.preprocess import PREPROCESSINGS
 
 HEADS = {"num_heads": 3}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.cli.outputs import open_output
 from motivnet.errors import ImageError, MissingExtraError
 from motivnet.inference import html as page
 from motivnet.inference import plot
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.result_list import Results
 from motivnet.inference.results import FaceResult, ImageResult
+from motivnet.inference.tables import open_output
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
 
