@@ -15,7 +15,6 @@ read as it is.
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import json
 import re
 import time
@@ -29,7 +28,8 @@ from motivnet.bulk.output_folder import Folder
 from motivnet.bulk.parts import BulkSettings, Counts, Part, decode_counts, part_name, pyarrow
 from motivnet.bulk.urls import is_url
 from motivnet.bulk.worker import Worker
-from motivnet.checkpoints.bundle import embedded_models, is_bundle, open_bundle
+from motivnet.checkpoints.bundle import embedded_models
+from motivnet.checkpoints.fingerprint import model_fingerprint
 from motivnet.config import flatten, to_plain
 from motivnet.errors import ConfigError, OutputError
 
@@ -237,24 +237,11 @@ def make_plan(src: str, source: Source, settings: BulkSettings) -> dict[str, Any
     plan = {
         "version": PLAN_VERSION,
         "inputs": inputs,
-        "model_fingerprint": _model_fingerprint(settings.model),
+        "model_fingerprint": model_fingerprint(settings.model),
         "settings": plain,
     }
     # As JSON gives it back.
     return json.loads(json.dumps(plan))
-
-
-def _model_fingerprint(model: str) -> str | None:
-    """Hash the files of a model; None for one that only its name tells, such as a released one on the hub."""
-    path = open_bundle(model).path if is_bundle(model) else Path(model)
-    files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        if not file.is_file():
-            return None
-        with file.open("rb") as opened:
-            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _keep_plan(folder: Folder, plan: dict[str, Any]) -> set[str]:

@@ -4,7 +4,7 @@ A part is `part_size` consecutive inputs and one file, `part-00042.parquet`, whi
 all. As a part's rows depend on its inputs, the model and the settings alone, it does not matter who writes it, or how
 often.
 
-Rows: those of `motivnet.inference.rows`, after a column `input`, the number of the input from 0. The status is that of
+Rows: those of `motivnet.inference.rows`, and a column `input`, the number of the input from 0. The status is that of
 `ImageResult`, or `failed` for an input that broke the detector or the model. What the part amounts to stands in the
 metadata of its file.
 """
@@ -180,7 +180,7 @@ class PartWriter:
         faces = sum(len(result.faces) for result, _ in outcomes)
         counts = Counts(len(outcomes), faces, dict(sorted(statuses.items())))
         config = self._predictor.config
-        columns = {"input": "int64"} | all_columns(config.labels.names, affect=config.model.affect)
+        columns = all_columns(config.labels.names) | {"input": "int64"}
         self._folder.write(part_name(part.number), encode_part(rows, columns, counts))
         return counts
 

@@ -112,7 +112,7 @@ def predict(
             sinks.append(_print_json)
         if out:
             labels = predictor.config.labels.names
-            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite, affect=affect)))
+            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite)))
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
@@ -176,7 +176,7 @@ def _table(top_k: int, *, affect: bool) -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("face at x, y", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("face score", justify="right", no_wrap=True)
     return table
 
 
@@ -201,7 +201,7 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
             *affect,
             f"{face.box.x:.0f}, {face.box.y:.0f}",
             f"{face.box.width:.0f} x {face.box.height:.0f}{tiny}",
-            f"{face.score:.2f}",
+            f"{face.face_score:.2f}",
         )
 
 

@@ -230,7 +230,7 @@ def read_predictions(
     affect_B2 = foreign.read_affect(path, table)
     protocol = _own_protocol(path, table) or Protocol(
         model=path.name,
-        model_fingerprint=sha256_of(path)[:12],
+        model_fingerprint="m" + sha256_of(path)[:12],
         data=data,
         data_fingerprint="",
         n=len(manifest),

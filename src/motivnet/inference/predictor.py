@@ -186,7 +186,7 @@ class Predictor:
             themselves in a notebook, for which they hold on to at most `KEPT_BYTES` of the inputs.
         """
         results = self._stream(_listed(inputs), color, None, KEPT_BYTES)
-        return Results(results, labels=self.config.labels.names, affect=self.config.model.affect)
+        return Results(results, labels=self.config.labels.names)
 
     __call__ = predict
 

@@ -39,9 +39,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_output(
-    path: Path, labels: tuple[str, ...], *, overwrite: bool, affect: bool = False
-) -> Iterator[Callable[["ImageResult"], None]]:
+def open_output(path: Path, labels: tuple[str, ...], *, overwrite: bool) -> Iterator[Callable[["ImageResult"], None]]:
     """Open a result file; give a function that writes the rows of one image.
 
     The rows go to a temporary file in the same folder, which takes the place of `path` only when all went well.
@@ -50,14 +48,13 @@ def open_output(
         path: the format is its extension's.
         labels: of the model, which give the probability columns.
         overwrite: whether an existing file is replaced.
-        affect: whether the model gives valence and arousal, which are the last columns then.
 
     Raises:
         OutputError: if the file exists, or cannot be written.
         MissingExtraError: if Parquet is asked for and pyarrow is not installed.
     """
     check_output(path, overwrite=overwrite)
-    columns = all_columns(labels, affect=affect)
+    columns = all_columns(labels)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open_rows(unfinished, columns, suffix=path.suffix) as write:

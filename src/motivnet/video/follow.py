@@ -9,7 +9,7 @@ Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or cl
 
 import dataclasses
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,12 @@ from motivnet.errors import ConfigError
 from motivnet.faces import Detection
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
+from motivnet.inference.rows import Row, face_rows
 from motivnet.video.read_ahead import read_ahead
 from motivnet.video.reader import Frame
 from motivnet.video.smoothing import Smoother
 from motivnet.video.tracking import Tracker, TrackingConfig
 
-# Columns before the probabilities, with the type that Parquet gives them; `status` comes after them.
-COLUMNS = {
-    "frame": "int64",
-    "time_s": "float64",
-    "track_id": "int64",
-    "x": "float64",
-    "y": "float64",
-    "width": "float64",
-    "height": "float64",
-    "score": "float64",
-    "emotion": "string",
-}
 # Frames whose faces have been cut out and wait for the model.
 SEARCHED_AHEAD = 8
 # Most frames that wait for a batch to fill while they are kept for drawing, 3 MB each at 1280 x 720.
@@ -84,7 +73,7 @@ class FrameResult:
         index: number of the frame in the file, from 0.
         time_s: when it is shown, in seconds from the start of the file.
         faces: largest first, of the last frame that was searched.
-        track_ids: of each face.
+        tracks: of each face.
         image_hwc_u8: upright RGB, uint8 (h, w, 3), if it was to be kept.
         corrupt: frames that could not be decoded before it.
         state: plain data for `follow` to go on after this frame, at checkpoints; None elsewhere.
@@ -93,32 +82,19 @@ class FrameResult:
     index: int
     time_s: float
     faces: tuple[FaceResult, ...]
-    track_ids: tuple[int, ...]
+    tracks: tuple[int, ...]
     image_hwc_u8: np.ndarray | None = None
     corrupt: int = 0
     state: dict[str, Any] | None = None
 
-    def rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Give one row per face, or one with the status `no_face`, whose other columns are None.
+    def rows(self, video: Row) -> Iterator[Row]:
+        """Yield one row per face, or one with the status `no_face`.
 
         Args:
-            labels: of the model, in order.
+            video: the columns that all rows of the video share.
         """
-        when = {"frame": self.index, "time_s": round(self.time_s, 6)}
-        if not self.faces:
-            return [dict.fromkeys(columns(labels)) | when | {"status": "no_face"}]
-        return [
-            {
-                **when,
-                "track_id": track_id,
-                **face.box._asdict(),
-                "score": face.score,
-                "emotion": face.emotion,
-                **{f"prob_{label}": face.probs[label] for label in labels},
-                "status": "ok",
-            }
-            for track_id, face in zip(self.track_ids, self.faces, strict=True)
-        ]
+        frame = {"frame": self.index, "time_s": round(self.time_s, 6), "status": "ok" if self.faces else "no_face"}
+        return face_rows(video | frame, self.faces, self.tracks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,11 +103,6 @@ class _Searched:
     faces: tuple[tuple[int, Detection], ...]  # with their tracks
     crops: tuple[np.ndarray, ...]
     tracker: dict[str, Any] | None  # its state, at checkpoints
-
-
-def columns(labels: Sequence[str]) -> dict[str, str]:
-    """Name the columns of a row in order, with the type that Parquet gives them."""
-    return COLUMNS | {f"prob_{label}": "float64" for label in labels} | {"status": "string"}
 
 
 def follow(

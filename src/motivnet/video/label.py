@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motivnet.inference.rows import printable
+from motivnet.inference.rows import Row, printable
 from motivnet.video.checkpoints import Parts, State
 from motivnet.video.overlay import draw_frame
 
@@ -45,6 +45,12 @@ class Job:
         """Of the model, in order."""
         return self.predictor.config.labels.names
 
+    def columns(self, path: Path) -> Row:
+        """Return the columns that all rows of a video share."""
+        config = self.predictor.config
+        source, preprocessing = printable(str(path)), config.preprocessing.fingerprint
+        return {"source": source, "model": config.name, "preprocessing": preprocessing}
+
 
 def run_video(job: Job, path: Path, number: int, parts: Parts, show: Show) -> State:
     """Do what is left of one video; gives its last state.
@@ -77,12 +83,13 @@ def run_video(job: Job, path: Path, number: int, parts: Parts, show: Show) -> St
         ) as results,
         contextlib.closing(_Copy(parts, number, state, video.info.fps)) as copy,
     ):
+        shared = job.columns(path) | {"image_width": video.info.width, "image_height": video.info.height}
         total, before = job.selection.estimate(video.info, after), 0
         if after and total is not None:
             before = max(0, (job.selection.estimate(video.info) or 0) - total)
             total += before
         for done, result in enumerate(results, 1):
-            for row in result.rows(job.labels):
+            for row in result.rows(shared):
                 rows.write(json.dumps(row).encode() + b"\n")
             if job.annotate:
                 copy.write(result)
@@ -150,12 +157,11 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def all_rows(parts: Parts, videos: list[Path], columns: dict[str, str]) -> Generator[dict[str, Any], None, None]:
-    """Give the rows of all videos in order; with several, each names its source, and one that failed has a row."""
+def all_rows(job: Job, parts: Parts, videos: list[Path]) -> Generator[Row, None, None]:
+    """Yield the rows of all videos in order; one that failed has a single row."""
     for number, path in enumerate(videos):
-        source = {"source": printable(str(path))} if len(videos) > 1 else {}
-        if parts.load(number).error is not None:
-            yield dict.fromkeys(columns) | source | {"status": "unreadable"}
-            continue
-        for row in read_rows(parts.rows_file(number)):
-            yield source | row
+        error = parts.load(number).error
+        if error is not None:
+            yield job.columns(path) | {"status": "unreadable", "error": printable(error)}
+        else:
+            yield from read_rows(parts.rows_file(number))

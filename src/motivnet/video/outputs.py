@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from motivnet.inference.rows import printable
+from motivnet.inference.rows import all_columns, printable
 from motivnet.inference.tables import check_output, open_rows
 from motivnet.video.checkpoints import Parts, State
 from motivnet.video.label import Job, all_rows, read_rows
@@ -18,7 +18,7 @@ def write_rows(job: Job, videos: list[Path], parts: Parts, out: Path, *, overwri
 
     Args:
         job: what was done.
-        videos: what was read; several give a column `source`.
+        videos: what was read.
         parts: where the rows are.
         out: the file; its extension says the format.
         overwrite: whether an existing file is replaced.
@@ -26,15 +26,11 @@ def write_rows(job: Job, videos: list[Path], parts: Parts, out: Path, *, overwri
     Raises:
         OutputError: if it exists, or cannot be written.
     """
-    from motivnet.video.follow import columns
-
-    names = {"source": "string"} if len(videos) > 1 else {}
-    names |= columns(job.labels)
 
     def write(unfinished: Path) -> None:
         unfinished.unlink(missing_ok=True)
-        with open_rows(unfinished, names, suffix=out.suffix) as write_row:
-            for row in all_rows(parts, videos, names):
+        with open_rows(unfinished, all_columns(job.labels), suffix=out.suffix) as write_row:
+            for row in all_rows(job, parts, videos):
                 write_row(row)
         check_output(out, overwrite=overwrite)
 

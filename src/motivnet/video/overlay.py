@@ -33,7 +33,7 @@ def draw_frame(result: "FrameResult") -> np.ndarray:
         raise ValueError("the frame's image was not kept")
     size = text_size(image_hwc_u8)
     # The largest face is drawn last, over the others.
-    for track_id, face in reversed(list(zip(result.track_ids, result.faces, strict=True))):
+    for track_id, face in reversed(list(zip(result.tracks, result.faces, strict=True))):
         color = _rgb(COLORS.get(face.emotion, OTHER_COLOR))
         bottom, left, right = _draw_box(image_hwc_u8, face.box, color, size)
         words = (f"#{track_id}", face.emotion, f"{face.probs[face.emotion]:.0%}")

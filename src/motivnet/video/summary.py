@@ -56,7 +56,7 @@ class Track:
         self.last_s = row["time_s"]
         probs_C = np.array([row[f"prob_{label}"] for label in labels])
         self.mean_C = self.mean_C + (probs_C - self.mean_C) / self.frames
-        size = row["width"] * row["height"] * row["score"]
+        size = row["width"] * row["height"] * row["face_score"]
         if size > self._best:
             self._best, self.best_s = size, row["time_s"]
             self.best_box = (row["x"], row["y"], row["width"], row["height"])
@@ -97,7 +97,7 @@ def summarise(rows: Iterable[Row], labels: Sequence[str]) -> Summary:
         summary.frames, summary.faces, summary.end_s = summary.frames + 1, summary.faces + len(faces), time_s
         summary.empty += not faces
         for row in faces:
-            key = row["track_id"]
+            key = row["track"]
             if key not in tracks:
                 zeros = np.zeros(len(labels))
                 tracks[key] = Track(key, time_s, time_s, 0, 0.0, zeros, {}, time_s, (0, 0, 0, 0))
@@ -117,7 +117,7 @@ def _frames(rows: Iterable[Row]) -> Iterator[tuple[float, list[Row]]]:
 
 def _count_time(tracks: dict[int, Track], shown: Iterable[Row], seconds: float) -> None:
     for row in shown:
-        track = tracks[row["track_id"]]
+        track = tracks[row["track"]]
         track.seen_s += seconds
         track.time_s[row["emotion"]] = track.time_s.get(row["emotion"], 0.0) + seconds
 
@@ -154,7 +154,7 @@ def curves(rows: Iterable[Row], summary: Summary, tracks: Sequence[Track], bins:
         times_N[at] += time_s
         frames_N[at] += 1
         for row in faces:
-            place = places.get(row["track_id"])
+            place = places.get(row["track"])
             if place is not None:
                 sums_KNC[place, at] += [row[f"prob_{label}"] for label in summary.labels]
                 counts_KN[place, at] += 1

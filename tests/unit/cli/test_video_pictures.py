@@ -63,10 +63,10 @@ def rows(*frames: tuple[float, dict[int, float]]) -> list[Row]:
     for number, (time_s, faces) in enumerate(frames):
         common: Row = {"frame": number, "time_s": time_s}
         for track_id, prob in faces.items():
-            face = {"x": 1.0, "y": 2.0, "width": 10.0 + number, "height": 10.0, "score": 0.9, "status": "ok"}
+            face = {"x": 1.0, "y": 2.0, "width": 10.0 + number, "height": 10.0, "face_score": 0.9, "status": "ok"}
             probs = {"prob_happiness": prob, "prob_sadness": 1 - prob}
             emotion = "happiness" if prob > 0.5 else "sadness"
-            listed.append(common | face | probs | {"track_id": track_id, "emotion": emotion})
+            listed.append(common | face | probs | {"track": track_id, "emotion": emotion})
         if not faces:
             listed.append(common | {"status": "no_face"})
     return listed

@@ -8,7 +8,7 @@ import pytest
 
 from motivnet.errors import MissingExtraError, OutputError
 from motivnet.inference.results import FaceResult, ImageResult
-from motivnet.inference.rows import printable, to_rows
+from motivnet.inference.rows import all_columns, printable, to_rows
 from motivnet.inference.tables import check_output, open_output
 from motivnet.preprocess import Box
 
@@ -66,14 +66,14 @@ def test_every_format_has_a_row_per_face_or_image_without(tmp_path, name):
         ('"bad".jpg', "unreadable"),
     ]
     assert [str(row["face"]) for row in rows] == ["0", "1", str(nothing), str(nothing)]
-    assert [float(rows[1][key]) for key in ("x", "y", "width", "height", "score")] == [1, 2, 30, 20.5, 0.75]
+    assert [float(rows[1][key]) for key in ("x", "y", "width", "height", "face_score")] == [1, 2, 30, 20.5, 0.75]
     assert str(rows[0]["tiny"]) == "True"
     assert [str(row["abstained"]) for row in rows] == ["False", "True", str(nothing), str(nothing)]
     assert float(rows[0]["prob_happiness"]) == 0.75
     assert [rows[i]["error"] for i in (0, 3)] == [nothing, "damaged\nimage"]
     assert rows[3]["image_width"] == nothing
     assert rows[2]["emotion"] == rows[2]["prob_neutral"] == nothing
-    assert len({tuple(row) for row in rows}) == 1
+    assert {tuple(row) for row in rows} == {tuple(all_columns(LABELS))}
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -14,8 +14,9 @@ from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor import Predictor
+from motivnet.inference.rows import all_columns
 from motivnet.preprocess import Box
-from motivnet.video.follow import FollowConfig, columns, follow
+from motivnet.video.follow import FollowConfig, follow
 from motivnet.video.read_ahead import read_ahead
 from motivnet.video.reader import Frame, Selection, Video
 
@@ -245,14 +246,15 @@ def still(values: Sequence[int]) -> Iterator[Frame]:
 def test_rows_per_face_per_frame(tiny_bundle: Bundle, batch_size: int) -> None:
     model = predictor(tiny_bundle, Spots([0, 40], [], [41, 1]), batch_size)
     labels = model.config.labels.names
-    rows = [row for result in follow(model, still([255, 128, 0])) for row in result.rows(labels)]
-    assert [tuple(row) for row in rows] == [tuple(columns(labels))] * 5
-    assert [(row["frame"], row["track_id"], row["emotion"], row["status"]) for row in rows] == [
-        (0, 0, "happiness", "ok"),
-        (0, 1, "happiness", "ok"),
-        (1, None, None, "no_face"),
-        (2, 1, "sadness", "ok"),
-        (2, 0, "sadness", "ok"),
+    rows = [row for result in follow(model, still([255, 128, 0])) for row in result.rows({"source": "a"})]
+    assert all(row["source"] == "a" and set(row) <= set(all_columns(labels)) for row in rows)
+    names = ("frame", "face", "track", "emotion", "status")
+    assert [tuple(row.get(name) for name in names) for row in rows] == [
+        (0, 0, 0, "happiness", "ok"),
+        (0, 1, 1, "happiness", "ok"),
+        (1, None, None, None, "no_face"),
+        (2, 0, 1, "sadness", "ok"),
+        (2, 1, 0, "sadness", "ok"),
     ]
     assert rows[1]["x"] == 40
     assert sum(rows[0][f"prob_{label}"] for label in labels) == pytest.approx(1, abs=1e-5)
@@ -265,7 +267,7 @@ def test_boxes_are_carried_on_between_searches(tiny_bundle: Bundle) -> None:
     assert detector.calls == 3
     assert [[face.box.x for face in result.faces] for result in results] == [[0], [0], [0], [3], [3], [3], []]
     assert [result.faces[0].emotion for result in results[:3]] == ["happiness", "happiness", "sadness"]
-    assert {track_id for result in results for track_id in result.track_ids} == {0}
+    assert {track_id for result in results for track_id in result.tracks} == {0}
 
 
 def test_smoothing_holds_an_emotion_for_a_while(tiny_bundle: Bundle) -> None:
@@ -300,4 +302,4 @@ def test_a_photograph_as_a_video(tiny_bundle: Bundle, tmp_path: Path, astronaut:
     with Video(path) as video:
         model = Predictor.load(tiny_bundle.path)
         results = list(follow(model, video, FollowConfig(detect_every=2)))
-    assert [result.track_ids for result in results] == [(0,)] * 6
+    assert [result.tracks for result in results] == [(0,)] * 6
