@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import ConfigError, ImageError, MissingExtraError
-from motivnet.images import NamedImage
 
 if TYPE_CHECKING:
-    from motivnet.images import ImageLimits
+    from motivnet.images import ImageLimits, NamedImage
 
 # By which a video is known among photographs; an animation counts as the photograph that is its first frame.
 VIDEO_SUFFIXES = (
@@ -27,7 +26,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 
 def frames_of(
     path: str | os.PathLike[str], *, every_s: float = 1.0, limits: "ImageLimits | None" = None
-) -> Iterator[NamedImage]:
+) -> "Iterator[NamedImage]":
     """Give frames of a video, one at a time, for `Predictor.stream`: photographs, with nothing that connects them.
 
     Args:
@@ -50,7 +49,8 @@ def frames_of(
     return _frames(path, every_s, limits)
 
 
-def _frames(path: str | os.PathLike[str], every_s: float, limits: "ImageLimits | None") -> Iterator[NamedImage]:
+def _frames(path: str | os.PathLike[str], every_s: float, limits: "ImageLimits | None") -> "Iterator[NamedImage]":
+    from motivnet.images import NamedImage
     from motivnet.video.reader import Selection, Video
 
     name = os.fspath(path)

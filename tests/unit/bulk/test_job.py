@@ -11,10 +11,10 @@ pa = pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 from pyarrow import parquet  # noqa: E402
 
+from motivnet.bulk import job as bulk  # noqa: E402
 from motivnet.bulk.job import Progress, run_bulk  # noqa: E402
 from motivnet.bulk.parts import BulkSettings, PartWriter  # noqa: E402
 from motivnet.errors import ConfigError, DataError, DetectorError, OutputError  # noqa: E402
-from motivnet.inference import bulk  # noqa: E402
 from motivnet.inference.predictor import Predictor  # noqa: E402
 
 
