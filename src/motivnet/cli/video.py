@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import BatchSize, Detector, Device, Dtype, Geometry, Model, NumHeads, Overwrite, Size
 from motivnet.cli.outputs import check_output
+from motivnet.inference.predictor_config import parse_size
 
 if TYPE_CHECKING:
     from motivnet.cli.video_inputs import Targets
@@ -92,6 +92,7 @@ def video(
     targets = plan_targets(files, out, wanted, overwrite=again)
     need_av()
     from motivnet.cli.video_run import Job
+    from motivnet.inference.predictor import Predictor
     from motivnet.inference.video import Selection
     from motivnet.inference.video_rows import FollowConfig
 
@@ -107,11 +108,12 @@ def video(
         checkpoint_every=-(-checkpoint_every // detect_every) * detect_every,
     )
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype, "geometry": geometry}
-    settings |= {"num_heads": num_heads, "size": size}
+    settings["num_heads"] = num_heads
     keep_memory()
-    predictor = load_predictor(model, detector=detector, **settings)
+    image_size = parse_size(size) if size else None
+    predictor = Predictor.load(model, detector=detector, image_size=image_size, **settings)
     job = Job(predictor=predictor, selection=selection, follow=follow, annotate=annotate is not None)
-    plan = _plan(files, model, detector, job) | settings
+    plan = _plan(files, model, detector, job) | settings | {"size": size}
     with open_parts(out, plan, resume=resume, overwrite=overwrite) as parts:
         try:
             states = _work(job, files, parts)

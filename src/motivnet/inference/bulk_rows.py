@@ -21,7 +21,8 @@ from motivnet.errors import DataError, ImageError, MissingExtraError, MotivNetEr
 from motivnet.images import ImageLimits
 from motivnet.inference.bulk_folder import Folder
 from motivnet.inference.bulk_sources import Input, Slice
-from motivnet.inference.predictor import Predictor, Threshold
+from motivnet.inference.predictor import Predictor
+from motivnet.inference.predictor_config import Threshold
 from motivnet.inference.results import ImageResult
 from motivnet.inference.rows import all_columns, to_rows
 from motivnet.inference.sources import NamedImage
