@@ -10,11 +10,51 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from motivnet.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
+
+
+def setting(default: Any, help: str, **option: Any) -> Any:
+    """Declare a field of a settings dataclass that the command line offers as an option.
+
+    Args:
+        default: of the field.
+        help: what the field means, for `--help` and the reader of the class.
+        option: `flag`, the option's name if it is not the field's, or None for no option at all; `parse`, a function
+            that reads the option's text; and arguments of `typer.Option`, such as `metavar`, `min` and `max`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **option})
+
+
+def check_bounds(settings: Any) -> None:
+    """Check the fields of a dataclass against the `min` and `max` that they were declared with.
+
+    Raises:
+        ConfigError: if a value is out of range; None always passes.
+    """
+    for field in dataclasses.fields(settings):
+        value, low, high = getattr(settings, field.name), field.metadata.get("min"), field.metadata.get("max")
+        if value is not None and low is not None and not value >= low:
+            raise ConfigError(f"{field.name} {value}: must be at least {low}")
+        if value is not None and high is not None and not value <= high:
+            raise ConfigError(f"{field.name} {value}: must be at most {high}")
+
+
+def replace(settings: T, changes: Mapping[str, Any]) -> T:
+    """Return a copy of a dataclass with some fields changed.
+
+    Raises:
+        ConfigError: at a name that is not a field, with a suggestion.
+    """
+    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in names:
+            raise ConfigError(unknown_name("option", name, names))
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
 def to_plain(value: Any) -> Any:

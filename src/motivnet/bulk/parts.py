@@ -21,7 +21,8 @@ from motivnet.bulk.image_sources import Input, Slice
 from motivnet.bulk.output_folder import Folder
 from motivnet.errors import DataError, ImageError, MissingExtraError, MotivNetError
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.inference.predictor import Predictor, Threshold
+from motivnet.inference.predictor import Predictor
+from motivnet.inference.predictor_config import Threshold
 from motivnet.inference.results import ImageResult
 from motivnet.inference.rows import all_columns, to_rows
 

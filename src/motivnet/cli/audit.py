@@ -115,12 +115,12 @@ def _predict(
     model: str, manifest: "Manifest", data: str, split: str | None, *, detect: bool, batch_size: int, device: str
 ) -> "Predictions":
     from motivnet.checkpoints.fingerprint import model_fingerprint
-    from motivnet.cli.load import load_predictor
     from motivnet.cli.progress import track
     from motivnet.evaluation.evaluate import predict_manifest
+    from motivnet.inference.predictor import Predictor
 
     detector = "libfacedetection" if detect else "whole"
-    predictor = load_predictor(model, detector=detector, batch_size=batch_size, device=device)
+    predictor = Predictor.load(model, detector=detector, batch_size=batch_size, device=device)
     return predict_manifest(
         predictor,
         manifest,

@@ -92,10 +92,8 @@ def benchmark(
         from motivnet.experiments.benchmark import Options, run_benchmark
         from motivnet.report.benchmark_report import benchmark_files
 
-    from motivnet.cli.load import calm_opencv
     from motivnet.inference.predictor import Predictor
 
-    calm_opencv()
     options = Options(
         trained_on=stated, detect=tuple(detect or ()), restrict=restrict_probs, num_folds=folds, seed=seed
     )

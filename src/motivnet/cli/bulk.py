@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.extras import needs_extra
-from motivnet.cli.inputs import parse_size, parse_threshold
 from motivnet.cli.options import AbstainBelow, BatchSize, Detector, Dtype, Geometry, Model, NumHeads, Size
+from motivnet.inference.predictor_config import parse_size, parse_threshold
 
 if TYPE_CHECKING:
     from motivnet.bulk.job import Progress, Summary

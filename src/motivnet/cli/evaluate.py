@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import BatchSize, Device, Geometry, Size, Workers
 from motivnet.cli.progress import track
+from motivnet.inference.predictor_config import parse_size
 from motivnet.inference.rows import printable
 from motivnet.inference.tables import check_folder, open_folder
 
@@ -104,18 +104,19 @@ def evaluate(
         from motivnet.data.sources.named import read_source
         from motivnet.evaluation import evaluate as evaluation
         from motivnet.evaluation.predictions import UNANSWERED, read_predictions
+        from motivnet.inference.predictor import Predictor
         from motivnet.report.evaluation_report import evaluation_report
 
     # Before the data: a mistake in the model's name is found sooner.
     predictor = None
     if model is not None:
-        predictor = load_predictor(
+        predictor = Predictor.load(
             model,
             detector=detector if detect else "whole",
             batch_size=batch_size,
             workers=workers,
             device=device,
-            size=size,
+            image_size=parse_size(size) if size else None,
             geometry=geometry,
         )
     manifest = read_source(data)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.inputs import parse_size
 from motivnet.cli.options import Geometry
+from motivnet.inference.predictor_config import parse_size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import Device, Model, Overwrite
 
 if TYPE_CHECKING:
@@ -61,12 +60,13 @@ def live(
     if out is not None:
         _check_out(out, overwrite=overwrite)
     need_av()
+    from motivnet.inference.predictor import Predictor
     from motivnet.video.follow import FollowConfig, follow
     from motivnet.video.live import LiveFrames
 
     config = FollowConfig(detect_every=detect_every, smooth_s=smooth, keep_images=True, live=True)
     keep_memory()
-    predictor = load_predictor(model, detector=detector, device=device)
+    predictor = Predictor.load(model, detector=detector, device=device)
     with contextlib.ExitStack() as stack:
         window = None
         if not headless:

@@ -1,5 +1,6 @@
 """The program `motivnet`: its verbs, and what becomes of errors. Imports nothing heavy, so that --help is quick."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -70,6 +71,9 @@ def _app(
 
 def main() -> None:
     """Run the command line: a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    # Each thread works on one image: OpenCV's own would compete, and its log helps nobody at a command line.
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         app(prog_name="motivnet")
     except MotivNetError as error:

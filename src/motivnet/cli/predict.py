@@ -12,23 +12,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from motivnet.cli.inputs import file_name, find_inputs, open_inputs
-from motivnet.cli.load import load_predictor
-from motivnet.cli.options import (
-    AbstainBelow,
-    BatchSize,
-    Detector,
-    Device,
-    Dtype,
-    Geometry,
-    Model,
-    NumHeads,
-    Overwrite,
-    Size,
-    Workers,
-)
+from motivnet.cli.options import Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError
 from motivnet.inference.annotate import plan_targets, write_annotated
 from motivnet.inference.draw import COLORS
+from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import printable
 from motivnet.inference.tables import check_output, open_output
 from motivnet.labels import AFFECT
@@ -50,6 +38,7 @@ EPILOG = (
 PIPE_COLUMNS = 160
 
 
+@derive_options
 def predict(
     paths: Annotated[
         list[str],
@@ -61,7 +50,6 @@ def predict(
         ),
     ],
     model: Model = "nano",
-    detector: Detector = "libfacedetection",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write one row per face to a .jsonl, .csv or .parquet file; no table then.")
@@ -70,20 +58,14 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
     ] = None,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="Of videos: time from one frame to the next.")
+        float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time from one frame to the next.")
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=1, help="Emotions that the table names for each face.")] = 3,
-    abstain_below: AbstainBelow = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Emotions per face in the table.")] = 3,
     overwrite: Overwrite = False,
-    batch_size: BatchSize = 64,
-    workers: Workers = 2,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    size: Size = None,
-    geometry: Geometry = None,
-    num_heads: NumHeads = None,
+    *,
+    predictor: Annotated[PredictorConfig, Fields(leave_out=("backend", "threads"))],
 ) -> None:
-    """Tell the emotion of every face in photographs."""
+    """Recognise the emotion of every face in photographs."""
     inputs = find_inputs(paths)
     videos = [found for found in inputs if isinstance(found, Path) and is_video(found)]
     if out:
@@ -92,33 +74,24 @@ def predict(
         raise ConfigError(f"{videos[0]}: --annotate draws on photographs; `motivnet video` draws on videos")
     targets = plan_targets([*map(file_name, inputs)], annotate, overwrite=overwrite) if annotate else []
 
-    predictor = load_predictor(
-        model,
-        detector=detector,
-        batch_size=batch_size,
-        workers=workers,
-        abstain_below=abstain_below,
-        device=device,
-        dtype=dtype,
-        size=size,
-        geometry=geometry,
-        num_heads=num_heads,
-    )
-    affect = predictor.config.model.affect
+    from motivnet.inference.predictor import Predictor
+
+    loaded = Predictor.load(model, predictor)
+    affect = loaded.config.model.affect
     table = None if as_json or out else _table(top_k, affect=affect)
     with contextlib.ExitStack() as stack:
         sinks: list[Callable[[ImageResult], None]] = []
         if as_json:
             sinks.append(_print_json)
         if out:
-            labels = predictor.config.labels.names
+            labels = loaded.config.labels.names
             sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite)))
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
             sinks.append(functools.partial(_annotate_next, iter(targets)))
-        results = predictor.stream(open_inputs(inputs, every), keep_images=bool(targets))
-        # Nobody knows how many frames a video gives before its end.
+        results = loaded.stream(open_inputs(inputs, every), keep_images=bool(targets))
+        # The number of frames of a video is not known beforehand.
         counts = _send(_progress(results, None if videos else len(inputs), quiet=as_json), sinks)
     if table:
         _print_table(table)

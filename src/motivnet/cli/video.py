@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import BatchSize, Detector, Device, Dtype, Geometry, Model, NumHeads, Overwrite, Size
+from motivnet.inference.predictor_config import parse_size
 from motivnet.inference.tables import check_output
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def video(
     wanted = {"annotate": annotate, "timeline": timeline, "report": report}
     targets = plan_targets(files, out, wanted, overwrite=again)
     need_av()
+    from motivnet.inference.predictor import Predictor
     from motivnet.video.follow import FollowConfig
     from motivnet.video.label import Job
     from motivnet.video.reader import Selection
@@ -107,11 +108,12 @@ def video(
         checkpoint_every=-(-checkpoint_every // detect_every) * detect_every,
     )
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype, "geometry": geometry}
-    settings |= {"num_heads": num_heads, "size": size}
+    settings["num_heads"] = num_heads
     keep_memory()
-    predictor = load_predictor(model, detector=detector, **settings)
+    image_size = parse_size(size) if size else None
+    predictor = Predictor.load(model, detector=detector, image_size=image_size, **settings)
     job = Job(predictor=predictor, selection=selection, follow=follow, annotate=annotate is not None)
-    plan = _plan(files, model, detector, job) | settings
+    plan = _plan(files, model, detector, job) | settings | {"size": size}
     with open_parts(out, plan, resume=resume, overwrite=overwrite) as parts:
         try:
             states = _work(job, files, parts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from motivnet.cli.inputs import parse_size
+from motivnet.inference.predictor_config import parse_size
 
 if TYPE_CHECKING:
     from motivnet.checkpoints.released import Released
