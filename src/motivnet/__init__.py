@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from motivnet.faces.load import load_detector
     from motivnet.images import NamedImage, decode_image
     from motivnet.inference.predictor import Predictor
+    from motivnet.inference.predictor_config import PredictorConfig
     from motivnet.inference.result_list import Results
     from motivnet.inference.results import FaceResult, ImageResult
     from motivnet.labels import EMOTIONS, Emotion, LabelSet
@@ -38,6 +39,7 @@ __all__ = [
     "MotivNetError",
     "NamedImage",
     "Predictor",
+    "PredictorConfig",
     "Preprocessing",
     "Results",
     "__version__",
@@ -59,6 +61,7 @@ _HOME = {
     "LabelSet": "motivnet.labels",
     "NamedImage": "motivnet.images",
     "Predictor": "motivnet.inference.predictor",
+    "PredictorConfig": "motivnet.inference.predictor_config",
     "Preprocessing": "motivnet.preprocess",
     "Results": "motivnet.inference.result_list",
     "decode_image": "motivnet.images",

@@ -4,7 +4,6 @@ Shape suffixes: h height, w width, c channels.
 """
 
 import binascii
-import dataclasses
 import functools
 import io
 import os
@@ -23,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from motivnet.errors import ImageError
+from motivnet.input_limits import ImageLimits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,19 +51,6 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ImageLimits:
-    """What is refused before it is decoded.
-
-    Args:
-        max_bytes: largest file, in bytes.
-        max_pixels: largest height x width: a small file can unfold into gigabytes.
-    """
-
-    max_bytes: int = 100_000_000
-    max_pixels: int = 100_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

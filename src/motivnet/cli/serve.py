@@ -38,8 +38,7 @@ def serve(
 ) -> None:
     """Recognise the emotions of faces in photographs over HTTP, and serve a page (needs the extra `serve`).
 
-    Runs until SIGTERM or Ctrl-C, when accepted requests are finished. The page is at /, the routes are in
-    /openapi.json.
+    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes in /openapi.json.
     """
     from motivnet.cli.extras import needs_extra
 
@@ -63,7 +62,7 @@ def serve(
 def _read_token(variable: str | None, file: Path | None) -> str | None:
     """Read the token from a file or variable; never from the command line, which other users of the machine can see."""
     if variable is not None and file is not None:
-        raise ConfigError("--token-env and --token-file cannot be combined")
+        raise ConfigError("--token-env and --token-file: give only one of them")
     if file is not None:
         try:
             return file.read_text(encoding="utf-8").strip()

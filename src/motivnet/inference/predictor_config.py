@@ -6,8 +6,7 @@ from typing import Literal
 
 from motivnet.config import check_bounds, setting
 from motivnet.errors import ConfigError
-from motivnet.images import ImageLimits
-from motivnet.remote import FetchLimits
+from motivnet.input_limits import FetchLimits, ImageLimits
 
 # A probability, `stored` for the threshold of the bundle, or None to answer for every face.
 Threshold = float | Literal["stored"] | None
