@@ -4,6 +4,7 @@ Shape suffixes: h height, w width, c channels.
 """
 
 import binascii
+import dataclasses
 import functools
 import io
 import os
