@@ -201,8 +201,11 @@ def flatten(plain: Any, where: str = "") -> dict[str, Any]:
 
 
 def fingerprint(settings: Any) -> str:
-    """Give the first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
+    """Return the letter `p` and the first 12 hex digits of the SHA-256 of the settings in canonical JSON.
+
+    Identifiers begin with a letter: `22228679e344` is a number to pandas and Excel.
+    """
     # Reading them back makes 1 and 1.0 of a float setting the same text, as they are equal.
     canonical = from_plain(type(settings), to_plain(settings))
     text = json.dumps(to_plain(canonical), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return "p" + hashlib.sha256(text.encode()).hexdigest()[:12]

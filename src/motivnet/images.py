@@ -4,6 +4,7 @@ Shape suffixes: h height, w width, c channels.
 """
 
 import binascii
+import dataclasses
 import functools
 import io
 import os
@@ -51,6 +52,23 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An input of `Predictor` with the name that its result gets.
+
+    Args:
+        name: the `source` of its result.
+        image: what `Predictor.predict` takes, or the reason why there is none: its result is then `unreadable`.
+    """
+
+    name: str
+    image: "ImageSource | ImageError"
+
+
+if TYPE_CHECKING:
+    Input = ImageSource | NamedImage
 
 
 def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:

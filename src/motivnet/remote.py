@@ -1,6 +1,6 @@
 """Fetch a file over http or https, within limits: how `Predictor`, `motivnet predict` and the server follow a URL.
 
-`motivnet bulk` takes URLs of many more kinds, from whoever runs it, by fsspec (`motivnet.inference.bulk_urls`).
+`motivnet bulk` takes URLs of many more kinds, from whoever runs it, by fsspec (`motivnet.bulk.urls`).
 
 Python's own `urlopen` has no limit on the time or size of an answer as a whole, follows redirects to other schemes and
 looks a name up again when it connects, so that a name can lead to another address than the one that was checked. Here

@@ -148,7 +148,7 @@ class FakeWindow:
 
 
 def test_the_window_shows_it_until_it_is_closed(film, options, monkeypatch):
-    monkeypatch.setitem(sys.modules, "motivnet.cli.live_window", types.SimpleNamespace(Window=FakeWindow))
+    monkeypatch.setitem(sys.modules, "motivnet.video.window", types.SimpleNamespace(Window=FakeWindow))
     done = run("--camera", film, *options[:-1])
     assert done.exit_code == 0, done.output
     assert len(FakeWindow.shown) == 3

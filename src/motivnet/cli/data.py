@@ -160,7 +160,7 @@ def _read(source: str, split: str | None = None) -> "Manifest":
 
 def _check_manifest(path: Path, *, overwrite: bool) -> None:
     """Refuse a manifest that could not be written, before any work is done."""
-    from motivnet.cli.outputs import check_output
+    from motivnet.inference.tables import check_output
 
     if path.suffix.lower() != ".parquet":
         raise OutputError(f"{path}: a manifest is a .parquet file")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from motivnet.cli.options import BatchSize, Device, Geometry, Size, Workers
-from motivnet.cli.outputs import check_folder, open_folder
 from motivnet.cli.progress import track
 from motivnet.inference.predictor_config import parse_size
 from motivnet.inference.rows import printable
+from motivnet.inference.tables import check_folder, open_folder
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
@@ -103,9 +103,9 @@ def evaluate(
         from motivnet.data.clean import leave_out_repeated
         from motivnet.data.sources.named import read_source
         from motivnet.evaluation import evaluate as evaluation
-        from motivnet.evaluation.evaluation_report import evaluation_report
         from motivnet.evaluation.predictions import UNANSWERED, read_predictions
         from motivnet.inference.predictor import Predictor
+        from motivnet.report.evaluation_report import evaluation_report
 
     # Before the data: a mistake in the model's name is found sooner.
     predictor = None
@@ -169,7 +169,7 @@ def _say_protocol(answers: "Predictions") -> None:
 
 
 def _headlines(found: "Evaluation") -> str:
-    from motivnet.evaluation.report import percent
+    from motivnet.report.page import percent
 
     lines = [
         f"{title:6} {percent(found.metrics[name], found.intervals.get(name))}" for name, title in HEADLINES.items()

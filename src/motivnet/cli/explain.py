@@ -56,7 +56,7 @@ def explain(
     if not found:
         raise DataError(f"{photograph}: no face found; --detector whole takes the whole image for one")
     explanations = [explainer.explain(image_hwc_u8, face.crop_box, score=face.score) for face in found]
-    from motivnet.cli.heatmaps import draw_explanations
+    from motivnet.report.heatmaps import draw_explanations
 
     head, how = explainer.config.model.head, "what speaks for the emotion, followed through attention to its place"
     if bare:

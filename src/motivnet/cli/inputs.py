@@ -13,7 +13,7 @@ from motivnet.errors import DataError, ImageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from motivnet.inference.sources import Input
+    from motivnet.images import Input
 
     # A file, or text: a URL, a data URL, `-`, `camera:0`.
     Named = Path | str
@@ -50,7 +50,8 @@ def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
         ConfigError: if `every_s` is not positive and finite.
         MissingExtraError: if there is a video, and PyAV is not installed.
     """
-    from motivnet.inference.sources import NamedImage, frames_of, is_video
+    from motivnet.images import NamedImage
+    from motivnet.video.sources import frames_of, is_video
 
     for named in inputs:
         if isinstance(named, Path) and is_video(named):
@@ -147,7 +148,7 @@ def _read_stdin() -> bytes:
 
 
 def _take_picture(camera: str) -> "np.ndarray | ImageError":
-    from motivnet.inference.camera import take_picture
+    from motivnet.video.camera import take_picture
 
     try:
         return take_picture(int(camera) if camera.isdecimal() else camera)

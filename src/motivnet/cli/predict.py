@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from motivnet.cli.annotate import plan_targets, write_annotated
 from motivnet.cli.inputs import file_name, find_inputs, open_inputs
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
-from motivnet.cli.outputs import check_output, open_output
 from motivnet.errors import ConfigError
+from motivnet.inference.annotate import plan_targets, write_annotated
 from motivnet.inference.draw import COLORS
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import printable
-from motivnet.inference.sources import is_video
+from motivnet.inference.tables import check_output, open_output
 from motivnet.labels import AFFECT
+from motivnet.video.sources import is_video
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,7 +85,7 @@ def predict(
             sinks.append(_print_json)
         if out:
             labels = loaded.config.labels.names
-            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite, affect=affect)))
+            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite)))
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
@@ -149,7 +149,7 @@ def _table(top_k: int, *, affect: bool) -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("face at x, y", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("face score", justify="right", no_wrap=True)
     return table
 
 
@@ -174,7 +174,7 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
             *affect,
             f"{face.box.x:.0f}, {face.box.y:.0f}",
             f"{face.box.width:.0f} x {face.box.height:.0f}{tiny}",
-            f"{face.score:.2f}",
+            f"{face.face_score:.2f}",
         )
 
 

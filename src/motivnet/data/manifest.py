@@ -122,7 +122,7 @@ class Manifest:
         return Manifest(table, labels, dict(Counter(self.dropped) + left_out))
 
     def fingerprint(self) -> str:
-        """Give 12 hex digits that change when a label, split, box or image does.
+        """Return the letter `d` and 12 hex digits that change when a label, split, box or image does.
 
         An image in a file counts by the file's name below the folder that all have in common, and by its size.
         """
@@ -138,7 +138,7 @@ class Manifest:
             else:
                 size = Path(path).stat().st_size if Path(path).is_file() else -1
                 digest.update(f"{os.path.relpath(path, root) if root else path} {size}\n".encode())
-        return digest.hexdigest()[:12]
+        return "d" + digest.hexdigest()[:12]
 
     def split(self, name: str) -> "Manifest":
         """Keep one split.

@@ -19,19 +19,18 @@ from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
-from motivnet.images import ColorOrder, decode_image, is_data_url, is_tensor
+from motivnet.images import ColorOrder, NamedImage, decode_image, is_data_url, is_tensor
 from motivnet.inference.backends import Backend
-from motivnet.inference.load import load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
 from motivnet.inference.result_list import Results
 from motivnet.inference.results import FaceResult, ImageResult
-from motivnet.inference.sources import NamedImage
+from motivnet.inference.runtime import load_backend
 from motivnet.preprocess import Box
 from motivnet.remote import fetch, is_url, without_password
 
 if TYPE_CHECKING:
+    from motivnet.images import Input
     from motivnet.inference.results import Kept
-    from motivnet.inference.sources import Input
 
 # Valence and arousal of a face; probabilities with them.
 Affect = list[float] | list[None]
@@ -134,7 +133,7 @@ class Predictor:
             themselves in a notebook, for which they hold on to at most `KEPT_BYTES` of the inputs.
         """
         results = self._stream(_listed(inputs), color, None, KEPT_BYTES)
-        return Results(results, labels=self.config.labels.names, affect=self.config.model.affect)
+        return Results(results, labels=self.config.labels.names)
 
     __call__ = predict
 

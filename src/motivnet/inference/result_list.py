@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # The types of columns in pandas, by those in Parquet: such as can be missing.
-PANDAS_TYPES = {"string": "string", "int32": "Int32", "float64": "float64", "bool": "boolean"}
+PANDAS_TYPES = {"string": "string", "int32": "Int32", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 EXTRA = "notebook"
 
 
@@ -23,19 +23,15 @@ class Results(list[ImageResult]):
     Any results become one: `Results(result for result in results if result.status == "ok")`.
     """
 
-    def __init__(
-        self, results: Iterable[ImageResult] = (), *, labels: Sequence[str] | None = None, affect: bool | None = None
-    ) -> None:
+    def __init__(self, results: Iterable[ImageResult] = (), *, labels: Sequence[str] | None = None) -> None:
         """Take results of one model.
 
         Args:
             results: in order.
             labels: of the model, which give the probability columns; None takes them from the faces.
-            affect: whether the model gives valence and arousal; None looks at the faces.
         """
         super().__init__(results)
         self._labels = labels
-        self._affect = affect
 
     @overload
     def __getitem__(self, index: SupportsIndex, /) -> ImageResult: ...
@@ -46,18 +42,15 @@ class Results(list[ImageResult]):
     def __getitem__(self, index: SupportsIndex | slice, /) -> "ImageResult | Results":
         """Give one result, or some of them."""
         if isinstance(index, slice):
-            return Results(super().__getitem__(index), labels=self._labels, affect=self._affect)
+            return Results(super().__getitem__(index), labels=self._labels)
         return super().__getitem__(index)
 
     def columns(self) -> dict[str, str]:
         """Name the columns of the table, with the type that Parquet gives each: those of `motivnet predict --out`."""
-        faces = [face for result in self for face in result.faces[:1]]
-        labels, affect = self._labels, self._affect
+        labels = self._labels
         if labels is None:
-            labels = tuple(dict.fromkeys(label for face in faces for label in face.probs))
-        if affect is None:
-            affect = any(face.valence is not None for face in faces)
-        return all_columns(labels, affect=affect)
+            labels = dict.fromkeys(label for result in self for face in result.faces[:1] for label in face.probs)
+        return all_columns(labels)
 
     def to_arrow(self) -> "pa.Table":
         """Give a table of one row per face, and one for each image without: what `predict --out x.parquet` writes.

@@ -8,6 +8,7 @@ import numpy as np
 
 from motivnet.errors import ImageError
 from motivnet.images import ImageLimits, decode_image
+from motivnet.inference.rows import face_columns
 from motivnet.preprocess import Box
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ Status = Literal["ok", "no_face", "unreadable"]
 
 # Below this many pixels there is little to see: such a face is reported all the same, and marked.
 TINY_SIDE_PX = 24
+# Of numbers in JSON; all others have four.
+DECIMALS = {"x": 2, "y": 2, "width": 2, "height": 2, "prob": 6}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class FaceResult:
 
     Args:
         box: the face, in pixels of the upright image; may reach beyond it.
-        score: the detector's confidence, 0 to 1.
+        face_score: the detector's confidence, 0 to 1.
         emotion: the most probable label.
         probs: probability of every label, in label order; they sum to 1.
         abstained: the emotion's probability is below the threshold that was asked for: take it for no answer.
@@ -36,12 +39,17 @@ class FaceResult:
     """
 
     box: Box
-    score: float
+    face_score: float
     emotion: str
     probs: dict[str, float]
     abstained: bool = False
     valence: float | None = None
     arousal: float | None = None
+
+    @property
+    def prob(self) -> float:
+        """The probability of `emotion`."""
+        return self.probs[self.emotion]
 
     @property
     def tiny(self) -> bool:
@@ -53,16 +61,12 @@ class FaceResult:
         return sorted(self.probs.items(), key=lambda item: -item[1])[:k]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON; the box is [x, y, width, height]. Valence and arousal are left out if unknown."""
-        affect = {"valence": self.valence, "arousal": self.arousal}
-        return {
-            "box": [round(value, 2) for value in self.box],
-            "score": round(self.score, 4),
-            "emotion": self.emotion,
-            "abstained": self.abstained,
-            "probs": {label: round(prob, 6) for label, prob in self.probs.items()},
-            **{name: round(value, 4) for name, value in affect.items() if value is not None},
+        """Return plain data for JSON, named like the columns of a table; valence and arousal may be None."""
+        columns = {
+            name: round(value, DECIMALS.get(name, 4)) if isinstance(value, float) else value
+            for name, value in face_columns(self).items()
         }
+        return columns | {"probs": {label: round(prob, DECIMALS["prob"]) for label, prob in self.probs.items()}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,5 +136,5 @@ class ImageResult:
             "error": self.error,
             "model": self.model,
             "preprocessing": self.preprocessing,
-            "faces": [face.to_dict() for face in self.faces],
+            "faces": [{"face": number, **face.to_dict()} for number, face in enumerate(self.faces)],
         }

@@ -7,7 +7,7 @@ import pytest
 
 from motivnet.cli.inputs import file_name, find_inputs, open_inputs
 from motivnet.errors import DataError, ImageError
-from motivnet.inference.sources import NamedImage
+from motivnet.images import NamedImage
 
 
 @pytest.fixture

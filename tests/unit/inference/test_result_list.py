@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.cli.outputs import open_output
 from motivnet.errors import ImageError, MissingExtraError
 from motivnet.inference import html as page
 from motivnet.inference import plot
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.result_list import Results
 from motivnet.inference.results import FaceResult, ImageResult
+from motivnet.inference.rows import all_columns
+from motivnet.inference.tables import open_output
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
 
@@ -83,19 +84,19 @@ class TestList:
         assert results[1:] == all_of_them[1:]
 
     def test_it_survives_pickling(self) -> None:
-        results = Results([result("a", face())], labels=("x",), affect=False)
+        results = Results([result("a", face())], labels=("x",))
         again = pickle.loads(pickle.dumps(results))
         assert again == results
         assert again.columns() == results.columns()
 
     def test_a_slice_without_faces_keeps_the_models_columns(self) -> None:
-        results = Results([result("a")], labels=("x", "y"), affect=True)
-        assert list(results[:0].columns())[-4:] == ["prob_x", "prob_y", "valence", "arousal"]
+        results = Results([result("a")], labels=("x", "y"))
+        assert list(results[:0].columns()) == list(all_columns(("x", "y")))
         assert list(results[:0].to_arrow().schema.names) == list(results.columns())
 
     def test_any_results_have_the_columns_of_their_faces(self) -> None:
         columns = Results([result("a"), result("b", face(valence=0.5, arousal=0.1))]).columns()
-        assert list(columns)[-9:] == [*(f"prob_{name}" for name in EMOTIONS.names), "valence", "arousal"]
+        assert list(columns) == list(all_columns(EMOTIONS))
         assert "prob_anger" not in Results([result("a")]).columns()
 
 

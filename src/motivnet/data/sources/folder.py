@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.rows import Rows
+from motivnet.data.sources.records import Rows
 from motivnet.errors import DataError
 from motivnet.images import IMAGE_SUFFIXES
 from motivnet.labels import WITH_CONTEMPT, LabelSet

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import images_in
-from motivnet.data.sources.rows import Rows
+from motivnet.data.sources.records import Rows
 from motivnet.errors import DataError
 from motivnet.images import IMAGE_SUFFIXES
 from motivnet.labels import LabelSet

@@ -21,7 +21,7 @@ from motivnet.data.sources.images import read_images
 from motivnet.data.sources.jaffe import read_jaffe
 from motivnet.data.sources.motivnet_json import read_motivnet_json
 from motivnet.data.sources.rafdb import read_rafdb
-from motivnet.data.sources.rows import absolute
+from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.stored import read_stored
 from motivnet.data.sources.tables import read_csv, read_parquet

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from motivnet.data.manifest import SCHEMA, Manifest, read_manifest
-from motivnet.data.sources.rows import check_one_label
+from motivnet.data.sources.records import check_one_label
 from motivnet.errors import DataError
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.rows import Box, Rows, absolute, check_columns, image_path, make_box, number, read_records
+from motivnet.data.sources.records import Box, Rows, absolute, check_columns, image_path, make_box, number, read_records
 from motivnet.errors import DataError
 from motivnet.labels import WITH_CONTEMPT
 
