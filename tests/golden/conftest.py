@@ -6,7 +6,6 @@ difference (`git diff tests/golden/files`) before committing it: every line is a
 Golden text holds one thing per line. Numbers with a decimal point are compared within a tolerance, all else exactly.
 """
 
-import collections
 import difflib
 import re
 from collections.abc import Callable
@@ -67,22 +66,20 @@ class Golden:
 
 def settle(text: str, golden: str, tolerance: Callable[[float], float]) -> str:
     """Replace each line by the golden one that agrees with it within the tolerance, so that only changes differ."""
-
-    def agree(line: str, old: str) -> bool:
-        pairs = zip(FLOAT.findall(line), map(float, FLOAT.findall(old)), strict=True)
-        return all(abs(float(found) - expected) <= tolerance(expected) for found, expected in pairs)
-
-    known = collections.defaultdict(list)
-    for old in golden.splitlines():
-        known[FLOAT.sub("#", old)].append(old)
-    lines = (line.rstrip() for line in text.splitlines())
-    settled = (next((old for old in known[FLOAT.sub("#", line)] if agree(line, old)), line) for line in lines)
-    return "".join(f"{line}\n" for line in settled)
+    found, old = [line.rstrip() for line in text.splitlines()], golden.splitlines()
+    words, old_words = ([FLOAT.sub("#", line) for line in lines] for lines in (found, old))
+    matcher = difflib.SequenceMatcher(None, words, old_words, autojunk=False)
+    for at, old_at, size in matcher.get_matching_blocks():
+        for here, there in zip(range(at, at + size), range(old_at, old_at + size), strict=True):
+            pairs = zip(FLOAT.findall(found[here]), map(float, FLOAT.findall(old[there])), strict=True)
+            if all(abs(float(number) - expected) <= tolerance(expected) for number, expected in pairs):
+                found[here] = old[there]
+    return "".join(f"{line}\n" for line in found)
 
 
 @pytest.fixture(scope="session")
 def golden(request: pytest.FixtureRequest) -> Golden:
-    return Golden(renew=request.config.getoption("--renew", default=False))
+    return Golden(renew=bool(request.config.getoption("--renew", default=False)))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from motivnet import EMOTIONS
 NUM_TRAIN, NUM_SELECT = 80, 14
 # Ten steps per epoch. The recipe's own learning rates, meant for longer runs, amplify the rounding errors of another
 # kind of CPU a thousandfold in so few steps; with these, losses agree to 1e-6. All other settings are the recipe's.
-SETTINGS = ("run.batch_size=8", "run.epochs=2", "optimizer.backbone_lr=1e-4", "optimizer.head_lr=3e-4")
+SETTINGS = ["run.batch_size=8", "run.epochs=2", "optimizer.backbone_lr=1e-4", "optimizer.head_lr=3e-4"]
 
 
 def draw_face(label: int, rng: np.random.Generator) -> bytes:
