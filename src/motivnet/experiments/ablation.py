@@ -36,6 +36,7 @@ from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.evaluate import predict_manifest
 from motivnet.evaluation.resampling import holm
+from motivnet.experiments.comparison import CLASS_METRICS
 from motivnet.experiments.contrasts import contrast
 from motivnet.experiments.grids import Grid
 from motivnet.inference.predictor import Predictor
@@ -363,12 +364,8 @@ def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, fo
     else:
         answers.write(folder / PREDICTIONS_NAME)
         args = answers.preds_B, answers.target_B, len(EMOTIONS)
-        scores = {
-            "war": metrics.war(*args),
-            "uar": metrics.uar(*args),
-            "f1_macro": metrics.f1_macro(*args),
-            "minority_recall": float(metrics.recall_per_class(*args)[EMOTIONS.names.index(plan.rarest)]),
-        }
+        scores = {name: metric(*args) for name, metric in CLASS_METRICS.items()}
+        scores["minority_recall"] = float(metrics.recall_per_class(*args)[EMOTIONS.names.index(plan.rarest)])
         result |= {"rows": rows.report, "selected": bundle.config.provenance["selected"], "scores": scores}
         shown = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
     result["seconds"] = round(time.monotonic() - began, 1)

@@ -21,9 +21,9 @@ from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, unknown_name
 from motivnet.evaluation.evaluate import Track, predict_manifest
 from motivnet.evaluation.predictions import Predictions, read_predictions
-from motivnet.evaluation.resampling import holm
+from motivnet.evaluation.resampling import bootstrap, holm
 from motivnet.experiments import protocols
-from motivnet.experiments.comparison import Answers, Comparison, Entry, compare, score
+from motivnet.experiments.comparison import Answers, Comparison, Entry, compare
 from motivnet.experiments.leaderboard import Mean, Published, means_of, published_on, ranked, read_published
 from motivnet.experiments.protocols import BenchmarkSettings, DataName, Setting, domain
 from motivnet.inference.predictor import Predictor
@@ -271,17 +271,25 @@ class _Run:
         predictions, reused = self._predict(info, predictor, name, manifest.restrict(predictor.config.labels), detect)
         positions = np.flatnonzero(np.isin(manifest.table["label"].to_pylist(), info.labels))
         answers = Answers(predictions, positions, restrict=self.settings.restrict)
-        setting = protocols.setting_of(info.trained_on, name.name)
-        entry = score(
-            predictions,
-            answers,
+        setting, settings = protocols.setting_of(info.trained_on, name.name), self.settings
+        own = setting == Setting.OWN_DOMAIN
+        entry = Entry(
             model=info.name,
             data=name.title,
             setting=setting,
-            settings=self.settings,
-            caution=protocols.caution(predictor.config.provenance, name.split)
-            if setting == Setting.OWN_DOMAIN
-            else None,
+            n=len(answers),
+            unanswered=int((~predictions.answered_B).sum()),
+            labels=answers.labels,
+            absent=answers.absent,
+            restrict=settings.restrict,
+            scores=answers.scores(),
+            intervals=bootstrap(
+                answers.scores, answers.units, num_resamples=settings.num_resamples, seed=settings.seed
+            ),
+            by_subject=answers.by_subject,
+            folds=answers.over_folds(settings.num_folds),
+            caution=protocols.caution(predictor.config.provenance, name.split) if own else None,
+            protocol=predictions.protocol,
         )
         self.entries.append(entry)
         self.answers[info.name, name.title] = answers
@@ -321,17 +329,16 @@ class _Run:
 
     def compare(self, titles: Iterable[str]) -> list[Comparison]:
         """Compare models in one setting, pair by pair; p-values are corrected for all pairs on all data sets."""
-        found = []
+        found, p_values = [], []
         for title, setting in itertools.product(titles, Setting):
             names = [entry.model for entry in self.entries if (entry.data, entry.setting) == (title, setting)]
             for pair in itertools.combinations(names, 2):
                 a, b = (self.answers[name, title] for name in pair)
-                found.append(compare(pair, a, b, data=title, setting=setting, settings=self.settings))
-        found = [each for each in found if each is not None]
-        corrected = iter(holm([each.p_value for each in found if each.p_value is not None]))
-        return [
-            each if each.p_value is None else dataclasses.replace(each, p_holm=float(next(corrected))) for each in found
-        ]
+                each = compare(pair, a, b, data=title, setting=setting, settings=self.settings)
+                found += [each] if each else []
+                p_values += [each.p_value] if each and each.p_value is not None else []
+        corrected = iter(holm(p_values).tolist())
+        return [each if each.p_value is None else dataclasses.replace(each, p_holm=next(corrected)) for each in found]
 
 
 def _without_nan(value: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from motivnet.errors import DataError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.evaluation.resampling import Difference, Interval, bootstrap, mcnemar, paired_bootstrap
+from motivnet.evaluation.resampling import Difference, Interval, mcnemar, paired_bootstrap
 from motivnet.experiments.protocols import BenchmarkSettings, Restrict, Setting, Spread, spread, subject_folds
 
 METRICS = ("war", "uar", "top2", "f1_macro")
@@ -55,6 +55,8 @@ class Answers:
         self.positions = positions
         self.subjects: list[str | None] = predictions.manifest.table["subject"].to_pylist()
         self.by_subject = any(subject is not None for subject in self.subjects)
+        # What to resample: subjects where there are any, else images.
+        self.units = self.subjects if self.by_subject else len(target_B)
         self.target = place_C[target_B]
         self.preds = np.full(len(target_B), metrics.NO_ANSWER)
         self.in_top2 = np.zeros(len(target_B))
@@ -214,44 +216,4 @@ def compare(
         uar=differences["uar"],
         test="paired bootstrap by subject" if a.by_subject else "McNemar",
         p_value=None if np.isnan(p_value) else p_value,
-    )
-
-
-def score(
-    predictions: Predictions,
-    answers: Answers,
-    *,
-    model: str,
-    data: str,
-    setting: Setting,
-    settings: BenchmarkSettings,
-    caution: str | None = None,
-) -> Entry:
-    """Score one model on one data set.
-
-    Args:
-        predictions: of the model.
-        answers: the same, in terms of the shared labels.
-        model: its name.
-        data: title of the data set.
-        setting: what the model had seen of it.
-        settings: of the benchmark.
-        caution: see `Entry`.
-    """
-    units = answers.subjects if answers.by_subject else len(answers)
-    return Entry(
-        model=model,
-        data=data,
-        setting=setting,
-        n=len(answers),
-        unanswered=int((~predictions.answered_B).sum()),
-        labels=answers.labels,
-        absent=answers.absent,
-        restrict=settings.restrict,
-        scores=answers.scores(),
-        intervals=bootstrap(answers.scores, units, num_resamples=settings.num_resamples, seed=settings.seed),
-        by_subject=answers.by_subject,
-        folds=answers.over_folds(settings.num_folds),
-        caution=caution,
-        protocol=predictions.protocol,
     )

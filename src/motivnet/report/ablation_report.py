@@ -19,12 +19,11 @@ FILES = ("report.md", "report.png", "report.svg", "report.json")
 HEADS = {"war": "WAR", "uar": "UAR", "f1_macro": "F1", "minority_recall": "Recall of {rarest}"}
 PANELS = ("war", "uar", "minority_recall")
 ASSUMPTIONS = (
-    "Cell and reference are compared seed by seed (the same subset of labels, order and augmentation) on the same "
-    "images. Interval and p-value of the mean difference account for both sources of chance: which images are tested "
-    "(a bootstrap over images) and which seeds are drawn (the variance of the seeds' differences), by Student's t with "
-    "Satterthwaite's degrees of freedom. Assumed: images are independent, seeds are independent, and the differences "
-    "of seeds are about normally distributed, which so few seeds cannot show. Nothing follows for other data, other "
-    "models, or longer training.",
+    "Cell and reference are compared seed by seed (same subset of labels, order and augmentation) on the same images. "
+    "Interval and p-value of the mean difference account for both sources of chance, images (a bootstrap) and seeds "
+    "(the variance of their differences), by Student's t with Satterthwaite's degrees of freedom. Assumed: images and "
+    "seeds are independent, and the differences of seeds are about normally distributed, which so few seeds cannot "
+    "show. Nothing follows for other data, other models, or longer training.",
     "p (Holm) is corrected for all tests of this table: of all rows with a p below 0.05, the chance that any is a "
     "false positive is at most 5 %. A larger p does not show that two cells are equal.",
 )

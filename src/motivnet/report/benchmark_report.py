@@ -1,15 +1,14 @@
 """A benchmark as tables: `benchmark.md`, `benchmark.html` and `benchmark.json`."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from motivnet.report import page
 from motivnet.report.tables import Block, Row, p_value, points, to_html, to_json, to_markdown
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from motivnet.experiments.benchmark import Benchmark
     from motivnet.experiments.comparison import Comparison, Entry
     from motivnet.experiments.leaderboard import Mean, Published
@@ -248,24 +247,20 @@ def _folds(entries: "Sequence[Entry]") -> Block:
 def _plot(entries: "Sequence[Entry]") -> str:
     """Draw the WAR of every entry with its interval."""
     with page.new_figure(height=max(1.6, 0.28 * len(entries) + 0.9)) as drawn:
-        _draw(drawn, entries)
+        axes = drawn.subplots()
+        for setting, color in COLORS.items():
+            places = [place for place, entry in enumerate(entries) if entry.setting == setting]
+            if places:
+                ends_N2 = 100 * np.array([entries[place].intervals["war"] for place in places])
+                axes.hlines(places, *ends_N2.T, color=color, linewidth=2)
+                scores = [100 * entries[place].scores["war"] for place in places]
+                axes.plot(scores, places, "o", color=color, label=setting)
+        axes.set_yticks(range(len(entries)), [f"{entry.data}: {entry.model}" for entry in entries])
+        axes.invert_yaxis()
+        axes.set_xlabel("WAR in percent")
+        axes.legend(loc="best")
         alt = "; ".join(f"{entry.model} on {entry.data}: {page.percent(entry.scores['war'])}" for entry in entries)
         return page.figure(drawn, f"WAR with 95 % intervals. {alt}")
-
-
-def _draw(drawn: "Figure", entries: "Sequence[Entry]") -> None:
-    axes = drawn.subplots()
-    for place, entry in enumerate(entries):
-        low, high = entry.intervals["war"]
-        if not math.isnan(low):
-            axes.plot([100 * low, 100 * high], [place, place], color=COLORS[entry.setting], linewidth=2)
-        axes.plot(100 * entry.scores["war"], place, "o", color=COLORS[entry.setting])
-    for setting in dict.fromkeys(entry.setting for entry in entries):
-        axes.plot([], [], "o", color=COLORS[setting], label=str(setting))
-    axes.set_yticks(range(len(entries)), [f"{entry.data}: {entry.model}" for entry in entries])
-    axes.invert_yaxis()
-    axes.set_xlabel("WAR in percent")
-    axes.legend(loc="best")
 
 
 def _counted(counts: Mapping[str, int]) -> str:

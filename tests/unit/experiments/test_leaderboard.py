@@ -1,32 +1,30 @@
 import csv
-import dataclasses
 
-import numpy as np
 import pytest
 
 from motivnet.checkpoints.bundle import embedded_models
-from motivnet.data.manifest import make_manifest
-from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.experiments.comparison import METRICS, Answers, score
+from motivnet.evaluation.predictions import Protocol
+from motivnet.experiments.comparison import METRICS, Entry
 from motivnet.experiments.leaderboard import PUBLISHED, means_of, published_on, ranked, read_published
-from motivnet.experiments.protocols import BenchmarkSettings, Setting
-from motivnet.labels import LabelSet
-
-LABELS = LabelSet(("happiness", "anger"))
+from motivnet.experiments.protocols import Setting
 
 
-def entry(model, data, war, *, setting=Setting.ZERO_SHOT, labels=LABELS.names):
-    predictions = Predictions(
-        manifest=make_manifest({"image": [b"x", b"y"], "label": [*LABELS], "split": ["test"] * 2}, LABELS),
-        probs_BC=np.eye(2),
-        status=("ok", "ok"),
-        protocol=Protocol(model="m", data="d", data_fingerprint="f", n=2, labels=LABELS.names, detection="none"),
+def entry(model, data, war, *, setting=Setting.ZERO_SHOT, labels=("happiness", "anger")):
+    return Entry(
+        model=model,
+        data=data,
+        setting=setting,
+        n=2,
+        unanswered=0,
+        labels=labels,
+        absent=(),
+        restrict="keep",
+        scores=dict.fromkeys(METRICS, war),
+        intervals={},
+        by_subject=False,
+        folds=None,
+        protocol=Protocol(model="m", data="d", data_fingerprint="f", n=2, labels=labels, detection="none"),
     )
-    settings = BenchmarkSettings(num_resamples=5)
-    made = score(
-        predictions, Answers(predictions, np.arange(2)), model=model, data=data, setting=setting, settings=settings
-    )
-    return dataclasses.replace(made, scores=dict.fromkeys(METRICS, war), labels=labels)
 
 
 class TestRanking:
