@@ -52,7 +52,9 @@ def benchmark(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", show_default=False, help="Folder of the report, and predictions/, which are reused."
+            metavar="DIR",
+            show_default=False,
+            help="Folder of benchmark.md, .html and .json, and of predictions/, which are reused.",
         ),
     ],
     detect: Detect = None,
