@@ -172,10 +172,20 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
         raise DataError(f"{out}: no run is completed yet")
     finished = [key for key, result in results.items() if result["status"] == "finished"]
     answers = {key: _read_predictions(plan.runs(out)[key] / PREDICTIONS_NAME) for key in finished}
-    images = next(iter(answers.values()), pa.table({"row": [], "label": []})).select(["row", "label"])
-    if not all(each.select(["row", "label"]).equals(images) for each in answers.values()):
+    images = next(iter(answers.values()))[0] if answers else []
+    if any(rows != images for rows, _ in answers.values()):
         raise DataError(f"{out}: predictions for different images")
-    comparisons = _compare(plan, answers, num_resamples)
+    correct = {key: correct_B for key, (_, correct_B) in answers.items()}
+    target_B = np.array([EMOTIONS.names.index(label) for _, label in images])
+    comparisons: list[dict[str, Any]] = []
+    for cell, reference in plan.grid.comparisons:
+        seeds = [seed for seed in range(plan.seeds) if (cell, seed) in correct and (reference, seed) in correct]
+        if len(seeds) >= 2:
+            runs = (np.stack([correct[each, seed] for seed in seeds]) for each in (cell, reference))
+            found = contrast(*runs, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples)
+            pair = {"cell": cell, "reference": reference}
+            comparisons += [{**pair, "metric": metric, **each._asdict()} for metric, each in found.items()]
+    corrected = holm([each["p_value"] for each in comparisons]).tolist()
     flat = {cell: config.flatten(config.to_plain(plan.grid.recipe_of(cell))) for cell in plan.grid.cells}
     return {
         "ablation": plan.grid.name,
@@ -192,16 +202,19 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
             }
             for cell, each in plan.grid.cells.items()
         ],
-        "comparisons": comparisons,
+        "comparisons": [{**each, "p_holm": p} for each, p in zip(comparisons, corrected, strict=True)],
         "recipe": config.to_plain(plan.grid.recipe),
     }
 
 
-def _read_predictions(file: Path) -> pa.Table:
+def _read_predictions(file: Path) -> tuple[list[tuple[int, str]], np.ndarray]:
+    """Return row and label of each image, and whether it was classified correctly, bool (B,)."""
     try:
-        return pq.read_table(file, columns=["row", "label", "pred"]).replace_schema_metadata(None)
+        table = pq.read_table(file, columns=["row", "label", "pred"]).to_pydict()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
+    rows = list(zip(table["row"], table["label"], strict=True))
+    return rows, np.array(table["label"]) == np.array(table["pred"], dtype=object)
 
 
 def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -211,23 +224,6 @@ def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
         metric: {"mean": float(np.mean(each)), "std": float(np.std(each, ddof=1)) if each[1:] else None, "runs": each}
         for metric, each in values.items()
     }
-
-
-def _compare(plan: Plan, answers: dict[tuple[str, int], pa.Table], num_resamples: int) -> list[dict[str, Any]]:
-    """Test the comparisons, and correct their p-values."""
-    labels = {key: np.array(each["label"].to_pylist(), dtype=object) for key, each in answers.items()}
-    correct = {key: labels[key] == np.array(each["pred"].to_pylist(), dtype=object) for key, each in answers.items()}
-    found: list[dict[str, Any]] = []
-    for cell, reference in plan.grid.comparisons:
-        seeds = [seed for seed in range(plan.seeds) if (cell, seed) in correct and (reference, seed) in correct]
-        if len(seeds) >= 2:
-            runs = (np.stack([correct[each, seed] for seed in seeds]) for each in (cell, reference))
-            target_B = np.array([EMOTIONS.names.index(label) for label in labels[cell, seeds[0]]])
-            by_metric = contrast(*runs, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples)
-            pair = {"cell": cell, "reference": reference}
-            found += [{**pair, "metric": metric, **each._asdict()} for metric, each in by_metric.items()]
-    corrected = holm([each["p_value"] for each in found]).tolist()
-    return [{**each, "p_holm": p_holm} for each, p_holm in zip(found, corrected, strict=True)]
 
 
 def read_plan(out: Path) -> Plan:
