@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from playwright.sync_api import expect
 
-from motivnet.inference.rows import COLUMNS
+from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 from motivnet.server.schemas import Explanations
 
@@ -121,7 +121,7 @@ class TestPhotographs:
         assert [result["source"] for result in results] == names
         assert [result["status"] for result in results] == ["ok", "ok", "no_face", "unreadable"]
         rows = list(csv.DictReader(io.StringIO(saved(page, "#csv"), newline="")))
-        assert list(rows[0]) == [*COLUMNS, *(f"prob_{label}" for label in EMOTIONS)]
+        assert list(rows[0]) == list(all_columns(EMOTIONS))
         assert [row["source"] for row in rows] == names
         for row, result in zip(rows[:2], results[:2], strict=True):
             (found,) = result["faces"]

@@ -28,7 +28,10 @@ def is_url(text: str) -> bool:
 
 def open_binary(location: str) -> IO[bytes]:
     """Open a path or URL for reading; raises what its file system raises."""
-    return fsspec.open(location, "rb").open() if is_url(location) else Path(location).open("rb")
+    if not is_url(location):
+        return Path(location).open("rb")
+    files, path = fsspec.core.url_to_fs(location)
+    return files.open(path, "rb")
 
 
 @contextlib.contextmanager
@@ -86,8 +89,8 @@ def _read(file: IO[bytes], size: int) -> bytes:
 
 
 def _is_permanent(error: BaseException) -> bool:
-    # aiohttp's errors have a status, those of Google's package a code.
-    status = getattr(error, "status", getattr(error, "code", None))
+    # aiohttp's errors have a status (and a deprecated code), those of Google's package a code.
+    status = error.status if hasattr(error, "status") else getattr(error, "code", None)  # type: ignore[attr-defined]
     if isinstance(status, int) and 400 <= status < 500:
         return status not in _RETRIED_STATUSES
     return isinstance(error, _PERMANENT_ERRORS)

@@ -52,7 +52,7 @@ def serve(
     with bind(host, port) as sock:
         from motivnet.inference.predictor import Predictor
         from motivnet.server.attention import find_attention
-        from motivnet.server.logs import log_to_stderr
+        from motivnet.server.telemetry import log_to_stderr
 
         loaded = Predictor.load(model, predictor)
         log_to_stderr(log_level)
