@@ -133,5 +133,5 @@ def test_without_a_boundary(content_type, status):
 
 def test_too_many_files():
     with pytest.raises(RefusedError, match="the limit is 2") as caught:
-        read(part(b"x") * 3, max_images=2)
+        read(part(b"x") * 4, max_images=2)
     assert caught.value.status == 413
