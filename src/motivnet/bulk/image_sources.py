@@ -15,7 +15,6 @@ URLs are opened by fsspec. Of a Parquet file only a few rows are in memory at a 
 
 import bisect
 import collections
-import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -174,8 +173,8 @@ class ListSource:
 
 
 def _open_table(location: str) -> "TableSource":
-    with explain_errors(location), contextlib.closing(_TableReader(location)) as reader:
-        metadata, schema = reader.table.metadata, reader.table.schema_arrow
+    with explain_errors(location), _TableReader(location).table as table:
+        metadata, schema = table.metadata, table.schema_arrow
         columns = _input_columns(schema)
         if not {"path", *DATA_COLUMNS} & {*columns}:
             found = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -183,7 +182,7 @@ def _open_table(location: str) -> "TableSource":
         if not metadata.num_rows:
             raise DataError(f"{location}: holds no inputs")
         # The sizes and ranges of all columns of all row groups are short, and differ where the rows differ.
-        summary = json.dumps([location, reader.size, metadata.to_dict()], default=repr)
+        summary = json.dumps([location, metadata.to_dict()], default=repr)
         fingerprint = hashlib.sha256(summary.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return TableSource(location, columns, 0, metadata.num_rows, fingerprint)
 
@@ -250,12 +249,8 @@ class _TableReader:
     def __init__(self, location: str, columns: tuple[str, ...] = (), start: int = 0) -> None:
         """Open the file at the row group that contains row `start`."""
         self.opened = (location, columns)
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open_binary(location))
-            self.size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            self.table = stack.enter_context(parquet.ParquetFile(file))
-            self.close = stack.pop_all().close
+        files, path = fsspec.core.url_to_fs(location) if is_url(location) else (None, location)
+        self.table = parquet.ParquetFile(path, filesystem=files)
         metadata = self.table.metadata
         num_rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         self._group_starts = [0, *itertools.accumulate(num_rows)]
@@ -295,6 +290,6 @@ def _reader_at(location: str, columns: tuple[str, ...], start: int) -> _TableRea
     global _last_reader
     if _last_reader is None or _last_reader.opened != (location, columns) or not _last_reader.is_near(start):
         if _last_reader is not None:
-            _last_reader.close()
+            _last_reader.table.close()
         _last_reader = _TableReader(location, columns, start)
     return _last_reader

@@ -30,7 +30,7 @@ from motivnet.bulk.worker import Worker
 from motivnet.checkpoints.bundle import embedded_models, is_bundle, open_bundle
 from motivnet.checkpoints.fingerprint import model_fingerprint
 from motivnet.config import replace, to_plain
-from motivnet.errors import ConfigError, MissingExtraError, OutputError
+from motivnet.errors import ConfigError, OutputError, needs_extra
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.storage import check_same
@@ -148,10 +148,8 @@ def run_bulk(
         raise ConfigError(f"part_size {part_size}, num_workers {num_workers}: both must be at least 1")
     run = _run_local
     if engine == "ray":
-        try:
+        with needs_extra("ray", "scale"):
             from motivnet.bulk.ray import run_ray
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "ray", "scale") from None
         run = functools.partial(run_ray, address=address, num_workers=num_workers)
     began = time.perf_counter()
     src = str(src) if is_url(str(src)) else str(Path(src).absolute())

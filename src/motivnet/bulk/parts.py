@@ -21,8 +21,8 @@ from pyarrow import parquet
 
 from motivnet.bulk.fsspec_files import OutputFolder
 from motivnet.bulk.image_sources import Input, Source
-from motivnet.errors import DataError, MotivNetError
-from motivnet.images import ImageLimits
+from motivnet.errors import DataError, ImageError, MotivNetError
+from motivnet.images import ImageLimits, NamedImage
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import ImageResult
@@ -127,14 +127,7 @@ class PartWriter:
         return result, result.status
 
     def _failed(self, item: Input, error: str) -> Outcome:
-        config = self._predictor.config
-        result = ImageResult(
-            source=item.image.name,
-            status="unreadable",
-            error=error,
-            model=config.name,
-            preprocessing=config.preprocessing.fingerprint,
-        )
+        (result,) = self._predictor.stream([NamedImage(item.image.name, ImageError(error))])
         return result, "failed"
 
     def _write(self, part: Part, outcomes: list[Outcome]) -> Counts:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.extras import needs_extra
 from motivnet.cli.options import Fields, Model, derive_options
+from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 
 if TYPE_CHECKING:

@@ -63,13 +63,9 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 # Browsers refuse modules of another type, and what the system has for a suffix differs.
-for _kind, _suffix in (
-    ("text/css", ".css"),
-    ("text/html", ".html"),
-    ("text/javascript", ".js"),
-    ("image/svg+xml", ".svg"),
-):
-    mimetypes.add_type(_kind, _suffix)
+_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+for _suffix, _type in _TYPES.items():
+    mimetypes.add_type(_type, _suffix)
 
 
 def create_app(
@@ -128,18 +124,25 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         ("predict/urls", service.predict_urls, schemas.Answer, urls, (403,), "Predict images at URLs, if allowed"),
         ("explain", service.explain, schemas.Explanations, form, (501,), "Predict one image with attention maps"),
     ):
-        app.post(
+        app.add_api_route(
             f"/v1/{path}",
+            endpoint,
+            methods=["POST"],
             response_model=answer,
             responses=_refusals(*_USUAL, *own),
             openapi_extra={"requestBody": {"required": True, "content": body}},
             summary=summary,
-        )(endpoint)
+        )
     app.get("/v1/models", responses=_refusals(401), summary="The model that answers")(service.models)
     app.get("/healthz", summary="Whether the process runs")(service.healthz)
     app.get("/readyz", responses=_refusals(503), summary="Whether work is accepted")(service.readyz)
-    metrics = app.get("/metrics", response_class=Response, responses=_refusals(401), summary="Metrics for Prometheus")
-    metrics(service.show_metrics)
+    app.add_api_route(
+        "/metrics",
+        service.show_metrics,
+        response_class=Response,
+        responses=_refusals(401),
+        summary="Prometheus metrics",
+    )
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -56,7 +56,6 @@ class Batcher:
         self._jobs: collections.deque[_Job] = collections.deque()
         self._queued = 0
         self._arriving = 0
-        self._calls: set[asyncio.Future] = set()
         self._closing = False
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="motivnet-model")
@@ -120,17 +119,12 @@ class Batcher:
         self.check_room(1)
         self._count(1)
         called = asyncio.get_running_loop().run_in_executor(self._thread, function)
-        self._calls.add(called)
-        called.add_done_callback(self._end_call)
+        called.add_done_callback(lambda _: self._count(-1))
         # Goes on when the caller is cancelled: a thread cannot be stopped.
         await asyncio.wait([called])
         if error := called.exception():
             raise _failure(error)
         return called.result()
-
-    def _end_call(self, called: asyncio.Future) -> None:
-        self._calls.discard(called)
-        self._count(-1)
 
     async def close(self) -> None:
         """Accept no more work, finish what was accepted, and end the thread."""
@@ -138,9 +132,7 @@ class Batcher:
         self._changed.set()
         if self._task is not None:
             await self._task
-        if self._calls:
-            await asyncio.wait(self._calls)
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
         while True:
