@@ -246,7 +246,7 @@ class TestTrouble:
         expect(page.locator("#progress")).to_contain_text("1 of 2: astronaut.jpg")
         page.get_by_role("button", name="Stop").click()
         expect(page.locator("#progress")).to_be_hidden()
-        expect(page.locator("#status")).to_contain_text("2 photographs left out")
+        expect(page.locator("#status")).to_contain_text("2 photographs skipped")
         page.unroute("**/v1/predict")
         upload(page, no_face)
         expect(page.locator("#messages")).to_be_empty()
@@ -279,7 +279,7 @@ class TestTrouble:
         page.route("**/v1/predict", busy)
         page.set_input_files("#files", [no_face])
         message = page.locator("#messages")
-        expect(message).to_contain_text("too much to do")
+        expect(message).to_contain_text("too busy")
         assert len(asked) == 4
         page.unroute("**/v1/predict")
         for address in ("**/v1/predict", "**/healthz"):
@@ -340,6 +340,6 @@ class TestEverybody:
         about = page.get_by_role("region", name="What this is, and what it is not")
         model = page.request.get(f"{site}v1/models").json()["models"][0]
         where, scores = next(iter(model["scores"].items()))
-        expect(about).to_contain_text(f"of {where} it names {scores['war']:.1%}")
+        expect(about).to_contain_text(f"of {where} is {scores['war']:.1%}")
         for words in ("not what a person feels", "2024/1689", "at work and in education", "does not store"):
             expect(page.locator("main")).to_contain_text(words)
