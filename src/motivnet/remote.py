@@ -1,4 +1,4 @@
-"""Fetch a file over http or https, within limits. Own code, as HTTP libraries cannot pin the addresses that were checked.
+"""Fetch a file over http or https, within limits. Own code, as HTTP libraries do not pin addresses that were checked.
 
 They resolve a host name again when they connect, so that it can lead to another address than the one that was checked,
 and have no limit on the time or size of an answer as a whole. Here one deadline covers everything, bytes are counted as
