@@ -28,8 +28,7 @@ from motivnet.bulk.output_folder import Folder
 from motivnet.bulk.parts import BulkSettings, Counts, Part, decode_counts, part_name, pyarrow
 from motivnet.bulk.urls import is_url
 from motivnet.bulk.worker import Worker
-from motivnet.checkpoints.bundle import embedded_models
-from motivnet.checkpoints.fingerprint import model_fingerprint
+from motivnet.checkpoints.bundle import embedded_models, model_fingerprint
 from motivnet.config import flatten, to_plain
 from motivnet.errors import ConfigError, OutputError
 

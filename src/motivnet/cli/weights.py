@@ -110,7 +110,7 @@ def convert_weights(
 
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.convert import convert
+        from motivnet.checkpoints.load import convert
         from motivnet.inference.torch_backend import DTYPES
 
     bundle = convert(
