@@ -132,6 +132,18 @@ class BundleConfig:
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise CheckpointError(f"bundle {self.name!r}: abstain_below {self.abstain_below} must be from 0 to 1")
 
+    @property
+    def measurements(self) -> str:
+        """Human-readable scores and calibration, one per line."""
+        lines = [
+            f"{data_set}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+            for data_set, metrics in self.scores.items()
+        ]
+        if self.calibration != Calibration():
+            found = self.calibration
+            lines.append(f"calibrated: temperature {found.temperature:.3f}, exponent {found.exponent:.3f}")
+        return "\n".join(lines) or "not measured"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bundle:

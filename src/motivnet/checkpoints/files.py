@@ -84,23 +84,6 @@ class WeightsFile:
     metadata: dict[str, str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Integrity:
-    """The result of reading all values of a file.
-
-    Args:
-        container: how the tensors are packed.
-        num_tensors: in the file.
-        num_values: in all tensors.
-        num_not_finite: values that are NaN or infinite.
-    """
-
-    container: Container
-    num_tensors: int
-    num_values: int
-    num_not_finite: int
-
-
 def open_weights(path: str | Path) -> WeightsFile:
     """Open a weight file. Its tensors are memory-mapped, except in files older than torch 1.6.
 
@@ -122,11 +105,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(0o644)  # save_file makes it private
 
 
-def check_integrity(path: Path) -> Integrity:
-    """Read every value of a file, one tensor at a time, and count those that are not finite.
+def check_integrity(path: Path) -> str:
+    """Read every value of a file, one tensor at a time, and return a summary of the contents.
 
     Raises:
-        CheckpointError: if the file is missing, no weight file, or damaged.
+        CheckpointError: if the file is missing, no weight file, or damaged, or a value is NaN or infinite.
     """
     file = open_weights(path)
     num_values = num_not_finite = 0
@@ -136,7 +119,9 @@ def check_integrity(path: Path) -> Integrity:
             # In float32, because some dtypes of one byte have no isfinite.
             num_not_finite += int((~torch.isfinite(tensor.float())).sum())
         release(tensor)
-    return Integrity(file.container, len(file.tensors), num_values, num_not_finite)
+    if num_not_finite:
+        raise CheckpointError(f"{path}: damaged: {num_not_finite} of {num_values} values are NaN or infinite")
+    return f"{file.container}, {len(file.tensors)} tensor(s), {num_values} values, all finite"
 
 
 def verify_weights(name: str, *, cache: Path | None = None) -> Iterator[tuple[VerifyReport, str]]:
@@ -164,15 +149,8 @@ def verify_weights(name: str, *, cache: Path | None = None) -> Iterator[tuple[Ve
             raise CheckpointError(
                 f"{report.path}: damaged: sha256 {report.sha256}, expected {report.expected}. Fetch it again"
             )
-        if ".onnx" in path.suffixes:
-            yield report, "onnx, whose values are not checked"
-            continue
-        found = check_integrity(report.path)
-        if found.num_not_finite:
-            raise CheckpointError(
-                f"{report.path}: damaged: {found.num_not_finite} of {found.num_values} values are NaN or infinite"
-            )
-        yield report, f"{found.container}, {found.num_tensors} tensor(s), {found.num_values} values, all finite"
+        is_onnx = ".onnx" in path.suffixes
+        yield report, "onnx, whose values are not checked" if is_onnx else check_integrity(report.path)
 
 
 def release(tensor: Tensor) -> None:

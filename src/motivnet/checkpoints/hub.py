@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -223,12 +224,10 @@ def _cache_folder(cache: Path | None) -> Path:
 
 
 def _find(source: _Source, cache: Path | None) -> Path | None:
-    if source.repo is None:
+    if source.repo is None or find_spec("huggingface_hub") is None:
         return None
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(source.repo, source.file or "config.json", _cache_folder(cache))
     if not isinstance(found, str):
         return None

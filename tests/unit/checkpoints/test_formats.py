@@ -124,7 +124,9 @@ class TestAttentionHeads:
 
     def test_another_width_says_what_is_needed(self) -> None:
         file = shapes(sapiens_shapes(1000))
-        with pytest.raises(CheckpointError, match=r"heads of an encoder of width 1000 .*num_heads=.*metadata.*1536: 24"):
+        with pytest.raises(
+            CheckpointError, match=r"heads of an encoder of width 1000 .*num_heads=.*metadata.*1536: 24"
+        ):
             config_of(file)
         vit = config_of(file, num_heads=10).vit
         assert vit is not None
@@ -246,9 +248,7 @@ class TestRecognition:
         from motivnet.checkpoints.bundle import ASSETS
 
         shutil.copy(ASSETS / "nano" / "model.safetensors", tmp_path / "MotivNet.safetensors")
-        with pytest.raises(
-            CheckpointError, match=r"weights of a bundle.*in its config.json. Allowed: the bundle's"
-        ):
+        with pytest.raises(CheckpointError, match=r"weights of a bundle.*in its config.json. Allowed: the bundle's"):
             inspect_weights(tmp_path / "MotivNet.safetensors")
 
 

@@ -109,7 +109,9 @@ class TestModels:
 
     def test_names_that_nobody_knows(self, tmp_path: Path) -> None:
         for name in ("nanoo", tmp_path / "none.pth"):
-            with pytest.raises(CheckpointError, match=r"unknown model .*Allowed: nano, the folder of a bundle, a weight file"):
+            with pytest.raises(
+                CheckpointError, match=r"unknown model .*Allowed: nano, the folder of a bundle, a weight file"
+            ):
                 load_model(name)
 
     def test_a_folder_that_is_no_bundle(self, tmp_path: Path) -> None:
