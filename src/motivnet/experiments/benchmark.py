@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from motivnet.checkpoints.fingerprint import model_fingerprint
+from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
