@@ -42,9 +42,8 @@ from motivnet.data.augment import NO_CHANGE
 from motivnet.data.manifest import SCHEMA, Manifest, make_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
-from motivnet.evaluation.affect import affect_scores
-from motivnet.evaluation.evaluate import predict_manifest
-from motivnet.evaluation.predictions import Predictions
+from motivnet.evaluation.evaluate import affect_scores
+from motivnet.evaluation.predictions import Predictions, predict_manifest
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.training.fit import fit

@@ -10,7 +10,7 @@ from motivnet.cli.options import Device
 from motivnet.inference.tables import check_folder, open_folder
 
 if TYPE_CHECKING:
-    from motivnet.evaluation.evaluate import Track
+    from motivnet.evaluation.predictions import Track
     from motivnet.experiments.benchmark import Benchmark
 
 # The data come last: where they are, all is.

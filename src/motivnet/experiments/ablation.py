@@ -30,8 +30,7 @@ from motivnet.checkpoints.released import RELEASED
 from motivnet.data.manifest import Manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from motivnet.evaluation import metrics
-from motivnet.evaluation.evaluate import predict_manifest
-from motivnet.evaluation.predictions import Predictions
+from motivnet.evaluation.predictions import Predictions, predict_manifest
 from motivnet.experiments.ablation_data import AblationData, prepare, rows_of
 from motivnet.experiments.grids import Cell, Grid
 from motivnet.inference.predictor import Predictor

@@ -20,8 +20,8 @@ from motivnet.checkpoints.fingerprint import model_fingerprint
 from motivnet.config import to_plain
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, unknown_name
-from motivnet.evaluation.evaluate import Track, predict_manifest
-from motivnet.evaluation.predictions import Predictions, read_predictions
+from motivnet.evaluation.external_predictions import read_predictions
+from motivnet.evaluation.predictions import Predictions, Track, predict_manifest
 from motivnet.evaluation.resampling import holm
 from motivnet.experiments.comparison import Answers, Cell, Comparison, Restrict, compare, score_cell
 from motivnet.experiments.data_sets import DataName, DataSet, about, parse_data
