@@ -24,8 +24,7 @@ def audit(
         ),
     ],
     out: Annotated[
-        Path,
-        typer.Option(metavar="DIR", show_default=False, help="Folder for audit.md, audit.html and audit.json."),
+        Path, typer.Option(metavar="DIR", show_default=False, help="Folder for audit.md, audit.html and audit.json.")
     ],
     model: Model = None,
     predictions: Predictions = None,

@@ -484,10 +484,7 @@ def permutation_p_values(
         if not use_C.any():
             continue
         drawn_RC = rng.hypergeometric(
-            hits_C[use_C],
-            (asked_C - hits_C)[use_C],
-            asked_GC[1, use_C],
-            size=(num_permutations, int(use_C.sum())),
+            hits_C[use_C], (asked_C - hits_C)[use_C], asked_GC[1, use_C], size=(num_permutations, int(use_C.sum()))
         )
         expected = (asked_GC[1, use_C] * hits_C[use_C] / asked_C[use_C]).sum()
         p_M[m] = _p_value(hits_GC[1, use_C].sum() - expected, drawn_RC.sum(axis=1) - expected)
