@@ -65,8 +65,10 @@ def open_container(path: Path) -> "InputContainer":
     if not path.stat().st_size:
         raise ImageError(f"{path}: the file is empty")
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    # A title need not be UTF-8: PyAV 19 takes it as it is and has no argument for it, older ones would refuse the file.
+    lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
-        return av.open(os.fspath(path.absolute()), options=options, metadata_errors="replace")
+        return av.open(os.fspath(path.absolute()), options=options, **lenient)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{path}: not a video in a format that can be read ({reason})") from None
@@ -113,7 +115,8 @@ def video_info(container: "InputContainer", stream: "VideoStream") -> VideoInfo:
 
 def upright(frame: "VideoFrame") -> np.ndarray:
     """Convert to RGB, uint8 (h, w, 3), turned and mirrored as the file asks for, in steps of 90 degrees."""
-    image_hwc_u8 = frame.to_ndarray(format="rgb24")
+    # Before PyAV 17, the frame's own colour space and range count only where a change is asked for; RGB has no matrix.
+    image_hwc_u8 = frame.to_ndarray(format="rgb24", dst_colorspace="ITU601", src_color_range=frame.color_range)
     swap, left_right, up_down = orientation(_display_matrix(frame))
     if swap:
         image_hwc_u8 = image_hwc_u8.transpose(1, 0, 2)
