@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.evaluate import Data, Detect, Model, Overwrite, Predictions, Seed, Split
-from motivnet.cli.options import Fields, derive_options
+from motivnet.cli.evaluate import Data, Detect, Model, Predictions, Seed, Split
+from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.progress import track
+from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 
 
@@ -47,9 +49,6 @@ def audit(
 
     A gap that is found does not change the exit code.
     """
-    from motivnet.cli.extras import needs_extra
-    from motivnet.cli.progress import track
-
     with needs_extra("pyarrow", "evaluate"):
         import scipy  # noqa: F401 - an error now rather than after the work
 

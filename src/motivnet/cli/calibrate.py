@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from motivnet.cli.evaluate import Data, Detect
+from motivnet.cli.progress import track
+from motivnet.errors import needs_extra
+
 
 def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
-    data: Annotated[
-        str, typer.Option(metavar="KIND:PATH", show_default=False, help="Data, such as fer2013:fer2013.parquet.")
-    ],
+    data: Data,
     split: Annotated[
         str, typer.Option(show_default=False, help="Split to fit on: never the one whose scores are reported.")
     ],
@@ -26,16 +28,13 @@ def calibrate(
         float | None,
         typer.Option(metavar="SHARE", help="Also find the threshold of abstention that reaches this accuracy: 0.9."),
     ] = None,
-    detect: Annotated[bool, typer.Option("--detect/--no-detect", help="Detect faces.")] = False,
+    detect: Detect = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace DIR; or a calibration; or change a model of the package.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fit the calibration of a bundle on a validation split (needs the extra `evaluate`)."""
-    from motivnet.cli.extras import needs_extra
-    from motivnet.cli.progress import track
-
     with needs_extra("pyarrow", "evaluate"):
         from motivnet.evaluation import calibration
     bundle = calibration.calibrate(

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.options import Fields, derive_options
+from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.progress import track
+from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import printable
 
@@ -45,7 +47,6 @@ Detect = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of resamples and permutations.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that DIR holds already.")]
 
 
 @derive_options
@@ -89,9 +90,6 @@ def evaluate(
     ],
 ) -> None:
     """Measure how well a model recognises the emotions of a labelled data set (needs the extra `evaluate`)."""
-    from motivnet.cli.extras import needs_extra
-    from motivnet.cli.progress import track
-
     with needs_extra("pyarrow", "evaluate"):
         import matplotlib  # noqa: F401 - an error now rather than when figures are drawn
 

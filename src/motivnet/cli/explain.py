@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.options import Fields, derive_options
+from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 
 
@@ -24,14 +25,11 @@ def explain(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per face and line, with maps.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")] = False,
+    overwrite: Overwrite = False,
     *,
     config: Annotated[PredictorConfig, Fields(only=("detector", "device", "image_size", "geometry"))],
 ) -> None:
     """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`)."""
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import ImageError
-
     with needs_extra("torch", "torch"):
         from motivnet.evaluation import explain as explaining
     try:

@@ -20,7 +20,7 @@ from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
 from motivnet.config import to_plain
 from motivnet.data.sources.named import read_source
-from motivnet.errors import CheckpointError, DataError, MissingExtraError, OutputError
+from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra
 from motivnet.evaluation.evaluate import Track, no_progress
 from motivnet.evaluation.metrics import checked_classes, checked_length
 from motivnet.evaluation.predictions import Predictions, predict_manifest
@@ -107,10 +107,8 @@ def _check_place(bundle: Bundle, out: Path | None, *, overwrite: bool) -> None:
 def _store(folder: Path, config: BundleConfig, *, onnx_too: bool) -> Bundle:
     """Write the settings; an ONNX file that states a calibration of its own must not contradict them."""
     if onnx_too:
-        try:
+        with needs_extra("onnx", "train"):
             from motivnet.export.onnx import state_calibration
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "onnx", "train") from None
         state_calibration(folder / bundles.ONNX_NAME, config.calibration)
     return bundles.write_config(folder, config)
 

@@ -41,21 +41,11 @@ LEVEL = 0.95
 # Metrics of probabilities, and whether resampling gives them an interval: noise of a resample adds to a calibration
 # error, so that the interval would lie too high.
 PROBABILITY_SCORES = {"auroc_macro": True, "log_loss": True, "brier": True, "ece": False, "classwise_ece": False}
-CLASS_SCORES = {
-    "recall": metrics.recall_per_class,
-    "precision": metrics.precision_per_class,
-    "f1": metrics.f1_per_class,
-}
-CLASS_METRICS = {
-    "war": metrics.war,
-    "uar": metrics.uar,
-    "precision_macro": metrics.precision_macro,
-    "precision_weighted": metrics.precision_weighted,
-    "f1_macro": metrics.f1_macro,
-    "f1_weighted": metrics.f1_weighted,
-}
+CLASS_SCORES = {name: getattr(metrics, f"{name}_per_class") for name in ("recall", "precision", "f1")}
+AVERAGES = ("precision_macro", "precision_weighted", "f1_macro", "f1_weighted")
+CLASS_METRICS = {name: getattr(metrics, name) for name in ("war", "uar", *AVERAGES)}
 AFFECT_SCORES = {"ccc": metrics.ccc, "rmse": metrics.rmse, "sign_agreement": metrics.sign_agreement}
-METRICS = ("war", "uar", "top2", *[name for name in CLASS_METRICS if name not in ("war", "uar")], *PROBABILITY_SCORES)
+METRICS = ("war", "uar", "top2", *AVERAGES, *PROBABILITY_SCORES)
 
 
 class Track(typing.Protocol):

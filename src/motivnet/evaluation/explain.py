@@ -39,6 +39,7 @@ from motivnet.images import ColorOrder, ImageLimits, decode_image
 from motivnet.inference.backends import load_backend
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
+from motivnet.inference.tables import check_output
 from motivnet.inference.torch_backend import TorchBackend
 from motivnet.models.ml_decoder import Look, MLDecoder
 from motivnet.models.motivnet import MotivNet
@@ -294,7 +295,9 @@ def explain(
         OutputError: if `out` exists, or cannot be written.
     """
     if out is not None:
-        _check_out(out, image, overwrite=overwrite)
+        check_output(out, overwrite=overwrite, formats=(".png",))
+        if isinstance(image, (str, Path)) and out.resolve() == Path(image).resolve():
+            raise OutputError(f"{out}: is the photograph itself")
     config = config or PredictorConfig()
     image_hwc_u8 = decode_image(image, color=color, limits=limits)
     explainer = model if isinstance(model, Explainer) else Explainer.load(model, config)
@@ -308,20 +311,6 @@ def explain(
             raise DataError("no face found; --detector whole takes the whole image for one")
         _draw(explainer.config, image_hwc_u8, found, name, out, bare=bare)
     return found
-
-
-def _check_out(out: Path, image: "ImageSource", *, overwrite: bool) -> None:
-    """Refuse a place for the picture, before any work is done."""
-    if out.suffix.lower() != ".png":
-        raise OutputError(f"{out}: unknown format {out.suffix!r}. Allowed: .png")
-    if isinstance(image, (str, Path)) and out.resolve() == Path(image).resolve():
-        raise OutputError(f"{out}: is the photograph itself")
-    if out.is_dir():
-        raise OutputError(f"{out}: is a folder")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: the folder {out.parent} does not exist")
 
 
 def _draw(

@@ -20,7 +20,7 @@ from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
-from motivnet.evaluation.probabilities import SUM_TOLERANCE
+from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
 from motivnet.inference.results import Status
 from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
@@ -182,10 +182,7 @@ def _one_hot(preds: list[str | None], labels: LabelSet) -> np.ndarray:
 def _check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], labels: LabelSet) -> None:
     """Refuse invalid probabilities, and such as contradict the class predicted beside them."""
     nan_BC = np.isnan(probs_BC)
-    with np.errstate(invalid="ignore"):  # infinities, which are refused below
-        sum_B = probs_BC.sum(axis=1)
-    wrong_B = (probs_BC < 0).any(axis=1) | ~(np.abs(sum_B - 1) <= SUM_TOLERANCE)
-    wrong_B &= ~nan_BC.all(axis=1)
+    wrong_B = invalid_rows(probs_BC) & ~nan_BC.all(axis=1)
     if wrong_B.any():
         row = int(np.argmax(wrong_B))
         values = ", ".join(f"{label} {value:.4g}" for label, value in zip(labels, probs_BC[row], strict=True))

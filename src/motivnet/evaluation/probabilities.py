@@ -197,6 +197,12 @@ class ProbabilityScores:
         return np.minimum(np.searchsorted(self.edges, values, side="right") - 1, len(self.edges) - 2)
 
 
+def invalid_rows(probs_BC: np.ndarray) -> np.ndarray:
+    """Return whether each row is not a probability distribution, bool (B,); rows with NaN are not."""
+    with np.errstate(invalid="ignore"):  # inf - inf, whose NaN is invalid
+        return (probs_BC < 0).any(axis=1) | ~(np.abs(probs_BC.sum(axis=1) - 1) <= SUM_TOLERANCE)
+
+
 def checked_probs(probs: ArrayLike) -> np.ndarray:
     """Return one row of probabilities per image as float64 (B, C).
 
@@ -204,13 +210,11 @@ def checked_probs(probs: ArrayLike) -> np.ndarray:
         DataError: unless it is a matrix of numbers, each row of at least 0 and with a sum of 1 within 1e-3.
     """
     probs_BC = checked_scores(probs)
-    with np.errstate(invalid="ignore"):  # inf - inf; its NaN is refused below
-        sum_B = probs_BC.sum(axis=1)
-    wrong_B = (probs_BC < 0).any(axis=1) | ~(np.abs(sum_B - 1) <= SUM_TOLERANCE)
+    wrong_B = invalid_rows(probs_BC)
     if wrong_B.any():
         row = int(np.argmax(wrong_B))
         raise DataError(
-            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {sum_B[row]:.6g}"
+            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {probs_BC[row].sum():.6g}"
             f" ({wrong_B.sum()} such rows). Allowed: values from 0 to 1 that sum to 1 within {SUM_TOLERANCE}"
         )
     return probs_BC

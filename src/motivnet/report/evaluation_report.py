@@ -14,22 +14,8 @@ from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import crop
-from motivnet.report.page import (
-    COLORS,
-    NOTHING,
-    Section,
-    facts,
-    figure,
-    heat_map,
-    new_figure,
-    number,
-    percent,
-    render,
-    table,
-    text,
-    thumbnail,
-    thumbnails,
-)
+from motivnet.report import page as report
+from motivnet.report.page import NOTHING, Section, number, percent, text
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
@@ -72,7 +58,9 @@ def evaluation_report(evaluation: "Evaluation", *, with_thumbnails: bool = True)
     protocol = evaluation.protocol
     name = PurePath(protocol.data.partition(":")[2].partition("?")[0]).name or protocol.data
     title = f"{protocol.model} on {name}{f', {protocol.split}' if protocol.split else ''}"
-    return render(title, list(_sections(evaluation, evaluation.predictions.scored, with_thumbnails=with_thumbnails)))
+    return report.render(
+        title, list(_sections(evaluation, evaluation.predictions.scored, with_thumbnails=with_thumbnails))
+    )
 
 
 def _sections(evaluation: "Evaluation", scored: "Predictions", *, with_thumbnails: bool) -> Iterator[Section]:
@@ -103,7 +91,7 @@ def _protocol(evaluation: "Evaluation") -> Markup:
     if fitted:
         calibration = f"temperature {fitted.temperature:.4g}, exponent {fitted.exponent:.4g}"
     intervals = "{level:.0%}, percentiles of {num_resamples:,} resamples by {by}, seed {seed}"
-    return facts(
+    return report.facts(
         {
             "Model": protocol.model,
             "Model fingerprint": protocol.model_fingerprint or "unknown",
@@ -130,7 +118,7 @@ def _metrics(evaluation: "Evaluation") -> Markup:
         for name, (title, form, meaning) in METRICS.items()
     ]
     why = "A calibration error (ECE) has no interval: it is larger on resamples than on the images themselves."
-    return table(rows) + (text(why, note=True) if evaluation.bootstrap else "")
+    return report.table(rows) + (text(why, note=True) if evaluation.bootstrap else "")
 
 
 def _confusion(evaluation: "Evaluation", scored: "Predictions") -> Markup:
@@ -140,7 +128,7 @@ def _confusion(evaluation: "Evaluation", scored: "Predictions") -> Markup:
         missing_C = np.bincount(scored.target_B[~scored.answered_B], minlength=len(labels))
         counts, columns = np.column_stack([counts, missing_C]), [*labels, "no answer"]
     caption = "Rows: true class; columns: predicted class. Share of the row's images, and their number."
-    return heat_map(counts, labels, columns, caption=caption)
+    return report.heat_map(counts, labels, columns, caption=caption)
 
 
 def _per_class(evaluation: "Evaluation") -> Markup:
@@ -159,17 +147,17 @@ def _per_class(evaluation: "Evaluation") -> Markup:
         "that are correct. F1: their harmonic mean. AUROC: probability that an image of the class is ranked above one "
         "of another."
     )
-    return _bars(evaluation.per_class) + table(rows) + text(explained, note=True)
+    return _bars(evaluation.per_class) + report.table(rows) + text(explained, note=True)
 
 
 def _bars(per_class: Mapping[str, Mapping[str, Any]]) -> Markup:
     places, width = np.arange(len(per_class)), 0.26
-    with new_figure(7.2, 2.8) as drawn:
+    with report.new_figure(7.2, 2.8) as drawn:
         axes = drawn.subplots()
         for place, (name, title) in enumerate(CLASS_SCORES.items()):
             x = places + (place - 1) * width
             heights = np.nan_to_num([values[name] for values in per_class.values()])
-            axes.bar(x, heights, width * 0.92, color=COLORS[place], label=title)
+            axes.bar(x, heights, width * 0.92, color=report.COLORS[place], label=title)
             for at, values in zip(x, per_class.values(), strict=True):
                 if name in values["intervals"]:
                     axes.vlines(at, *values["intervals"][name], color="#1f2933", linewidth=0.9)
@@ -180,7 +168,7 @@ def _bars(per_class: Mapping[str, Mapping[str, Any]]) -> Markup:
         axes.tick_params(length=0)
         axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
         alt = "; ".join(f"{label}: recall {percent(values['recall'])}" for label, values in per_class.items())
-        return figure(drawn, f"Recall, precision and F1 of each class. {alt}")
+        return report.figure(drawn, f"Recall, precision and F1 of each class. {alt}")
 
 
 def _percent_tick(value: float, _position: float) -> str:
@@ -198,21 +186,26 @@ def _affect(evaluation: "Evaluation") -> Markup:
         "CCC: concordance correlation coefficient (Lin 1989), 1 is best. RMSE: root mean squared error. Sign "
         "agreement: share of images whose predicted value has the sign of the label."
     )
-    return table(rows) + text(note, note=True)
+    return report.table(rows) + text(note, note=True)
 
 
 def _reliability(bins: "Reliability", scored: "Predictions") -> Markup:
+    from scipy.stats import binomtest
+
     count_M, right_M = np.rint(bins.share * scored.answered_B.sum()), np.nan_to_num(bins.accuracy)
     centre_M, width = (bins.edges[1:] + bins.edges[:-1]) / 2, np.diff(bins.edges).mean() * 0.94
-    with new_figure(height=4.2) as drawn:
+    with report.new_figure(height=4.2) as drawn:
         above, below = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.bar(centre_M, right_M, width, color=COLORS[0], label="accuracy, 95 % interval")
-        above.vlines(centre_M, *_wilson(right_M, count_M), color="#1f2933", linewidth=0.9)
-        above.plot([0, 1], [0, 1], color=COLORS[1], linewidth=1.5, linestyle="--", label="perfect calibration")
+        above.bar(centre_M, right_M, width, color=report.COLORS[0], label="accuracy, 95 % interval")
+        for x, right, count in zip(centre_M, right_M, count_M, strict=True):
+            if count:
+                interval = binomtest(round(right * count), int(count)).proportion_ci(method="wilson")
+                above.vlines(x, interval.low, interval.high, color="#1f2933", linewidth=0.9)
+        above.plot([0, 1], [0, 1], color=report.COLORS[1], linewidth=1.5, linestyle="--", label="perfect calibration")
         above.set(ylim=(0, 1), xlim=(0, 1), ylabel="accuracy")
         above.yaxis.set_major_formatter(_percent_tick)
         above.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        bars = below.bar(centre_M, count_M, width, color=COLORS[2])
+        bars = below.bar(centre_M, count_M, width, color=report.COLORS[2])
         below.bar_label(bars, [f"{count:.0f}" if count else "" for count in count_M], fontsize=6.5)
         below.set(xlabel="confidence: probability of the answer", ylabel="images")
         below.xaxis.set_major_formatter(_percent_tick)
@@ -223,28 +216,19 @@ def _reliability(bins: "Reliability", scored: "Predictions") -> Markup:
             if count
         )
         caption = "Accuracy and number of images by confidence. Bars below the dashed line: the model is overconfident."
-        return figure(drawn, f"Reliability diagram. {alt}", caption=caption)
-
-
-def _wilson(share_M: np.ndarray, count_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of Wilson's 95 % interval of shares of so many images (JASA 1927); 0 and 0 of none."""
-    z2 = 1.96**2
-    whole_M = np.maximum(count_M, 1)
-    centre_M = (share_M + z2 / (2 * whole_M)) / (1 + z2 / whole_M)
-    half_M = np.sqrt(z2 * (share_M * (1 - share_M) + z2 / (4 * whole_M)) / whole_M) / (1 + z2 / whole_M)
-    return np.where(count_M, centre_M - half_M, 0), np.where(count_M, centre_M + half_M, 0)
+        return report.figure(drawn, f"Reliability diagram. {alt}", caption=caption)
 
 
 def _mistakes(scored: "Predictions", *, with_thumbnails: bool) -> Markup:
     wrong = np.flatnonzero(scored.answered_B & (scored.preds_B != scored.target_B))
     worst = wrong[np.argsort(-scored.probs_BC[wrong].max(axis=1), kind="stable")[:NUM_MISTAKES]].tolist()
     if not with_thumbnails or not worst:
-        return table([_mistake(scored, position) for position in worst])
+        return report.table([_mistake(scored, position) for position in worst])
     notice = (
         "These are images of the data set: pass this page on only where its terms allow that. The option "
         "--no-thumbnails leaves them out."
     )
-    return thumbnails(_picture(scored, position) for position in worst) + text(notice, note=True)
+    return report.thumbnails(_picture(scored, position) for position in worst) + text(notice, note=True)
 
 
 def _mistake(scored: "Predictions", position: int) -> dict[str, str]:
@@ -266,10 +250,10 @@ def _picture(scored: "Predictions", position: int) -> Markup:
         image = decode_image(scored.manifest.source(position))
     except ImageError as error:
         # Answers of another tool may be about images that are not here.
-        return thumbnail(np.full((1, 1, 3), 255, np.uint8), f"{caption}\n({error})")
+        return report.thumbnail(np.full((1, 1, 3), 255, np.uint8), f"{caption}\n({error})")
     if position in scored.faces:
         image = crop(image, scored.faces[position], None)
-    return thumbnail(image, caption)
+    return report.thumbnail(image, caption)
 
 
 def _groups(groups: list[dict[str, Any]]) -> Markup:
@@ -288,4 +272,4 @@ def _groups(groups: list[dict[str, Any]]) -> Markup:
     notes = "Differences of small groups may be chance: `motivnet audit` gives intervals and tests."
     if more:
         notes += f" Not shown, but in metrics.json: {', '.join(more)}."
-    return table(row for rows in by_group.values() for row in rows[:MAX_VALUES]) + text(notes, note=True)
+    return report.table(row for rows in by_group.values() for row in rows[:MAX_VALUES]) + text(notes, note=True)

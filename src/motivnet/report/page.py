@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 import numpy as np
@@ -31,26 +31,8 @@ THUMBNAIL_PX = 96
 NOTHING = "\N{EN DASH}"
 # Blue, orange and grey of different lightness, distinguishable by the colour-blind.
 COLORS = ("#3b6ea5", "#e0a458", "#8a97a3")
-# Style of figures: text stays text, is never read as a formula, and looks like that of the page.
-STYLE: Mapping[str, Any] = {
-    "axes.edgecolor": "#9aa7b3",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": "#1f2933",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "grid.color": "#e4e9ed",
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "motivnet",
-    "text.color": "#1f2933",
-    "text.parse_math": False,
-    "xtick.color": "#61707f",
-    "ytick.color": "#61707f",
-}
+# Style of figures, which leaves nothing to the user's own settings of matplotlib.
+STYLE = Path(__file__).with_name("figures.mplstyle")
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}<]?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
 
 
@@ -180,7 +162,7 @@ def new_figure(width: float = 7.2, height: float = 3.2) -> "Iterator[Figure]":
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(dict(STYLE)):  # pyright: ignore[reportArgumentType]
+    with matplotlib.rc_context(fname=STYLE):
         yield Figure(figsize=(width, height))
 
 
@@ -195,7 +177,7 @@ def figure(drawn: "Figure", alt: str, *, caption: str = "") -> Markup:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({name: STYLE[name] for name in ("svg.fonttype", "svg.hashsalt")}):
+    with matplotlib.rc_context(fname=STYLE):
         # Without a date the same figure is the same text.
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
