@@ -192,7 +192,7 @@ def derived(predictions: Predictions) -> Predictions:
 
 def scores(predictions: Predictions) -> dict[str, Any]:
     """Give the scores of valence and arousal with their intervals, rounded."""
-    found = affect_scores(predictions, None, num_resamples=1000, level=0.95, seed=0)
+    found = affect_scores(predictions, None, num_resamples=1000, seed=0)
     return {
         name: {
             "n": values["n"],

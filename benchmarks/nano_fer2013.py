@@ -18,6 +18,7 @@ from motivnet.data.clean import repeated_rows
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
+from motivnet.evaluation.calibration import apply_calibration
 from motivnet.evaluation.probabilities import ProbabilityScores
 from motivnet.images import decode_image
 from motivnet.inference.backends import OnnxBackend

@@ -263,11 +263,7 @@ def score(predictions: Predictions, *, intervals: bool = True, seed: int = 0, tr
         status={name: predictions.status.count(name) for name in get_args(Status)},
         groups=list(_groups(scored)),
         affect=affect_scores(
-            scored,
-            subjects if by_subject else None,
-            num_resamples=NUM_RESAMPLES if intervals else 0,
-            level=LEVEL,
-            seed=seed,
+            scored, subjects if by_subject else None, num_resamples=NUM_RESAMPLES if intervals else 0, seed=seed
         ),
         reliability=probable.reliability() if probable else None,
         bootstrap={"by": "subject" if by_subject else "image", **resamples} if intervals else None,
@@ -328,15 +324,14 @@ class _Scorer:
 
 
 def affect_scores(
-    predictions: Predictions, subjects: list[str | None] | None, *, num_resamples: int, level: float, seed: int
+    predictions: Predictions, subjects: list[str | None] | None, *, num_resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Score valence and arousal on the images that have both a label and an answer.
 
     Args:
         predictions: for a manifest.
         subjects: of each image, to resample by; None resamples images.
-        num_resamples: for the intervals; 0 for none.
-        level: of the intervals.
+        num_resamples: for the 95 % intervals; 0 for none.
         seed: of the resamples.
 
     Returns:
@@ -354,7 +349,7 @@ def affect_scores(
         units = len(scored) if subjects is None else [subjects[row] for row in scored]
         intervals = {}
         if num_resamples:
-            intervals = bootstrap(scores, units, num_resamples=num_resamples, level=level, seed=seed)
+            intervals = bootstrap(scores, units, num_resamples=num_resamples, level=LEVEL, seed=seed)
         found[name] = {"n": len(scored), **scores(), "intervals": intervals}
     return found
 

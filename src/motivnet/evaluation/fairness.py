@@ -261,8 +261,8 @@ def compare_groups(
         gaps: tuple[Gap, ...] = ()
         if each.group.untested is None:
             p_M, holm_M = tested[each.group.column, each.group.name if each.mirror is None else each.mirror]
-            intervals = _intervals(each, measures, num_resamples, level, seed) if num_resamples else {}
-            gaps = tuple(_gaps(measures, each.counts(), intervals, p_M, holm_M, alpha))
+            resampling = {"num_resamples": num_resamples, "level": level, "seed": seed}
+            gaps = tuple(_gaps(each, measures, p_M, holm_M, alpha, resampling))
         groups.append(dataclasses.replace(each.group, gaps=gaps))
     return Audit(
         protocol=predictions.protocol,
@@ -364,29 +364,20 @@ def _test(each: _Comparison, measures: "Measures", num_permutations: int, rng: n
     return subject_p_values(measures, *images, num_permutations=num_permutations, rng=rng)
 
 
-def _intervals(
-    each: _Comparison, measures: "Measures", num_resamples: int, level: float, seed: int
-) -> dict[str, Interval]:
-    units = len(each.label_B) if each.subject_B is None else each.subject_B
-    return bootstrap(
-        lambda weights_B: measures.gaps(each.counts(weights_B)),
-        units,
-        num_resamples=num_resamples,
-        level=level,
-        seed=seed,
-    )
-
-
 def _gaps(
+    each: _Comparison,
     measures: "Measures",
-    counts_GCA: np.ndarray,
-    intervals: Mapping[str, Interval],
     p_M: np.ndarray,
     holm_M: np.ndarray,
     alpha: float,
+    resampling: dict[str, Any],
 ) -> list[Gap]:
-    values = {name: _number(value) for name, value in measures.gaps(counts_GCA).items()}
-    known = {name: interval for name, interval in intervals.items() if not math.isnan(interval.low)}
+    values = {name: _number(value) for name, value in measures.gaps(each.counts()).items()}
+    known: dict[str, Interval] = {}
+    if resampling["num_resamples"]:
+        units = len(each.label_B) if each.subject_B is None else each.subject_B
+        found = bootstrap(lambda weights_B: measures.gaps(each.counts(weights_B)), units, **resampling)
+        known = {name: interval for name, interval in found.items() if not math.isnan(interval.low)}
     gaps = [
         Gap(
             measure=name,
