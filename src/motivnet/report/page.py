@@ -33,7 +33,8 @@ NOTHING = "\N{EN DASH}"
 COLORS = ("#3b6ea5", "#e0a458", "#8a97a3")
 # Style of figures, which leaves nothing to the user's own settings of matplotlib.
 STYLE = Path(__file__).with_name("figures.mplstyle")
-_NUMBER = re.compile(r"[-+\N{MINUS SIGN}<]?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
+# As escaped text.
+_NUMBER = re.compile(r"(?:[-+\N{MINUS SIGN}]|&lt;)?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from PIL import Image
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.data.manifest import make_manifest
-from motivnet.errors import DataError
-from motivnet.evaluation.evaluate import METRICS, score
+from motivnet.errors import ConfigError, DataError, OutputError
+from motivnet.evaluation.evaluate import FILES, METRICS, evaluate, score
 from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, choose_face, predict_manifest
 from motivnet.faces import Detection
 from motivnet.inference.predictor import Predictor
@@ -309,3 +309,48 @@ class TestScore:
         assert plain["per_class"]["neutral"]["recall"] is None
         assert plain["per_class"]["neutral"]["intervals"]["recall"] == [None, None]
         assert plain["per_class"]["fear"]["n"] == 20
+
+
+class TestEvaluate:
+    """The function that does what the verb does."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        for label, values in {"happiness": [250, 240], "sadness": [0, 255]}.items():
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for value in values:
+                (tmp_path / "data" / label / f"{value}.png").write_bytes(flat(value))
+        return f"folder:{tmp_path / 'data'}"
+
+    def test_one_call_predicts_scores_and_writes(self, data, tiny_bundle, tmp_path, monkeypatch):
+        monkeypatch.setattr("motivnet.evaluation.evaluate.NUM_RESAMPLES", 20)
+        steps = []
+
+        def track(items, *, total, what):
+            steps.append((what, total))
+            return items
+
+        found = evaluate(tiny_bundle.path, data, track=track)
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        assert found.metrics["war"] == 3 / 4
+        assert steps == [("images", 4), ("intervals by resampling", 20)]
+        out = tmp_path / "out"
+        again = evaluate(tiny_bundle.path, data, out=out)
+        assert again.to_dict() == found.to_dict() == json.loads((out / "metrics.json").read_text())
+        assert {path.name for path in out.iterdir()} == set(FILES)
+        with pytest.raises(OutputError, match="holds .* already"):
+            evaluate(tiny_bundle.path, data, out=out)
+        theirs = evaluate(None, data, predictions=out / "predictions.parquet")
+        assert theirs.to_dict() == found.to_dict()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"predictions": "x.csv"}, "either model or predictions"),
+            ({"unseen_in": "Training"}, "Allowed: with split"),
+            ({"unanswered": "ignore"}, "'ignore'. Allowed: error, leave-out"),
+        ],
+    )
+    def test_options_that_contradict_each_other(self, options, message):
+        with pytest.raises(ConfigError, match=message):
+            evaluate("nano", "folder:x", **options)
