@@ -153,10 +153,10 @@ def test_mistakes(mine, csv, tmp_path):
 
 
 def test_a_bundle_that_cannot_be_written_to(mine, csv, monkeypatch):
-    def refuse(self, *args, **kwargs):
+    def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr("motivnet.storage._sync", refuse)
     done = run(mine.path, "--data", f"csv:{csv}", "--split", "val")
     refused(done, OutputError, "cannot be written: Permission denied")
     monkeypatch.undo()
