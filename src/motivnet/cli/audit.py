@@ -114,7 +114,7 @@ def audit(
 def _predict(
     model: str, manifest: "Manifest", data: str, split: str | None, *, detect: bool, batch_size: int, device: str
 ) -> "Predictions":
-    from motivnet.checkpoints.fingerprint import model_fingerprint
+    from motivnet.checkpoints.bundle import model_fingerprint
     from motivnet.cli.progress import track
     from motivnet.evaluation.evaluate import predict_manifest
     from motivnet.inference.predictor import Predictor

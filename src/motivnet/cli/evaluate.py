@@ -126,7 +126,7 @@ def evaluate(
         path = predictions or Path()
         answers = read_predictions(path, manifest, data=data, split=split, unanswered=UNANSWERED[unanswered])
     else:
-        from motivnet.checkpoints.fingerprint import model_fingerprint
+        from motivnet.checkpoints.bundle import model_fingerprint
 
         answers = evaluation.predict_manifest(
             predictor,

@@ -69,7 +69,7 @@ def predict_manifest(
             none if none does. Otherwise the face is the manifest's box, and without one the whole image.
         data: the source as it was named, for the protocol.
         split: the publisher's split, for the protocol.
-        model_fingerprint: what `checkpoints.fingerprint.model_fingerprint` gives, for the protocol.
+        model_fingerprint: what `model_fingerprint` returns, for the protocol.
         unanswered: one of the values of UNANSWERED, for the protocol.
         track: goes through the results as they come, such as a progress bar.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.checkpoints.bundle import Calibration
-from motivnet.checkpoints.transfer import sha256_of
+from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain, to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError, OutputError
