@@ -103,7 +103,7 @@ def test_a_process_that_never_gets_anywhere_is_an_error(part, tiny_bundle, tmp_p
 
 def test_errors_of_ours_come_through(part, tiny_bundle, tmp_path):
     worker = Worker(BulkSettings(model=str(tiny_bundle.path), abstain_below="stored"), Folder(tmp_path))
-    with pytest.raises(ConfigError, match="states no threshold"):
+    with pytest.raises(ConfigError, match="has no threshold"):
         worker.write(part)
     assert worker.close() == "was not there"
 

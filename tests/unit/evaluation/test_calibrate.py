@@ -13,8 +13,9 @@ from motivnet.errors import DataError
 from motivnet.evaluation.calibrate import calibrate
 from motivnet.evaluation.calibration import apply_calibration
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.inference.backends import softmax
 from motivnet.labels import EMOTIONS, LabelSet
+
+softmax = Calibration().probs
 
 
 def pixel() -> bytes:
