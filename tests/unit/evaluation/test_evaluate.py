@@ -338,7 +338,7 @@ class TestEvaluate:
         again = evaluate(tiny_bundle.path, data, out=out)
         assert again.to_dict() == found.to_dict() == json.loads((out / "metrics.json").read_text())
         assert {path.name for path in out.iterdir()} == set(FILES)
-        with pytest.raises(OutputError, match="holds .* already"):
+        with pytest.raises(OutputError, match=r"holds .* already"):
             evaluate(tiny_bundle.path, data, out=out)
         theirs = evaluate(None, data, predictions=out / "predictions.parquet")
         assert theirs.to_dict() == found.to_dict()
