@@ -145,9 +145,9 @@ def stages(provenance: dict[str, Any]) -> list[str]:
 
 def count_parameters(bundle: Bundle) -> int:
     """Count what the weights file holds, batch norm's statistics included."""
-    from motivnet.checkpoints.load import read_weights
+    from motivnet.checkpoints.files import open_weights
 
-    return sum(tensor.numel() for tensor in read_weights(bundle.weights).values())
+    return sum(tensor.numel() for tensor in open_weights(bundle.weights).tensors.values())
 
 
 def worst_confusions(labels: list[str], confusion: list[list[int]]) -> str:

@@ -143,7 +143,7 @@ def keep_memory() -> None:
 
 def _plan(files: Sequence[Path], model: str, detector: str, job: "Job") -> dict[str, Any]:
     """Say all that the results depend on."""
-    from motivnet.checkpoints.fingerprint import model_fingerprint
+    from motivnet.checkpoints.bundle import model_fingerprint
     from motivnet.version import __version__
 
     described = [f"{path.absolute()} ({path.stat().st_size} bytes of {path.stat().st_mtime_ns})" for path in files]

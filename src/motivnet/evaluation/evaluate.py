@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from motivnet.checkpoints.fingerprint import model_fingerprint
+from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import replace, to_plain
 from motivnet.data import clean
 from motivnet.data.manifest import Manifest

@@ -41,7 +41,7 @@ from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
 from motivnet.inference.tables import check_output
 from motivnet.inference.torch_backend import TorchBackend
-from motivnet.models.ml_decoder import Look, MLDecoder
+from motivnet.models.ml_decoder import AttentionTrace, MLDecoder
 from motivnet.models.motivnet import MotivNet
 from motivnet.preprocess import Box
 from motivnet.storage import write_bytes
@@ -184,7 +184,7 @@ class Explainer:
     def attribute(self, pixels_BCHW: np.ndarray) -> Attribution:
         """Return probabilities, maps and attention of normalised pixels, float32 (B, C, H, W)."""
         weight = next(self.model.parameters())
-        looks: list[Look] = []
+        looks: list[AttentionTrace] = []
         with self._lock, torch.enable_grad():
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(weight.device, weight.dtype)
             features, tokens_BND = self._features(pixels)
@@ -249,7 +249,7 @@ def _finer_stage(net: nn.Module, input_size: tuple[int, int]) -> nn.Module | Non
     return net.get_submodule(fine[-1]["module"])
 
 
-def class_attention(looks: list[Look], head: MLDecoder) -> Tensor:
+def class_attention(looks: list[AttentionTrace], head: MLDecoder) -> Tensor:
     """Return attention per class, (B, C, N): the last layer's weights, averaged over heads, of the class's query."""
     weights_BQN = looks[-1].weights.mean(1)
     classes_per_query = head.group_weight.shape[2]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from motivnet.checkpoints.transfer import sha256_of
+from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError

@@ -207,9 +207,8 @@ def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleC
         return _load_bundle(open_bundle(path), options)
     if options.backend == "onnx":
         raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
-    from motivnet.checkpoints.convert import DEFAULT_GEOMETRY, preprocessing_for, released_config
     from motivnet.checkpoints.files import open_weights
-    from motivnet.checkpoints.formats import identify
+    from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, preprocessing_for, released_config
     from motivnet.checkpoints.load import load_contents, require_model
     from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
 

@@ -22,7 +22,7 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
-from motivnet.models.ml_decoder import Look, MLDecoder
+from motivnet.models.ml_decoder import AttentionTrace, MLDecoder
 from motivnet.models.motivnet import build_model
 from motivnet.preprocess import Box, Preprocessing
 
@@ -96,7 +96,7 @@ class TestMaps:
             tokens = explainer.model.backbone(torch.from_numpy(pixels))
 
         # By small steps instead of autograd, through an attention of our own whose weights are given.
-        looks: list[Look] = []
+        looks: list[AttentionTrace] = []
         with torch.no_grad():
             explainer.head(tokens, looks)
         weights = iter([])
@@ -113,7 +113,7 @@ class TestMaps:
         for layer in explainer.head.layers:
             layer.attn.forward = held(layer.attn)
         explainer.head.double()
-        looks = [Look(look.weights.double(), look.values) for look in looks]
+        looks = [AttentionTrace(look.weights.double(), look.values) for look in looks]
         tokens, step = tokens.double(), 1e-6
         expected = torch.zeros(2, 7, 12)
         with torch.no_grad():
@@ -157,7 +157,7 @@ class TestMaps:
 
     def test_bare_attention_is_the_last_layers_and_the_mean_of_its_heads(self):
         weights = torch.rand(2, 1, 3, 7, 5).softmax(-1)
-        looks = [Look(layer, torch.zeros(1)) for layer in weights]
+        looks = [AttentionTrace(layer, torch.zeros(1)) for layer in weights]
         head = MLDecoder(4, 7, dim=6, num_heads=3, ff_dim=4)
         torch.testing.assert_close(class_attention(looks, head), weights[1].mean(1))
 
