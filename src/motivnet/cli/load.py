@@ -1,5 +1,6 @@
 """Load a predictor as the commands want it."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from motivnet.cli.inputs import parse_size, parse_threshold
@@ -29,9 +30,9 @@ def load_predictor(
 
 def calm_opencv() -> None:
     """Leave OpenCV one thread, and silence it."""
+    # Read when OpenCV is loaded; the function for it has another name in each version.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     import cv2
 
     # Our own threads work on one image each; OpenCV's would only get in their way.
     cv2.setNumThreads(1)
-    # Its remarks about its own machinery help nobody at a command line.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -198,7 +198,8 @@ class _Findings:
     def to_table(self) -> pa.Table:
         """Lay out all of them as PROBLEM_SCHEMA."""
         tables = [self._lay_out(kind, *part) for kind, parts in self._parts.items() for part in _merged(parts)]
-        return pa.concat_tables([PROBLEM_SCHEMA.empty_table(), *tables])
+        # In one chunk: older versions of pyarrow write a CSV header for each.
+        return pa.concat_tables([PROBLEM_SCHEMA.empty_table(), *tables]).combine_chunks()
 
     def _lay_out(self, kind: str, rows: np.ndarray, others: np.ndarray, details: list[str | None]) -> pa.Table:
         names = ["row", "split", "label", "path"]
