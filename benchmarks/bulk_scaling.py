@@ -27,15 +27,15 @@ from PIL import Image
 from skimage import data
 from tables import fill_block, machine, markdown_table, write_results
 
-from motivnet.inference.bulk import Progress, Summary, run_bulk
-from motivnet.inference.bulk_rows import BulkSettings
+from motivnet.bulk.job import Progress, Summary, run_bulk
+from motivnet.bulk.parts import BulkSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "bulk.md"
 HEIGHT, WIDTH = 480, 640
 SAMPLE_EVERY_S = 0.25
 # Of a core hour: an assumption to reckon with, nobody's offer.
 PRICE_USD = 0.04
-WORKER = b"motivnet.inference.bulk_worker"
+WORKER = b"motivnet.bulk.worker"
 # name -> engine, workers of Ray, cores that may be used (None: all)
 RUNS: dict[str, tuple[str, int | None, int | None]] = {
     "local, one core": ("local", None, 1),

@@ -40,9 +40,9 @@ from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation.resampling import bootstrap, paired_bootstrap
 from motivnet.models.mae import MaskedAutoencoder
 from motivnet.preprocess import Preprocessing
-from motivnet.training.folder import BEST, RECIPE_NAME
-from motivnet.training.pretrain import choose_images, load_pretraining
-from motivnet.training.pretrain_recipes import PretrainRecipe
+from motivnet.training.mae.pretrain import choose_images, load_pretraining
+from motivnet.training.mae.pretrain_recipes import PretrainRecipe
+from motivnet.training.run_dir import BEST, RECIPE_NAME
 
 MODEL, BATCH_SIZE, SEED = "the model", 256, 0
 # The other way of torch rounds, and would make one of equally near patches nearer.

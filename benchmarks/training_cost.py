@@ -15,8 +15,8 @@ from tables import TRAINING_PAGE, fill_block, markdown_table, write_results
 from motivnet import config
 from motivnet.models.cost import num_parameters
 from motivnet.training.estimate import fits, step_memory, with_settings
+from motivnet.training.memory_profile import count, meta_model
 from motivnet.training.recipes import MOTIVNET_WEIGHTS, recipe
-from motivnet.training.rehearsal import count, meta_model
 from motivnet.training.settings import Place
 
 DEVICES_GB = (24, 48, 80)

@@ -47,15 +47,15 @@ from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.labels import EMOTIONS
 from motivnet.models.motivnet import build_model
 from motivnet.training import recipes
-from motivnet.training.faces import FaceData
+from motivnet.training.callbacks.data_time import SECONDS, WAITING
+from motivnet.training.callbacks.stopping import clear_endings
+from motivnet.training.data_module import FaceData
 from motivnet.training.fit import prepare_model
 from motivnet.training.losses import blend_targets, soft_cross_entropy
 from motivnet.training.module import Classifier
-from motivnet.training.rows import Rows
 from motivnet.training.settings import Place, Recipe
-from motivnet.training.stopping import clear_endings
+from motivnet.training.splits import Rows
 from motivnet.training.trainer import make_trainer
-from motivnet.training.waiting import SECONDS, WAITING
 
 
 class Case(NamedTuple):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 SKIPPED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
+Documented = Definition | ast.ClassDef | ast.Module
 
 
 def code_lines(text: str) -> set[int]:
@@ -25,7 +26,10 @@ def code_lines(text: str) -> set[int]:
         if token.type not in SKIPPED:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, Definition | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, Definition | ast.ClassDef | ast.Module)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     return lines
 

@@ -18,15 +18,15 @@ from motivnet.version import __version__
 
 if TYPE_CHECKING:
     from motivnet.checkpoints.load import load_backbone, load_head, load_model
-    from motivnet.faces.load import load_detector
-    from motivnet.images import decode_image
-    from motivnet.inference.camera import read_camera
+    from motivnet.faces import load_detector
+    from motivnet.images import NamedImage, decode_image
     from motivnet.inference.predictor import Predictor
-    from motivnet.inference.result_list import Results
-    from motivnet.inference.results import FaceResult, ImageResult
-    from motivnet.inference.sources import NamedImage, frames_of
+    from motivnet.inference.predictor_config import PredictorConfig
+    from motivnet.inference.results import FaceResult, ImageResult, Results
     from motivnet.labels import EMOTIONS, Emotion, LabelSet
     from motivnet.preprocess import Box, Preprocessing
+    from motivnet.video.camera import read_camera
+    from motivnet.video.sources import frames_of
 
 __all__ = [
     "EMOTIONS",
@@ -38,6 +38,7 @@ __all__ = [
     "MotivNetError",
     "NamedImage",
     "Predictor",
+    "PredictorConfig",
     "Preprocessing",
     "Results",
     "__version__",
@@ -57,17 +58,18 @@ _HOME = {
     "FaceResult": "motivnet.inference.results",
     "ImageResult": "motivnet.inference.results",
     "LabelSet": "motivnet.labels",
-    "NamedImage": "motivnet.inference.sources",
+    "NamedImage": "motivnet.images",
     "Predictor": "motivnet.inference.predictor",
+    "PredictorConfig": "motivnet.inference.predictor_config",
     "Preprocessing": "motivnet.preprocess",
-    "Results": "motivnet.inference.result_list",
+    "Results": "motivnet.inference.results",
     "decode_image": "motivnet.images",
-    "frames_of": "motivnet.inference.sources",
+    "frames_of": "motivnet.video.sources",
     "load_backbone": "motivnet.checkpoints.load",
-    "load_detector": "motivnet.faces.load",
+    "load_detector": "motivnet.faces",
     "load_head": "motivnet.checkpoints.load",
     "load_model": "motivnet.checkpoints.load",
-    "read_camera": "motivnet.inference.camera",
+    "read_camera": "motivnet.video.camera",
 }
 
 

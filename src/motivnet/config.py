@@ -10,11 +10,51 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from motivnet.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
+
+
+def setting(default: Any, help: str, **option: Any) -> Any:
+    """Declare a field of a settings dataclass that the command line offers as an option.
+
+    Args:
+        default: of the field.
+        help: what the field means, for `--help` and the reader of the class.
+        option: `flag`, the option's name if it is not the field's, or None for no option at all; `parse`, a function
+            that reads the option's text; and arguments of `typer.Option`, such as `metavar`, `min` and `max`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **option})
+
+
+def check_bounds(settings: Any) -> None:
+    """Check the fields of a dataclass against the `min` and `max` that they were declared with.
+
+    Raises:
+        ConfigError: if a value is out of range; None always passes.
+    """
+    for field in dataclasses.fields(settings):
+        value, low, high = getattr(settings, field.name), field.metadata.get("min"), field.metadata.get("max")
+        if value is not None and low is not None and not value >= low:
+            raise ConfigError(f"{field.name} {value}: must be at least {low}")
+        if value is not None and high is not None and not value <= high:
+            raise ConfigError(f"{field.name} {value}: must be at most {high}")
+
+
+def replace(settings: T, changes: Mapping[str, Any]) -> T:
+    """Return a copy of a dataclass with some fields changed.
+
+    Raises:
+        ConfigError: at a name that is not a field, with a suggestion.
+    """
+    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in names:
+            raise ConfigError(unknown_name("option", name, names))
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
 def to_plain(value: Any) -> Any:
@@ -161,8 +201,11 @@ def flatten(plain: Any, where: str = "") -> dict[str, Any]:
 
 
 def fingerprint(settings: Any) -> str:
-    """Give the first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
+    """Return the letter `p` and the first 12 hex digits of the SHA-256 of the settings in canonical JSON.
+
+    Identifiers begin with a letter: `22228679e344` is a number to pandas and Excel.
+    """
     # Reading them back makes 1 and 1.0 of a float setting the same text, as they are equal.
     canonical = from_plain(type(settings), to_plain(settings))
     text = json.dumps(to_plain(canonical), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return "p" + hashlib.sha256(text.encode()).hexdigest()[:12]

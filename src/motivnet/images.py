@@ -23,6 +23,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from motivnet.errors import ImageError
+from motivnet.input_limits import ImageLimits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,17 +54,21 @@ TURNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ImageLimits:
-    """What is refused before it is decoded.
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An input of `Predictor` with the name that its result gets.
 
     Args:
-        max_bytes: largest file, in bytes.
-        max_pixels: largest height x width: a small file can unfold into gigabytes.
+        name: the `source` of its result.
+        image: what `Predictor.predict` takes, or the reason why there is none: its result is then `unreadable`.
     """
 
-    max_bytes: int = 100_000_000
-    max_pixels: int = 100_000_000
+    name: str
+    image: "ImageSource | ImageError"
+
+
+if TYPE_CHECKING:
+    Input = ImageSource | NamedImage
 
 
 def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Fetch a file over http or https, within limits: how `Predictor`, `motivnet predict` and the server follow a URL.
 
-`motivnet bulk` takes URLs of many more kinds, from whoever runs it, by fsspec (`motivnet.inference.bulk_urls`).
+`motivnet bulk` takes URLs of many more kinds, from whoever runs it, by fsspec (`motivnet.bulk.urls`).
 
 Python's own `urlopen` has no limit on the time or size of an answer as a whole, follows redirects to other schemes and
 looks a name up again when it connects, so that a name can lead to another address than the one that was checked. Here
@@ -10,11 +10,9 @@ bytes.
 """
 
 import contextlib
-import dataclasses
 import http.client
 import io
 import ipaddress
-import math
 import queue
 import socket
 import ssl
@@ -24,7 +22,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from motivnet.errors import ConfigError, ImageError
+from motivnet.errors import ImageError
+from motivnet.input_limits import FetchLimits
 
 SCHEMES = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -35,37 +34,6 @@ PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 METADATA_V4 = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
 # What is not escaped in a path or query that is a URL's already.
 URL_SAFE = "%/:;=&?~+!$,'@()*[]|"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class FetchLimits:
-    """What a fetch may cost, and where it may go.
-
-    Args:
-        max_bytes: largest file, in bytes.
-        timeout_s: longest time for everything together, redirects included, in seconds.
-        max_redirects: most redirects that are followed.
-        public_only: whether hosts must be on the public internet: for URLs that strangers send. Refused are then
-            private, local, multicast and reserved addresses, in whatever way they are written or looked up.
-    """
-
-    max_bytes: int = 100_000_000
-    timeout_s: float = 30.0
-    max_redirects: int = 5
-    public_only: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: at a value that is out of range.
-        """
-        if self.max_bytes < 1:
-            raise ConfigError(f"max_bytes {self.max_bytes}: must be at least 1")
-        if not 0 < self.timeout_s < math.inf:
-            raise ConfigError(f"timeout_s {self.timeout_s}: must be positive and finite")
-        if self.max_redirects < 0:
-            raise ConfigError(f"max_redirects {self.max_redirects}: must be 0 or more")
 
 
 def is_url(text: object) -> bool:

@@ -73,7 +73,7 @@ class TestPhotographs:
         assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == list(EMOTIONS)
         shown = [row.get_by_role("cell").last.inner_text() for row in rows.all()]
         assert shown == [f"{prob:.0%}" if prob >= 0.005 else "<1%" for prob in found["probs"].values()]
-        x, y, _, height = (value / 512 for value in found["box"])
+        x, y, height = (found[name] / 512 for name in ("x", "y", "height"))
         assert np.abs(np.subtract(pixel(page, "#picture", x, y + height / 2), YELLOW)).max() < 8
 
     def test_two_faces_one_brought_out(self, visit, two_faces):
@@ -125,7 +125,7 @@ class TestPhotographs:
         assert [row["source"] for row in rows] == names
         for row, result in zip(rows[:2], results[:2], strict=True):
             (found,) = result["faces"]
-            assert [float(row[name]) for name in ("x", "y", "width", "height")] == found["box"]
+            assert all(float(row[name]) == found[name] for name in ("x", "y", "width", "height"))
             assert {label: float(row[f"prob_{label}"]) for label in EMOTIONS} == found["probs"]
             assert (row["face"], row["tiny"], row["abstained"]) == ("0", "False", "False")
         assert [(row["image_width"], row["image_height"]) for row in rows[:2]] == [("512", "512"), ("400", "512")]
@@ -178,7 +178,8 @@ class TestPhotographs:
     def test_heat_map_below_a_path(self, visit, two_faces):
         page = visit("below/a/path/")
         upload(page, two_faces)
-        x, y, width, height = json.loads(saved(page, "#json"))["results"][0]["faces"][0]["box"]
+        face = json.loads(saved(page, "#json"))["results"][0]["faces"][0]
+        x, y, width, height = (face[name] for name in ("x", "y", "width", "height"))
         hot, cold = ((x + width * share) / 945 for share in (0.2, 0.8))
         level = (y + height * 0.2) / 512
         before = pixel(page, "#picture", hot, level), pixel(page, "#picture", cold, level)

@@ -15,8 +15,8 @@ from motivnet.cli.main import app
 from motivnet.data.manifest import make_manifest, write_manifest
 from motivnet.errors import OutputError
 from motivnet.labels import EMOTIONS
-from motivnet.training.ablation.report import FILES
-from motivnet.training.curve import METRICS_NAME, CsvFile
+from motivnet.report.ablation_report import FILES
+from motivnet.training.callbacks.csv_logger import METRICS_NAME, CsvFile
 
 TINY = (
     "model.image_size=[16,16]",
@@ -62,7 +62,7 @@ def test_it_goes_on_in_the_middle_of_the_first_unfinished_run(
 ) -> None:
     out = tmp_path / "out"
     # Each run writes 8 steps and 2 validations; this is the sixth step of the second run.
-    moment = ("motivnet.training.curve:CsvFile.write", "17")
+    moment = ("motivnet.training.callbacks.csv_logger:CsvFile.write", "17")
     died = subprocess.run(
         [sys.executable, DYING, *moment, *arguments, str(out)],
         capture_output=True,

@@ -80,7 +80,7 @@ def test_headless_writes_what_it_sees(film, options, tmp_path):
 def test_frames_are_dropped_rather_than_late(film, options, tmp_path, monkeypatch):
     import time
 
-    from motivnet.faces.whole import WholeImage
+    from motivnet.faces.detector import WholeImage
 
     find = WholeImage.detect
     monkeypatch.setattr(WholeImage, "detect", lambda self, image: (time.sleep(0.15), find(self, image))[1])
@@ -148,7 +148,7 @@ class FakeWindow:
 
 
 def test_the_window_shows_it_until_it_is_closed(film, options, monkeypatch):
-    monkeypatch.setitem(sys.modules, "motivnet.cli.live_window", types.SimpleNamespace(Window=FakeWindow))
+    monkeypatch.setitem(sys.modules, "motivnet.video.window", types.SimpleNamespace(Window=FakeWindow))
     done = run("--camera", film, *options[:-1])
     assert done.exit_code == 0, done.output
     assert len(FakeWindow.shown) == 3

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 
 
@@ -69,9 +70,11 @@ class TestResults:
             assert row["error"] is None
             assert row["preprocessing"] == tiny_bundle.config.preprocessing.fingerprint
         (face,) = rows[0]["faces"]
-        assert list(face) == ["box", "score", "emotion", "abstained", "probs"]
+        columns = [name for name in all_columns(()) if name in face]
+        assert list(face) == [*columns, "probs"]
+        assert {"face", "x", "face_score", "emotion", "prob", "tiny"} <= set(columns)
         assert face["abstained"] is False
-        x, y, width, height = face["box"]
+        x, y, width, height = (face[name] for name in ("x", "y", "width", "height"))
         assert (150 < x < 200, 40 < y < 80, 75 < width < 110, 90 < height < 130) == (True,) * 4
         assert list(face["probs"]) == list(EMOTIONS)
         assert face["emotion"] == max(face["probs"], key=face["probs"].get)
@@ -82,7 +85,7 @@ class TestResults:
         done = run("predict", photographs / "*.png", "--model", tiny_bundle.path, "--top-k", 2)
         assert done.returncode == 0, done.stderr
         head, *rows = [line for line in done.stdout.splitlines() if line.strip(" ─")]
-        assert head.split() == ["image", "emotion", "prob", "then", "face", "at", "x,", "y", "size", "score"]
+        assert head.split() == ["image", "emotion", "prob", "then", "face", "at", "x,", "y", "size", "face", "score"]
         text = " ".join(done.stdout.split())
         assert "no face" in text
         assert any(emotion in text for emotion in EMOTIONS)
@@ -120,7 +123,7 @@ class TestResults:
 
     def test_whole_takes_an_image_for_a_face(self, photographs, tiny_bundle):
         done = run("predict", photographs / "no_face.png", "--model", tiny_bundle.path, "--detector", "whole", "--json")
-        assert json.loads(done.stdout)["faces"][0]["box"] == [0, 0, 300, 200]
+        assert json.loads(done.stdout)["faces"][0].items() >= {"x": 0, "y": 0, "width": 300, "height": 200}.items()
 
     def test_a_reader_that_leaves_is_no_drama(self, photographs, tiny_bundle):
         command = [sys.executable, "-c", "from motivnet.cli.main import main; main()", "predict", "--json"]
@@ -255,7 +258,7 @@ class TestBadInput:
         assert_one_line(run(*known, "--out", tmp_path / "missing" / "x.csv"), "does not exist")
         assert_one_line(run(*known, "--out", "/proc/x.csv"), "/proc/x.csv", "cannot be written")
         assert_one_line(run(*known, "--annotate", photographs, "--overwrite"), "is one of the photographs")
-        assert_one_line(run(*known, "--annotate", "/proc/drawn"), "/proc/drawn", "cannot be made")
+        assert_one_line(run(*known, "--annotate", "/proc/drawn"), "/proc/drawn", "cannot be created")
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
     def test_ctrl_c_is_exit_code_130_and_leaves_no_file(self, photographs, tiny_bundle, tmp_path):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from motivnet import config
 from motivnet.cli.main import app
-from motivnet.training.pretrain_recipes import pretrain_recipe
+from motivnet.training.mae.pretrain_recipes import pretrain_recipe
 from motivnet.training.recipes import recipe
 
 ROOT = Path(__file__).parents[2]

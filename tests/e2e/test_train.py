@@ -132,7 +132,7 @@ def test_its_bundle_predicts(whole: Path, tmp_path: Path) -> None:
 
 
 # Between an optimizer step and its row; while a checkpoint is written.
-BETWEEN, SAVING = "motivnet.training.curve:CsvFile.write", "motivnet.training.trainer:_save"
+BETWEEN, SAVING = "motivnet.training.callbacks.csv_logger:CsvFile.write", "motivnet.training.trainer:_save"
 
 
 @pytest.mark.parametrize(

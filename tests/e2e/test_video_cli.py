@@ -20,13 +20,13 @@ from PIL import Image
 from motivnet.cli.main import app
 from motivnet.errors import MotivNetError
 from motivnet.images import decode_image
+from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 
 av = pytest.importorskip("av")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-COLUMNS = ["frame", "time_s", "track_id", "x", "y", "width", "height", "score", "emotion"]
-COLUMNS += [f"prob_{label}" for label in EMOTIONS] + ["status"]
+COLUMNS = list(all_columns(EMOTIONS))
 MAIN = "from motivnet.cli.main import main; main()"
 # Dies, as by kill -9, just before the so-many-th time that a file gets its final name.
 KILLED = """
@@ -125,8 +125,8 @@ class TestTables:
         assert list(rows[0]) == COLUMNS
         assert {row["frame"] for row in rows} == set(range(45))
         assert [row["frame"] for row in rows if row["status"] == "no_face"] == list(range(12, 20))
-        assert all(row["track_id"] is None and row["x"] is None for row in rows if row["status"] == "no_face")
-        ids = [{row["track_id"] for row in rows if row["frame"] == frame} for frame in (0, 30, 44)]
+        assert all(row["track"] is None and row["x"] is None for row in rows if row["status"] == "no_face")
+        ids = [{row["track"] for row in rows if row["frame"] == frame} for frame in (0, 30, 44)]
         assert ids == [{0}, {0, 1}, {0, 1}]
         good = [row for row in rows if row["status"] == "ok"]
         assert all(sum(row[f"prob_{label}"] for label in EMOTIONS) == pytest.approx(1) for row in good)
@@ -141,7 +141,7 @@ class TestTables:
         run("predict", tmp_path / "first.png", "--model", tiny_bundle.path, "--out", tmp_path / "image.parquet")
         run("video", clip, "--model", tiny_bundle.path, "--end", 0.04, "--out", tmp_path / "video.parquet")
         (image,), (video,) = read_table(tmp_path / "image.parquet"), read_table(tmp_path / "video.parquet")
-        for name in set(COLUMNS) - {"frame", "time_s", "track_id"}:
+        for name in set(COLUMNS) - {"source", "frame", "time_s", "track"}:
             assert video[name] == (pytest.approx(image[name]) if isinstance(image[name], float) else image[name]), name
 
     def test_all_formats_hold_the_same(self, still, tiny, tmp_path):
@@ -185,7 +185,7 @@ class TestTables:
         assert list(rows[0]) == ["source", *COLUMNS]
         assert [row["source"] for row in rows] == [str(still)] * 3 + [str(bad)] + [str(clip)] * 12
         assert [row["status"] for row in rows if row["source"] == str(bad)] == ["unreadable"]
-        assert {row["track_id"] for row in rows if row["status"] == "ok"} == {0}
+        assert {row["track"] for row in rows if row["status"] == "ok"} == {0}
         assert names(drawn) == {"still.mp4", "clip.mp4"}
 
 
@@ -281,7 +281,7 @@ class TestResume:
     @pytest.fixture
     def broken_off(self, command, tmp_path, monkeypatch) -> Path:
         """A run that ended at its second checkpoint."""
-        from motivnet.cli.video_parts import Parts
+        from motivnet.video.checkpoints import Parts
 
         save, saved = Parts.save, []
 

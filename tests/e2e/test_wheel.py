@@ -110,7 +110,7 @@ def test_wheel_predicts_in_an_empty_environment(empty_environment: Path, tmp_pat
     assert (result["source"], result["status"], result["error"]) == (str(photograph), "ok", None)
     assert result["model"] == "nano"
     # The astronaut's face is about here: 512 x 512 pixels, one woman, smiling.
-    x, y, width, height = result["faces"][0]["box"]
+    x, y, width, height = (result["faces"][0][name] for name in ("x", "y", "width", "height"))
     assert 150 < x + width / 2 < 280
     assert 60 < y + height / 2 < 200
     assert result["faces"][0]["emotion"] == "happiness"

@@ -88,7 +88,7 @@ def test_pages_have_every_option_that_help_has(pages: dict[str, str]) -> None:
 
 def test_an_option_shows_meaning_and_default(pages: dict[str, str]) -> None:
     assert re.search(
-        r"^`--batch-size [^`]+`\n:   Most faces .*<br>\n    \*default: 64", pages["predict.md"], re.MULTILINE
+        r"^`--batch-size [^`]+`\n:   Maximum number .*<br>\n    \*default: 64", pages["predict.md"], re.MULTILINE
     )
     assert "## motivnet weights list" in pages["weights.md"]
 

@@ -16,7 +16,7 @@ REMARKS = ("name", "summary", "licence", "part", "scores", "abstain_below", "pro
 
 
 def model_fingerprint(model: str | Path) -> str:
-    """Give 12 hex digits of SHA-256 that change whenever a weight or a setting that bears on the answers does.
+    """Return the letter `m` and 12 hex digits that change with any weight or setting that affects the answers.
 
     Args:
         model: as `Predictor.load` takes it: embedded model, folder of a bundle, file, or released name.
@@ -29,7 +29,7 @@ def model_fingerprint(model: str | Path) -> str:
         path = locate(str(model))
     try:
         if path.is_file():
-            return sha256_of(path)[:12]
+            return "m" + sha256_of(path)[:12]
         return _of_bundle(open_bundle(path))
     except OSError as error:
         raise CheckpointError(f"{model}: cannot be read: {error.strerror or error}") from None
@@ -44,7 +44,7 @@ def _of_bundle(bundle: Bundle) -> str:
     for file in (bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights):
         if file.is_file():
             digest.update(f"{file.name} {sha256_of(file)}\n".encode())
-    return digest.hexdigest()[:12]
+    return "m" + digest.hexdigest()[:12]
 
 
 def _without_later(settings: dict[str, Any], name: str) -> dict[str, Any]:

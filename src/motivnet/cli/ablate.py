@@ -47,15 +47,15 @@ def ablate(
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
     from motivnet.cli.extras import needs_extra
-    from motivnet.cli.outputs import open_folder
     from motivnet.cli.runs import without_folders
     from motivnet.errors import ConfigError
+    from motivnet.inference.tables import open_folder
 
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source
-        from motivnet.training.ablation import run as ablation
-        from motivnet.training.ablation.grids import GridOptions, make_grid
-        from motivnet.training.ablation.report import FILES, headline, summarise, write_report
+        from motivnet.experiments import ablation as ablation
+        from motivnet.experiments.grids import GridOptions, make_grid
+        from motivnet.report.ablation_report import FILES, headline, summarise, write_report
 
     if not report_only:
         options = GridOptions(

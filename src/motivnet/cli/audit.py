@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.options import BatchSize, Device
-from motivnet.cli.outputs import check_folder, open_folder
+from motivnet.inference.tables import check_folder, open_folder
 
 if TYPE_CHECKING:
     from motivnet.data.manifest import Manifest
@@ -87,9 +87,9 @@ def audit(
 
         from motivnet.data.sources.named import read_source
         from motivnet.evaluation import fairness
-        from motivnet.evaluation.audit_report import audit_files
         from motivnet.evaluation.groups import group_columns
         from motivnet.evaluation.predictions import read_predictions
+        from motivnet.report.audit_report import audit_files
 
     whole = read_source(data)
     manifest = whole.split(split) if split else whole
@@ -115,12 +115,12 @@ def _predict(
     model: str, manifest: "Manifest", data: str, split: str | None, *, detect: bool, batch_size: int, device: str
 ) -> "Predictions":
     from motivnet.checkpoints.fingerprint import model_fingerprint
-    from motivnet.cli.load import load_predictor
     from motivnet.cli.progress import track
     from motivnet.evaluation.evaluate import predict_manifest
+    from motivnet.inference.predictor import Predictor
 
     detector = "libfacedetection" if detect else "whole"
-    predictor = load_predictor(model, detector=detector, batch_size=batch_size, device=device)
+    predictor = Predictor.load(model, detector=detector, batch_size=batch_size, device=device)
     return predict_manifest(
         predictor,
         manifest,
@@ -133,6 +133,6 @@ def _predict(
 
 
 def _headlines(found: "Audit") -> str:
-    from motivnet.evaluation.audit_report import findings
+    from motivnet.report.audit_report import findings
 
     return "\n".join(findings(found))

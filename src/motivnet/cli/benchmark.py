@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from motivnet.cli.options import Device
-from motivnet.cli.outputs import check_folder, open_folder
+from motivnet.inference.tables import check_folder, open_folder
 
 if TYPE_CHECKING:
-    from motivnet.evaluation.benchmark import Benchmark
     from motivnet.evaluation.evaluate import Track
+    from motivnet.experiments.benchmark import Benchmark
 
 # The data come last: where they are, all is.
 FILES = ("benchmark.md", "benchmark.html", "benchmark.json")
@@ -89,13 +89,11 @@ def benchmark(
         import matplotlib  # noqa: F401 - missed now rather than after the work
         import scipy  # noqa: F401
 
-        from motivnet.evaluation.benchmark import Options, run_benchmark
-        from motivnet.evaluation.benchmark_report import benchmark_files
+        from motivnet.experiments.benchmark import Options, run_benchmark
+        from motivnet.report.benchmark_report import benchmark_files
 
-    from motivnet.cli.load import calm_opencv
     from motivnet.inference.predictor import Predictor
 
-    calm_opencv()
     options = Options(
         trained_on=stated, detect=tuple(detect or ()), restrict=restrict_probs, num_folds=folds, seed=seed
     )
@@ -140,8 +138,8 @@ def _track(title: str, total: int) -> "Track":
 
 
 def _headlines(found: "Benchmark") -> str:
-    from motivnet.evaluation.benchmark_report import HEADS
-    from motivnet.evaluation.report import percent
+    from motivnet.report.benchmark_report import HEADS
+    from motivnet.report.page import percent
 
     rows = [("data set", "model", "setting", *HEADS.values())]
     rows += [

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.extras import needs_extra
-from motivnet.cli.inputs import parse_size, parse_threshold
 from motivnet.cli.options import AbstainBelow, BatchSize, Detector, Dtype, Geometry, Model, NumHeads, Size
+from motivnet.inference.predictor_config import parse_size, parse_threshold
 
 if TYPE_CHECKING:
-    from motivnet.inference.bulk import Progress, Summary
+    from motivnet.bulk.job import Progress, Summary
 
 # Where nobody watches, a log does.
 LOG_EVERY_S = 30.0
@@ -69,8 +69,8 @@ def bulk(
     """
     threshold = parse_threshold(abstain_below) if abstain_below is not None else None
     with needs_extra("pyarrow", "scale"):
-        from motivnet.inference.bulk import run_bulk
-        from motivnet.inference.bulk_rows import BulkSettings
+        from motivnet.bulk.job import run_bulk
+        from motivnet.bulk.parts import BulkSettings
 
     settings = BulkSettings(
         model=model,

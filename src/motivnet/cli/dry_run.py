@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from motivnet.training.estimate import Estimate, Memory
-    from motivnet.training.pretrain_recipes import PretrainRecipe
+    from motivnet.training.mae.pretrain_recipes import PretrainRecipe
     from motivnet.training.settings import Place, Recipe
 
 PARTS = {
@@ -61,7 +61,7 @@ def show_dry_run(recipe: "Recipe | PretrainRecipe", place: "Place", *, device_gb
 def changes(recipe: "Recipe | PretrainRecipe") -> dict[str, Any]:
     """Give the settings that are not those of the recipe of that name, with the values that they have there."""
     from motivnet import config
-    from motivnet.training.pretrain_recipes import PRETRAIN_RECIPES
+    from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES
     from motivnet.training.recipes import RECIPES
 
     make = (RECIPES | PRETRAIN_RECIPES).get(recipe.name)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import BatchSize, Device, Geometry, Size, Workers
-from motivnet.cli.outputs import check_folder, open_folder
 from motivnet.cli.progress import track
+from motivnet.inference.predictor_config import parse_size
 from motivnet.inference.rows import printable
+from motivnet.inference.tables import check_folder, open_folder
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
@@ -103,19 +103,20 @@ def evaluate(
         from motivnet.data.clean import leave_out_repeated
         from motivnet.data.sources.named import read_source
         from motivnet.evaluation import evaluate as evaluation
-        from motivnet.evaluation.evaluation_report import evaluation_report
         from motivnet.evaluation.predictions import UNANSWERED, read_predictions
+        from motivnet.inference.predictor import Predictor
+        from motivnet.report.evaluation_report import evaluation_report
 
     # Before the data: a mistake in the model's name is found sooner.
     predictor = None
     if model is not None:
-        predictor = load_predictor(
+        predictor = Predictor.load(
             model,
             detector=detector if detect else "whole",
             batch_size=batch_size,
             workers=workers,
             device=device,
-            size=size,
+            image_size=parse_size(size) if size else None,
             geometry=geometry,
         )
     manifest = read_source(data)
@@ -168,7 +169,7 @@ def _say_protocol(answers: "Predictions") -> None:
 
 
 def _headlines(found: "Evaluation") -> str:
-    from motivnet.evaluation.report import percent
+    from motivnet.report.page import percent
 
     lines = [
         f"{title:6} {percent(found.metrics[name], found.intervals.get(name))}" for name, title in HEADLINES.items()

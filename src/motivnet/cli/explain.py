@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.inputs import parse_size
 from motivnet.cli.options import Geometry
+from motivnet.inference.predictor_config import parse_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +56,7 @@ def explain(
     if not found:
         raise DataError(f"{photograph}: no face found; --detector whole takes the whole image for one")
     explanations = [explainer.explain(image_hwc_u8, face.crop_box, score=face.score) for face in found]
-    from motivnet.cli.heatmaps import draw_explanations
+    from motivnet.report.heatmaps import draw_explanations
 
     head, how = explainer.config.model.head, "what speaks for the emotion, followed through attention to its place"
     if bare:

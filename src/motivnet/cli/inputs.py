@@ -1,4 +1,4 @@
-"""What the user means: paths, folders, glob patterns, URLs, videos, cameras, sizes, thresholds."""
+"""The inputs that the user names: paths, folders, glob patterns, URLs, videos, cameras."""
 
 import glob
 import os
@@ -6,14 +6,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from motivnet.errors import ConfigError, DataError, ImageError
+from motivnet.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from motivnet.inference.sources import Input
+    from motivnet.images import Input
 
     # A file, or text: a URL, a data URL, `-`, `camera:0`.
     Named = Path | str
@@ -50,7 +50,8 @@ def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
         ConfigError: if `every_s` is not positive and finite.
         MissingExtraError: if there is a video, and PyAV is not installed.
     """
-    from motivnet.inference.sources import NamedImage, frames_of, is_video
+    from motivnet.images import NamedImage
+    from motivnet.video.sources import frames_of, is_video
 
     for named in inputs:
         if isinstance(named, Path) and is_video(named):
@@ -147,38 +148,9 @@ def _read_stdin() -> bytes:
 
 
 def _take_picture(camera: str) -> "np.ndarray | ImageError":
-    from motivnet.inference.camera import take_picture
+    from motivnet.video.camera import take_picture
 
     try:
         return take_picture(int(camera) if camera.isdecimal() else camera)
     except ImageError as error:
         return error
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read an input size: `1024x768` is 1024 pixels high and 768 wide.
-
-    Returns:
-        (height, width)
-
-    Raises:
-        ConfigError: if it is written otherwise, or a side is 0.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,4})\s*[xX\N{MULTIPLICATION SIGN}]\s*([1-9]\d{0,4})", text.strip(), re.ASCII)
-    if not match:
-        raise ConfigError(f"size {text!r}: Allowed: HEIGHTxWIDTH in pixels, such as 1024x768")
-    return int(match[1]), int(match[2])
-
-
-def parse_threshold(text: str) -> float | Literal["stored"]:
-    """Read a threshold: a probability, or `stored` for the one that the model's bundle states.
-
-    Raises:
-        ConfigError: if it is neither. Whether a number is in range, the predictor says.
-    """
-    if text == "stored":
-        return "stored"
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"threshold {text!r}. Allowed: a probability such as 0.6, or stored") from None

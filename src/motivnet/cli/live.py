@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import Device, Model, Overwrite
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from motivnet.cli.live_window import Window
-    from motivnet.inference.video_live import LiveFrames
-    from motivnet.inference.video_rows import FrameResult
+    from motivnet.video.follow import FrameResult
+    from motivnet.video.live import LiveFrames
+    from motivnet.video.window import Window
 
 EPILOG = (
     "Ctrl-C, the key q or the end of the file stop it; what was written is complete then. Exit codes: 0 stopped; 1 the "
@@ -53,24 +52,25 @@ def live(
 ) -> None:
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
     from motivnet.cli.video import keep_memory
-    from motivnet.cli.video_inputs import need_av
     from motivnet.errors import ConfigError, ImageError
+    from motivnet.video.targets import need_av
 
     if headless and out is None:
         raise ConfigError("--headless shows nothing, and nothing is to be written. Allowed: with --out FILE.mp4")
     if out is not None:
         _check_out(out, overwrite=overwrite)
     need_av()
-    from motivnet.inference.video_live import LiveFrames
-    from motivnet.inference.video_rows import FollowConfig, follow
+    from motivnet.inference.predictor import Predictor
+    from motivnet.video.follow import FollowConfig, follow
+    from motivnet.video.live import LiveFrames
 
     config = FollowConfig(detect_every=detect_every, smooth_s=smooth, keep_images=True, live=True)
     keep_memory()
-    predictor = load_predictor(model, detector=detector, device=device)
+    predictor = Predictor.load(model, detector=detector, device=device)
     with contextlib.ExitStack() as stack:
         window = None
         if not headless:
-            from motivnet.cli.live_window import Window
+            from motivnet.video.window import Window
 
             window = Window(f"motivnet: camera {camera}")
             stack.callback(window.close)
@@ -121,7 +121,7 @@ class _Meter:
 
     def draw(self, result: "FrameResult") -> "np.ndarray":
         """Draw faces and figures onto the frame."""
-        from motivnet.cli.video_draw import draw_frame, draw_note
+        from motivnet.video.overlay import draw_frame, draw_note
 
         picture = draw_frame(result)
         self._times.append(result.time_s)
@@ -192,7 +192,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _recording(out: Path) -> "Iterator[Callable[[np.ndarray, float], None]]":
     """Write pictures under a hidden name, which becomes the true one when the film is complete."""
-    from motivnet.inference.video_write import VideoWriter
+    from motivnet.video.writer import VideoWriter
 
     unfinished = out.with_name(f".{out.name}.unfinished.mp4")
     writer: VideoWriter | None = None

@@ -1,13 +1,119 @@
-"""Options that several commands have, each with the one wording."""
+"""Options of the verbs: those derived from settings dataclasses, and those that several verbs have."""
 
-from typing import Annotated
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import typer
+
+from motivnet import config
 
 Model = Annotated[
     str,
     typer.Option(help="Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Fields:
+    """Which fields of a settings dataclass a verb offers: `Annotated[PredictorConfig, Fields(only=("device",))]`.
+
+    Args:
+        only: names of the fields, in the order of `--help`; None takes all that were declared with `config.setting`.
+        leave_out: names of fields to skip.
+        change: name of a field -> what is different in this verb: `default`, `help` or any argument of `setting`.
+    """
+
+    only: Sequence[str] | None = None
+    leave_out: Sequence[str] = ()
+    change: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def of(self, settings: type) -> dict[str, dict[str, Any]]:
+        """Return the names of the chosen fields with how they are declared.
+
+        Raises:
+            ValueError: at a name that is not such a field.
+        """
+        declared = {field.name: field.metadata for field in dataclasses.fields(settings) if field.metadata}
+        unknown = {*(self.only or ()), *self.leave_out, *self.change} - declared.keys()
+        if unknown:
+            raise ValueError(f"{settings.__name__}: no settings {sorted(unknown)}. Allowed: {', '.join(declared)}")
+        offered = self.only or [name for name in declared if declared[name].get("flag", name)]
+        defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+        return {
+            name: {"default": defaults[name], **declared[name], **self.change.get(name, {})}
+            for name in offered
+            if name not in self.leave_out
+        }
+
+
+def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb one option per field of each parameter that is a settings dataclass.
+
+    typer sees the options; the verb is called with the dataclasses that are built from them.
+
+    Args:
+        verb: a function for typer; its settings are keyword-only, annotated with the dataclass or, to choose fields,
+            with `Annotated[dataclass, Fields(...)]`.
+    """
+    hints = typing.get_type_hints(verb, include_extras=True)
+    parameters, settings = [], {}
+    for parameter in inspect.signature(verb).parameters.values():
+        hint = hints[parameter.name]
+        cls, *extras = typing.get_args(hint) or (hint,)
+        if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+            (fields,) = extras or (Fields(),)
+            declared, types_of = fields.of(cls), typing.get_type_hints(cls)
+            parameters += [_option(name, types_of[name], **how) for name, how in declared.items()]
+            settings[parameter.name] = cls, {name: how.get("parse") for name, how in declared.items()}
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
+
+    @functools.wraps(verb)
+    def run(**values: Any) -> None:
+        for name, (cls, parsers) in settings.items():
+            given = {field: values.pop(field) for field in parsers}
+            for field, parse in parsers.items():
+                if parse and given[field] is not None:
+                    given[field] = parse(given[field])
+            values[name] = config.from_plain(cls, given)
+        verb(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _option(
+    name: str, hint: Any, *, default: Any, flag: str | None = None, parse: Any = None, **stated: Any
+) -> inspect.Parameter:
+    """Return the parameter that typer turns into an option."""
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kind = typing.get_args(hint)[0] if optional else hint
+    if parse:
+        hint = str | None
+    elif typing.get_origin(kind) is Literal:
+        # Older versions of typer have no Literal; `from_plain` checks the value.
+        stated = {"metavar": "|".join(typing.get_args(kind)), **stated}
+        hint = str | None if optional else str
+    elif typing.get_origin(kind) is tuple and typing.get_args(kind)[-1] is Ellipsis:
+        hint, default = list[typing.get_args(kind)[0]], list(default)
+    flag = flag or name.replace("_", "-")
+    names = f"--{flag}/--no-{flag}" if default is True else f"--{flag}"
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+        annotation=Annotated[hint, typer.Option(names, **stated)],
+    )
+
+
+# Until the verbs derive them: remove each with its last user.
 Detector = Annotated[
     str,
     typer.Option(help="libfacedetection, yunet:MODEL.onnx, or whole: each image is the crop of one face."),
@@ -19,7 +125,6 @@ AbstainBelow = Annotated[
         help="Mark faces whose best probability is below this as no answer; stored: the model's own threshold.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most faces that go through the model at once.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and look for faces.")]
 Device = Annotated[str, typer.Option(help="Of models in torch: auto, cpu, cuda, cuda:N or mps.")]

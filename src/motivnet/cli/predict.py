@@ -1,4 +1,4 @@
-"""`motivnet predict`: the emotions of the faces in photographs, wherever they are."""
+"""`motivnet predict`: recognise the emotions of the faces in photographs."""
 
 import collections
 import contextlib
@@ -7,39 +7,26 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.annotate import plan_targets, write_annotated
 from motivnet.cli.inputs import file_name, find_inputs, open_inputs
-from motivnet.cli.load import load_predictor
-from motivnet.cli.options import (
-    AbstainBelow,
-    BatchSize,
-    Detector,
-    Device,
-    Dtype,
-    Geometry,
-    Model,
-    NumHeads,
-    Overwrite,
-    Size,
-    Workers,
-)
-from motivnet.cli.outputs import check_output, open_output
+from motivnet.cli.options import Fields, Model, Overwrite, derive_options
+from motivnet.cli.progress import track
 from motivnet.errors import ConfigError
+from motivnet.inference.annotate import plan_targets, write_annotated
 from motivnet.inference.draw import COLORS
-from motivnet.inference.rows import printable
-from motivnet.inference.sources import is_video
+from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.inference.rows import Row, all_columns, printable, to_rows
+from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
+from motivnet.video.sources import is_video
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from motivnet.inference.results import ImageResult
-
-T = TypeVar("T")
 
 EPILOG = (
     "Exit codes: 0 every image was read, with faces or without; 1 some image could not be read; 2 a mistake in the "
@@ -50,6 +37,7 @@ EPILOG = (
 PIPE_COLUMNS = 160
 
 
+@derive_options
 def predict(
     paths: Annotated[
         list[str],
@@ -61,7 +49,6 @@ def predict(
         ),
     ],
     model: Model = "nano",
-    detector: Detector = "libfacedetection",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write one row per face to a .jsonl, .csv or .parquet file; no table then.")
@@ -70,20 +57,14 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
     ] = None,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="Of videos: time from one frame to the next.")
+        float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time from one frame to the next.")
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=1, help="Emotions that the table names for each face.")] = 3,
-    abstain_below: AbstainBelow = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Emotions per face in the table.")] = 3,
     overwrite: Overwrite = False,
-    batch_size: BatchSize = 64,
-    workers: Workers = 2,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    size: Size = None,
-    geometry: Geometry = None,
-    num_heads: NumHeads = None,
+    *,
+    predictor: Annotated[PredictorConfig, Fields(leave_out=("backend", "threads"))],
 ) -> None:
-    """Tell the emotion of every face in photographs."""
+    """Recognise the emotion of every face in photographs."""
     inputs = find_inputs(paths)
     videos = [found for found in inputs if isinstance(found, Path) and is_video(found)]
     if out:
@@ -92,34 +73,28 @@ def predict(
         raise ConfigError(f"{videos[0]}: --annotate draws on photographs; `motivnet video` draws on videos")
     targets = plan_targets([*map(file_name, inputs)], annotate, overwrite=overwrite) if annotate else []
 
-    predictor = load_predictor(
-        model,
-        detector=detector,
-        batch_size=batch_size,
-        workers=workers,
-        abstain_below=abstain_below,
-        device=device,
-        dtype=dtype,
-        size=size,
-        geometry=geometry,
-        num_heads=num_heads,
-    )
-    affect = predictor.config.model.affect
+    from motivnet.inference.predictor import Predictor
+
+    loaded = Predictor.load(model, predictor)
+    affect = loaded.config.model.affect
     table = None if as_json or out else _table(top_k, affect=affect)
     with contextlib.ExitStack() as stack:
         sinks: list[Callable[[ImageResult], None]] = []
         if as_json:
             sinks.append(_print_json)
         if out:
-            labels = predictor.config.labels.names
-            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite, affect=affect)))
+            columns = all_columns(loaded.config.labels.names)
+            write_row = stack.enter_context(open_table(out, columns, overwrite=overwrite))
+            sinks.append(functools.partial(_write_rows, write_row))
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
             sinks.append(functools.partial(_annotate_next, iter(targets)))
-        results = predictor.stream(open_inputs(inputs, every), keep_images=bool(targets))
-        # Nobody knows how many frames a video gives before its end.
-        counts = _send(_progress(results, None if videos else len(inputs), quiet=as_json), sinks)
+        results = loaded.stream(open_inputs(inputs, every), keep_images=bool(targets))
+        # The number of frames of a video is not known in advance.
+        quiet = as_json and sys.stdout.isatty()
+        shown = results if quiet else track(results, total=None if videos else len(inputs), what="photographs")
+        counts = _send(shown, sinks)
     if table:
         _print_table(table)
     _say_summary(counts, [place for place in (out, annotate) if place])
@@ -128,7 +103,7 @@ def predict(
 
 
 def _send(results: "Iterable[ImageResult]", sinks: "list[Callable[[ImageResult], None]]") -> "collections.Counter[str]":
-    """Give every result to every sink; count images, faces and statuses."""
+    """Pass every result to every sink; count images, faces and statuses."""
     counts: collections.Counter[str] = collections.Counter()
     for result in results:
         abstained = sum(face.abstained for face in result.faces)
@@ -143,23 +118,15 @@ def _print_json(result: "ImageResult") -> None:
     print(json.dumps(result.to_dict()), flush=True)
 
 
+def _write_rows(write_row: "Callable[[Row], None]", result: "ImageResult") -> None:
+    for row in to_rows(result):
+        write_row(row)
+
+
 def _annotate_next(targets: Iterator[Path], result: "ImageResult") -> None:
     target = next(targets)
     if result.status != "unreadable":
         write_annotated(result.picture(), result.faces, target)
-
-
-def _progress(items: Iterable[T], total: int | None, *, quiet: bool) -> Iterator[T]:
-    """Show a bar on stderr while the items come, if somebody is there to see it."""
-    if not sys.stderr.isatty() or (quiet and sys.stdout.isatty()):
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description="photographs")
 
 
 def _table(top_k: int, *, affect: bool) -> "Table":
@@ -176,7 +143,7 @@ def _table(top_k: int, *, affect: bool) -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("face at x, y", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("face score", justify="right", no_wrap=True)
     return table
 
 
@@ -201,7 +168,7 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
             *affect,
             f"{face.box.x:.0f}, {face.box.y:.0f}",
             f"{face.box.width:.0f} x {face.box.height:.0f}{tiny}",
-            f"{face.score:.2f}",
+            f"{face.face_score:.2f}",
         )
 
 

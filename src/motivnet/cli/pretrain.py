@@ -57,7 +57,7 @@ def pretrain(
 
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source
-        from motivnet.training import pretrain_recipes
+        from motivnet.training.mae import pretrain_recipes
 
     if name is None:
         list_recipes(pretrain_recipes.PRETRAIN_RECIPES, pretrain_recipes.describe)
@@ -77,7 +77,7 @@ def pretrain(
     if data is None:
         raise ConfigError("--data is missing. Allowed: KIND:PATH, such as images:FOLDER or fer2013:fer2013.parquet")
     with needs_extra("torch", "train"):
-        from motivnet.training.pretrain import pretrain as run
+        from motivnet.training.mae.pretrain import pretrain as run
         from motivnet.training.trainer import check_place, is_first
 
     check_place(place, recipe)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from motivnet.training.pretrain_recipes import PretrainRecipe
+    from motivnet.training.mae.pretrain_recipes import PretrainRecipe
     from motivnet.training.settings import Place, Recipe
 
 

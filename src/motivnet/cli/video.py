@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motivnet.cli.load import load_predictor
 from motivnet.cli.options import BatchSize, Detector, Device, Dtype, Geometry, Model, NumHeads, Overwrite, Size
-from motivnet.cli.outputs import check_output
+from motivnet.inference.predictor_config import parse_size
+from motivnet.inference.tables import check_output
 
 if TYPE_CHECKING:
-    from motivnet.cli.video_inputs import Targets
-    from motivnet.cli.video_parts import Parts, State
-    from motivnet.cli.video_run import Job
-    from motivnet.cli.video_summary import Summary
+    from motivnet.video.checkpoints import Parts, State
+    from motivnet.video.label import Job
+    from motivnet.video.summary import Summary
+    from motivnet.video.targets import Targets
 
 EPILOG = (
     "Exit codes: 0 every video was read; 1 some video could not be read; 2 a mistake in the command, such as a path, "
@@ -81,8 +81,8 @@ def video(
 ) -> None:
     """Tell the emotions of every face in videos, frame by frame (needs the extra `video`)."""
     from motivnet.cli.extras import needs_extra
-    from motivnet.cli.video_inputs import find_videos, need_av, plan_targets
-    from motivnet.cli.video_parts import Parts, open_parts, parts_folder
+    from motivnet.video.checkpoints import Parts, open_parts, parts_folder
+    from motivnet.video.targets import find_videos, need_av, plan_targets
 
     files = find_videos(paths)
     # A run that was killed while its results took their names may have left some of them.
@@ -91,9 +91,10 @@ def video(
     wanted = {"annotate": annotate, "timeline": timeline, "report": report}
     targets = plan_targets(files, out, wanted, overwrite=again)
     need_av()
-    from motivnet.cli.video_run import Job
-    from motivnet.inference.video import Selection
-    from motivnet.inference.video_rows import FollowConfig
+    from motivnet.inference.predictor import Predictor
+    from motivnet.video.follow import FollowConfig
+    from motivnet.video.label import Job
+    from motivnet.video.reader import Selection
 
     if timeline or report:
         with needs_extra("matplotlib", "video"):
@@ -107,11 +108,12 @@ def video(
         checkpoint_every=-(-checkpoint_every // detect_every) * detect_every,
     )
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype, "geometry": geometry}
-    settings |= {"num_heads": num_heads, "size": size}
+    settings["num_heads"] = num_heads
     keep_memory()
-    predictor = load_predictor(model, detector=detector, **settings)
+    image_size = parse_size(size) if size else None
+    predictor = Predictor.load(model, detector=detector, image_size=image_size, **settings)
     job = Job(predictor=predictor, selection=selection, follow=follow, annotate=annotate is not None)
-    plan = _plan(files, model, detector, job) | settings
+    plan = _plan(files, model, detector, job) | settings | {"size": size}
     with open_parts(out, plan, resume=resume, overwrite=overwrite) as parts:
         try:
             states = _work(job, files, parts)
@@ -158,9 +160,9 @@ def _plan(files: Sequence[Path], model: str, detector: str, job: "Job") -> dict[
 
 def _work(job: "Job", files: Sequence[Path], parts: "Parts") -> "list[State]":
     """Go through the videos; one that cannot be read is said, and stops no other."""
-    from motivnet.cli.video_parts import State
-    from motivnet.cli.video_run import run_video
     from motivnet.errors import ConfigError, ImageError
+    from motivnet.video.checkpoints import State
+    from motivnet.video.label import run_video
 
     states = []
     with _bar() as show:
@@ -188,9 +190,9 @@ def _publish(
     overwrite: bool,
 ) -> None:
     """Give the results their names, the rows last, and throw the parts away."""
-    from motivnet.cli.video_results import write_rows, write_targets
-    from motivnet.cli.video_run import read_rows
-    from motivnet.cli.video_summary import summarise
+    from motivnet.video.label import read_rows
+    from motivnet.video.outputs import write_rows, write_targets
+    from motivnet.video.summary import summarise
 
     summaries: list[Summary] = []
     if all(state.error for state in states):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from motivnet.cli.inputs import parse_size
+from motivnet.inference.predictor_config import parse_size
 
 if TYPE_CHECKING:
     from motivnet.checkpoints.released import Released
@@ -168,7 +168,7 @@ def _read_through(path: Path) -> str:
     if ".onnx" in path.suffixes:
         return "onnx, whose numbers are not read"
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.soundness import read_through
+        from motivnet.checkpoints.integrity import read_through
 
     found = read_through(path)
     if found.num_not_finite:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from motivnet.errors import DataError
 from motivnet.labels import AFFECT, EMOTIONS, LabelSet
+from motivnet.storage import atomic_path
 
 SCHEMA = pa.schema(
     [
@@ -122,7 +123,7 @@ class Manifest:
         return Manifest(table, labels, dict(Counter(self.dropped) + left_out))
 
     def fingerprint(self) -> str:
-        """Give 12 hex digits that change when a label, split, box or image does.
+        """Return the letter `d` and 12 hex digits that change when a label, split, box or image does.
 
         An image in a file counts by the file's name below the folder that all have in common, and by its size.
         """
@@ -138,7 +139,7 @@ class Manifest:
             else:
                 size = Path(path).stat().st_size if Path(path).is_file() else -1
                 digest.update(f"{os.path.relpath(path, root) if root else path} {size}\n".encode())
-        return digest.hexdigest()[:12]
+        return "d" + digest.hexdigest()[:12]
 
     def split(self, name: str) -> "Manifest":
         """Keep one split.
@@ -191,12 +192,17 @@ def make_manifest(
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as Parquet, its label set in the file's metadata."""
+    """Write a manifest as Parquet, with its label set in the file's metadata.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     metadata = {
         LABELS_KEY: "\n".join(manifest.labels).encode(),
         DROPPED_KEY: json.dumps(dict(manifest.dropped)).encode(),
     }
-    pq.write_table(manifest.table.replace_schema_metadata(metadata), path)
+    with atomic_path(path) as temporary:
+        pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
 
 
 def read_manifest(path: Path) -> Manifest:

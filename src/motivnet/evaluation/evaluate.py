@@ -122,14 +122,7 @@ def predict_manifest(
 
 
 def _without_detector(predictor: Predictor) -> Predictor:
-    return Predictor(
-        predictor.config,
-        predictor.backend,
-        load_detector("whole"),
-        batch_size=predictor.batch_size,
-        workers=predictor.workers,
-        limits=predictor.limits,
-    )
+    return Predictor(predictor.config, predictor.backend, load_detector("whole"), predictor.options)
 
 
 def _describe(detector: str | None, boxes: Sequence[Box | None]) -> str:

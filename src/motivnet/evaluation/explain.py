@@ -30,10 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import BundleConfig
+from motivnet.config import replace
 from motivnet.errors import CheckpointError
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
-from motivnet.inference.load import Runtime, load_backend
+from motivnet.inference.backends import load_backend
+from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
 from motivnet.inference.torch_backend import TorchBackend
 from motivnet.models.ml_decoder import Look, MLDecoder
@@ -136,27 +138,16 @@ class Explainer:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(
-        cls,
-        model: str | Path = "nano",
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        image_size: tuple[int, int] | None = None,
-        geometry: str | None = None,
-        num_heads: int | None = None,
-    ) -> "Explainer":
+    def load(cls, model: str | Path = "nano", config: PredictorConfig | None = None, **options: Any) -> "Explainer":
         """Load a model's torch weights; arguments and errors as for `Predictor.load`.
 
         Raises:
             CheckpointError: also if the model has no torch weights, or another head than ML-Decoder.
         """
-        runtime = Runtime(
-            backend="torch", device=device, dtype=dtype, image_size=image_size, geometry=geometry, num_heads=num_heads
-        )
-        config, backend = load_backend(model, runtime)
+        config = replace(config or PredictorConfig(), options | {"backend": "torch"})
+        bundle, backend = load_backend(model, config)
         assert isinstance(backend, TorchBackend)
-        return cls(config, backend.model)
+        return cls(bundle, backend.model)
 
     def explain(self, image_hwc_u8: np.ndarray, box: Box | None = None, *, score: float = 1.0) -> Explanation:
         """Explain the answer to one face.

@@ -19,7 +19,7 @@ from motivnet.checkpoints.transfer import sha256_of
 from motivnet.config import from_plain, to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError, OutputError
-from motivnet.evaluation import foreign
+from motivnet.evaluation import external_predictions as foreign
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.inference.results import Status
@@ -230,7 +230,7 @@ def read_predictions(
     affect_B2 = foreign.read_affect(path, table)
     protocol = _own_protocol(path, table) or Protocol(
         model=path.name,
-        model_fingerprint=sha256_of(path)[:12],
+        model_fingerprint="m" + sha256_of(path)[:12],
         data=data,
         data_fingerprint="",
         n=len(manifest),

@@ -11,28 +11,25 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from motivnet.checkpoints.bundle import BundleConfig
+from motivnet.config import replace
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
-from motivnet.images import ColorOrder, ImageLimits, decode_image, is_data_url, is_tensor
-from motivnet.inference.backends import Backend
-from motivnet.inference.load import Runtime, load_backend
-from motivnet.inference.result_list import Results
-from motivnet.inference.results import FaceResult, ImageResult
-from motivnet.inference.sources import NamedImage
+from motivnet.images import ColorOrder, NamedImage, decode_image, is_data_url, is_tensor
+from motivnet.inference.backends import Backend, load_backend
+from motivnet.inference.predictor_config import PredictorConfig, Threshold
+from motivnet.inference.results import FaceResult, ImageResult, Results
 from motivnet.preprocess import Box
-from motivnet.remote import FetchLimits, fetch, is_url, without_password
+from motivnet.remote import fetch, is_url, without_password
 
 if TYPE_CHECKING:
+    from motivnet.images import Input
     from motivnet.inference.results import Kept
-    from motivnet.inference.sources import Input
 
-# A probability, `stored` for the one that the bundle states, or None for an answer to every face.
-Threshold = float | Literal["stored"] | None
 # Valence and arousal of a face; probabilities with them.
 Affect = list[float] | list[None]
 Answer = tuple[list[float], Affect]
@@ -56,122 +53,69 @@ class _Seen:
 
 
 class Predictor:
-    """Tell the emotions of the faces in images. Safe to use from several threads at once."""
+    """Recognise the emotions of the faces in images. Safe to use from several threads at once."""
 
     def __init__(
-        self,
-        config: BundleConfig,
-        backend: Backend,
-        detector: FaceDetector,
-        *,
-        batch_size: int = 64,
-        workers: int = 2,
-        limits: ImageLimits | None = None,
-        fetch_limits: FetchLimits | None = None,
-        abstain_below: Threshold = None,
+        self, config: BundleConfig, backend: Backend, detector: FaceDetector, options: PredictorConfig | None = None
     ) -> None:
-        """Put together the parts; `Predictor.load` does it by name.
+        """Combine ready parts; `Predictor.load` finds them by name.
 
         Args:
             config: labels, preprocessing and calibration of the model.
             backend: what runs the model.
             detector: what finds the faces.
-            batch_size: most faces that go through the model at once.
-            workers: threads that decode images and look for faces.
-            limits: sizes beyond which an image is unreadable; None takes the defaults.
-            fetch_limits: beyond which a URL is unreadable; None takes the defaults.
-            abstain_below: faces whose best probability is below this, 0 to 1, are marked as abstained; `stored` takes
-                the threshold that the bundle states; None marks none.
+            options: batch size, workers, limits and threshold are used; None takes the defaults.
 
         Raises:
-            ConfigError: if `batch_size` or `workers` is below 1, or there is no such threshold.
+            ConfigError: if the bundle stores no threshold, and `stored` is asked for.
         """
-        if batch_size < 1 or workers < 1:
-            raise ConfigError(f"batch_size {batch_size}, workers {workers}: both must be at least 1")
         self.config = config
         self.backend = backend
         self.detector = detector
-        self.batch_size = batch_size
-        self.workers = workers
-        self.limits = limits
-        self.fetch_limits = fetch_limits
-        self.abstain_below = _threshold(abstain_below, config)
+        options = options or PredictorConfig()
+        self.options = options
+        self.batch_size = options.batch_size
+        self.workers = options.workers
+        self.limits = options.limits
+        self.fetch_limits = options.fetch_limits
+        self.abstain_below = _threshold(options.abstain_below, config)
         self._fingerprint = config.preprocessing.fingerprint
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="motivnet")
+        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="motivnet")
 
     @classmethod
     def load(
         cls,
         model: str | Path = "nano",
+        config: PredictorConfig | None = None,
         *,
-        detector: str | FaceDetector = "libfacedetection",
-        batch_size: int = 64,
-        workers: int = 2,
-        limits: ImageLimits | None = None,
-        fetch_limits: FetchLimits | None = None,
-        abstain_below: Threshold = None,
-        backend: str = "auto",
-        device: str = "auto",
-        dtype: str = "auto",
-        compile: bool = False,
-        image_size: tuple[int, int] | None = None,
-        geometry: str | None = None,
-        num_heads: int | None = None,
-        threads: int | None = None,
+        detector: str | FaceDetector | None = None,
+        **options: Any,
     ) -> "Predictor":
         """Load a model and a face detector.
 
         Args:
             model: name of an embedded model, folder of a bundle, file in a released format such as MotivNet.pth, or a
                 name that `motivnet weights list` knows.
+            config: the options; None takes the defaults.
             detector: a name that `load_detector` knows, or a detector; `whole` for images that are crops of faces.
-            batch_size: most faces that go through the model at once; fewer where memory or a large model asks for it.
-            workers: threads that decode images and look for faces.
-            limits: sizes beyond which an image is unreadable; None takes the defaults.
-            fetch_limits: beyond which a URL is unreadable; None takes the defaults.
-            abstain_below: faces whose best probability is below this, 0 to 1, are marked as abstained; `stored` takes
-                the threshold that the bundle states; None marks none.
-            backend: `onnx`, `torch`, or `auto`: ONNX where the bundle has it and nothing is asked for that only torch
-                can do.
-            device: of torch: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-            dtype: of torch: `fp32`, `bf16`, `fp16`, or `auto`: bf16 for Sapiens where the hardware has it.
-            compile: let torch compile the model; the first batch then takes long.
-            image_size: (height, width) of torch's input in pixels; None takes the model's own.
-            geometry: how a crop becomes the input of a released file: `motivnet-pad` or `motivnet-stretch`; None takes
-                pad. A bundle states its own.
-            num_heads: attention heads of a released file's encoder, where neither its width nor its metadata tells.
-            threads: CPU threads of the model; None takes one per core. Torch's are those of the whole process.
+            options: other fields of `PredictorConfig`, such as `batch_size=8`; they take precedence over `config`.
 
         Raises:
             CheckpointError: if there is no such model, it is damaged, or too large for the memory that is free.
             DetectorError: if there is no such detector, or it cannot run here.
-            ConfigError: if `batch_size` or `workers` is below 1, there is no such threshold, or the model cannot be
-                run so.
+            ConfigError: at an unknown option, a value out of range, or an option that the model does not support.
             MissingExtraError: if the model needs torch, which is not installed.
         """
-        found = load_detector(detector) if isinstance(detector, str) else detector
-        runtime = Runtime(
-            backend=backend,
-            device=device,
-            dtype=dtype,
-            compile=compile,
-            image_size=image_size,
-            geometry=geometry,
-            num_heads=num_heads,
-            threads=threads,
-        )
-        config, runs = load_backend(model, runtime)
-        most = min(batch_size, runs.max_batch or batch_size)
-        return cls(
-            config,
-            runs,
-            found,
-            batch_size=most,
-            workers=workers,
-            limits=limits,
-            fetch_limits=fetch_limits,
-            abstain_below=abstain_below,
-        )
+        if isinstance(detector, str):
+            options["detector"] = detector
+        config = replace(config or PredictorConfig(), options)
+        if detector is None or isinstance(detector, str):
+            detector = load_detector(config.detector)
+        bundle, backend = load_backend(model, config)
+        config = replace(config, {"batch_size": min(config.batch_size, backend.max_batch or config.batch_size)})
+        return cls(bundle, backend, detector, config)
+
+    from_pretrained = load
 
     def predict(self, inputs: "Input | Iterable[Input]", *, color: ColorOrder = "rgb") -> Results:
         """Predict one image, or several.
@@ -187,7 +131,7 @@ class Predictor:
             themselves in a notebook, for which they hold on to at most `KEPT_BYTES` of the inputs.
         """
         results = self._stream(_listed(inputs), color, None, KEPT_BYTES)
-        return Results(results, labels=self.config.labels.names, affect=self.config.model.affect)
+        return Results(results, labels=self.config.labels.names)
 
     __call__ = predict
 
@@ -309,16 +253,14 @@ class Predictor:
 
 
 def _threshold(wanted: Threshold, config: BundleConfig) -> float | None:
-    if wanted == "stored":
-        if config.abstain_below is None:
-            raise ConfigError(
-                f"abstain_below 'stored': bundle {config.name!r} states no threshold. Allowed: a probability, or a "
-                "bundle that `motivnet calibrate --accuracy` gave one"
-            )
-        return config.abstain_below
-    if wanted is not None and (isinstance(wanted, str) or not 0 <= wanted <= 1):
-        raise ConfigError(f"abstain_below {wanted!r}. Allowed: a probability from 0 to 1, or 'stored'")
-    return wanted
+    if wanted != "stored":
+        return wanted
+    if config.abstain_below is None:
+        raise ConfigError(
+            f"abstain_below 'stored': bundle {config.name!r} states no threshold. Allowed: a probability, or a "
+            "bundle that `motivnet calibrate --accuracy` gave one"
+        )
+    return config.abstain_below
 
 
 def _listed(inputs: Any) -> "Iterable[Input]":

@@ -1,54 +1,58 @@
-"""The table of results: one row per face, or one for an image without; what every file of results is made of.
+"""The one row schema: a row per face, or one per image or frame without a face. Every file of results is made of it.
 
-Imports nothing heavy: the command line knows the columns before it loads a model.
+`docs/codebook.md` describes the columns. Imports nothing heavy: the command line names the columns before it loads a
+model.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from motivnet.labels import AFFECT
-
 if TYPE_CHECKING:
-    from motivnet.inference.results import ImageResult
+    from motivnet.inference.results import FaceResult, ImageResult
 
 Row = dict[str, Any]
 
-# Columns before the probabilities, with the type that Parquet gives them.
-COLUMNS = {
+# Column -> its Parquet type; the probabilities, one column per label, come between the two groups.
+_PLACE_AND_EMOTION = {
     "source": "string",
+    "frame": "int64",
+    "time_s": "float64",
+    "face": "int32",
+    "track": "int64",
+    "x": "float64",
+    "y": "float64",
+    "width": "float64",
+    "height": "float64",
+    "face_score": "float64",
+    "emotion": "string",
+    "prob": "float64",
+}
+_STATUS_AND_ORIGIN = {
+    "valence": "float64",
+    "arousal": "float64",
     "status": "string",
     "error": "string",
     "model": "string",
     "preprocessing": "string",
     "image_width": "int32",
     "image_height": "int32",
-    "face": "int32",
-    "x": "float64",
-    "y": "float64",
-    "width": "float64",
-    "height": "float64",
     "tiny": "bool",
-    "score": "float64",
-    "emotion": "string",
     "abstained": "bool",
 }
 
 
-def all_columns(labels: Iterable[str], *, affect: bool) -> dict[str, str]:
-    """Give all columns of a model's results, with their types.
+def all_columns(labels: Iterable[str]) -> dict[str, str]:
+    """Return all columns in order, with their Parquet types.
 
     Args:
-        labels: of the model, which give the probability columns.
-        affect: whether the model gives valence and arousal, which are the last columns then.
+        labels: of the model, one probability column each.
     """
-    probs = {f"prob_{label}": "float64" for label in labels}
-    return COLUMNS | probs | (dict.fromkeys(AFFECT, "float64") if affect else {})
+    return _PLACE_AND_EMOTION | {f"prob_{label}": "float64" for label in labels} | _STATUS_AND_ORIGIN
 
 
 def to_rows(result: "ImageResult") -> Iterator[Row]:
-    """Give the rows of one image: one per face, numbered from 0, or a single one with empty face columns."""
-    image: Row = dict.fromkeys(COLUMNS)
-    image |= {
+    """Yield the rows of one image; a column without a value is left out."""
+    image = {
         "source": printable(result.source),
         "status": result.status,
         "error": None if result.error is None else printable(result.error),
@@ -57,25 +61,39 @@ def to_rows(result: "ImageResult") -> Iterator[Row]:
         "image_width": result.width,
         "image_height": result.height,
     }
-    if not result.faces:
+    return face_rows(image, result.faces)
+
+
+def face_rows(image: Row, faces: "Sequence[FaceResult]", tracks: Sequence[int] | None = None) -> Iterator[Row]:
+    """Yield a row per face, numbered from 0, or `image` alone if there is no face.
+
+    Args:
+        image: the columns that all rows share.
+        faces: largest first.
+        tracks: the track of each face, in a video.
+    """
+    if not faces:
         yield image
-    for number, face in enumerate(result.faces):
-        x, y, width, height = face.box
-        yield image | {
-            "face": number,
-            "x": x,
-            "y": y,
-            "width": width,
-            "height": height,
-            "tiny": face.tiny,
-            "score": face.score,
-            "emotion": face.emotion,
-            "abstained": face.abstained,
-            **{f"prob_{label}": prob for label, prob in face.probs.items()},
-            **({} if face.valence is None else {"valence": face.valence, "arousal": face.arousal}),
-        }
+    for number, face in enumerate(faces):
+        probs = {f"prob_{label}": prob for label, prob in face.probs.items()}
+        track = {} if tracks is None else {"track": tracks[number]}
+        yield image | {"face": number} | track | face_columns(face) | probs
+
+
+def face_columns(face: "FaceResult") -> Row:
+    """Return the columns of one face, without its number, track and probabilities."""
+    return {
+        **face.box._asdict(),
+        "face_score": face.face_score,
+        "emotion": face.emotion,
+        "prob": face.prob,
+        "valence": face.valence,
+        "arousal": face.arousal,
+        "tiny": face.tiny,
+        "abstained": face.abstained,
+    }
 
 
 def printable(text: str) -> str:
-    """Spell out the bytes of a file name that are no text in its encoding, so that it can be written anywhere."""
+    """Escape the bytes of a file name that are not valid text, so that it can be written anywhere."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

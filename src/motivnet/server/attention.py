@@ -66,7 +66,7 @@ class Attention:
             and `columns` of the map; and its `values`, a list of rows, 0 to 1.
         """
         box = None if self._predictor.detector.name == "whole" else face.box
-        explanation = self.load().explain(image_hwc_u8, box, score=face.score)
+        explanation = self.load().explain(image_hwc_u8, box, score=face.face_score)
         values_ij = coarse_map(explanation, face.emotion)
         return {
             "emotion": face.emotion,

@@ -42,17 +42,23 @@ class UrlsRequest(BaseModel):
 
 
 class Face(BaseModel):
-    """One face: box [x, y, width, height] in pixels of the upright image, probabilities of all emotions."""
+    """One face; its keys are columns of a table of results, its box is in pixels of the upright image."""
 
     model_config = ConfigDict(extra="forbid")
 
-    box: tuple[float, float, float, float]
-    score: float
+    face: int
+    x: float
+    y: float
+    width: float
+    height: float
+    face_score: float
     emotion: str
-    abstained: bool
-    probs: dict[str, float]
+    prob: float
     valence: float | None = None
     arousal: float | None = None
+    tiny: bool
+    abstained: bool
+    probs: dict[str, float]
 
 
 class Attention(BaseModel):
@@ -95,13 +101,21 @@ class Result(BaseModel):
 
 
 _FACE: dict[str, Any] = {
-    "box": [173.2, 62.4, 92.1, 114.8],
-    "score": 0.93,
+    "face": 0,
+    "x": 173.2,
+    "y": 62.4,
+    "width": 92.1,
+    "height": 114.8,
+    "face_score": 0.93,
     "emotion": "happiness",
+    "prob": 0.95,
+    "valence": None,
+    "arousal": None,
+    "tiny": False,
     "abstained": False,
     "probs": {"neutral": 0.05, "happiness": 0.95},
 }
-_IMAGE: dict[str, Any] = {"error": None, "model": "nano", "preprocessing": "5c1d0e"}
+_IMAGE: dict[str, Any] = {"error": None, "model": "nano", "preprocessing": "p5c1d0e"}
 _EXAMPLE: dict[str, Any] = {
     "results": [
         _IMAGE | {"source": "astronaut.png", "status": "ok", "faces": [_FACE]},

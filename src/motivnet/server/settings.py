@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
+from motivnet.config import setting
 from motivnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,49 +13,35 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSettings:
-    """Limits, time-outs, batching and access.
+    """Limits, timeouts, batching and access; `motivnet serve` offers each field as an option.
 
-    Args:
-        max_image_bytes: largest file; a larger one is unreadable, the others of its request are not.
-        max_pixels: largest height x width; a larger image is unreadable.
-        max_images: most images of a request.
-        max_request_bytes: largest body of a request.
-        max_connections: most connections at once; those beyond are answered with 503.
-        max_requests: most prediction requests at once, from the first byte of their bodies to their answers.
-        max_held_bytes: most bytes of bodies at once; a body of unknown length counts as `max_request_bytes`.
-        max_queue_images: most images that wait for the model; a request with more is taken if no other waits.
-        batch_images: images that are enough for a batch; 1 predicts each request by itself.
-        batch_wait_ms: how long a request waits at most, in milliseconds, for others that are on their way.
-        header_timeout_s: how long the head of a request may take to arrive, in seconds.
-        body_timeout_s: how long a body may take to arrive, in seconds.
-        predict_timeout_s: how long an accepted request may take to be answered, in seconds.
-        shutdown_timeout_s: how long accepted requests may take at the end, in seconds.
-        retry_after_s: when a client that was refused for want of room should come again, in whole seconds.
-        allow_urls: whether the server fetches images from public hosts for its clients.
-        fetch_timeout_s: how long all of a request's fetches may take, in seconds.
-        token: what clients must send as `Authorization: Bearer TOKEN`; None asks for nothing.
-        cors_origins: origins whose pages may call the server, such as `https://lab.example`; none by default.
+    Where a number follows a limit, such as 429, it is the HTTP status of the requests beyond it.
     """
 
-    max_image_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    max_images: int = 32
-    max_request_bytes: int = 50_000_000
-    max_connections: int = 1024
-    max_requests: int = 256
-    max_held_bytes: int = 500_000_000
-    max_queue_images: int = 64
-    batch_images: int = 32
-    batch_wait_ms: float = 5.0
-    header_timeout_s: float = 10.0
-    body_timeout_s: float = 30.0
-    predict_timeout_s: float = 60.0
-    shutdown_timeout_s: int = 30
-    retry_after_s: int = 1
-    allow_urls: bool = False
-    fetch_timeout_s: float = 10.0
+    allow_urls: bool = setting(False, "Fetch images from public hosts for clients.")
+    cors_origins: tuple[str, ...] = setting(
+        (), "Let pages of https://lab.example call the server; may be repeated.", flag="cors-origin", metavar="ORIGIN"
+    )
+    batch_images: int = setting(32, "Images that fill a batch; 1 predicts each request by itself.")
+    batch_wait_ms: float = setting(5.0, "Maximum wait for further requests to join a batch, in milliseconds.")
+    max_queue_images: int = setting(64, "Images waiting for the model, unless of a single request; beyond, 429.")
+    max_requests: int = setting(256, "Concurrent prediction requests; beyond, 429.")
+    max_held_bytes: int = setting(
+        500_000_000, "Bytes of bodies in memory; beyond, 429. Of unknown length: counted as max-request-bytes."
+    )
+    max_connections: int = setting(1024, "Concurrent connections; beyond, 503.")
+    max_request_bytes: int = setting(50_000_000, "Bytes of a body; beyond, 413.")
+    max_images: int = setting(32, "Images of a request; beyond, 413.")
+    max_image_bytes: int = setting(20_000_000, "Bytes of an image; a larger one is unreadable.")
+    max_pixels: int = setting(50_000_000, "Pixels of an image; a larger one is unreadable.")
+    header_timeout_s: float = setting(10.0, "Seconds for the header of a request.")
+    body_timeout_s: float = setting(30.0, "Seconds for a body; then 408.")
+    predict_timeout_s: float = setting(60.0, "Seconds for an answer; then 504.")
+    fetch_timeout_s: float = setting(10.0, "Seconds to fetch all images that a request names by URL.")
+    shutdown_timeout_s: int = setting(30, "Seconds for accepted requests to finish at shutdown.")
+    retry_after_s: int = setting(1, "Seconds after which a client should retry after a 429.")
+    # What clients must send as `Authorization: Bearer TOKEN`; None asks for nothing.
     token: str | None = dataclasses.field(default=None, repr=False)
-    cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the settings.

@@ -8,10 +8,10 @@ from motivnet.errors import ConfigError
 from motivnet.models.cost import num_parameters
 from motivnet.models.mae import MaskedAutoencoder
 from motivnet.models.motivnet import MotivNet
+from motivnet.training.mae.masked_training import parameter_groups as pretraining_groups
+from motivnet.training.mae.pretrain_recipes import PretrainRecipe
+from motivnet.training.memory_profile import Rehearsal, count, meta_model, rehearse
 from motivnet.training.optimizers import parameter_groups
-from motivnet.training.pretrain_module import parameter_groups as pretraining_groups
-from motivnet.training.pretrain_recipes import PretrainRecipe
-from motivnet.training.rehearsal import Rehearsal, count, meta_model, rehearse
 from motivnet.training.settings import Place, Precision, Recipe
 from motivnet.training.trainer import sharding_problem
 

@@ -17,9 +17,13 @@ from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.training import initial
-from motivnet.training.faces import FaceData
-from motivnet.training.folder import (
+from motivnet.training import init_weights as initial
+from motivnet.training.callbacks.stopping import clear_endings
+from motivnet.training.data_module import FaceData
+from motivnet.training.freezing import plain_state, set_trained
+from motivnet.training.module import Classifier
+from motivnet.training.optimizers import parameter_groups
+from motivnet.training.run_dir import (
     BEST,
     BUNDLE_NAME,
     begin,
@@ -30,15 +34,11 @@ from motivnet.training.folder import (
     weights_in,
     write_bundle,
 )
-from motivnet.training.module import Classifier
-from motivnet.training.optimizers import parameter_groups
-from motivnet.training.rows import Rows, choose_rows
 from motivnet.training.settings import Place, Recipe
 from motivnet.training.sharding import ShardedClassifier
 from motivnet.training.speed import check_precision, compile_parts
-from motivnet.training.stopping import clear_endings
+from motivnet.training.splits import Rows, choose_rows
 from motivnet.training.trainer import check_place, is_first, make_trainer
-from motivnet.training.tuning import plain_state, set_trained
 
 SAMPLED_NAME = "sampled_rows.parquet"
 

@@ -14,11 +14,11 @@ from motivnet.data.augment import augment, mix
 from motivnet.data.loader import Batch
 from motivnet.labels import EMOTIONS
 from motivnet.models.motivnet import MotivNet
-from motivnet.training.agreement import Agreement
+from motivnet.training.concordance import Agreement
+from motivnet.training.freezing import keep_frozen_eval
 from motivnet.training.losses import TaskLoss, blend_targets, soft_cross_entropy
 from motivnet.training.optimizers import make_optimizer
 from motivnet.training.settings import Recipe
-from motivnet.training.tuning import keep_frozen_eval
 
 
 class Classifier(lightning.LightningModule):

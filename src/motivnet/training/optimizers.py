@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from motivnet.models.motivnet import MotivNet
+from motivnet.training.freezing import layers
 from motivnet.training.settings import OptimizerConfig, Precision, Recipe
-from motivnet.training.tuning import layers
 
 # Positions, tokens and queries, by the last part of their names; vectors do not decay either.
 NOT_DECAYED = (

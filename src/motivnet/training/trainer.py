@@ -20,14 +20,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from motivnet.data.loader import ResumableLoader
 from motivnet.errors import ConfigError
-from motivnet.training.curve import Curve
-from motivnet.training.diagnostics import Diagnostics
-from motivnet.training.ema import WarmedAverage
-from motivnet.training.folder import BEST, LAST
+from motivnet.training.callbacks.csv_logger import Curve
+from motivnet.training.callbacks.data_time import Waiting
+from motivnet.training.callbacks.diagnostics import Diagnostics
+from motivnet.training.callbacks.ema import WarmedAverage
+from motivnet.training.callbacks.stopping import StopAtNan, StopEarly
+from motivnet.training.run_dir import BEST, LAST
 from motivnet.training.settings import Place, Recipe, RunConfig
 from motivnet.training.speed import FastAttention
-from motivnet.training.stopping import StopAtNan, StopEarly
-from motivnet.training.waiting import Waiting
 
 
 class HasRun(Protocol):

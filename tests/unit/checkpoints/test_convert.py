@@ -17,7 +17,7 @@ from motivnet.checkpoints.bundle import open_bundle
 from motivnet.checkpoints.convert import convert, preprocessing_for, released_config
 from motivnet.checkpoints.files import open_weights
 from motivnet.checkpoints.formats import identify
-from motivnet.checkpoints.soundness import Soundness, read_through
+from motivnet.checkpoints.integrity import Soundness, read_through
 from motivnet.errors import CheckpointError, OutputError
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import PREPROCESSINGS

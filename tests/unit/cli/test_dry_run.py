@@ -8,7 +8,7 @@ from motivnet import config
 from motivnet.cli.dry_run import changes, show_dry_run
 from motivnet.errors import ConfigError
 from motivnet.training.estimate import estimate
-from motivnet.training.pretrain_recipes import pretrain_recipe
+from motivnet.training.mae.pretrain_recipes import pretrain_recipe
 from motivnet.training.recipes import recipe
 from motivnet.training.settings import Place, Recipe
 

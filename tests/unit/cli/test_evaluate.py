@@ -4,9 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from motivnet.cli.main import app
-from motivnet.cli.outputs import check_folder, open_folder
 from motivnet.cli.progress import track
 from motivnet.errors import ConfigError, DataError, OutputError
+from motivnet.inference.tables import check_folder, open_folder
 
 NAMES = ("rows.txt", "page.txt")
 

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from motivnet.cli.heatmaps import draw_explanations, overlay
 from motivnet.cli.main import app
 from motivnet.errors import CheckpointError, DataError, ImageError, OutputError
 from motivnet.evaluation.explain import Explanation
 from motivnet.inference.results import FaceResult
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
+from motivnet.report.heatmaps import draw_explanations, overlay
 
 
 def run(*arguments: object):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from motivnet.cli.inputs import file_name, find_inputs, open_inputs, parse_threshold
-from motivnet.errors import ConfigError, DataError, ImageError
-from motivnet.inference.sources import NamedImage
+from motivnet.cli.inputs import file_name, find_inputs, open_inputs
+from motivnet.errors import DataError, ImageError
+from motivnet.images import NamedImage
 
 
 @pytest.fixture
@@ -142,14 +142,3 @@ def test_inputs_are_opened_one_by_one(monkeypatch, tmp_path):
 )
 def test_every_input_has_a_name_fit_for_a_file(named, name):
     assert file_name(named).as_posix() == name
-
-
-@pytest.mark.parametrize(("text", "value"), [("0.6", 0.6), ("1", 1.0), (" .5 ", 0.5), ("stored", "stored")])
-def test_thresholds_are_numbers_or_the_stored_one(text, value):
-    assert parse_threshold(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "60%", "Stored", "high"])
-def test_what_is_no_threshold(text):
-    with pytest.raises(ConfigError, match=r"Allowed: a probability such as 0\.6, or stored"):
-        parse_threshold(text)

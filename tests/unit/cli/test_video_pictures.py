@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from motivnet.cli.video_draw import draw_frame, draw_note
-from motivnet.cli.video_summary import Row, curves, summarise
 from motivnet.inference.results import FaceResult
-from motivnet.inference.video_rows import FrameResult
 from motivnet.preprocess import Box
+from motivnet.video.follow import FrameResult
+from motivnet.video.overlay import draw_frame, draw_note
+from motivnet.video.summary import Row, curves, summarise
 
 LABELS = ("happiness", "sadness")
 
@@ -63,10 +63,10 @@ def rows(*frames: tuple[float, dict[int, float]]) -> list[Row]:
     for number, (time_s, faces) in enumerate(frames):
         common: Row = {"frame": number, "time_s": time_s}
         for track_id, prob in faces.items():
-            face = {"x": 1.0, "y": 2.0, "width": 10.0 + number, "height": 10.0, "score": 0.9, "status": "ok"}
+            face = {"x": 1.0, "y": 2.0, "width": 10.0 + number, "height": 10.0, "face_score": 0.9, "status": "ok"}
             probs = {"prob_happiness": prob, "prob_sadness": 1 - prob}
             emotion = "happiness" if prob > 0.5 else "sadness"
-            listed.append(common | face | probs | {"track_id": track_id, "emotion": emotion})
+            listed.append(common | face | probs | {"track": track_id, "emotion": emotion})
         if not faces:
             listed.append(common | {"status": "no_face"})
     return listed
@@ -109,7 +109,7 @@ class TestSummary:
 
 class TestTimeline:
     def test_labels_keep_their_distance(self):
-        from motivnet.cli.video_timeline import spread
+        from motivnet.report.timeline import spread
 
         assert spread([], 0.1) == []
         assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
@@ -123,7 +123,7 @@ class TestTimeline:
     def test_figures_of_any_number_of_tracks(self, number, tmp_path):
         pytest.importorskip("matplotlib")
         pytest.importorskip("jinja2")
-        from motivnet.cli.video_timeline import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
+        from motivnet.report.timeline import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
 
         listed = rows(*((k / 10, {track: 0.5 + k / 50 for track in range(number) if k % 7}) for k in range(20)))
         found = summarise(listed, LABELS)

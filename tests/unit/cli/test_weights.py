@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from motivnet.checkpoints.released import RELEASED
-from motivnet.cli.weights import parse_size, weights
+from motivnet.cli.weights import weights
 from motivnet.errors import CheckpointError, ConfigError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -192,19 +192,6 @@ class TestVerify:
 class Evil:
     def __reduce__(self) -> tuple:
         return os.system, ("touch done",)
-
-
-@pytest.mark.parametrize("text", ["1024x768", " 1024 X 768 ", "1024\N{MULTIPLICATION SIGN}768"])
-def test_sizes_are_height_by_width(text: str) -> None:
-    assert parse_size(text) == (1024, 768)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1024", "1024x", "x768", "0x768", "1024x0", "-1x2", "1e3x2", "1x2x3", "9" * 9 + "x1"]
-)
-def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="HEIGHTxWIDTH"):
-        parse_size(text)
 
 
 def test_help_and_list_import_nothing_heavy() -> None:

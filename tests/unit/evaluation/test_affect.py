@@ -10,8 +10,8 @@ from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.continuous import ccc, rmse, sign_agreement
 from motivnet.evaluation.evaluate import evaluate
-from motivnet.evaluation.evaluation_report import evaluation_report
 from motivnet.evaluation.predictions import Predictions, Protocol, read_predictions
+from motivnet.report.evaluation_report import evaluation_report
 
 ROWS = 60
 NAN = float("nan")

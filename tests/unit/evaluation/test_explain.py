@@ -252,7 +252,7 @@ class TestPlaces:
         found = explainer.explain(image, Box(20.2, 30.4, 50, 40), score=0.9)
         assert found.seen == Box(20, 30, 50, 40)
         assert found.face.box == Box(20.2, 30.4, 50, 40)
-        assert found.face.score == 0.9
+        assert found.face.face_score == 0.9
         assert found.heat("fear").shape == (40, 50)
         assert found.filled == (Box(0, 4, 24, 24) if geometry == "pad" else Box(0, 0, 24, 32))
 

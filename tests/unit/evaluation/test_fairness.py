@@ -5,10 +5,10 @@ import pytest
 
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
-from motivnet.evaluation.audit_report import audit_files, findings
 from motivnet.evaluation.fairness import audit
 from motivnet.evaluation.predictions import Predictions, Protocol
 from motivnet.labels import EMOTIONS
+from motivnet.report.audit_report import audit_files, findings
 
 ANGER, HAPPINESS = EMOTIONS.index("anger"), EMOTIONS.index("happiness")
 

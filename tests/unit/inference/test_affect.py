@@ -14,7 +14,6 @@ from PIL import Image
 
 from motivnet.checkpoints.bundle import Bundle, open_bundle, write_config
 from motivnet.cli.main import main
-from motivnet.cli.outputs import open_output
 from motivnet.errors import CheckpointError
 from motivnet.inference.backends import OnnxBackend
 from motivnet.inference.predictor import Predictor
@@ -69,14 +68,12 @@ def test_they_leave_the_emotions_alone(bundle: Bundle, tiny_bundle: Bundle) -> N
     one, other = (result.faces[0] for result in results)
     assert one.probs == other.probs
     assert (other.valence, other.arousal) == (None, None)
-    plain = other.to_dict()
-    assert set(plain) == {"box", "score", "emotion", "abstained", "probs"}
-    assert {name: value for name, value in one.to_dict().items() if name in plain} == plain
+    assert one.to_dict() | {"valence": None, "arousal": None} == other.to_dict()
 
 
 def test_they_are_rounded_as_plain_data() -> None:
     face = FaceResult(Box(0, 0, 9, 9), 1.0, "fear", {"fear": 1.0}, valence=-0.123456, arousal=0.0)
-    assert list(face.to_dict().items())[-2:] == [("valence", -0.1235), ("arousal", 0.0)]
+    assert face.to_dict().items() >= {"valence": -0.1235, "arousal": 0.0}.items()
 
 
 @pytest.mark.parametrize("affect", [True, False])
@@ -87,24 +84,21 @@ def test_a_file_of_another_kind_of_model_is_refused(bundle: Bundle, tiny_bundle:
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet"])
-def test_result_files_have_columns_for_them_where_the_model_has_them(
+def test_result_files_have_columns_for_them_whatever_the_model(
     tmp_path: Path, bundle: Bundle, tiny_bundle: Bundle, name: str
 ) -> None:
     columns = {}
     for each in (bundle, tiny_bundle):
         predictor = Predictor.load(each.path, detector="whole")
         path = tmp_path / f"{each.config.name}-{name}"
-        labels = each.config.labels.names
-        with open_output(path, labels, overwrite=False, affect=each.config.model.affect) as write:
-            for result in predictor.predict([grey(200), tmp_path / "absent.png"]):
-                write(result)
+        predictor.predict([grey(200), tmp_path / "absent.png"]).write(path)
         rows = read(path)
         columns[each.config.name] = list(rows[0])
         if each is bundle:
             found = [float(rows[0][column]) for column in ("valence", "arousal")]
             assert found == pytest.approx(expected(200), abs=1e-5)
             assert rows[1]["valence"] in (None, "")
-    assert columns["moody"] == [*columns["tiny"], "valence", "arousal"]
+    assert columns["moody"] == columns["tiny"]
 
 
 def read(path: Path) -> list[dict]:
@@ -147,7 +141,8 @@ class TestCommandLine:
         assert "valence" not in self.run(monkeypatch, capsys, *command, tiny_bundle.path)
         (face,) = json.loads(self.run(monkeypatch, capsys, *command, bundle.path, "--json"))["faces"]
         assert face["valence"] == pytest.approx(valence, abs=1e-4)
-        assert "valence" not in self.run(monkeypatch, capsys, *command, tiny_bundle.path, "--json")
+        (face,) = json.loads(self.run(monkeypatch, capsys, *command, tiny_bundle.path, "--json"))["faces"]
+        assert face["valence"] is None
 
     def test_evaluate(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path

@@ -12,8 +12,8 @@ import pytest
 from motivnet import Predictor
 from motivnet.checkpoints.bundle import ASSETS, Bundle, open_bundle
 from motivnet.errors import CheckpointError, ConfigError, MissingExtraError
-from motivnet.inference.backends import OnnxBackend
-from motivnet.inference.load import BACKENDS, Runtime, load_backend
+from motivnet.inference.backends import OnnxBackend, load_backend
+from motivnet.inference.predictor_config import BACKENDS, PredictorConfig
 from motivnet.preprocess import PREPROCESSINGS
 
 HEADS = {"num_heads": 3}
@@ -41,39 +41,48 @@ class TestChoice:
     """`auto` takes ONNX where it is there and enough."""
 
     def test_the_embedded_model(self, torch_backend: type) -> None:
-        for runtime in (Runtime(), Runtime(backend="onnx"), Runtime(device="cpu"), Runtime(threads=1)):
-            config, backend = load_backend("nano", runtime)
+        for options in (
+            PredictorConfig(),
+            PredictorConfig(backend="onnx"),
+            PredictorConfig(device="cpu"),
+            PredictorConfig(threads=1),
+        ):
+            config, backend = load_backend("nano", options)
             assert isinstance(backend, OnnxBackend)
             assert config == open_bundle("nano").config
-        for runtime in (Runtime(backend="torch"), Runtime(dtype="fp32"), Runtime(image_size=(96, 96))):
-            config, backend = load_backend("nano", runtime)
+        for options in (
+            PredictorConfig(backend="torch"),
+            PredictorConfig(dtype="fp32"),
+            PredictorConfig(image_size=(96, 96)),
+        ):
+            config, backend = load_backend("nano", options)
             assert isinstance(backend, torch_backend)
             assert config == open_bundle("nano").config
 
     def test_a_bundle_without_onnx(self, torch_backend: type, without_onnx: Path) -> None:
-        assert isinstance(load_backend(without_onnx, Runtime())[1], torch_backend)
+        assert isinstance(load_backend(without_onnx, PredictorConfig())[1], torch_backend)
         with pytest.raises(CheckpointError, match=r"model\.onnx: no such file; the bundle has no ONNX model"):
-            load_backend(without_onnx, Runtime(backend="onnx"))
+            load_backend(without_onnx, PredictorConfig(backend="onnx"))
 
     def test_a_bundle_without_weights(self, torch_backend: type, tiny_bundle: Bundle) -> None:
-        assert isinstance(load_backend(tiny_bundle.path, Runtime())[1], OnnxBackend)
-        for runtime in (Runtime(backend="torch"), Runtime(dtype="fp32")):
+        assert isinstance(load_backend(tiny_bundle.path, PredictorConfig())[1], OnnxBackend)
+        for options in (PredictorConfig(backend="torch"), PredictorConfig(dtype="fp32")):
             with pytest.raises(CheckpointError, match=r"model\.safetensors: .*no such file"):
-                load_backend(tiny_bundle.path, runtime)
+                load_backend(tiny_bundle.path, options)
 
     def test_a_bundle_with_neither(self, tiny_bundle: Bundle, tmp_path: Path) -> None:
         shutil.copy(tiny_bundle.path / "config.json", tmp_path)
         with pytest.raises(CheckpointError, match="the bundle has no ONNX model"):
-            load_backend(tmp_path, Runtime())
+            load_backend(tmp_path, PredictorConfig())
 
     @pytest.mark.parametrize("name", ["MotivNet.pth", "w.safetensors"])
     def test_a_released_file(self, torch_backend: type, released: Callable, name: str) -> None:
         written = released("motivnet", name=name)
-        config, backend = load_backend(written.path, Runtime(num_heads=3))
+        config, backend = load_backend(written.path, PredictorConfig(num_heads=3))
         assert isinstance(backend, torch_backend)
         assert config.model == written.config
         with pytest.raises(ConfigError, match=rf"{name}: backend 'onnx' needs a bundle"):
-            load_backend(written.path, Runtime(backend="onnx", num_heads=3))
+            load_backend(written.path, PredictorConfig(backend="onnx", num_heads=3))
 
     def test_without_torch_it_says_what_to_install(
         self, released: Callable, without_onnx: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,10 +91,14 @@ class TestChoice:
         for name in [name for name in sys.modules if name.startswith("motivnet.checkpoints.load")]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, "torch", None)
-        for model, runtime in ((path, Runtime()), (without_onnx, Runtime()), ("nano", Runtime(backend="torch"))):
+        for model, options in (
+            (path, PredictorConfig()),
+            (without_onnx, PredictorConfig()),
+            ("nano", PredictorConfig(backend="torch")),
+        ):
             with pytest.raises(MissingExtraError, match=r"needs torch.*pip install 'motivnet\[torch\]'"):
-                load_backend(model, runtime)
-        assert isinstance(load_backend("nano", Runtime())[1], OnnxBackend)
+                load_backend(model, options)
+        assert isinstance(load_backend("nano", PredictorConfig())[1], OnnxBackend)
 
 
 class TestSettings:
@@ -114,7 +127,7 @@ class TestSettings:
 
         before = torch.get_num_threads()
         try:
-            load_backend("nano", Runtime(backend="torch", threads=1))
+            load_backend("nano", PredictorConfig(backend="torch", threads=1))
             assert torch.get_num_threads() == 1
         finally:
             torch.set_num_threads(before)
@@ -260,7 +273,7 @@ class TestHub:
             return written.path if kind == "file" else ASSETS / "nano"
 
         monkeypatch.setattr(load, "locate", locate)
-        config, backend = load_backend(name, Runtime())
+        config, backend = load_backend(name, PredictorConfig())
         assert asked == [name]
         if kind == "file":
             assert isinstance(backend, torch_backend)
@@ -277,7 +290,7 @@ class TestHub:
         released("motivnet", name="sapiens-pose-1b", metadata=HEADS)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(load, "locate", lambda name: pytest.fail("it is here"))
-        assert load_backend("sapiens-pose-1b", Runtime(num_heads=3))[0].name == "sapiens-pose-1b"
+        assert load_backend("sapiens-pose-1b", PredictorConfig(num_heads=3))[0].name == "sapiens-pose-1b"
 
     def test_offline(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, torch_backend: type) -> None:
         pytest.importorskip("huggingface_hub")

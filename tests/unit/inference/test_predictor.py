@@ -15,6 +15,7 @@ from motivnet.faces import Detection, load_detector
 from motivnet.images import ImageLimits
 from motivnet.inference.backends import OnnxBackend, Outputs
 from motivnet.inference.predictor import Predictor
+from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
 
@@ -84,7 +85,7 @@ class TestAbstention:
         config = dataclasses.replace(tiny_bundle.config, abstain_below=1.0)
         parts = (config, OnnxBackend(tiny_bundle), load_detector("whole"))
         for wanted, expected in ((None, False), ("stored", True), (0.1, False)):
-            (result,) = Predictor(*parts, abstain_below=wanted).predict(flat(255))
+            (result,) = Predictor(*parts, PredictorConfig(abstain_below=wanted)).predict(flat(255))
             assert result.faces[0].abstained is expected
 
     @pytest.mark.parametrize("wanted", [-0.1, 1.1, math.nan, "half"])
@@ -203,7 +204,7 @@ class Columns:
 
 def test_batches_faces_across_images_and_splits_crowds(tiny_bundle):
     backend = CountingBackend(OnnxBackend(tiny_bundle))
-    predictor = Predictor(tiny_bundle.config, backend, Columns(), batch_size=4)
+    predictor = Predictor(tiny_bundle.config, backend, Columns(), PredictorConfig(batch_size=4))
     counts = [1, 0, 2, 1, 9, 0, 2]
     results = predictor.predict([flat(200, 10, 10 * n + 1) for n in counts])
     assert [len(result.faces) for result in results] == counts
@@ -218,7 +219,8 @@ def test_results_do_not_depend_on_batching_or_workers(tiny_bundle):
     results = []
     for batch_size, workers in [(1, 1), (7, 3), (64, 2)]:
         backend = OnnxBackend(tiny_bundle)
-        predictor = Predictor(tiny_bundle.config, backend, Columns(), batch_size=batch_size, workers=workers)
+        options = PredictorConfig(batch_size=batch_size, workers=workers)
+        predictor = Predictor(tiny_bundle.config, backend, Columns(), options)
         results.append(predictor.predict(images))
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
@@ -268,9 +270,21 @@ def test_wrong_names_and_numbers_are_refused(tiny_bundle, tmp_path):
         Predictor.load("nanno")
     with pytest.raises(CheckpointError, match="no bundle"):
         Predictor.load(tmp_path)
+    with pytest.raises(ConfigError, match="unknown option 'batchsize'; did you mean 'batch_size'"):
+        Predictor.load(tiny_bundle.path, batchsize=1)
     with pytest.raises(DetectorError, match="did you mean 'whole'"):
         Predictor.load(tiny_bundle.path, detector="hole")
     with pytest.raises(ConfigError, match="at least 1"):
         Predictor.load(tiny_bundle.path, batch_size=0)
     with pytest.raises(ConfigError, match="at least 1"):
         Predictor.load(tiny_bundle.path, workers=0)
+
+
+def test_options_come_from_a_config_or_by_name_which_takes_precedence(tiny_bundle):
+    config = PredictorConfig(detector="whole", batch_size=3, workers=1, limits=ImageLimits(max_pixels=500))
+    loaded = Predictor.from_pretrained(tiny_bundle.path, config)
+    assert loaded.options == config
+    assert (loaded.detector.name, loaded.batch_size, loaded.limits) == ("whole", 3, config.limits)
+    changed = Predictor.load(tiny_bundle.path, config, batch_size=2, detector="libfacedetection")
+    assert (changed.detector.name, changed.batch_size, changed.workers) == ("libfacedetection", 2, 1)
+    assert Predictor.load(tiny_bundle.path, config, detector=Columns()).detector.name == "columns"

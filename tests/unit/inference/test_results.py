@@ -23,9 +23,17 @@ def test_json_is_the_contract():
         "preprocessing": "abc",
         "faces": [
             {
-                "box": [1.23, -2, 60, 80],
-                "score": 0.9123,
+                "face": 0,
+                "x": 1.23,
+                "y": -2,
+                "width": 60,
+                "height": 80,
+                "face_score": 0.9123,
                 "emotion": "happiness",
+                "prob": 0.7,
+                "valence": None,
+                "arousal": None,
+                "tiny": False,
                 "abstained": False,
                 "probs": {"neutral": 0.1, "happiness": 0.7, "sadness": 0.2},
             }

@@ -286,8 +286,8 @@ class TestExplain:
         assert min(shown["rows"], shown["columns"]) >= 4
         assert 0 <= np.min(shown["values"]) < np.max(shown["values"]) <= 1
         x, y, width, height = shown["seen"]
-        assert x <= found["box"][0] + found["box"][2] / 2 <= x + width
-        assert y <= found["box"][1] + found["box"][3] / 2 <= y + height
+        assert x <= found["x"] + found["width"] / 2 <= x + width
+        assert y <= found["y"] + found["height"] / 2 <= y + height
         assert (none.json()["results"][0]["status"], broken.json()["results"][0]["status"]) == ("no_face", "unreadable")
         assert two.status_code == 413
         assert models.json()["models"][0]["attention"] is True

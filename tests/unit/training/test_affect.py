@@ -25,13 +25,13 @@ from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.models.config import HeadConfig, VitConfig
 from motivnet.models.motivnet import build_model
 from motivnet.preprocess import Preprocessing
-from motivnet.training.agreement import Agreement
-from motivnet.training.ema import WarmedAverage
+from motivnet.training.callbacks.ema import WarmedAverage
+from motivnet.training.concordance import Agreement
 from motivnet.training.losses import EVEN_SPREAD, MIN_CCC_ROWS, TaskLoss, ccc_loss, soft_cross_entropy
 from motivnet.training.module import Classifier
 from motivnet.training.recipes import mini_fer2013
-from motivnet.training.rows import choose_rows
 from motivnet.training.settings import Recipe
+from motivnet.training.splits import choose_rows
 
 NAN = float("nan")
 

@@ -16,14 +16,14 @@ from motivnet.errors import ConfigError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.cost import PeakMemory, cost
 from motivnet.models.motivnet import build_model
-from motivnet.training.ema import WarmedAverage
+from motivnet.training.callbacks.ema import WarmedAverage
 from motivnet.training.estimate import Estimate, Memory, estimate, shared_out, step_memory
+from motivnet.training.freezing import set_trained
+from motivnet.training.mae.pretrain_recipes import pretrain_recipe
+from motivnet.training.memory_profile import count, rehearse
 from motivnet.training.module import Classifier
-from motivnet.training.pretrain_recipes import pretrain_recipe
 from motivnet.training.recipes import recipe
-from motivnet.training.rehearsal import count, rehearse
 from motivnet.training.settings import Place, Recipe
-from motivnet.training.tuning import set_trained
 
 DEPTH, DIM, BATCH = 2, 32, 64
 HERE = Place()

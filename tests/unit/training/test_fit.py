@@ -14,13 +14,13 @@ from motivnet.checkpoints.load import read_weights
 from motivnet.data.manifest import Manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training import fit as fit_module
-from motivnet.training import folder as folder_module
+from motivnet.training import run_dir as folder_module
 from motivnet.training import trainer as trainer_module
-from motivnet.training.curve import CsvFile
+from motivnet.training.callbacks.csv_logger import CsvFile
 from motivnet.training.fit import fit
-from motivnet.training.folder import BEST, LAST
 from motivnet.training.module import Classifier
 from motivnet.training.recipes import nano_fer2013
+from motivnet.training.run_dir import BEST, LAST
 from motivnet.training.settings import BackboneConfig, Place, Recipe
 
 EVERY_STEP = 1e-9  # minutes

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from motivnet.errors import ConfigError
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.training.ema import WarmedAverage
+from motivnet.training.callbacks.ema import WarmedAverage
+from motivnet.training.freezing import set_trained
 from motivnet.training.optimizers import make_optimizer, parameter_groups, rate_factor, warmed_cosine
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import BackboneConfig, OptimizerConfig, Recipe
-from motivnet.training.tuning import set_trained
 
 HEAD = HeadConfig(dim=16, num_heads=4, ff_dim=16)
 OWN_BLOCKS = ["backbone_embed", "backbone_00", "backbone_01", "backbone_02", "backbone_norm"]

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from motivnet.models.backbone import SHORT, write_out_short_attention
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
+from motivnet.training.callbacks.stopping import clear_endings
 from motivnet.training.speed import FastAttention, compile_parts
-from motivnet.training.stopping import clear_endings
 
 
 def make_model(backbone: str = "sapiens", side: int = 32, **vit: Any) -> MotivNet:

@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.rows import (
+from motivnet.data.sources.records import (
     WILD,
     Box,
     Rows,

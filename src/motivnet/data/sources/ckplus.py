@@ -22,7 +22,7 @@ from pathlib import Path
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import encode_pixels
 from motivnet.data.sources.folder import folders_in, labelled_files
-from motivnet.data.sources.rows import POSED, Rows, first_folder, number, read_lines, read_records
+from motivnet.data.sources.records import POSED, Rows, first_folder, number, read_lines, read_records
 from motivnet.errors import DataError
 from motivnet.labels import CKPLUS_ORDER, FER2013_ORDER, WITH_CONTEMPT
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import is_label
-from motivnet.data.sources.rows import WILD, Rows, absolute, check_header, first_folder, image_path, read_records
+from motivnet.data.sources.records import WILD, Rows, absolute, check_header, first_folder, image_path, read_records
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
 

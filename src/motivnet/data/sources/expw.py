@@ -14,7 +14,7 @@ Zhang et al., "From Facial Expression Recognition to Interpersonal Relation Pred
 from pathlib import Path
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.rows import WILD, Rows, absolute, first_folder, image_path, make_box, number, read_lines
+from motivnet.data.sources.records import WILD, Rows, absolute, first_folder, image_path, make_box, number, read_lines
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, FER2013_ORDER
 

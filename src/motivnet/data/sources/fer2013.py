@@ -21,7 +21,7 @@ from PIL import Image
 
 from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.data.sources.folder import labelled_files
-from motivnet.data.sources.rows import WILD, Rows, number, read_records
+from motivnet.data.sources.records import WILD, Rows, number, read_records
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, FER2013_ORDER, WITH_CONTEMPT
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import images_in
-from motivnet.data.sources.rows import POSED, Rows
+from motivnet.data.sources.records import POSED, Rows
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.rows import Rows, absolute, image_path
+from motivnet.data.sources.records import Rows, absolute, image_path
 from motivnet.errors import DataError
 from motivnet.labels import WITH_CONTEMPT
 

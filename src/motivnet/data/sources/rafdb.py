@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.rows import WILD, Box, Rows, absolute, image_path, make_box, number, read_lines
+from motivnet.data.sources.records import WILD, Box, Rows, absolute, image_path, make_box, number, read_lines
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, RAFDB_ORDER
 

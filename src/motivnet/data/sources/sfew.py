@@ -20,7 +20,7 @@ from typing import Literal
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import folders_in, images_in, is_label, refuse_loose_images
-from motivnet.data.sources.rows import ACTED, Rows
+from motivnet.data.sources.records import ACTED, Rows
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
 

@@ -46,6 +46,9 @@ export async function decode(blob) {
   return { image, width, height };
 }
 
+/** The box of a face, [x, y, width, height], in pixels of the photograph. */
+export const boxOf = ({ x, y, width, height }) => [x, y, width, height];
+
 /** Cut a square of `side` pixels from a decoded picture: around a box, or its middle. */
 export function thumbnail(target, picture, side, box = null) {
   const { image, width, height } = picture;
@@ -78,7 +81,7 @@ export function paint(canvas, picture, faces, { selected = null, attention = nul
   attention?.forEach((map) => map && drawHeat(context, map, scale));
   const boxes = faces.map((face) =>
     inside(
-      face.box.map((value) => value * scale),
+      boxOf(face).map((value) => value * scale),
       shown,
     ),
   );

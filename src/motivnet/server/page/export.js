@@ -1,19 +1,20 @@
 // Results as files: the JSON of the server, and the CSV that `motivnet predict --out` writes.
 
 import { make } from "./dom.js";
-import { isTiny } from "./faces.js";
+
+// The columns of motivnet.inference.rows, before and after the probabilities.
+const BEFORE = "source frame time_s face track x y width height face_score emotion prob".split(" ");
+const AFTER =
+  "valence arousal status error model preprocessing image_width image_height tiny abstained".split(" ");
 
 /** @param {object[]} entries of the session. */
 export const toJson = (entries) => `${JSON.stringify({ results: entries.map((entry) => entry.result) }, null, 2)}\n`;
 
-/** One row a face, or one for an image without; columns as the command line has them. */
+/** One row per face, or one for an image without a face; columns as the command line has them. */
 export function toCsv(entries) {
   const faces = entries.flatMap((entry) => entry.result.faces);
   const labels = [...new Set(faces.flatMap((face) => Object.keys(face.probs)))];
-  const affect = ["valence", "arousal"].filter((name) => faces.some((face) => name in face));
-  const columns = ["source", "status", "error", "model", "preprocessing", "image_width", "image_height"];
-  columns.push("face", "x", "y", "width", "height", "tiny", "score", "emotion", "abstained");
-  columns.push(...labels.map((label) => `prob_${label}`), ...affect);
+  const columns = [...BEFORE, ...labels.map((label) => `prob_${label}`), ...AFTER];
   const rows = entries.flatMap(rowsOf).map((row) => columns.map((column) => row[column]));
   return [columns, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
 }
@@ -22,12 +23,9 @@ function rowsOf({ result, size }) {
   const { source, status, error, model, preprocessing } = result;
   const image = { source, status, error, model, preprocessing, image_width: size?.width, image_height: size?.height };
   if (result.faces.length === 0) return [image];
-  return result.faces.map((face, number) => {
-    const [x, y, width, height] = face.box;
-    const probs = Object.entries(face.probs).map(([label, prob]) => [`prob_${label}`, prob]);
-    const { score, emotion, abstained, valence, arousal } = face;
-    const rest = { score, emotion, abstained, valence, arousal, ...Object.fromEntries(probs) };
-    return { ...image, face: number, x, y, width, height, tiny: isTiny(face), ...rest };
+  return result.faces.map(({ probs, ...face }) => {
+    const columns = Object.entries(probs).map(([label, prob]) => [`prob_${label}`, prob]);
+    return { ...image, ...face, ...Object.fromEntries(columns) };
   });
 }
 

@@ -1,13 +1,9 @@
 // The faces of one photograph as a list, as a table and in words.
 
 import { capitalised, make, percent } from "./dom.js";
-import { colorOf, thumbnail } from "./draw.js";
+import { boxOf, colorOf, thumbnail } from "./draw.js";
 
 const CROP_PX = 144;
-// As in the package: of a smaller face there is little to see.
-export const TINY_SIDE_PX = 24;
-
-export const isTiny = (face) => Math.min(face.box[2], face.box[3]) < TINY_SIDE_PX;
 
 /** Say where in the picture a face is, in thirds. */
 function place([x, y, width, height], size) {
@@ -92,8 +88,8 @@ export class FaceList {
     card.item.style.setProperty("--color", face.abstained ? "#ffffff" : colorOf(face.emotion));
     card.emotion.textContent = `${capitalised(face.emotion)}${face.abstained ? "?" : ""}`;
     card.prob.textContent = percent(face.probs[face.emotion]);
-    const remarks = [`Face ${number + 1}`, size && place(face.box, size)];
-    remarks.push(face.abstained && "unsure", isTiny(face) && "very small: little more than a guess");
+    const remarks = [`Face ${number + 1}`, size && place(boxOf(face), size)];
+    remarks.push(face.abstained && "unsure", face.tiny && "very small: little more than a guess");
     card.where.textContent = remarks.filter(Boolean).join(" · ");
     card.caption.textContent = `Probabilities of face ${number + 1}`;
     for (const { label, row, bar, value } of card.rows) {
@@ -105,7 +101,7 @@ export class FaceList {
     card.affect.textContent = affect.map((name) => `${name} ${face[name].toFixed(2)}`).join(" · ");
     card.affect.hidden = affect.length === 0;
     card.crop.hidden = picture === null;
-    if (picture) thumbnail(card.crop, picture, CROP_PX, face.box);
+    if (picture) thumbnail(card.crop, picture, CROP_PX, boxOf(face));
   }
 }
 
@@ -117,8 +113,8 @@ export function faceTable(faces) {
     const cells = [
       face.emotion,
       ...labels.map((label) => percent(face.probs[label])),
-      ...face.box.map(Math.round),
-      face.score.toFixed(2),
+      ...boxOf(face).map(Math.round),
+      face.face_score.toFixed(2),
     ];
     return make(
       "tr",

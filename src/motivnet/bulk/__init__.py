@@ -1,0 +1,1 @@
+"""Any number of images: inputs, parts, workers, Ray."""

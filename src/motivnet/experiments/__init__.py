@@ -1,0 +1,1 @@
+"""Many models, many data sets, many seeds: benchmark and ablation."""

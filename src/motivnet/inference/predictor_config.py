@@ -1,0 +1,105 @@
+"""The options of a predictor, from which verbs and server derive theirs. Imports nothing heavy: `--help` reads it."""
+
+import dataclasses
+import re
+from typing import Literal
+
+from motivnet.config import check_bounds, setting
+from motivnet.errors import ConfigError
+from motivnet.input_limits import FetchLimits, ImageLimits
+
+# A probability, `stored` for the threshold of the bundle, or None to answer for every face.
+Threshold = float | Literal["stored"] | None
+BACKENDS = ("auto", "onnx", "torch")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse an input size: `1024x768` is 1024 pixels high and 768 wide.
+
+    Returns:
+        (height, width)
+
+    Raises:
+        ConfigError: if it has another form, or a side is 0.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})\s*[xX\N{MULTIPLICATION SIGN}]\s*([1-9]\d{0,4})", text.strip(), re.ASCII)
+    if not match:
+        raise ConfigError(f"size {text!r}: Allowed: HEIGHTxWIDTH in pixels, such as 1024x768")
+    return int(match[1]), int(match[2])
+
+
+def parse_threshold(text: str) -> float | Literal["stored"]:
+    """Parse a threshold: a probability, or `stored` for the one in the model's bundle.
+
+    Raises:
+        ConfigError: if it is neither. `PredictorConfig` checks the range.
+    """
+    if text == "stored":
+        return "stored"
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"threshold {text!r}. Allowed: a probability such as 0.6, or stored") from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PredictorConfig:
+    """The options of `Predictor.load`; each field states its meaning, and the command line offers it as an option."""
+
+    detector: str = setting(
+        "libfacedetection", "libfacedetection, yunet:MODEL.onnx, or whole: each image is the crop of one face."
+    )
+    batch_size: int = setting(
+        64, "Maximum number of faces per forward pass; a large model or little memory lowers it.", min=1
+    )
+    workers: int = setting(2, "Threads that decode images and detect faces.", min=1)
+    limits: ImageLimits | None = setting(None, "Sizes beyond which an image is unreadable; None: defaults.", flag=None)
+    fetch_limits: FetchLimits | None = setting(None, "Limits of fetching a URL; None: defaults.", flag=None)
+    abstain_below: Threshold = setting(
+        None,
+        "Mark faces whose highest probability is below this as abstained; stored: the model's own threshold.",
+        metavar="P|stored",
+        parse=parse_threshold,
+    )
+    backend: str = setting("auto", "onnx, torch, or auto: ONNX where the model has it and no option needs torch.")
+    device: str = setting("auto", "Torch device: auto, cpu, cuda, cuda:N or mps.")
+    dtype: str = setting("auto", "Torch precision: fp32, bf16, fp16; auto: bf16 for Sapiens on hardware that has it.")
+    compile: bool = setting(False, "Compile the model with torch.compile; the first batch is slow.", flag=None)
+    image_size: tuple[int, int] | None = setting(
+        None,
+        "Input size of torch models, height x width, such as 512x384.",
+        metavar="HxW",
+        flag="size",
+        parse=parse_size,
+    )
+    geometry: str | None = setting(
+        None, "How a released file's input is cropped: motivnet-pad (the default) or motivnet-stretch."
+    )
+    num_heads: int | None = setting(
+        None, "Attention heads of a released file, where neither its width nor its metadata determines them.", min=1
+    )
+    threads: int | None = setting(
+        None, "CPU threads of the model; torch's are those of the whole process.", min=1, show_default="one per core"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ConfigError: if a number is out of range, the backend or the threshold is unknown, or an option for torch
+                is combined with ONNX.
+        """
+        check_bounds(self)
+        threshold = self.abstain_below
+        if threshold not in (None, "stored") and (isinstance(threshold, str) or not 0 <= threshold <= 1):
+            raise ConfigError(f"abstain_below {threshold!r}. Allowed: a probability from 0 to 1, or 'stored'")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"unknown backend {self.backend!r}. Allowed: {', '.join(BACKENDS)}")
+        if self.backend == "onnx" and self.needs_torch:
+            raise ConfigError("backend 'onnx' runs on the CPU, at the size and precision of its file. Allowed: torch")
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether an option is set that ONNX does not support."""
+        wanted = (self.device not in ("auto", "cpu"), self.dtype != "auto", self.compile, self.image_size is not None)
+        return any(wanted)

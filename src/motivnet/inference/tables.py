@@ -1,0 +1,127 @@
+"""Result files: rows of the one schema as CSV, JSON Lines or Parquet; complete or not there at all."""
+
+import contextlib
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from motivnet.errors import OutputError, needs_extra
+from motivnet.inference.rows import Row
+from motivnet.storage import atomic_folder, atomic_path
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+ROWS_PER_GROUP = 4096
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Check that a result file can be written, before any work is done.
+
+    Raises:
+        OutputError: if the format is unknown, the file exists, or its folder does not exist.
+        MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; --overwrite replaces it")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    if path.suffix.lower() == ".parquet":
+        with needs_extra("pyarrow", "parquet"):
+            import pyarrow.parquet  # noqa: F401
+
+
+@contextlib.contextmanager
+def open_table(path: Path, columns: dict[str, str], *, overwrite: bool) -> Iterator[Callable[[Row], None]]:
+    """Open a result file for writing, and yield a function that writes one row.
+
+    Args:
+        path: the suffix determines the format.
+        columns: name -> Parquet type, in order; a column that a row lacks is empty.
+        overwrite: whether an existing file is replaced.
+
+    Raises:
+        OutputError: if the file exists, or cannot be written.
+        MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+    """
+    check_output(path, overwrite=overwrite)
+    writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    with atomic_path(path) as temporary:
+        with writers[path.suffix.lower()](temporary, columns) as write:
+            yield write
+        check_output(path, overwrite=overwrite)
+
+
+def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Check that result files can go to a folder, before any work is done.
+
+    Raises:
+        OutputError: if it is no folder, or holds one of the files already.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: is a file, expected a folder")
+    held = [name for name in names if (path / name).exists()]
+    if held and not overwrite:
+        raise OutputError(f"{path}: holds {', '.join(held)} already; --overwrite replaces what is there")
+
+
+@contextlib.contextmanager
+def open_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder whose files become those of `path` when all went well; other files in `path` stay.
+
+    Args:
+        path: folder of the results; created, with its parents, if it does not exist.
+        names: files that will be written, all of them; the last one appears last.
+        overwrite: whether files of these names are replaced.
+
+    Raises:
+        OutputError: if one of the files exists, or cannot be written.
+    """
+    check_folder(path, names, overwrite=overwrite)
+    with atomic_folder(path, merge=True, last=names[-1]) as temporary:
+        yield temporary
+        check_folder(path, names, overwrite=overwrite)
+
+
+def _open_text(path: Path) -> IO[str]:
+    return path.open("x", encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def _jsonl(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
+    with _open_text(path) as file:
+        yield lambda row: print(json.dumps({name: row.get(name) for name in columns}, ensure_ascii=False), file=file)
+
+
+@contextlib.contextmanager
+def _csv(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], Any]]:
+    with _open_text(path) as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        yield writer.writerow
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+    buffer: list[Row] = []
+    with path.open("xb") as file, parquet.ParquetWriter(file, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_pylist(buffer, schema))
+            buffer.clear()
+
+        def write(row: Row) -> None:
+            buffer.append(row)
+            if len(buffer) >= ROWS_PER_GROUP:
+                flush()
+
+        yield write
+        flush()

@@ -1,0 +1,50 @@
+"""Limits of inputs. Imports nothing heavy, unlike the modules that apply them: the command line reads it."""
+
+import dataclasses
+import math
+
+from motivnet.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLimits:
+    """Limits beyond which an image is not decoded.
+
+    Args:
+        max_bytes: largest file, in bytes.
+        max_pixels: largest height x width: a small file can unfold into gigabytes.
+    """
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FetchLimits:
+    """Limits of fetching a URL.
+
+    Args:
+        max_bytes: largest file, in bytes.
+        timeout_s: longest time for everything together, redirects included, in seconds.
+        max_redirects: most redirects that are followed.
+        public_only: whether hosts must be on the public internet: for URLs that strangers send. Refused are then
+            private, local, multicast and reserved addresses, in whatever way they are written or looked up.
+    """
+
+    max_bytes: int = 100_000_000
+    timeout_s: float = 30.0
+    max_redirects: int = 5
+    public_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: at a value that is out of range.
+        """
+        if self.max_bytes < 1:
+            raise ConfigError(f"max_bytes {self.max_bytes}: must be at least 1")
+        if not 0 < self.timeout_s < math.inf:
+            raise ConfigError(f"timeout_s {self.timeout_s}: must be positive and finite")
+        if self.max_redirects < 0:
+            raise ConfigError(f"max_redirects {self.max_redirects}: must be 0 or more")

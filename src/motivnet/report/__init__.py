@@ -1,0 +1,1 @@
+"""The one page maker, and the pages made with it."""

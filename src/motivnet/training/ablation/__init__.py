@@ -1,1 +1,0 @@
-"""Grids of recipes, run over several seeds and compared."""

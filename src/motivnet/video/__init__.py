@@ -1,0 +1,1 @@
+"""Videos: read, follow faces from frame to frame, label, write."""

@@ -1,0 +1,128 @@
+"""Whether a run may begin in a folder, or go on there."""
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from motivnet import config
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
+from motivnet.training.mae.pretrain_recipes import pretrain_recipe
+from motivnet.training.run_dir import BEST, LAST, begin, check_folder, differences, place_facts
+from motivnet.training.settings import Place, Recipe
+
+FACTS = {"place": place_facts(Place()), "rows": {"train": "aa", "select": "bb"}}
+CONTENT = {"state_dict": {"weight": torch.zeros(1000)}, "loops": {}, "optimizer_states": []}
+
+
+def checkpoint(path: Path, content: object = CONTENT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def test_what_has_no_checkpoint_may_begin_again_or_be_resumed(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe, out = tiny(), tmp_path / "run"
+    assert check_folder(recipe, out, resume=False) is None
+    assert not out.exists()
+    with pytest.raises(CheckpointError, match=r"nothing to resume, recipe\.json is missing"):
+        check_folder(recipe, out, resume=True)
+    begin(recipe, out, FACTS, resume=False)
+    assert check_folder(recipe, out, resume=False) is None
+    assert check_folder(recipe, out, resume=True) is None
+    assert sorted(path.name for path in out.iterdir()) == ["recipe.json", "run.json"]
+
+
+@pytest.mark.parametrize("held", [LAST, BEST, Path("bundle/config.json")])
+def test_a_run_is_not_overwritten(held: Path, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    checkpoint(tmp_path / held)
+    with pytest.raises(OutputError, match=r"holds a run already\. Allowed: another folder, or --resume"):
+        check_folder(tiny(), tmp_path, resume=False)
+
+
+def test_what_cannot_be_written_is_one_line(
+    tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match=r"recipe\.json: cannot be written: No space left on device"):
+        begin(tiny(), tmp_path, FACTS, resume=False)
+
+
+def test_a_run_of_another_kind_is_named(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    begin(pretrain_recipe("mae"), tmp_path, FACTS, resume=False)
+    with pytest.raises(CheckpointError, match=r"recipe\.json: cannot be read: .*unknown setting"):
+        check_folder(tiny(), tmp_path, resume=True)
+
+
+def test_damaged_facts_are_named(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    begin(tiny(), tmp_path, FACTS, resume=False)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json: cannot be read"):
+        begin(tiny(), tmp_path, FACTS, resume=True)
+
+
+def test_a_changed_recipe_is_refused_with_its_differences(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny()
+    begin(recipe, tmp_path, FACTS, resume=False)
+    last = checkpoint(tmp_path / LAST)
+    assert check_folder(recipe, tmp_path, resume=True) == last
+    other = config.override(recipe, ["optimizer.head_lr=0.01", "run.epochs=7"])
+    with pytest.raises(ConfigError, match=r"optimizer\.head_lr was 0\.001, is 0\.01; run\.epochs was 2, is 7"):
+        check_folder(other, tmp_path, resume=True)
+
+
+def test_damaged_checkpoints_are_refused_with_a_way_out(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    begin(tiny(), tmp_path, FACTS, resume=False)
+    last = checkpoint(tmp_path / LAST)
+    whole = last.read_bytes()
+    for damaged in (b"", b"hello", whole[: len(whole) // 2], whole[:-1]):
+        last.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"last\.ckpt: damaged: .* Allowed: copy best\.ckpt"):
+            check_folder(tiny(), tmp_path, resume=True)
+    for other in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
+        checkpoint(last, other)
+        with pytest.raises(CheckpointError, match="damaged: no checkpoint of a run"):
+            check_folder(tiny(), tmp_path, resume=True)
+
+
+def test_a_damaged_recipe_is_refused(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"name": ')
+    with pytest.raises(CheckpointError, match=r"recipe\.json: cannot be read"):
+        check_folder(tiny(), tmp_path, resume=True)
+
+
+def test_other_devices_and_other_rows_are_refused(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny()
+    assert begin(recipe, tmp_path, FACTS | {"init": "somewhere"}, resume=False)["init"] == "somewhere"
+    # What a run started from stays known when it goes on without being told again.
+    assert begin(recipe, tmp_path, FACTS | {"init": None}, resume=True)["init"] == "somewhere"
+    with pytest.raises(ConfigError, match=r"other devices.*: world_size was 1, is 2"):
+        begin(recipe, tmp_path, FACTS | {"place": place_facts(Place(devices=2))}, resume=True)
+    with pytest.raises(DataError, match="the run was of other rows than these data give"):
+        begin(recipe, tmp_path, FACTS | {"rows": {"train": "aa", "select": "cc"}}, resume=True)
+    # From the beginning, all of it may be other.
+    begin(recipe, tmp_path, FACTS | {"place": place_facts(Place(devices=2))}, resume=False)
+    assert json.loads((tmp_path / "run.json").read_text())["place"]["world_size"] == 2
+
+
+def test_differences_of_settings() -> None:
+    then = {"a": {"b": 1, "c": [1, 2]}, "d": None}
+    assert differences(then, then) == []
+    assert differences(then, {"a": {"b": 1, "c": [1, 3]}, "e": 2}) == [
+        "a.c was [1, 2], is [1, 3]",
+        "e was None, is 2",
+    ]
+
+
+def test_a_file_is_no_folder(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for out in (tmp_path / "file", tmp_path / "link", tmp_path / "file" / "inside"):
+        with pytest.raises(OutputError, match="cannot be made a folder"):
+            begin(tiny(), out, FACTS, resume=False)
