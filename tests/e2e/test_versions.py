@@ -3,6 +3,7 @@
 Of the extras, those without torch: its oldest version alone would take gigabytes. Packages come from the index.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -23,7 +24,7 @@ from skimage import data
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = "parquet,evaluate,video,serve,notebook"
+EXTRAS = ("parquet", "evaluate", "video", "serve", "notebook")
 ASTRONAUT = Path(data.data_dir) / "astronaut.png"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
@@ -58,14 +59,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def install(wheel: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Install the wheel for a Python, resolved as uv's options say; gives the environment's `bin`."""
+    """Install the wheel and what it needs, resolved as uv's options say; gives the environment's `bin`."""
 
     def make(python: str, *options: str) -> Path:
         run(python, "-m", "venv", tmp_path / "environment", cwd=tmp_path)
         folder = tmp_path / "environment" / "bin"
         run(folder / "python", "-m", "pip", "install", "--quiet", "uv", cwd=tmp_path)
-        wanted = f"motivnet[{EXTRAS}] @ {wheel.as_uri()}"
-        run(folder / "uv", "pip", "install", "--python", folder / "python", *options, wanted, cwd=tmp_path)
+        command = (folder / "uv", "pip", "install", "--python", folder / "python")
+        extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+        run(*command, *options, *extras, "-r", ROOT / "pyproject.toml", cwd=tmp_path)
+        run(*command, "--no-deps", wheel, cwd=tmp_path)
         print(run(folder / "uv", "pip", "list", "--python", folder / "python", cwd=tmp_path))
         return folder
 
@@ -100,9 +103,9 @@ def serve_one(motivnet: Path, folder: Path) -> dict:
             line = server.stderr.readline()
             assert line, logged
             logged += line
-        request = urllib.request.Request(
-            f"{found[1]}/v1/predict", ASTRONAUT.read_bytes(), {"Content-Type": "image/png"}
-        )
+        body = {"images": [{"data": base64.b64encode(ASTRONAUT.read_bytes()).decode()}]}
+        request = urllib.request.Request(f"{found[1]}/v1/predict/base64", json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
@@ -120,9 +123,7 @@ def check(bin_folder: Path, folder: Path) -> None:
     run(motivnet, "predict", photographs, "--out", "rows.parquet", cwd=folder)
     assert pq.read_table(folder / "rows.parquet")["emotion"].to_pylist() == ["happiness", "happiness"]
 
-    run(
-        motivnet, "evaluate", "--model", "nano", "--data", f"folder:{photographs}", "--detect", "--out", "e", cwd=folder
-    )
+    run(motivnet, "evaluate", "--model", "nano", "--data", f"folder:{photographs}", "--detect", "--out=e", cwd=folder)
     assert json.loads((folder / "e" / "metrics.json").read_text())["war"] == 0.5
     assert (folder / "e" / "report.html").stat().st_size > 10_000
 
@@ -132,10 +133,8 @@ def check(bin_folder: Path, folder: Path) -> None:
 
     assert "happiness" in json.dumps(serve_one(motivnet, folder))
 
-    code = (
-        "import sys, motivnet; r = motivnet.Predictor.load('nano').predict(sys.argv[1]); print(r.to_pandas()); r.plot()"
-    )
-    assert "happiness" in run(bin_folder / "python", "-c", code, ASTRONAUT, cwd=folder)
+    code = "import sys, motivnet; found = motivnet.Predictor.load('nano').predict(sys.argv[1]); found.plot()"
+    assert "happiness" in run(bin_folder / "python", "-c", f"{code}; print(found.to_pandas())", ASTRONAUT, cwd=folder)
 
 
 def test_oldest_versions(install: Callable[..., Path], tmp_path: Path) -> None:
