@@ -4,7 +4,6 @@ Of the extras, those without torch: its oldest version alone would take gigabyte
 """
 
 import base64
-import contextlib
 import json
 import os
 import re
@@ -90,24 +89,22 @@ def draw_clip(path: Path) -> None:
 
 def serve_one(motivnet: Path, folder: Path) -> dict:
     """Start the server and send it the photograph."""
-    with (
-        subprocess.Popen(
-            [motivnet, "serve", "--port", "0"], stderr=subprocess.PIPE, text=True, cwd=folder, env=ENVIRONMENT
-        ) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        stack.callback(server.kill)
-        assert server.stderr
-        logged = ""
-        while not (found := re.search(r"listening on (http://[\w.:]+)", logged)):
-            line = server.stderr.readline()
-            assert line, logged
-            logged += line
-        body = {"images": [{"data": base64.b64encode(ASTRONAUT.read_bytes()).decode()}]}
-        request = urllib.request.Request(f"{found[1]}/v1/predict/base64", json.dumps(body).encode())
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+    command = [motivnet, "serve", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=ENVIRONMENT) as server:
+        try:
+            assert server.stderr
+            logged = ""
+            while not (found := re.search(r"listening on (http://[\w.:]+)", logged)):
+                line = server.stderr.readline()
+                assert line, logged
+                logged += line
+            body = {"images": [{"data": base64.b64encode(ASTRONAUT.read_bytes()).decode()}]}
+            request = urllib.request.Request(f"{found[1]}/v1/predict/base64", json.dumps(body).encode())
+            request.add_header("Content-Type", "application/json")
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        finally:
+            server.kill()
 
 
 def check(bin_folder: Path, folder: Path) -> None:
