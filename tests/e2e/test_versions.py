@@ -131,7 +131,9 @@ def check(bin_folder: Path, folder: Path) -> None:
     assert "happiness" in json.dumps(serve_one(motivnet, folder))
 
     code = "import sys, motivnet; found = motivnet.Predictor.load('nano').predict(sys.argv[1]); found.plot()"
-    assert "happiness" in run(bin_folder / "python", "-c", f"{code}; print(found.to_pandas())", ASTRONAUT, cwd=folder)
+    assert "happiness" in run(
+        bin_folder / "python", "-c", f"{code}; print(found.to_pandas().emotion[0])", ASTRONAUT, cwd=folder
+    )
 
 
 def test_oldest_versions(install: Callable[..., Path], tmp_path: Path) -> None:
