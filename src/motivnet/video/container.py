@@ -65,8 +65,10 @@ def open_container(path: Path) -> "InputContainer":
     if not path.stat().st_size:
         raise ImageError(f"{path}: the file is empty")
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    # A title need not be UTF-8: PyAV 19 takes it as it is and has no argument for it, older ones would refuse the file.
+    lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
-        return av.open(os.fspath(path.absolute()), options=options, metadata_errors="replace")
+        return av.open(os.fspath(path.absolute()), options=options, **lenient)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{path}: not a video in a format that can be read ({reason})") from None
