@@ -115,7 +115,8 @@ def video_info(container: "InputContainer", stream: "VideoStream") -> VideoInfo:
 
 def upright(frame: "VideoFrame") -> np.ndarray:
     """Convert to RGB, uint8 (h, w, 3), turned and mirrored as the file asks for, in steps of 90 degrees."""
-    image_hwc_u8 = frame.to_ndarray(format="rgb24")
+    # Before PyAV 17, the frame's own colour space and range count only where a change is asked for; RGB has no matrix.
+    image_hwc_u8 = frame.to_ndarray(format="rgb24", dst_colorspace="ITU601", src_color_range=frame.color_range)
     swap, left_right, up_down = orientation(_display_matrix(frame))
     if swap:
         image_hwc_u8 = image_hwc_u8.transpose(1, 0, 2)

@@ -130,7 +130,7 @@ def join_videos(pieces: Sequence[tuple[Path, float]], target: Path) -> None:
             for path, start_s in pieces:
                 with av.open(os.fspath(path)) as piece:
                     source = piece.streams.video[0]
-                    stream = stream or whole.add_stream_from_template(source)
+                    stream = stream or whole.add_stream_from_template(source, opaque=True)
                     offset = round(start_s / (source.time_base or TIME_BASE))
                     for packet in piece.demux(source):
                         if packet.dts is None or packet.pts is None:

@@ -165,7 +165,7 @@ def test_a_missing_end_is_said(tmp_path: Path, name: str) -> None:
             av.open(str(path)) as source,
             av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as to,
         ):
-            stream = to.add_stream_from_template(source.streams.video[0])
+            stream = to.add_stream_from_template(source.streams.video[0], opaque=True)
             for packet in source.demux(video=0):
                 if packet.dts is not None:
                     packet.stream = stream

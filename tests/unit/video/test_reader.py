@@ -35,6 +35,8 @@ def draw(path: Path, images: Sequence[np.ndarray], times_ms: Sequence[int] | Non
         if times_ms is not None:
             stream.codec_context.time_base = MILLISECOND
         if turn:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("PyAV before 18 cannot write a rotation")
             stream.set_display_rotation(turn)
         for position, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
