@@ -1,4 +1,4 @@
-"""Let one stage of a pipeline run in a thread ahead of the next, by a bounded number of items."""
+"""Run one stage of a pipeline in a thread, a bounded number of items ahead of the next."""
 
 import contextlib
 import queue
@@ -7,16 +7,16 @@ from collections.abc import Generator, Iterable
 from typing import TypeVar, cast
 
 T = TypeVar("T")
-# What a thread hands over: an item, or the error that ended it; StopIteration at the end.
-_Handed = tuple[T | None, BaseException | None]
+# What the thread passes on: an item, or the error that ended it; StopIteration at the end.
+_Passed = tuple[T | None, BaseException | None]
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run an iterator in a thread, at most `depth` items ahead of the caller; its errors are raised here.
+    """Iterate in a thread, at most `depth` items ahead of the caller; errors are raised in the caller.
 
     The thread ends with the generator: when it is exhausted, closed or collected.
     """
-    ready: queue.Queue[_Handed[T]] = queue.Queue(depth)
+    ready: queue.Queue[_Passed[T]] = queue.Queue(depth)
     stopped = threading.Event()
     thread = threading.Thread(target=_fill, args=(items, ready, stopped), name="motivnet-ahead", daemon=True)
     thread.start()
@@ -33,7 +33,7 @@ def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
         thread.join()
 
 
-def _fill(items: Iterable[T], ready: "queue.Queue[_Handed[T]]", stopped: threading.Event) -> None:
+def _fill(items: Iterable[T], ready: "queue.Queue[_Passed[T]]", stopped: threading.Event) -> None:
     iterator = iter(items)
     try:
         for item in iterator:
@@ -41,16 +41,16 @@ def _fill(items: Iterable[T], ready: "queue.Queue[_Handed[T]]", stopped: threadi
             if stopped.is_set():
                 return
         _put((None, StopIteration()), ready, stopped)
-    except BaseException as error:  # whatever it is belongs to the caller, who would wait for ever without it
+    except BaseException as error:  # any kind: without it the caller would wait forever
         _put((None, error), ready, stopped)
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
 
 
-def _put(handed: "_Handed[T]", ready: "queue.Queue[_Handed[T]]", stopped: threading.Event) -> None:
-    """Wait for a free place, unless nobody reads any more."""
+def _put(passed: "_Passed[T]", ready: "queue.Queue[_Passed[T]]", stopped: threading.Event) -> None:
+    """Wait for a free place, unless the reader has stopped."""
     while not stopped.is_set():
         with contextlib.suppress(queue.Full):
-            ready.put(handed, timeout=0.1)
+            ready.put(passed, timeout=0.1)
             return
