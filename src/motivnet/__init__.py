@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from motivnet.images import NamedImage, decode_image
     from motivnet.inference.predictor import Predictor
     from motivnet.inference.predictor_config import PredictorConfig
-    from motivnet.inference.result_list import Results
-    from motivnet.inference.results import FaceResult, ImageResult
+    from motivnet.inference.results import FaceResult, ImageResult, Results
     from motivnet.labels import EMOTIONS, Emotion, LabelSet
     from motivnet.preprocess import Box, Preprocessing
     from motivnet.video.camera import read_camera
@@ -63,7 +62,7 @@ _HOME = {
     "Predictor": "motivnet.inference.predictor",
     "PredictorConfig": "motivnet.inference.predictor_config",
     "Preprocessing": "motivnet.preprocess",
-    "Results": "motivnet.inference.result_list",
+    "Results": "motivnet.inference.results",
     "decode_image": "motivnet.images",
     "frames_of": "motivnet.video.sources",
     "load_backbone": "motivnet.checkpoints.load",

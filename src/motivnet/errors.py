@@ -14,8 +14,9 @@ MotivNetError
 ```
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class MotivNetError(Exception):
@@ -72,3 +73,14 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown {kind} {name!r}{hint} Allowed: {', '.join(choices)}"
+
+
+@contextlib.contextmanager
+def needs_extra(package: str, extra: str) -> Iterator[None]:
+    """Import inside `with`: a missing package becomes a MissingExtraError that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("motivnet"):
+            raise
+        raise MissingExtraError(error.name or package, extra) from None

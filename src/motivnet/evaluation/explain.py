@@ -34,9 +34,9 @@ from motivnet.config import replace
 from motivnet.errors import CheckpointError
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
+from motivnet.inference.backends import load_backend
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
-from motivnet.inference.runtime import load_backend
 from motivnet.inference.torch_backend import TorchBackend
 from motivnet.models.ml_decoder import Look, MLDecoder
 from motivnet.models.motivnet import MotivNet

@@ -20,11 +20,9 @@ from motivnet.config import replace
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
 from motivnet.images import ColorOrder, NamedImage, decode_image, is_data_url, is_tensor
-from motivnet.inference.backends import Backend
+from motivnet.inference.backends import Backend, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
-from motivnet.inference.result_list import Results
-from motivnet.inference.results import FaceResult, ImageResult
-from motivnet.inference.runtime import load_backend
+from motivnet.inference.results import FaceResult, ImageResult, Results
 from motivnet.preprocess import Box
 from motivnet.remote import fetch, is_url, without_password
 

@@ -12,9 +12,8 @@ import pytest
 from motivnet import Predictor
 from motivnet.checkpoints.bundle import ASSETS, Bundle, open_bundle
 from motivnet.errors import CheckpointError, ConfigError, MissingExtraError
-from motivnet.inference.backends import OnnxBackend
+from motivnet.inference.backends import OnnxBackend, load_backend
 from motivnet.inference.predictor_config import BACKENDS, PredictorConfig
-from motivnet.inference.runtime import load_backend
 from motivnet.preprocess import PREPROCESSINGS
 
 HEADS = {"num_heads": 3}

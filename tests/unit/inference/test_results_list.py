@@ -16,10 +16,8 @@ from motivnet.errors import ImageError, MissingExtraError
 from motivnet.inference import html as page
 from motivnet.inference import plot
 from motivnet.inference.predictor import Predictor
-from motivnet.inference.result_list import Results
-from motivnet.inference.results import FaceResult, ImageResult
+from motivnet.inference.results import FaceResult, ImageResult, Results
 from motivnet.inference.rows import all_columns
-from motivnet.inference.tables import open_output
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
 
@@ -107,9 +105,7 @@ class TestTables:
 
     def test_arrow_is_what_the_command_line_writes(self, results: Results, tmp_path: Path) -> None:
         parquet = pytest.importorskip("pyarrow.parquet")
-        with open_output(tmp_path / "x.parquet", EMOTIONS.names, overwrite=False) as write:
-            for each in results:
-                write(each)
+        results.write(tmp_path / "x.parquet")
         assert results.to_arrow().equals(parquet.read_table(tmp_path / "x.parquet"))
 
     def test_pandas_has_a_row_per_face_and_types_that_can_be_missing(self, results: Results) -> None:
