@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from motivnet.labels import EMOTIONS, Emotion, LabelSet
     from motivnet.preprocess import Box, Preprocessing
     from motivnet.video.camera import read_camera
-    from motivnet.video.sources import frames_of
+    from motivnet.video.label import label_video
+    from motivnet.video.reader import frames_of
 
 __all__ = [
     "EMOTIONS",
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "decode_image",
     "frames_of",
+    "label_video",
     "load_backbone",
     "load_detector",
     "load_head",
@@ -64,7 +66,8 @@ _HOME = {
     "Preprocessing": "motivnet.preprocess",
     "Results": "motivnet.inference.results",
     "decode_image": "motivnet.images",
-    "frames_of": "motivnet.video.sources",
+    "frames_of": "motivnet.video.reader",
+    "label_video": "motivnet.video.label",
     "load_backbone": "motivnet.checkpoints.load",
     "load_detector": "motivnet.faces.load",
     "load_head": "motivnet.checkpoints.load",

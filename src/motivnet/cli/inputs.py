@@ -51,7 +51,8 @@ def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
         MissingExtraError: if there is a video, and PyAV is not installed.
     """
     from motivnet.images import NamedImage
-    from motivnet.video.sources import frames_of, is_video
+    from motivnet.video.reader import frames_of
+    from motivnet.video.video_config import is_video
 
     for named in inputs:
         if isinstance(named, Path) and is_video(named):

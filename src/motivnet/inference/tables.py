@@ -15,15 +15,20 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 ROWS_PER_GROUP = 4096
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, formats: Sequence[str] = FORMATS) -> None:
     """Check that a result file can be written, before any work is done.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file is replaced.
+        formats: suffixes to allow.
 
     Raises:
         OutputError: if the format is unknown, the file exists, or its folder does not exist.
         MissingExtraError: if Parquet is asked for and pyarrow is not installed.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(FORMATS)}")
+    if path.suffix.lower() not in formats:
+        raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(formats)}")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder")
     if path.exists() and not overwrite:

@@ -4,14 +4,13 @@ Shape suffixes: h height, w width, c channels.
 """
 
 import dataclasses
-import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from motivnet.errors import ImageError, MissingExtraError
+from motivnet.errors import ImageError
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -46,17 +45,6 @@ class VideoInfo:
     duration_s: float | None
     codec: str
     alone: bool = True
-
-
-def require(*packages: str) -> None:
-    """Check that packages of the extra `video` are installed, before a model is loaded.
-
-    Raises:
-        MissingExtraError: if one is not.
-    """
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "video")
 
 
 def open_container(path: Path) -> "InputContainer":

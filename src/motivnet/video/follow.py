@@ -1,8 +1,8 @@
 """From frames to faces with emotions: detect, track and crop in a thread, classify in batches across frames.
 
 The detector runs on every N-th frame (`detect_every`); in between, faces keep their last boxes, and are cropped and
-classified all the same. Memory does not grow with the video: a frame is dropped as soon as its faces are cropped, and at
-most one batch of faces waits.
+classified all the same. Memory does not grow with the video: a frame is dropped as soon as its faces are cropped, and
+at most one batch of faces waits.
 
 Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or classes (probs).
 """
@@ -34,12 +34,14 @@ class FrameResult:
 
     Args:
         frame: the frame; its image is empty unless the video is live.
+        size: (height, width) of the frame, in pixels.
         faces: largest first; from the last frame in which faces were detected.
         tracks: of each face.
         state: at checkpoints, plain data from which `follow` resumes after this frame; None elsewhere.
     """
 
     frame: Frame
+    size: tuple[int, int]
     faces: tuple[FaceResult, ...]
     tracks: tuple[int, ...]
     state: dict[str, Any] | None = None
@@ -50,14 +52,21 @@ class FrameResult:
         Args:
             video: the columns that all rows of the video share.
         """
-        status = "ok" if self.faces else "no_face"
-        frame = {"frame": self.frame.index, "time_s": round(self.frame.time_s, 6), "status": status}
+        height, width = self.size
+        frame = {
+            "frame": self.frame.index,
+            "time_s": round(self.frame.time_s, 6),
+            "status": "ok" if self.faces else "no_face",
+            "image_width": width,
+            "image_height": height,
+        }
         return face_rows(video | frame, self.faces, self.tracks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Cropped:
     frame: Frame
+    size: tuple[int, int]
     faces: tuple[tuple[int, Detection], ...]  # with their tracks
     crops: tuple[np.ndarray, ...]
     tracker: dict[str, Any] | None  # its state, at checkpoints
@@ -118,9 +127,10 @@ def _crop(
         if count % config.detect_every == 0:
             found = predictor.detector.detect(frame.image_hwc_u8)
             faces = tuple(zip(tracker.update([face.box for face in found], frame.time_s), found, strict=True))
+        height, width, _ = frame.image_hwc_u8.shape
         crops = tuple(crop_face(frame.image_hwc_u8, face.crop_box) for _, face in faces)
         kept = frame if keep_images else dataclasses.replace(frame, image_hwc_u8=NO_IMAGE)
-        yield _Cropped(kept, faces, crops, None if (count + 1) % checkpoint_every else tracker.state())
+        yield _Cropped(kept, (height, width), faces, crops, None if (count + 1) % checkpoint_every else tracker.state())
 
 
 def _classify(predictor: Predictor, pending: list[_Cropped], smoother: Smoother) -> Iterator[FrameResult]:
@@ -134,4 +144,5 @@ def _classify(predictor: Predictor, pending: list[_Cropped], smoother: Smoother)
             smooth = smoother.update(track_id, item.frame.time_s, np.asarray(probs)).tolist()
             faces.append(predictor.face_result(face, smooth, affect))
         state = None if item.tracker is None else {"tracker": item.tracker, "smoother": smoother.state()}
-        yield FrameResult(item.frame, tuple(faces), tuple(track_id for track_id, _ in item.faces), state)
+        tracks = tuple(track_id for track_id, _ in item.faces)
+        yield FrameResult(item.frame, item.size, tuple(faces), tracks, state)

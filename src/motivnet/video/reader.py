@@ -3,8 +3,8 @@
 A frame's `index` is its position, from 0, in display order, at constant and variable frame rates and whatever is
 selected; corrupt frames count too, so that it is the number that an editor shows. Its `time_s` is its presentation time
 stamp, relative to the start of the file. Rotation and mirroring are applied; sound is ignored. Frames before the
-selected range are not decoded if the file is seekable: reading begins at the key frame before, whose index is the number
-of packets that are shown earlier.
+selected range are not decoded if the file is seekable: reading begins at the key frame before, whose index is the
+number of packets that are shown earlier.
 
 Shape suffixes: h height, w width, c channels.
 """
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from motivnet.errors import ConfigError, ImageError
+from motivnet.errors import ConfigError, ImageError, needs_extra
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.video.container import VideoInfo, open_container, require, upright, video_info, video_stream
+from motivnet.video.container import VideoInfo, open_container, upright, video_info, video_stream
 from motivnet.video.read_ahead import read_ahead
 from motivnet.video.video_config import Selection
 
@@ -339,7 +339,8 @@ def frames_of(
     """
     if not 0 < every_s < math.inf:
         raise ConfigError(f"a frame every {every_s} s: must be positive and finite")
-    require("av")
+    with needs_extra("av", "video"):
+        import av  # noqa: F401
     return _sample(path, every_s, limits)
 
 

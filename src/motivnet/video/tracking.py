@@ -4,8 +4,8 @@ Tracking is greedy matching by intersection over union (IoU) with the latest box
 that is not matched is kept for some time, so that a face that is missed or hidden for a moment keeps its number. Nobody
 is recognised: a person who leaves the picture and returns later is a new track.
 
-Smoothing is an exponential moving average in time: with time constant T, an observation t seconds ago has exp(-t / T) of
-the weight of the present one. One constant means the same at any frame rate, constant or variable. Averages of
+Smoothing is an exponential moving average in time: with time constant T, an observation t seconds ago has exp(-t / T)
+of the weight of the present one. One constant means the same at any frame rate, constant or variable. Averages of
 probabilities are probabilities: they still sum to 1.
 
 Shape suffix: C classes.

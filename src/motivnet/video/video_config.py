@@ -54,7 +54,9 @@ class FollowConfig:
         flag="smooth",
         metavar="SECONDS",
     )
-    checkpoint_every: int = setting(256, "Processed frames between two checkpoints, from which --resume goes on.", min=1)
+    checkpoint_every: int = setting(
+        256, "Processed frames between two checkpoints, from which --resume goes on.", min=1
+    )
     min_iou: float = setting(0.3, "Boxes with a smaller intersection over union are different faces.", flag=None)
     max_gap_s: float = setting(1.0, "Longest time for which a face may be missing and keep its track.", flag=None)
 

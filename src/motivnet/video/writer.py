@@ -30,8 +30,8 @@ BT709, LIMITED_RANGE = 1, 1
 def write_video(path: Path, *, fps: float | None = None) -> Iterator[Callable[[np.ndarray, float], None]]:
     """Give a function that appends a frame; the file appears, complete, at the end of the block.
 
-    The function takes an RGB image, uint8 (h, w, 3), and its time in seconds; the video begins with the first frame, and
-    later ones are resized to it. An odd side loses its last row or column. Without a frame nothing is written.
+    The function takes an RGB image, uint8 (h, w, 3), and its time in seconds; the video begins with the first frame,
+    and later ones are resized to it. An odd side loses its last row or column. Without a frame nothing is written.
 
     Args:
         path: an .mp4 file; replaced if it exists.

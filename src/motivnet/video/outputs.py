@@ -1,0 +1,162 @@
+"""The files of a video's results: planned before any work is done, and made from its complete rows."""
+
+import glob
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from motivnet.errors import DataError, ImageError, OutputError
+from motivnet.inference.draw import draw_frame
+from motivnet.inference.results import FaceResult
+from motivnet.inference.rows import Row
+from motivnet.inference.tables import check_output
+from motivnet.preprocess import Box, crop
+from motivnet.video.reader import Selection, Video
+from motivnet.video.summary import Track, by_frame
+from motivnet.video.writer import write_video
+
+if TYPE_CHECKING:
+    from motivnet.images import ImageLimits
+
+# Beside the table of rows: option and suffix of each file that a video may have.
+SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html"}
+# Around a face in a thumbnail: share of its longer side, on each side.
+THUMBNAIL_MARGIN = 0.3
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def find_videos(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the files that the arguments name, in their order.
+
+    Args:
+        paths: a file or a glob pattern (`**` reaches into subfolders; matches are sorted), or several.
+
+    Raises:
+        DataError: if a path is a folder, or matches nothing.
+    """
+    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [path for each in listed for path in _find(os.fspath(each))]
+
+
+def _find(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        raise DataError(f"{argument}: is a folder. Allowed: video files, or a pattern such as '{path}/*.mp4'")
+    if path.exists():
+        return [path]
+    if not glob.has_magic(argument):
+        raise DataError(f"{argument}: no such file")
+    # `Path.glob` takes no absolute pattern.
+    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
+    matches = [match for match in matches if match.is_file()]
+    if not matches:
+        raise DataError(f"{argument}: no file matches this pattern")
+    return matches
+
+
+def plan_files(
+    videos: Sequence[Path], out: Path | None, given: Mapping[str, str | os.PathLike[str] | None], *, overwrite: bool
+) -> list[dict[str, Path]]:
+    """Choose the files of each video's results, before any work is done.
+
+    Args:
+        videos: what is read.
+        out: the table of rows, if there is one.
+        given: option, of `SUFFIXES`, -> its argument: a file; of several videos a folder, in which each video's file
+            has its name.
+        overwrite: whether files that exist may be replaced.
+
+    Returns:
+        Of each video, option -> file.
+
+    Raises:
+        OutputError: if a file exists, is a video that is read, is named twice, has another suffix or no folder.
+    """
+    if out is not None:
+        check_output(out, overwrite=overwrite)
+    planned = {option: _plan(videos, option, Path(path)) for option, path in given.items() if path is not None}
+    refused = {video.resolve(): "is the video that is read" for video in videos}
+    for path in itertools.chain([out] if out else [], *planned.values()):
+        if reason := refused.get(path.resolve()):
+            raise OutputError(f"{path}: {reason}")
+        refused[path.resolve()] = "is named twice"
+    for option, paths in planned.items():
+        if len(videos) == 1:
+            check_output(paths[0], overwrite=overwrite, formats=(SUFFIXES[option],))
+        elif not overwrite and (held := [path for path in paths if path.exists()]):
+            raise OutputError(f"{held[0]}: exists already; --overwrite replaces it")
+    return [{option: paths[number] for option, paths in planned.items()} for number in range(len(videos))]
+
+
+def _plan(videos: Sequence[Path], option: str, given: Path) -> list[Path]:
+    if len(videos) == 1:
+        return [given]
+    if given.exists() and not given.is_dir():
+        raise OutputError(f"{given}: is a file; of several videos --{option} writes a folder")
+    names: dict[str, str] = {}
+    for video in videos:
+        stems = itertools.chain([video.stem], (f"{video.stem}-{number}" for number in itertools.count(2)))
+        # Some file systems are case-insensitive.
+        name = next(name for stem in stems if (name := f"{stem}{SUFFIXES[option]}").casefold() not in names)
+        names[name.casefold()] = name
+    return [given / name for name in names.values()]
+
+
+def annotate_video(
+    path: Path,
+    rows: Iterable[Row],
+    target: Path,
+    *,
+    labels: Sequence[str],
+    selection: Selection,
+    limits: "ImageLimits | None",
+    progress: Callable[[int], None],
+) -> None:
+    """Read a video a second time, and write a copy with the faces of its rows drawn on it.
+
+    Args:
+        path: the video.
+        rows: all of its rows.
+        target: the copy.
+        labels: of the model, in order.
+        selection: the frames that were processed.
+        limits: of a frame.
+        progress: called with the number of frames written so far.
+
+    Raises:
+        ImageError: if the frames are not those of the rows.
+        OutputError: if the copy cannot be written.
+    """
+    with Video(path, selection, limits=limits) as video, write_video(target, fps=video.info.fps) as write:
+        for done, (frame, (index, _, found)) in enumerate(zip(video, by_frame(rows), strict=False), 1):
+            if frame.index != index:
+                raise ImageError(f"{path}: has changed since its faces were labelled")
+            faces = [_face(row, labels) for row in found]
+            write(draw_frame(frame.image_hwc_u8, faces, [row["track"] for row in found]), frame.time_s)
+            progress(done)
+
+
+def _face(row: Row, labels: Sequence[str]) -> FaceResult:
+    box = Box(row["x"], row["y"], row["width"], row["height"])
+    probs = {label: row[f"prob_{label}"] for label in labels}
+    return FaceResult(box, row["face_score"], row["emotion"], probs, row["abstained"])
+
+
+def grab_thumbnails(path: Path, tracks: Iterable[Track]) -> list[np.ndarray]:
+    """Crop each track from the frame that shows it best; RGB, uint8 (h, w, 3)."""
+    thumbnails = []
+    for track in tracks:
+        with Video(path, Selection(start_s=track.best_s)) as video:
+            frames = iter(video)
+            image_hwc_u8 = next(frames).image_hwc_u8
+            frames.close()
+        x, y, width, height = track.best_box
+        margin = THUMBNAIL_MARGIN * max(width, height)
+        box = Box(x - margin, y - margin, width + 2 * margin, height + 2 * margin)
+        thumbnails.append(np.ascontiguousarray(crop(image_hwc_u8, box, None)))
+    return thumbnails
