@@ -18,7 +18,7 @@ from motivnet.version import __version__
 
 if TYPE_CHECKING:
     from motivnet.checkpoints.load import load_backbone, load_head, load_model
-    from motivnet.faces.load import load_detector
+    from motivnet.faces import load_detector
     from motivnet.images import NamedImage, decode_image
     from motivnet.inference.predictor import Predictor
     from motivnet.inference.predictor_config import PredictorConfig
@@ -69,7 +69,7 @@ _HOME = {
     "frames_of": "motivnet.video.reader",
     "label_video": "motivnet.video.label",
     "load_backbone": "motivnet.checkpoints.load",
-    "load_detector": "motivnet.faces.load",
+    "load_detector": "motivnet.faces",
     "load_head": "motivnet.checkpoints.load",
     "load_model": "motivnet.checkpoints.load",
     "read_camera": "motivnet.video.camera",

@@ -80,7 +80,7 @@ def test_headless_writes_what_it_sees(film, options, tmp_path):
 def test_frames_are_dropped_rather_than_late(film, options, tmp_path, monkeypatch):
     import time
 
-    from motivnet.faces.whole import WholeImage
+    from motivnet.faces.detector import WholeImage
 
     find = WholeImage.detect
     monkeypatch.setattr(WholeImage, "detect", lambda self, image: (time.sleep(0.15), find(self, image))[1])

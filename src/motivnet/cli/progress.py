@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], *, total: int | None, what: str) -> Iterator[T]:
+def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
     """Yield the items, with a progress bar.
 
     Args:

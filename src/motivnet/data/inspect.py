@@ -4,6 +4,7 @@ Shape suffixes: B rows, S splits, T side of a thumbnail.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
 
 from motivnet.data.clean import pixel_hash
 from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbnail
@@ -19,6 +22,7 @@ from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError, ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import Box, crop
+from motivnet.storage import atomic_folder, write_json
 
 T = TypeVar("T")
 # Its functions are made when it is loaded, unknown to type checkers.
@@ -52,6 +56,7 @@ PROBLEM_SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
+PROBLEM_FILES = ("problems.parquet", "problems.csv", "summary.json")
 ROWS_PER_TASK = 256
 
 
@@ -105,6 +110,35 @@ class Inspection:
             for row in counted
         }
         return {kind: counts[kind] for kind in PROBLEMS if kind in counts}
+
+    def write(self, folder: Path, *, track: "Track | None" = None) -> None:
+        """Write every problem as a row, a summary, and, if images were decoded, a contact sheet per class.
+
+        Files of an earlier inspection are replaced, others stay.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        from motivnet.data.sheet import contact_sheet
+
+        track = track or (lambda items, total, what: items)
+        old = written_files(folder)
+        with atomic_folder(folder, merge=True, last=PROBLEM_FILES[-1]) as temporary:
+            pyarrow.parquet.write_table(self.problems, temporary / PROBLEM_FILES[0])
+            pyarrow.csv.write_csv(self.problems, temporary / PROBLEM_FILES[1])
+            labels = self.manifest.labels.names if self.pixels else ()
+            for label in track(labels, len(labels), "contact sheets"):
+                # A label may contain characters that no file name can.
+                name = re.sub(r"[^\w-]", "_", label)
+                contact_sheet(self.manifest, label, self.usable).save(temporary / f"sheet_{name}.png")
+            write_json(temporary / PROBLEM_FILES[-1], self.to_dict())
+            for file in old:
+                file.unlink()
+
+
+def written_files(folder: Path) -> list[Path]:
+    """List the files of an earlier inspection in a folder."""
+    return [*filter(Path.is_file, (folder / name for name in PROBLEM_FILES)), *folder.glob("sheet_*.png")]
 
 
 def inspect_manifest(

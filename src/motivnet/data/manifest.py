@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from motivnet.errors import DataError
 from motivnet.labels import AFFECT, EMOTIONS, LabelSet
+from motivnet.storage import atomic_path
 
 SCHEMA = pa.schema(
     [
@@ -191,12 +192,17 @@ def make_manifest(
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as Parquet, its label set in the file's metadata."""
+    """Write a manifest as Parquet, with its label set in the file's metadata.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     metadata = {
         LABELS_KEY: "\n".join(manifest.labels).encode(),
         DROPPED_KEY: json.dumps(dict(manifest.dropped)).encode(),
     }
-    pq.write_table(manifest.table.replace_schema_metadata(metadata), path)
+    with atomic_path(path) as temporary:
+        pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
 
 
 def read_manifest(path: Path) -> Manifest:

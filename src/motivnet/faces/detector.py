@@ -96,3 +96,14 @@ class DetectorConfig:
 def largest_first(detections: Iterable[Detection]) -> list[Detection]:
     """Sort by area, then from left to right, so that equal faces have an order too."""
     return sorted(detections, key=lambda found: (-found.box.width * found.box.height, found.box.x, found.box.y))
+
+
+class WholeImage:
+    """Take every image for one face."""
+
+    name = "whole"
+
+    def detect(self, image_hwc_u8: np.ndarray) -> list[Detection]:
+        """Give the whole of an image, (h, w, 3), as one face of score 1."""
+        height, width = image_hwc_u8.shape[:2]
+        return [Detection(Box(0.0, 0.0, float(width), float(height)), 1.0, whole=True)]

@@ -1,4 +1,4 @@
-"""Image folders: `ROOT/SPLIT/EMOTION/*.png`, or `ROOT/EMOTION/*.png` as one split named `all`."""
+"""Image folders: `ROOT/SPLIT/EMOTION/*.png`, `ROOT/EMOTION/*.png` as one split `all`, or images without labels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,10 @@ from motivnet.data.sources.records import Rows
 from motivnet.errors import DataError
 from motivnet.images import IMAGE_SUFFIXES
 from motivnet.labels import WITH_CONTEMPT, LabelSet
+
+UNLABELLED = "unlabelled"
+# A label set needs two names. No row has the second, so nothing that learns from labels or scores them begins.
+NO_LABELS = LabelSet((UNLABELLED, "labelled"))
 
 
 def read_folder(root: Path, labels: LabelSet | None = None) -> Manifest:
@@ -99,3 +103,22 @@ def _check(folders: list[Path], labels: LabelSet) -> None:
     for folder in folders:
         if not is_label(folder.name, labels):
             raise DataError(f"{folder}: is no label. Allowed: {', '.join(labels)}")
+
+
+def read_images(root: Path) -> Manifest:
+    """List every image below a folder, as one split named `all`, sorted by path; folders' names mean nothing.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: if there is no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    rows = Rows(root, NO_LABELS)
+    for file in images_in(root):
+        rows.add(path=str(file), label=UNLABELLED, split="all")
+    if not rows.columns["path"]:
+        raise DataError(f"{root}: no images. Looked for {', '.join(IMAGE_SUFFIXES)}")
+    return rows.manifest()

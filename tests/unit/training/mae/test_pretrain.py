@@ -18,7 +18,7 @@ from motivnet.checkpoints.bundle import open_bundle
 from motivnet.checkpoints.load import load_model, read_weights
 from motivnet.cli.main import main
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.data.sources.images import read_images
+from motivnet.data.sources.folder import read_images
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.inference.predictor import Predictor
 from motivnet.models.config import VitConfig

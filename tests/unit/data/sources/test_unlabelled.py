@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from motivnet.data.sources.images import NO_LABELS
+from motivnet.data.sources.folder import NO_LABELS
 from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
