@@ -272,19 +272,19 @@ class TestResume:
     @pytest.fixture
     def broken_off(self, command, tmp_path, monkeypatch) -> Path:
         """A run that ended at its second checkpoint."""
-        from motivnet.video.label import Unfinished
+        from motivnet.video.label import _Job
 
-        save, saved = Unfinished.save, []
+        save, saved = _Job._save, []
 
-        def failing(self, number, state):
-            save(self, number, state)
+        def failing(self, number, state, rows):
+            save(self, number, state, rows)
             saved.append(number)
             if len(saved) == 2:
                 raise KeyboardInterrupt
 
         out = tmp_path / "a.csv"
         with monkeypatch.context() as patch:
-            patch.setattr(Unfinished, "save", failing)
+            patch.setattr(_Job, "_save", failing)
             done = run(*command, "--out", out)
         assert (done.exit_code, done.stderr.strip()) == (130, "stopped; the same command with --resume goes on")
         assert not out.exists()
@@ -334,7 +334,7 @@ class TestBadInput:
     def test_mistakes_in_the_command(self, still, tiny, tmp_path):
         known = ["video", still, "--out", tmp_path / "a.csv", *tiny]
         out = known[2:]
-        assert "no such file" in refused("video", tmp_path / "none.mp4", *out)
+        assert "no such file or folder" in refused("video", tmp_path / "none.mp4", *out)
         assert "is a folder" in refused("video", tmp_path, *out)
         assert "no file matches" in refused("video", tmp_path / "*.avi", *out)
         assert "unknown format '.xlsx'" in refused("video", still, "--out", tmp_path / "a.xlsx", *tiny)
@@ -367,4 +367,4 @@ class TestBadInput:
     def test_the_program_says_it_in_one_line(self, tmp_path):
         done = program(MAIN, "video", tmp_path / "none.mp4", "--out", tmp_path / "a.csv")
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"motivnet: {tmp_path / 'none.mp4'}: no such file\n"
+        assert done.stderr == f"motivnet: {tmp_path / 'none.mp4'}: no such file or folder\n"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motivnet.cli.inputs import match_files
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.video.video_config import FollowConfig, Selection
@@ -58,16 +59,17 @@ def video(
     from motivnet.video.label import label_video
 
     keep_memory()
+    videos = [path for pattern in paths for path in match_files(pattern)]
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
     try:
         with _bar() as progress:
-            videos = label_video(paths, out, model=model, config=predictor, progress=progress, **files, **options)
+            labelled = label_video(videos, out, model=model, config=predictor, progress=progress, **files, **options)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command with --resume goes on", err=True)
         raise typer.Exit(130) from None
-    _print_summary(videos, out)
-    if any(video.error for video in videos):
+    _print_summary(labelled, out)
+    if any(video.error for video in labelled):
         raise typer.Exit(1)
 
 

@@ -8,13 +8,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from motivnet.preprocess import Box
-
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image, ImageDraw
 
     from motivnet.inference.results import FaceResult
+    from motivnet.preprocess import Box
 
     Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -118,7 +117,7 @@ def _line_height(size: float) -> int:
     return math.ceil(_font(size).getbbox("#Afghjp%", anchor="la")[3])
 
 
-def _clip(box: Box, zoom: int, size: tuple[int, int]) -> "Rectangle":
+def _clip(box: "Box", zoom: int, size: tuple[int, int]) -> "Rectangle":
     """Keep the edges of a box that reaches beyond the image visible; at least one pixel wide and high."""
     x, y, width, height = (value * zoom for value in box)
     left, top = min(max(0, x), size[0] - 2), min(max(0, y), size[1] - 2)

@@ -12,10 +12,7 @@ from motivnet.report import page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from motivnet.checkpoints.bundle import BundleConfig
-    from motivnet.video.container import VideoInfo
     from motivnet.video.summary import Summary, Track
-    from motivnet.video.video_config import FollowConfig, Selection
 
 MAX_ROWS = 100
 MAX_THUMBNAILS = 12
@@ -42,7 +39,7 @@ def video_report(
 
     Args:
         path: the video.
-        facts: what `video_facts` returns.
+        facts: about the file, and how it was processed.
         summary: of its rows.
         timeline: the figure of its tracks.
         thumbnails: pictures of the first tracks of the summary.
@@ -88,50 +85,6 @@ def video_report(
         ),
     ]
     return page.render(f"Faces in {printable(path.name)}", sections)
-
-
-def video_facts(
-    path: Path,
-    info: "VideoInfo",
-    summary: "Summary",
-    selection: "Selection",
-    follow: "FollowConfig",
-    *,
-    model: "BundleConfig",
-    detector: str,
-    corrupt: int,
-    damage: str | None,
-) -> dict[str, object]:
-    """Return the facts of the page: about the file, and how it was processed.
-
-    Args:
-        path: the video.
-        info: what the file states about itself.
-        summary: of its rows.
-        selection: which frames were processed.
-        follow: how faces were detected and smoothed.
-        model: configuration of the model.
-        detector: name of the face detector.
-        corrupt: number of frames that could not be decoded.
-        damage: what is wrong with the end of the file; None if nothing is.
-    """
-    chosen = "every frame" if selection.stride == 1 else f"one frame in {selection.stride}"
-    if selection.fps is not None:
-        chosen = f"at most {selection.fps:g} frames per second"
-    detected = "every one" if follow.detect_every == 1 else f"one in {follow.detect_every}"
-    return {
-        "file": printable(str(path)),
-        "picture": f"{info.width} x {info.height} pixels, {info.codec}",
-        "frame rate": f"{info.fps:.4g} per second on average" if info.fps else "not stated",
-        "duration": f"{info.duration_s:.2f} s" if info.duration_s else "not stated",
-        "processed": f"{summary.frames:,} frames, {summary.start_s:.2f} to {summary.end_s:.2f} s ({chosen})",
-        "without a face": f"{summary.empty:,} frames",
-        "corrupt": f"{corrupt:,} frames skipped" + (f"; the file {damage}" if damage else ""),
-        "model": f"{model.name}: {model.summary}",
-        "licence of the weights": model.licence,
-        "face detector": f"{detector}, in {detected} of the processed frames",
-        "smoothing": f"time constant {follow.smooth_s:g} s" if follow.smooth_s else "none",
-    }
 
 
 def _track_row(track: "Track") -> dict[str, object]:

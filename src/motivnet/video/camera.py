@@ -43,20 +43,19 @@ def read_camera(camera: int | str) -> Generator[np.ndarray, None, None]:
     """
     import cv2
 
+    name = without_password(camera) if "://" in str(camera) else camera
     capture = cv2.VideoCapture(camera)
-    with contextlib.ExitStack() as stack:
-        stack.callback(capture.release)
+    try:
         if not capture.isOpened():
-            raise ImageError(f"camera {camera}: not found. Allowed: the number of a connected camera, from 0")
-        num_pictures = 0
-        while True:
-            good, image_hwc_bgr = capture.read()
-            if not good:
-                break
-            num_pictures += 1
+            raise ImageError(f"camera {name}: cannot be opened. {ALLOWED}")
+        good, image_hwc_bgr = capture.read()
+        if not good:
+            raise ImageError(f"camera {name}: gives no picture; another program may be using it")
+        while good:
             yield np.ascontiguousarray(image_hwc_bgr[:, :, ::-1])
-        if not num_pictures:
-            raise ImageError(f"camera {camera}: gives no picture; another program may be using it")
+            good, image_hwc_bgr = capture.read()
+    finally:
+        capture.release()
 
 
 def take_picture(camera: int | str) -> np.ndarray:
@@ -157,17 +156,11 @@ def _play(path: Path, began: float) -> Generator[Frame, None, None]:
 
 
 def _watch(camera: str, began: float) -> Generator[Frame, None, None]:
-    is_url = "://" in camera
-    name = without_password(camera) if is_url else camera
-    if not camera.isdecimal() and not is_url and not Path(camera).exists():
-        raise ImageError(f"camera {name}: no such file or device. {ALLOWED}")
-    try:
-        with contextlib.closing(read_camera(int(camera) if camera.isdecimal() else camera)) as pictures:
-            for index, image_hwc_u8 in enumerate(pictures):
-                yield Frame(index, time.perf_counter() - began, image_hwc_u8)
-    except ImageError as error:
-        reason = "gives no picture" if "gives no picture" in str(error) else "cannot be opened"
-        raise ImageError(f"camera {name}: {reason}. {ALLOWED}") from None
+    if not camera.isdecimal() and "://" not in camera and not Path(camera).exists():
+        raise ImageError(f"camera {camera}: no such file or device. {ALLOWED}")
+    with contextlib.closing(read_camera(int(camera) if camera.isdecimal() else camera)) as pictures:
+        for index, image_hwc_u8 in enumerate(pictures):
+            yield Frame(index, time.perf_counter() - began, image_hwc_u8)
 
 
 @dataclasses.dataclass(slots=True)

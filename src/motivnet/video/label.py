@@ -26,14 +26,13 @@ from motivnet.inference.tables import open_table
 from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
 from motivnet.video.follow import follow
-from motivnet.video.outputs import Progress, annotate_video, find_videos, grab_thumbnails, plan_files
+from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
 from motivnet.video.reader import Position, Video
 from motivnet.video.summary import Summary, curves, summarise
 from motivnet.video.video_config import FollowConfig, Selection
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 PLAN, PUBLISHING = "plan.json", "publishing"
-ALLOWED = "the same command, or --overwrite to begin anew"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +78,7 @@ def label_video(
     Files appear when they are complete, the table last. If no video can be read, none is written.
 
     Args:
-        paths: a video file or a glob pattern, or several.
+        paths: a video file, or several.
         out: a .parquet, .csv or .jsonl file for the rows of all videos; None returns them, all in memory.
         model: as for `Predictor.load`.
         config: options of the predictor; None takes the defaults.
@@ -96,17 +95,17 @@ def label_video(
         One result per video; one that cannot be read has an error, and does not stop the others.
 
     Raises:
-        DataError: if a path does not exist.
         ConfigError: if an option is out of range, there is no frame in the selected range of the only video, or the
             interrupted run had other options.
         OutputError: if a file exists or cannot be written, or there is an interrupted run, and it is neither to be
             resumed nor discarded.
     """
-    videos, out = find_videos(paths), None if out is None else Path(out)
+    videos = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    out = None if out is None else Path(out)
     if resume and out is None:
         raise ConfigError("resume: without an output file there is no run to continue. Allowed: together with out")
     # A run that was killed while its files took their names may have left some of them.
-    replace = overwrite or (resume and out is not None and Unfinished(_hidden(out)).publishing)
+    replace = overwrite or (resume and out is not None and (_hidden(out) / PUBLISHING).exists())
     files = plan_files(videos, out, {"annotate": annotate, "timeline": timeline, "report": report}, overwrite=replace)
     with needs_extra("av", "video"):
         import av  # noqa: F401
@@ -118,23 +117,25 @@ def label_video(
     predictor = Predictor.load(model, config)
     with contextlib.ExitStack() as stack:
         if out is None:
-            run = Unfinished(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="motivnet-"))))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="motivnet-")))
         else:
-            described = [
-                f"{path.absolute()} ({path.stat().st_size} bytes of {path.stat().st_mtime_ns})" for path in videos
-            ]
             plan = {
                 "motivnet": __version__,
-                "video": ", ".join(described),
+                "video": ", ".join(map(_describe, videos)),
                 "model": f"{predictor.config.name} {model_fingerprint(model)}",
                 **to_plain(config),
                 **to_plain(selection),
                 **to_plain(follow),
             }
-            run = stack.enter_context(_open_unfinished(out, plan, resume=resume, overwrite=overwrite))
+            folder = stack.enter_context(_open_folder(out, plan, resume=resume, overwrite=overwrite))
             for path in (out, *itertools.chain.from_iterable(each.values() for each in files)):
                 remove_leftovers(path.parent, path.name)
-        return _Job(predictor, selection, follow, videos, run, progress).run(out, files, overwrite=replace)
+        return _Job(predictor, selection, follow, videos, folder, progress).run(out, files, overwrite=replace)
+
+
+def _describe(path: Path) -> str:
+    stat = path.stat() if path.exists() else None
+    return f"{path.absolute()} ({stat.st_size} bytes of {stat.st_mtime_ns})" if stat else f"{path.absolute()} (missing)"
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -149,7 +150,6 @@ class State:
         size_bytes: of their rows.
         follow: from which `follow` resumes.
         finished: the video is done.
-        error: why it could not be read; None if it could.
         damage: what is wrong with its end; None if nothing is.
     """
 
@@ -160,90 +160,60 @@ class State:
     size_bytes: int = 0
     follow: dict[str, Any] | None = None
     finished: bool = False
-    error: str | None = None
     damage: str | None = None
-
-
-class Unfinished:
-    """The hidden folder of a run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
-        return (self.folder / PLAN).exists() and any(path.name != PLAN for path in self.folder.glob("*.json"))
-
-    @property
-    def publishing(self) -> bool:
-        """Whether the run had begun to write its outputs when it ended."""
-        return (self.folder / PUBLISHING).exists()
-
-    def load(self, number: int) -> State:
-        """Return the state of a video; a new one if there is none."""
-        path = self.folder / f"{number}.json"
-        return State(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else State()
-
-    def save(self, number: int, state: State) -> None:
-        """Write the state of a video."""
-        write_json(self.folder / f"{number}.json", dataclasses.asdict(state))
-
-    def rows_file(self, number: int) -> Path:
-        """Return the file of a video's rows."""
-        return self.folder / f"{number}.jsonl"
-
-    def rows(self, number: int) -> Iterator[Row]:
-        """Yield the rows of a finished video."""
-        with self.rows_file(number).open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-    def remove(self) -> None:
-        """Delete the folder, the plan first: without it the rest has no meaning."""
-        (self.folder / PLAN).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _hidden(out: Path) -> Path:
     return out.absolute().with_name(f".{out.name}.unfinished")
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / PLAN).exists() and any(path.name != PLAN for path in folder.glob("*.json"))
+
+
 @contextlib.contextmanager
-def _open_unfinished(out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Unfinished]:
-    """Open the folder of the run whose rows go to `out`, under a lock; a plan is everything that the rows depend on."""
-    run = Unfinished(_hidden(out))
-    folder = RunFolder(run.folder, plan_name=PLAN, kind="unfinished run")
+def _open_folder(out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Open the hidden folder of the run whose rows go to `out`, under a lock; it is removed unless it can be resumed.
+
+    Args:
+        out: the table of rows.
+        plan: everything that the rows depend on, as plain data.
+        resume: continue an interrupted run.
+        overwrite: discard an interrupted run.
+    """
+    folder = _hidden(out)
+    run = RunFolder(folder, plan_name=PLAN, kind="unfinished run")
     try:
-        run.folder.mkdir(exist_ok=True)
-        with folder.lock(shown=out):
-            remove_leftovers(run.folder)
-            if run.begun and resume:
-                folder.check_plan(plan, shown=out, allowed=ALLOWED)
-            elif run.begun and not overwrite:
+        folder.mkdir(exist_ok=True)
+        with run.lock(shown=out):
+            remove_leftovers(folder)
+            if _has_checkpoint(folder) and resume:
+                run.check_plan(plan, shown=out, allowed="the same command, or --overwrite to begin anew")
+            elif _has_checkpoint(folder) and not overwrite:
                 raise OutputError(f"{out}: a run was not finished; --resume continues it, --overwrite begins anew")
             else:
-                for path in run.folder.iterdir():
+                for path in folder.iterdir():
                     if path.name != LOCK_NAME:
                         path.unlink()
-                folder.write_plan(plan)
+                run.write_plan(plan)
             try:
-                yield run
+                yield folder
             finally:
-                if not run.begun:
-                    run.remove()
+                if not _has_checkpoint(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """All that a run of several videos needs."""
+    """Everything that a run of several videos needs."""
 
     predictor: Predictor
     selection: Selection
     follow: FollowConfig
     videos: Sequence[Path]
-    unfinished: Unfinished
+    folder: Path
     progress: Progress
 
     @property
@@ -252,49 +222,46 @@ class _Job:
 
     def run(self, out: Path | None, files: Sequence[dict[str, Path]], *, overwrite: bool) -> list[LabelledVideo]:
         """Label all videos, and write the files."""
-        states = [self._label_or_fail(number) for number in range(len(self.videos))]
-        readable = not all(state.error for state in states)
-        if readable:
-            (self.unfinished.folder / PUBLISHING).touch()
-        results = [self._result(number, state, files[number]) for number, state in enumerate(states)]
-        if out is not None:
-            if readable:
-                with open_table(out, all_columns(self.labels), overwrite=overwrite) as write:
-                    for number, state in enumerate(states):
-                        for row in self._rows(number, state):
-                            write(row)
-            self.unfinished.remove()
-            return results
+        errors = [self._label_or_fail(number) for number in range(len(self.videos))]
+        if not all(errors):
+            (self.folder / PUBLISHING).touch()
+        results = [self._finish(*each) for each in zip(itertools.count(), errors, files, strict=False)]
         columns = all_columns(self.labels)
-        listed = [
-            [{name: row.get(name) for name in columns} for row in self._rows(*each)] for each in enumerate(states)
-        ]
-        return [dataclasses.replace(result, rows=rows) for result, rows in zip(results, listed, strict=True)]
+        if out is None:
+            listed = [
+                [{name: row.get(name) for name in columns} for row in self._rows(*each)] for each in enumerate(errors)
+            ]
+            return [dataclasses.replace(result, rows=rows) for result, rows in zip(results, listed, strict=True)]
+        if not all(errors):
+            with open_table(out, columns, overwrite=overwrite) as write:
+                for row in itertools.chain.from_iterable(itertools.starmap(self._rows, enumerate(errors))):
+                    write(row)
+        (self.folder / PLAN).unlink()  # the run is over
+        return results
 
-    def _label_or_fail(self, number: int) -> State:
+    def _label_or_fail(self, number: int) -> str | None:
+        """Label a video; return why it cannot be read, or None."""
         try:
             return self._label(number)
         except (ImageError, ConfigError) as error:
             if isinstance(error, ConfigError) and len(self.videos) == 1:
                 raise
-            state = State(finished=True, error=" ".join(str(error).split()))
-            self.unfinished.save(number, state)
-            return state
+            return " ".join(str(error).split())
 
-    def _label(self, number: int) -> State:
+    def _label(self, number: int) -> None:
         """Do what is left of one video, from checkpoint to checkpoint."""
-        path, state = self.videos[number], self.unfinished.load(number)
+        path, state = self.videos[number], self._load(number)
         if state.finished:
-            return state
+            return
         after = None if state.index is None else Position(state.index, state.time_s, state.corrupt)
         with (
             Video(path, self.selection, after=after, limits=self.predictor.limits) as video,
-            self.unfinished.rows_file(number).open("ab") as rows,
+            (self.folder / f"{number}.jsonl").open("ab") as rows,
             contextlib.closing(follow(self.predictor, video, self.follow, state=state.follow)) as results,
         ):
             rows.truncate(state.size_bytes)
             rows.seek(state.size_bytes)
-            shared, total = self._columns(path), video.estimate()
+            shared, total = self._columns(number), video.estimate()
             for result in results:
                 for row in result.rows(shared):
                     rows.write(json.dumps(row).encode() + b"\n")
@@ -303,41 +270,45 @@ class _Job:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
                     state.follow = result.state
-                    self._checkpoint(number, state, rows)
+                    self._save(number, state, rows)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
-            self._checkpoint(number, state, rows)
-        return state
+            self._save(number, state, rows)
 
-    def _checkpoint(self, number: int, state: State, rows: Any) -> None:
+    def _load(self, number: int) -> State:
+        path = self.folder / f"{number}.json"
+        return State(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else State()
+
+    def _save(self, number: int, state: State, rows: Any) -> None:
+        """Write a checkpoint, after the rows that it counts."""
         rows.flush()
         os.fsync(rows.fileno())
         state.size_bytes = rows.tell()
-        self.unfinished.save(number, state)
+        write_json(self.folder / f"{number}.json", dataclasses.asdict(state))
 
-    def _columns(self, path: Path) -> Row:
+    def _columns(self, number: int) -> Row:
         """Return the columns that all rows of a video share."""
-        config = self.predictor.config
-        fingerprint = config.preprocessing.fingerprint
-        return {"source": printable(str(path)), "model": config.name, "preprocessing": fingerprint}
+        config, source = self.predictor.config, printable(str(self.videos[number]))
+        return {"source": source, "model": config.name, "preprocessing": config.preprocessing.fingerprint}
 
-    def _rows(self, number: int, state: State) -> Iterator[Row]:
+    def _rows(self, number: int, error: str | None = None) -> Iterator[Row]:
         """Yield the rows of a video; one that could not be read has a single row."""
-        if state.error is None:
-            yield from self.unfinished.rows(number)
-        else:
-            yield self._columns(self.videos[number]) | {"status": "unreadable", "error": printable(state.error)}
+        if error is not None:
+            yield self._columns(number) | {"status": "unreadable", "error": printable(error)}
+            return
+        with (self.folder / f"{number}.jsonl").open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
 
-    def _result(self, number: int, state: State, files: dict[str, Path]) -> LabelledVideo:
-        """Summarise a finished video, and write its own files."""
-        path = self.videos[number]
-        if state.error is not None:
-            return LabelledVideo(path=path, error=state.error)
-        summary = summarise(self.unfinished.rows(number), self.labels)
+    def _finish(self, number: int, error: str | None, files: dict[str, Path]) -> LabelledVideo:
+        """Summarise a video, and write its own files."""
+        path, state = self.videos[number], self._load(number)
+        if error is not None:
+            return LabelledVideo(path=path, error=error)
+        summary = summarise(self._rows(number), self.labels)
         if "annotate" in files:
             annotate_video(
                 path,
-                self.unfinished.rows(number),
+                self._rows(number),
                 files["annotate"],
                 labels=self.labels,
                 selection=self.selection,
@@ -351,27 +322,39 @@ class _Job:
 
     def _plot(self, number: int, state: State, summary: Summary, files: dict[str, Path]) -> None:
         from motivnet.report.timeline import BINS, draw_timeline, shown_tracks, write_timeline
-        from motivnet.report.video_report import MAX_THUMBNAILS, video_facts, video_report
+        from motivnet.report.video_report import MAX_THUMBNAILS, video_report
 
         path, tracks = self.videos[number], shown_tracks(summary)
-        found = curves(self.unfinished.rows(number), summary, tracks, BINS)
+        found = curves(self._rows(number), summary, tracks, BINS)
         if "timeline" in files:
             with atomic_path(files["timeline"], parents=True) as temporary:
                 write_timeline(draw_timeline(summary, tracks, found, printable(path.name)), temporary)
         if "report" in files:
-            with Video(path) as video:
-                info = video.info
-            facts = video_facts(
-                path,
-                info,
-                summary,
-                self.selection,
-                self.follow,
-                model=self.predictor.config,
-                detector=self.predictor.detector.name,
-                corrupt=state.corrupt,
-                damage=state.damage,
-            )
+            facts = self._facts(path, state, summary)
             thumbnails = grab_thumbnails(path, summary.tracks[:MAX_THUMBNAILS])
             page = video_report(path, facts, summary, draw_timeline(summary, tracks, found, ""), thumbnails)
             write_text(files["report"], page, parents=True)
+
+    def _facts(self, path: Path, state: State, summary: Summary) -> dict[str, str]:
+        """Return what the page states about the file, and how it was processed."""
+        with Video(path) as video:
+            info = video.info
+        selection, follow, config = self.selection, self.follow, self.predictor.config
+        chosen = "every frame" if selection.stride == 1 else f"one frame in {selection.stride}"
+        if selection.fps is not None:
+            chosen = f"at most {selection.fps:g} frames per second"
+        return {
+            "file": printable(str(path)),
+            "picture": f"{info.width} x {info.height} pixels, {info.codec}",
+            "frame rate": f"{info.fps:.4g} per second on average" if info.fps else "not stated",
+            "duration": f"{info.duration_s:.2f} s" if info.duration_s else "not stated",
+            "processed": f"{summary.frames:,} frames, {summary.start_s:.2f} to {summary.end_s:.2f} s ({chosen})",
+            "without a face": f"{summary.empty:,} frames",
+            "corrupt": f"{state.corrupt:,} frames skipped" + (f"; the file {state.damage}" if state.damage else ""),
+            "model": f"{config.name}: {config.summary}",
+            "licence of the weights": config.licence,
+            "face detector": f"{self.predictor.detector.name}, in every frame"
+            if follow.detect_every == 1
+            else f"{self.predictor.detector.name}, in one processed frame of {follow.detect_every}",
+            "smoothing": f"time constant {follow.smooth_s:g} s" if follow.smooth_s else "none",
+        }

@@ -1,6 +1,5 @@
 """The files of a video's results: planned before any work is done, and made from its complete rows."""
 
-import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motivnet.errors import DataError, ImageError, OutputError
+from motivnet.errors import ImageError, OutputError
 from motivnet.inference.draw import draw_frame
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row
@@ -28,35 +27,6 @@ SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html"}
 THUMBNAIL_MARGIN = 0.3
 
 Progress = Callable[[str, int, int | None], None]
-
-
-def find_videos(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files that the arguments name, in their order.
-
-    Args:
-        paths: a file or a glob pattern (`**` reaches into subfolders; matches are sorted), or several.
-
-    Raises:
-        DataError: if a path is a folder, or matches nothing.
-    """
-    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    return [path for each in listed for path in _find(os.fspath(each))]
-
-
-def _find(argument: str) -> list[Path]:
-    path = Path(argument)
-    if path.is_dir():
-        raise DataError(f"{argument}: is a folder. Allowed: video files, or a pattern such as '{path}/*.mp4'")
-    if path.exists():
-        return [path]
-    if not glob.has_magic(argument):
-        raise DataError(f"{argument}: no such file")
-    # `Path.glob` takes no absolute pattern.
-    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
-    matches = [match for match in matches if match.is_file()]
-    if not matches:
-        raise DataError(f"{argument}: no file matches this pattern")
-    return matches
 
 
 def plan_files(

@@ -1,14 +1,12 @@
 """Run one stage of a pipeline in a thread, a bounded number of items ahead of the next."""
 
-import contextlib
-import queue
-import threading
+import collections
 from collections.abc import Generator, Iterable
-from typing import TypeVar, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-# What the thread passes on: an item, or the error that ended it; StopIteration at the end.
-_Passed = tuple[T | None, BaseException | None]
+END: Any = object()
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
@@ -16,41 +14,14 @@ def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
 
     The thread ends with the generator: when it is exhausted, closed or collected.
     """
-    ready: queue.Queue[_Passed[T]] = queue.Queue(depth)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, stopped), name="motivnet-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield cast(T, item)
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _fill(items: Iterable[T], ready: "queue.Queue[_Passed[T]]", stopped: threading.Event) -> None:
     iterator = iter(items)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="motivnet-ahead")
+    ahead = collections.deque(pool.submit(next, iterator, END) for _ in range(depth))
     try:
-        for item in iterator:
-            _put((item, None), ready, stopped)
-            if stopped.is_set():
-                return
-        _put((None, StopIteration()), ready, stopped)
-    except BaseException as error:  # any kind: without it the caller would wait forever
-        _put((None, error), ready, stopped)
+        while (item := ahead.popleft().result()) is not END:
+            ahead.append(pool.submit(next, iterator, END))
+            yield item
     finally:
+        pool.shutdown(cancel_futures=True)
         if isinstance(iterator, Generator):
             iterator.close()
-
-
-def _put(passed: "_Passed[T]", ready: "queue.Queue[_Passed[T]]", stopped: threading.Event) -> None:
-    """Wait for a free place, unless the reader has stopped."""
-    while not stopped.is_set():
-        with contextlib.suppress(queue.Full):
-            ready.put(passed, timeout=0.1)
-            return

@@ -57,8 +57,12 @@ class FollowConfig:
     checkpoint_every: int = setting(
         256, "Processed frames between two checkpoints, from which --resume goes on.", min=1
     )
-    min_iou: float = setting(0.3, "Boxes with a smaller intersection over union are different faces.", flag=None)
-    max_gap_s: float = setting(1.0, "Longest time for which a face may be missing and keep its track.", flag=None)
+    min_iou: float = setting(
+        0.3, "Boxes with a smaller intersection over union are different faces.", flag=None, min=0.01, max=1
+    )
+    max_gap_s: float = setting(
+        1.0, "Longest time for which a face may be missing and keep its track.", flag=None, min=0
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -69,10 +73,6 @@ class FollowConfig:
         check_bounds(self)
         if not 0 <= self.smooth_s < math.inf:
             raise ConfigError(f"smoothing of {self.smooth_s} s: must be 0 or more, and finite")
-        if not 0 < self.min_iou <= 1:
-            raise ConfigError(f"min_iou {self.min_iou}: must be above 0, and at most 1")
-        if not 0 <= self.max_gap_s < math.inf:
-            raise ConfigError(f"max_gap {self.max_gap_s} s: must be 0 or more, and finite")
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:

@@ -95,7 +95,7 @@ class TestCamera:
         assert int(take_picture(str(clip(2)))[0, 0, 2]) == pytest.approx(10, abs=6)
 
     def test_a_camera_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ImageError, match=r"not found. Allowed: the number of a connected camera"):
+        with pytest.raises(ImageError, match=r"cannot be opened. Allowed: the number of a connected camera"):
             take_picture(str(tmp_path / "video9"))
 
     def test_a_camera_that_gives_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:

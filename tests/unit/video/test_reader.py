@@ -308,7 +308,7 @@ def test_an_error_of_the_frames_reaches_the_caller(tiny_bundle: Bundle, tmp_path
     "wrong",
     [
         *({"detect_every": 0}, {"checkpoint_every": 0}, {"min_iou": 0}, {"min_iou": 1.1}),
-        *({"max_gap_s": -1}, {"max_gap_s": math.inf}, {"smooth_s": -0.1}, {"smooth_s": math.nan}),
+        *({"max_gap_s": -1}, {"max_gap_s": math.nan}, {"smooth_s": -0.1}, {"smooth_s": math.nan}),
     ],
 )
 def test_follow_settings_out_of_range(wrong: dict) -> None:
