@@ -17,6 +17,7 @@ from motivnet.errors import MissingExtraError, MotivNetError
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
+    from motivnet.bulk.job import run_bulk
     from motivnet.checkpoints.load import load_backbone, load_head, load_model
     from motivnet.faces import load_detector
     from motivnet.images import NamedImage, decode_image
@@ -51,6 +52,7 @@ __all__ = [
     "load_head",
     "load_model",
     "read_camera",
+    "run_bulk",
 ]
 
 _HOME = {
@@ -73,7 +75,11 @@ _HOME = {
     "load_head": "motivnet.checkpoints.load",
     "load_model": "motivnet.checkpoints.load",
     "read_camera": "motivnet.video.camera",
+    "run_bulk": "motivnet.bulk.job",
 }
+# Package -> the extra that installs it.
+_EXTRAS = dict.fromkeys(("torch", "timm", "safetensors", "huggingface_hub"), "torch")
+_EXTRAS |= {"fsspec": "scale", "pyarrow": "scale"}
 
 
 def __getattr__(name: str) -> Any:
@@ -82,9 +88,9 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "timm", "safetensors", "huggingface_hub"):
+        if error.name not in _EXTRAS:
             raise
-        raise MissingExtraError(error.name, "torch") from None
+        raise MissingExtraError(error.name, _EXTRAS[error.name]) from None
     globals()[name] = value
     return value
 

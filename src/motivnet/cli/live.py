@@ -55,16 +55,8 @@ def live(
             window = Window(f"motivnet: camera {camera}")
             stack.callback(window.close)
             show = window.show
-        stats = label_live(
-            camera,
-            out,
-            show=show,
-            seconds=seconds,
-            model=model,
-            config=predictor,
-            follow=follow,
-            overwrite=overwrite,
-        )
+        options = {"seconds": seconds, "follow": follow, "overwrite": overwrite}
+        stats = label_live(camera, out, show=show, model=model, config=predictor, **options)
     if stats.error:
         typer.echo(f"motivnet: {' '.join(stats.error.split())}", err=True)
         if not stats.frames:

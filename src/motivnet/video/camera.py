@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import statistics
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -196,12 +195,11 @@ class LiveStats:
     def __str__(self) -> str:
         if not self.frames:
             return "no frame was shown"
-        ordered_ms = sorted(1000 * latency_s for latency_s in self.latencies_s)
+        median_ms, late_ms = 1000 * np.quantile(list(self.latencies_s), (0.5, 0.95))
         fps = f" ({(self.frames - 1) / self.seconds:.1f} per second)" if self.seconds > 0 else ""
         return (
-            f"{self.frames:,} frames in {self.seconds:.1f} s{fps}; latency {statistics.median(ordered_ms):.0f} ms, "
-            f"95 % below {ordered_ms[int(0.95 * len(ordered_ms))]:.0f} ms; "
-            f"{self.dropped:,} of {self.taken:,} frames dropped"
+            f"{self.frames:,} frames in {self.seconds:.1f} s{fps}; latency {median_ms:.0f} ms, "
+            f"95 % below {late_ms:.0f} ms; {self.dropped:,} of {self.taken:,} frames dropped"
         )
 
 

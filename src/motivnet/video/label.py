@@ -109,8 +109,8 @@ def label_video(
     files = plan_files(videos, out, {"annotate": annotate, "timeline": timeline, "report": report}, overwrite=replace)
     with needs_extra("av", "video"):
         import av  # noqa: F401
-    if timeline or report:
-        with needs_extra("matplotlib", "video"):
+
+        if timeline or report:
             import jinja2  # noqa: F401
             import matplotlib  # noqa: F401
     selection, follow, config = selection or Selection(), follow or FollowConfig(), config or PredictorConfig()
@@ -306,15 +306,12 @@ class _Job:
             return LabelledVideo(path=path, error=error)
         summary = summarise(self._rows(number), self.labels)
         if "annotate" in files:
-            annotate_video(
-                path,
-                self._rows(number),
-                files["annotate"],
-                labels=self.labels,
-                selection=self.selection,
-                limits=self.predictor.limits,
-                progress=lambda done: self.progress(f"{path.name}, annotating", done, state.frames),
-            )
+            with (
+                Video(path, self.selection, limits=self.predictor.limits) as video,
+                contextlib.closing(annotate_video(video, self._rows(number), self.labels, files["annotate"])) as frames,
+            ):
+                for done in frames:
+                    self.progress(f"{path.name}, annotating", done, state.frames)
         if "timeline" in files or "report" in files:
             self._plot(number, state, summary, files)
         written = tuple(files.values())
@@ -343,9 +340,12 @@ class _Job:
         chosen = "every frame" if selection.stride == 1 else f"one frame in {selection.stride}"
         if selection.fps is not None:
             chosen = f"at most {selection.fps:g} frames per second"
+        detected = (
+            f"one in {follow.detect_every} of these frames" if follow.detect_every > 1 else "each of these frames"
+        )
         return {
             "file": printable(str(path)),
-            "picture": f"{info.width} x {info.height} pixels, {info.codec}",
+            "frame size": f"{info.width} x {info.height} pixels, {info.codec}",
             "frame rate": f"{info.fps:.4g} per second on average" if info.fps else "not stated",
             "duration": f"{info.duration_s:.2f} s" if info.duration_s else "not stated",
             "processed": f"{summary.frames:,} frames, {summary.start_s:.2f} to {summary.end_s:.2f} s ({chosen})",
@@ -353,8 +353,6 @@ class _Job:
             "corrupt": f"{state.corrupt:,} frames skipped" + (f"; the file {state.damage}" if state.damage else ""),
             "model": f"{config.name}: {config.summary}",
             "licence of the weights": config.licence,
-            "face detector": f"{self.predictor.detector.name}, in every frame"
-            if follow.detect_every == 1
-            else f"{self.predictor.detector.name}, in one processed frame of {follow.detect_every}",
+            "face detector": f"{self.predictor.detector.name}, in {detected}",
             "smoothing": f"time constant {follow.smooth_s:g} s" if follow.smooth_s else "none",
         }

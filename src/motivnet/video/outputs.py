@@ -2,9 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,14 +17,12 @@ from motivnet.video.reader import Selection, Video
 from motivnet.video.summary import Track, by_frame
 from motivnet.video.writer import write_video
 
-if TYPE_CHECKING:
-    from motivnet.images import ImageLimits
-
 # Beside the table of rows: option and suffix of each file that a video may have.
 SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html"}
 # Around a face in a thumbnail: share of its longer side, on each side.
 THUMBNAIL_MARGIN = 0.3
 
+# Called with the current step, frames done, and frames in total if that is known.
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -78,37 +75,27 @@ def _plan(videos: Sequence[Path], option: str, given: Path) -> list[Path]:
 
 
 def annotate_video(
-    path: Path,
-    rows: Iterable[Row],
-    target: Path,
-    *,
-    labels: Sequence[str],
-    selection: Selection,
-    limits: "ImageLimits | None",
-    progress: Callable[[int], None],
-) -> None:
-    """Read a video a second time, and write a copy with the faces of its rows drawn on it.
+    video: Video, rows: Iterable[Row], labels: Sequence[str], target: Path
+) -> Generator[int, None, None]:
+    """Write a copy of a video with the faces of its rows drawn on it; yield the number of frames so far.
 
     Args:
-        path: the video.
-        rows: all of its rows.
-        target: the copy.
+        video: opened anew, with the selection and limits of the rows.
+        rows: of the video, in order.
         labels: of the model, in order.
-        selection: the frames that were processed.
-        limits: of a frame.
-        progress: called with the number of frames written so far.
+        target: the copy.
 
     Raises:
         ImageError: if the frames are not those of the rows.
         OutputError: if the copy cannot be written.
     """
-    with Video(path, selection, limits=limits) as video, write_video(target, fps=video.info.fps) as write:
+    with write_video(target, fps=video.info.fps) as write:
         for done, (frame, (index, _, found)) in enumerate(zip(video, by_frame(rows), strict=False), 1):
             if frame.index != index:
-                raise ImageError(f"{path}: has changed since its faces were labelled")
+                raise ImageError(f"{video.path}: has changed since its faces were labelled")
             faces = [_face(row, labels) for row in found]
             write(draw_frame(frame.image_hwc_u8, faces, [row["track"] for row in found]), frame.time_s)
-            progress(done)
+            yield done
 
 
 def _face(row: Row, labels: Sequence[str]) -> FaceResult:
