@@ -286,7 +286,7 @@ class TestResume:
         with monkeypatch.context() as patch:
             patch.setattr(_Job, "_save", failing)
             done = run(*command, "--out", out)
-        assert (done.exit_code, done.stderr.strip()) == (130, "stopped; the same command with --resume goes on")
+        assert (done.exit_code, done.stderr.strip()) == (130, "stopped; the same command with --resume continues")
         assert not out.exists()
         return out
 

@@ -66,7 +66,7 @@ def video(
         with _bar() as progress:
             labelled = label_video(videos, out, model=model, config=predictor, progress=progress, **files, **options)
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command with --resume goes on", err=True)
+        typer.echo("stopped; the same command with --resume continues", err=True)
         raise typer.Exit(130) from None
     _print_summary(labelled, out)
     if any(video.error for video in labelled):

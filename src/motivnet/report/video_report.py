@@ -21,8 +21,8 @@ READING = (
     "A model has guessed, frame by frame, which expression a face shows. It sees no feelings: people smile when they "
     "are not happy, and are sad without showing it. A probability says how sure the model is, not how strong an "
     "emotion is, and the model is often wrong, more often for some groups of people than for others.",
-    "A track is a face that was followed from frame to frame by its place. Nobody is recognised: who leaves the "
-    "picture and returns is a new track, and two people who change places quickly may be mixed up.",
+    "A track is a face that was followed from frame to frame by its place. Nobody is recognised: a person who leaves "
+    "the picture and returns is a new track, and two people who change places quickly may be mixed up.",
     "Do not use these figures to judge a person. In the European Union, inferring emotions at work or in education is "
     "forbidden (Regulation (EU) 2024/1689, Article 5), except for medical or safety reasons.",
 )

@@ -42,7 +42,7 @@ def read_camera(camera: int | str) -> Generator[np.ndarray, None, None]:
     """
     import cv2
 
-    name = without_password(camera) if "://" in str(camera) else camera
+    name = without_password(str(camera))
     capture = cv2.VideoCapture(camera)
     try:
         if not capture.isOpened():
@@ -261,7 +261,7 @@ def label_live(
                     break
         except KeyboardInterrupt:
             pass
-        except ImageError as error:  # a camera that was unplugged does not spoil the film
+        except ImageError as error:  # what was recorded before a camera was unplugged is kept
             stats.error = str(error)
         stats.taken, stats.dropped = frames.taken, frames.dropped
     return stats

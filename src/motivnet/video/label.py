@@ -87,7 +87,7 @@ def label_video(
         annotate: an .mp4 file for a copy with faces and emotions drawn; of several videos, a folder for such files.
         timeline: a .png file for a plot of the emotions over time, or a folder.
         report: an .html file for a page with tracks, timeline and faces, or a folder.
-        resume: continue an interrupted run with the same output and options; without one, begin.
+        resume: continue an interrupted run with the same output and options; start one if there is none.
         overwrite: replace files that exist, and discard an interrupted run.
         progress: called with the current step, frames done, and frames in total or None.
 
@@ -188,9 +188,9 @@ def _open_folder(out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bo
         with run.lock(shown=out):
             remove_leftovers(folder)
             if _has_checkpoint(folder) and resume:
-                run.check_plan(plan, shown=out, allowed="the same command, or --overwrite to begin anew")
+                run.check_plan(plan, shown=out, allowed="the same command, or --overwrite to start over")
             elif _has_checkpoint(folder) and not overwrite:
-                raise OutputError(f"{out}: a run was not finished; --resume continues it, --overwrite begins anew")
+                raise OutputError(f"{out}: a run was not finished; --resume continues it, --overwrite starts over")
             else:
                 for path in folder.iterdir():
                     if path.name != LOCK_NAME:

@@ -55,7 +55,7 @@ class FollowConfig:
         metavar="SECONDS",
     )
     checkpoint_every: int = setting(
-        256, "Processed frames between two checkpoints, from which --resume goes on.", min=1
+        256, "Processed frames between two checkpoints, from which --resume continues.", min=1
     )
     min_iou: float = setting(
         0.3, "Boxes with a smaller intersection over union are different faces.", flag=None, min=0.01, max=1
