@@ -27,8 +27,7 @@ from motivnet.bulk.fsspec_files import OutputFolder, is_url
 from motivnet.bulk.image_sources import Source, open_source
 from motivnet.bulk.parts import Counts, Part, decode_counts
 from motivnet.bulk.worker import Worker
-from motivnet.checkpoints.bundle import embedded_models, is_bundle, open_bundle
-from motivnet.checkpoints.fingerprint import model_fingerprint
+from motivnet.checkpoints.bundle import embedded_models, is_bundle, model_fingerprint, open_bundle
 from motivnet.config import replace, to_plain
 from motivnet.errors import ConfigError, OutputError, needs_extra
 from motivnet.images import ImageLimits

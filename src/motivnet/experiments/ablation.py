@@ -34,7 +34,7 @@ from motivnet.data.clean import clean_training
 from motivnet.data.manifest import Manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from motivnet.evaluation import metrics
-from motivnet.evaluation.evaluate import predict_manifest
+from motivnet.evaluation.predictions import predict_manifest
 from motivnet.evaluation.resampling import holm
 from motivnet.experiments.comparison import CLASS_METRICS
 from motivnet.experiments.contrasts import contrast

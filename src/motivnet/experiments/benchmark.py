@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from motivnet.checkpoints.fingerprint import model_fingerprint
+from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, unknown_name
-from motivnet.evaluation.evaluate import Track, predict_manifest
-from motivnet.evaluation.predictions import Predictions, read_predictions
+from motivnet.evaluation.external_predictions import read_predictions
+from motivnet.evaluation.predictions import Predictions, Track, predict_manifest
 from motivnet.evaluation.resampling import bootstrap, holm
 from motivnet.experiments import protocols
 from motivnet.experiments.comparison import Answers, Comparison, Entry, compare

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from motivnet.checkpoints.fingerprint import model_fingerprint
+from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import to_plain
 from motivnet.errors import ConfigError, ImageError, OutputError, needs_extra
 from motivnet.inference.predictor import Predictor
