@@ -91,6 +91,11 @@ class Manifest:
         path = self.table["path"][row].as_py()
         return self.table["image"][row].as_py() if path is None else path
 
+    def where(self, row: int) -> str:
+        """Return what identifies a row in messages: its path, or its number in the source."""
+        path = self.table["path"][row].as_py()
+        return f"row {self.table['row'][row].as_py()}" if path is None else path
+
     def select(self, keep: np.ndarray) -> "Manifest":
         """Return the rows of a boolean mask, or of an array of row positions."""
         positions = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep

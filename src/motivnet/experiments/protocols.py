@@ -8,15 +8,17 @@ Shape suffixes: B images, S subjects, K folds, C classes.
 import dataclasses
 import enum
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Any, Literal
 
 from motivnet.config import check_bounds, setting
 from motivnet.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
 
 Restrict = Literal["keep", "renormalise"]
 
@@ -222,7 +224,7 @@ def leave_one_out(data_sets: Iterable[str]) -> list[tuple[tuple[str, ...], str]]
     return [(train, test) for train, test in plan if train]
 
 
-def subject_folds(subjects: Sequence[str], target: ArrayLike, num_folds: int = 10) -> np.ndarray:
+def subject_folds(subjects: Sequence[str], target: "ArrayLike", num_folds: int = 10) -> "np.ndarray":
     """Split images into folds that share no subject, with labels spread as evenly as subjects allow.
 
     Subjects are assigned one by one, those of the most images first, each to the fold that leaves the counts of each
@@ -243,6 +245,8 @@ def subject_folds(subjects: Sequence[str], target: ArrayLike, num_folds: int = 1
     if missing or not len(subjects):
         where = f"row {missing[0]} has none" if missing else "there are no images"
         raise DataError(f"folds by subject need the subject of every image: {where}")
+    import numpy as np
+
     names, number_B = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
     num_subjects, target_B = len(names), np.asarray(target)
     if len(target_B) != len(number_B):
@@ -284,4 +288,4 @@ class Spread:
 
 def spread(scores: Sequence[float]) -> Spread:
     """Summarise the scores of at least two folds."""
-    return Spread(float(np.mean(scores)), float(np.std(scores, ddof=1)), tuple(map(float, scores)))
+    return Spread(statistics.mean(scores), statistics.stdev(scores), tuple(map(float, scores)))

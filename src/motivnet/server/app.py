@@ -109,7 +109,7 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    paths = frozenset({"/", "/openapi.json", *(getattr(route, "path", "/") for route in app.routes)})
+    paths = frozenset(getattr(route, "path", "/") for route in app.routes)
     app.add_middleware(Telemetry, metrics=service.metrics, paths=paths)
     return app
 

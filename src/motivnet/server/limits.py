@@ -9,7 +9,7 @@ import contextlib
 import hmac
 import math
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -120,9 +120,7 @@ async def read_multipart(request: "Request", settings: "ServerSettings") -> list
     try:
         in_memory = {"MAX_MEMORY_FILE_SIZE": math.inf}
         parser = FormParser("multipart/form-data", add, add, ended.set, boundary=boundary, config=in_memory)
-        async with _body(request, settings) as chunks:
-            async for chunk in chunks:
-                parser.write(chunk)
+        await _read_body(request, settings, parser.write)
     except FormParserError:  # whose messages repeat what the client sent
         raise RefusedError(422, "form", "broken form: it does not follow its boundary or its headers") from None
     if not ended.is_set():
@@ -160,8 +158,8 @@ def _check_number(images: list[T], settings: "ServerSettings") -> list[T]:
 
 
 async def _read_json(request: "Request", settings: "ServerSettings", model: type[M]) -> M:
-    async with _body(request, settings) as chunks:
-        body = b"".join([chunk async for chunk in chunks])
+    body = bytearray()
+    await _read_body(request, settings, body.extend)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -188,28 +186,21 @@ def _decode_name(name: bytes | None) -> str:
         return (name or b"").decode("latin-1")
 
 
-@contextlib.asynccontextmanager
-async def _body(request: "Request", settings: "ServerSettings") -> AsyncGenerator[AsyncGenerator[bytes, None], None]:
-    """Give the chunks of a body, which must be complete at the end of the block."""
+async def _read_body(request: "Request", settings: "ServerSettings", write: Callable[[bytes], object]) -> None:
+    """Pass the chunks of a body to `write`, up to the limit: it may be longer than it declares, or declare nothing."""
+    size = 0
     try:
-        async with asyncio.timeout(settings.body_timeout_s), contextlib.aclosing(_limited(request, settings)) as chunks:
-            yield chunks
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.max_request_bytes:
+                    raise _too_large(settings)
+                write(chunk)
     except TimeoutError:
         raise RefusedError(408, "slow_body", f"the body took longer than {settings.body_timeout_s:g} s") from None
     except ClientDisconnect:
         # Nobody reads the answer, but it is logged and counted.
         raise RefusedError(400, "client_left", "the body ended too early") from None
-
-
-async def _limited(request: "Request", settings: "ServerSettings") -> AsyncGenerator[bytes, None]:
-    """Yield the body up to the limit: it may be longer than it declares, or declare nothing."""
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > settings.max_request_bytes:
-            raise _too_large(settings)
-        if chunk:
-            yield chunk
 
 
 def _too_large(settings: "ServerSettings") -> RefusedError:

@@ -87,11 +87,8 @@ class Service:
         if self._attention is None:
             detail = "no attention maps: they need ML-Decoder, its torch weights, and torch"
             raise RefusedError(501, "no_attention", detail)
-
-        async def read_one(request: Request, settings: "ServerSettings") -> list[NamedImage]:
-            return await read_multipart(request, dataclasses.replace(settings, max_images=1))
-
-        async with self._admitted(request, read_one) as images:
+        one_image = dataclasses.replace(self._settings, max_images=1)
+        async with self._admitted(request, read_multipart, one_image) as images:
             results = await self._predict(images)
             maps = await self._explain(self._attention, images[0], results[0]) if results[0].faces else []
         return self._answer(request, results, maps)
@@ -139,7 +136,10 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _admitted(
-        self, request: Request, read: "Callable[[Request, ServerSettings], Awaitable[list[T]]]"
+        self,
+        request: Request,
+        read: "Callable[[Request, ServerSettings], Awaitable[list[T]]]",
+        settings: "ServerSettings | None" = None,
     ) -> AsyncGenerator[list[T], None]:
         """Hold a place for a request, and read it; the block ends early if the client disconnects."""
         check_token(request, self._settings)
@@ -147,7 +147,7 @@ class Service:
         self._batcher.check_room(1)
         with self._gate.admit(request):
             with self._batcher.arriving():
-                found = await read(request, self._settings)
+                found = await read(request, settings or self._settings)
             async with _while_connected(request):
                 yield found
 

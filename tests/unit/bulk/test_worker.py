@@ -104,7 +104,7 @@ def test_a_process_that_never_gets_anywhere_is_an_error(part, tiny_bundle, tmp_p
 
 def test_errors_of_ours_come_through(part, tiny_bundle, tmp_path):
     worker = Worker(str(tiny_bundle.path), PredictorConfig(abstain_below="stored"), OutputFolder(tmp_path))
-    with pytest.raises(ConfigError, match="states no threshold"):
+    with pytest.raises(ConfigError, match="has no threshold"):
         worker.write(part)
     assert worker.close() == "was not running"
 

@@ -12,8 +12,9 @@ from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.calibration import apply_calibration, calibrated_config
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.inference.backends import softmax
 from motivnet.labels import EMOTIONS, LabelSet
+
+softmax = Calibration().probs
 
 
 def pixel() -> bytes:
