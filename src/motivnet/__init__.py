@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from motivnet.preprocess import Preprocessing as Preprocessing
     from motivnet.training.fit import fit as fit
     from motivnet.video.camera import read_camera as read_camera
-    from motivnet.video.sources import frames_of as frames_of
+    from motivnet.video.label import label_video as label_video
+    from motivnet.video.reader import frames_of as frames_of
 
 # Module -> its extra and its public names.
 _MODULES = {
@@ -56,7 +57,8 @@ _MODULES = {
     "preprocess": ("", "Box Preprocessing"),
     "training.fit": ("train", "fit"),
     "video.camera": ("", "read_camera"),
-    "video.sources": ("", "frames_of"),
+    "video.label": ("video", "label_video"),
+    "video.reader": ("", "frames_of"),
 }
 _HOME = {name: (module, extra) for module, (extra, names) in _MODULES.items() for name in names.split()}
 __all__ = ["MotivNetError", "__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -196,7 +196,7 @@ def _input_columns(schema: Any) -> tuple[str, ...]:
         return types.is_binary(kind) or types.is_large_binary(kind)
 
     def is_box(kind: Any) -> bool:
-        return types.is_fixed_size_list(kind) and kind.list_size == 4 and types.is_floating(kind.value_type)
+        return (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(kind.value_type)
 
     def is_text(kind: Any) -> bool:
         return types.is_string(kind) or types.is_large_string(kind)
@@ -233,7 +233,8 @@ class TableSource:
         pair = data if isinstance(data, dict) else {"bytes": data}
         data, path = pair.get("bytes"), values.get("path") or pair.get("path")
         name = _beside(self.location, path) if path else f"{self.location}#{row}"
-        box = Box(*values["box"]) if values.get("box") else None
+        numbers = values.get("box") or ()
+        box = Box(*numbers) if len(numbers) == 4 else None
         if data is None and path:
             return _read_input(name, limits, box)
         return Input(NamedImage(name, ImageError("neither bytes nor path") if data is None else data), box)

@@ -229,7 +229,8 @@ class _Findings:
             *named.take(pa.array(self._others, pa.int64())).columns,
             pa.array(self._details, pa.string()),
         ]
-        return pa.table(columns, schema=PROBLEM_SCHEMA).take(pa.array(order))
+        # In one chunk: older versions of pyarrow write a CSV header for each.
+        return pa.table(columns, schema=PROBLEM_SCHEMA).take(pa.array(order)).combine_chunks()
 
 
 def count_groups(manifest: Manifest) -> dict[str, dict[str, dict[str, dict[str, int]]]]:

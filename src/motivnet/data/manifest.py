@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
         ("image", pa.binary()),
         ("label", pa.string()),
         ("split", pa.string()),
-        ("box", pa.list_(pa.float32(), 4)),
+        ("box", pa.list_(pa.float32())),
         ("subject", pa.string()),
         ("groups", pa.map_(pa.string(), pa.string())),
         ("valence", pa.float32()),

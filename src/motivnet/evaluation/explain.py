@@ -184,12 +184,12 @@ class Explainer:
     def attribute(self, pixels_BCHW: np.ndarray) -> Attribution:
         """Return probabilities, maps and attention of normalised pixels, float32 (B, C, H, W)."""
         weight = next(self.model.parameters())
-        looks: list[AttentionTrace] = []
+        traces: list[AttentionTrace] = []
         with self._lock, torch.enable_grad():
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(weight.device, weight.dtype)
             features, tokens_BND = self._features(pixels)
             # Valence and arousal, which may follow the logits, are not explained.
-            logits_BC = self.head(tokens_BND, looks)[:, : self.head.num_classes]
+            logits_BC = self.head(tokens_BND, traces)[:, : self.head.num_classes]
             # The sum over the images has the gradient of each at its own features.
             gradients = [
                 torch.autograd.grad(logit_B.sum(), features, retain_graph=True)[0] for logit_B in logits_BC.unbind(1)
@@ -200,7 +200,7 @@ class Explainer:
         return Attribution(
             self.config.calibration.probs(logits_BC.detach().float().cpu().numpy()),
             np.divide(maps_BCij, total_BC11, out=np.zeros_like(maps_BCij), where=total_BC11 > 0),
-            class_attention(looks, self.head).float().cpu().numpy(),
+            class_attention(traces, self.head).float().cpu().numpy(),
         )
 
     def _features(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,9 +249,9 @@ def _finer_stage(net: nn.Module, input_size: tuple[int, int]) -> nn.Module | Non
     return net.get_submodule(fine[-1]["module"])
 
 
-def class_attention(looks: list[AttentionTrace], head: MLDecoder) -> Tensor:
+def class_attention(traces: list[AttentionTrace], head: MLDecoder) -> Tensor:
     """Return attention per class, (B, C, N): the last layer's weights, averaged over heads, of the class's query."""
-    weights_BQN = looks[-1].weights.mean(1)
+    weights_BQN = traces[-1].weights.mean(1)
     classes_per_query = head.group_weight.shape[2]
     return weights_BQN.repeat_interleave(classes_per_query, 1)[:, : head.num_classes]
 

@@ -44,7 +44,7 @@ FILES = ("audit.md", "audit.html", "audit.json")
 MIN_SUBJECTS = 5
 # The fewest; more where there are so many tests that a corrected p-value could not become small.
 NUM_PERMUTATIONS = 9_999
-# To be taken for one of these does harm that to be taken for happy does not.
+# Being predicted as one of these does harm that being predicted as happy does not.
 NEGATIVE = (Emotion.SADNESS, Emotion.FEAR, Emotion.DISGUST, Emotion.ANGER)
 # Random signs held at once.
 CHUNK = 4_000_000
@@ -246,16 +246,16 @@ def compare_groups(
     compared = [
         each for name, column in columns.items() for each in _compare(predictions, measures, name, column, min_size)
     ]
-    asked = [each for each in compared if each.group.untested is None and each.mirror is None]
-    num_tests = len(asked) * len(measures.names)
+    to_test = [each for each in compared if each.group.untested is None and each.mirror is None]
+    num_tests = len(to_test) * len(measures.names)
     # Holm multiplies the smallest p-value by the number of tests: it must be able to stay below alpha.
     num_permutations = max(num_permutations, math.ceil(2 * num_tests / alpha))
     p_values = [
         _test(each, measures, num_permutations, np.random.default_rng([seed, number]))
-        for number, each in enumerate(asked)
+        for number, each in enumerate(to_test)
     ]
-    p_holm = holm(np.concatenate(p_values)).reshape(len(asked), -1) if asked else []
-    tested = {(each.group.column, each.group.name): pair for each, *pair in zip(asked, p_values, p_holm, strict=True)}
+    p_holm = holm(np.concatenate(p_values)).reshape(len(to_test), -1) if to_test else []
+    tested = {(each.group.column, each.group.name): pair for each, *pair in zip(to_test, p_values, p_holm, strict=True)}
     groups = []
     for each in compared:
         gaps: tuple[Gap, ...] = ()
@@ -410,28 +410,28 @@ class Measures:
         self.names = ("war", *(f"fpr_{name}" for name in self.negative))
         self.hits_MCA = np.zeros((len(self.names), num_classes, num_classes + 1))
         self.hits_MCA[0, :, 1:] = np.eye(num_classes)
-        self.asked_MC = np.ones((len(self.names), num_classes))
+        self.eligible_MC = np.ones((len(self.names), num_classes))
         for measure, index in enumerate(negative, start=1):
             self.hits_MCA[measure, :, 1 + index] = 1
             self.hits_MCA[measure, index] = 0
-            self.asked_MC[measure, index] = 0
+            self.eligible_MC[measure, index] = 0
 
     def count(self, counts_GCA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return hits and faces that count, both (M, G, C)."""
         hits_MGC = np.einsum("mca,gca->mgc", self.hits_MCA, counts_GCA)
-        return hits_MGC, self.asked_MC[:, None] * counts_GCA.sum(axis=-1)
+        return hits_MGC, self.eligible_MC[:, None] * counts_GCA.sum(axis=-1)
 
     def rates(self, counts_GCA: np.ndarray) -> np.ndarray:
         """Return the plain measures (M, G); NaN where no face counts."""
-        hits_MGC, asked_MGC = self.count(counts_GCA)
-        return ratio(hits_MGC.sum(axis=-1), asked_MGC.sum(axis=-1))
+        hits_MGC, eligible_MGC = self.count(counts_GCA)
+        return ratio(hits_MGC.sum(axis=-1), eligible_MGC.sum(axis=-1))
 
     def adjusted(self, counts_GCA: np.ndarray) -> np.ndarray:
         """Return the differences among faces of the same label, group minus rest (M,); NaN where no label is shared."""
-        hits_MGC, asked_MGC = self.count(counts_GCA)
-        both_MC = asked_MGC.sum(axis=1)
-        weight_MC = np.divide(asked_MGC.prod(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
-        rate_MGC = np.divide(hits_MGC, asked_MGC, out=np.zeros_like(hits_MGC), where=asked_MGC > 0)
+        hits_MGC, eligible_MGC = self.count(counts_GCA)
+        both_MC = eligible_MGC.sum(axis=1)
+        weight_MC = np.divide(eligible_MGC.prod(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
+        rate_MGC = np.divide(hits_MGC, eligible_MGC, out=np.zeros_like(hits_MGC), where=eligible_MGC > 0)
         return ratio((weight_MC * (rate_MGC[:, 1] - rate_MGC[:, 0])).sum(axis=-1), weight_MC.sum(axis=-1))
 
     def gaps(self, counts_GCA: np.ndarray) -> dict[str, float]:
@@ -467,17 +467,22 @@ def permutation_p_values(
         num_permutations: R; p-values are at least 1 / (R + 1).
         rng: for the draws.
     """
-    hits_MGC, asked_MGC = measures.count(counts_GCA.astype(np.int64))
+    hits_MGC, eligible_MGC = measures.count(counts_GCA.astype(np.int64))
     p_M = np.ones(len(measures.names))
-    for m, (hits_GC, asked_GC) in enumerate(zip(hits_MGC.astype(np.int64), asked_MGC.astype(np.int64), strict=True)):
-        hits_C, asked_C = hits_GC.sum(axis=0), asked_GC.sum(axis=0)
-        use_C = (hits_C > 0) & (hits_C < asked_C) & (asked_GC > 0).all(axis=0)
+    for m, (hits_GC, eligible_GC) in enumerate(
+        zip(hits_MGC.astype(np.int64), eligible_MGC.astype(np.int64), strict=True)
+    ):
+        hits_C, eligible_C = hits_GC.sum(axis=0), eligible_GC.sum(axis=0)
+        use_C = (hits_C > 0) & (hits_C < eligible_C) & (eligible_GC > 0).all(axis=0)
         if not use_C.any():
             continue
         drawn_RC = rng.hypergeometric(
-            hits_C[use_C], (asked_C - hits_C)[use_C], asked_GC[1, use_C], size=(num_permutations, int(use_C.sum()))
+            hits_C[use_C],
+            (eligible_C - hits_C)[use_C],
+            eligible_GC[1, use_C],
+            size=(num_permutations, int(use_C.sum())),
         )
-        expected = (asked_GC[1, use_C] * hits_C[use_C] / asked_C[use_C]).sum()
+        expected = (eligible_GC[1, use_C] * hits_C[use_C] / eligible_C[use_C]).sum()
         p_M[m] = _p_value(hits_GC[1, use_C].sum() - expected, drawn_RC.sum(axis=1) - expected)
     return p_M
 
@@ -503,14 +508,14 @@ def subject_p_values(
         num_permutations: R; p-values are at least 1 / (R + 1).
         rng: for the signs.
     """
-    num_classes = measures.asked_MC.shape[1]
+    num_classes = measures.eligible_MC.shape[1]
     counts_GCA = table(label_B, answer_B, member_B, num_classes)
-    hits_MGC, asked_MGC = measures.count(counts_GCA)
-    both_MC = asked_MGC.sum(axis=1)
+    hits_MGC, eligible_MGC = measures.count(counts_GCA)
+    both_MC = eligible_MGC.sum(axis=1)
     rate_MC = np.divide(hits_MGC.sum(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
     num_GC = counts_GCA.sum(axis=-1)
     share_C = num_GC[1] / np.maximum(num_GC.sum(axis=0), 1)
-    excess_MB = (measures.hits_MCA[:, label_B, answer_B] - rate_MC[:, label_B]) * measures.asked_MC[:, label_B]
+    excess_MB = (measures.hits_MCA[:, label_B, answer_B] - rate_MC[:, label_B]) * measures.eligible_MC[:, label_B]
     excess_MB *= member_B - share_C[label_B]
     num_subjects = int(subject_B.max()) + 1
     excess_JM = np.stack([np.bincount(subject_B, row_B, num_subjects) for row_B in excess_MB], axis=1)

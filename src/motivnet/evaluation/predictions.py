@@ -180,7 +180,7 @@ class Predictions:
             **{name: source[name] for name in ("row", "path", "split", "label")},
             "status": pa.array(self.status, pa.string()),
             "error": pa.array([self.errors.get(row) for row in rows], pa.string()),
-            "box": pa.array([self.faces.get(row) for row in rows], pa.list_(pa.float32(), 4)),
+            "box": pa.array([self.faces.get(row) for row in rows], pa.list_(pa.float32())),
             "pred": pa.array([None if pred == NO_ANSWER else names[pred] for pred in self.preds_B], pa.string()),
         }
         numbers = {f"prob_{name}": self.probs_BC[:, c] for c, name in enumerate(names)} if self.has_probs else {}

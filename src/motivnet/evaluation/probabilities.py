@@ -181,13 +181,13 @@ class ProbabilityScores:
 
     @cached_property
     def _top(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give the bin of each image's highest probability, that probability, and whether its class is right."""
+        """Return the bin of each image's highest probability, that probability, and whether its class is correct."""
         confidence_B = self.probs_BC.max(axis=1)
         return self._bins(confidence_B), confidence_B, self.probs_BC.argmax(axis=1) == self.target_B
 
     @cached_property
     def _classwise(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give each probability's bin, numbered through over the classes, and its distance from the truth."""
+        """Return each probability's bin, numbered across the classes, and its distance from the truth."""
         num_bins = len(self.edges) - 1
         place_BC = self._bins(self.probs_BC) + num_bins * np.arange(self.probs_BC.shape[1])
         return place_BC, self.probs_BC - self._truth

@@ -18,6 +18,11 @@ ROWS_PER_GROUP = 4096
 def check_output(path: Path, *, overwrite: bool, formats: Sequence[str] = FORMATS) -> None:
     """Check that a result file can be written, before any work is done.
 
+    Args:
+        path: the file.
+        overwrite: whether an existing file is replaced.
+        formats: suffixes to allow.
+
     Raises:
         OutputError: if the format is unknown, the file exists, or its folder does not exist.
         MissingExtraError: if the format is Parquet and pyarrow is not installed.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from motivnet.evaluation.probabilities import Reliability
 
 NUM_MISTAKES = 24
-# A column of more values tells images apart rather than groups.
+# A column of more values identifies images rather than groups them.
 MAX_VALUES = 40
 CLASS_SCORES = {"recall": "recall", "precision": "precision", "f1": "F1"}
 # Metric -> its name, how it is formatted, and what it means.

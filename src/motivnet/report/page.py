@@ -154,7 +154,7 @@ def heat_map(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *,
 
 @contextlib.contextmanager
 def new_figure(width: float = 7.2, height: float = 3.2) -> "Iterator[Figure]":
-    """Give a matplotlib figure in the page's look; draw inside the context.
+    """Yield a matplotlib figure in the page's look; draw inside the context.
 
     Args:
         width: in inches; a page is 7.2 wide.
