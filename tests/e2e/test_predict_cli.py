@@ -250,7 +250,7 @@ class TestBadInput:
         known = ("predict", photographs, "--model", tiny_bundle.path, "--abstain-below")
         assert_one_line(run(*known, "half"), "threshold 'half'", "Allowed: a probability")
         assert_one_line(run(*known, "1.5"), "abstain_below 1.5", "from 0 to 1")
-        assert_one_line(run(*known, "stored"), "states no threshold", "motivnet calibrate --accuracy")
+        assert_one_line(run(*known, "stored"), "has no threshold", "motivnet calibrate --accuracy")
 
     def test_impossible_outputs(self, photographs, tiny_bundle, tmp_path):
         known = ("predict", photographs, "--model", tiny_bundle.path)

@@ -101,7 +101,7 @@ def build(
             raise ConfigError(f"labels {labels!r}. Allowed: {', '.join(sets)}")
         manifest = manifest.restrict(sets[labels])
     write_manifest(manifest, out)
-    _say_counts(manifest, out, as_json=as_json)
+    _report_counts(manifest, out, as_json=as_json)
 
 
 @data.command("sample")
@@ -125,7 +125,7 @@ def sample(
 ) -> None:
     """Sample rows as training would, and write them as a manifest."""
     if kind not in ("uniform", "balanced"):
-        raise ConfigError(f"kind {kind!r} samples no rows. Allowed: uniform, balanced")
+        raise ConfigError(f"unknown kind {kind!r}. Allowed: uniform, balanced")
     if per_class is not None and kind != "uniform":
         raise ConfigError("--per-class belongs to --kind uniform")
     _check_manifest(out, overwrite=overwrite)
@@ -140,7 +140,7 @@ def sample(
         rows = balanced_rows(manifest.targets, manifest.labels, seed=seed, epoch=0)
     manifest = manifest.select(rows)
     write_manifest(manifest, out)
-    _say_counts(manifest, out, as_json=as_json)
+    _report_counts(manifest, out, as_json=as_json)
 
 
 def _read(source: str, split: str | None = None) -> "Manifest":
@@ -162,16 +162,14 @@ def _check_manifest(path: Path, *, overwrite: bool) -> None:
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
     from motivnet.data.inspect import written_files
+    from motivnet.inference.tables import check_folder
 
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file, not a folder")
-    if not overwrite and (names := sorted(path.name for path in written_files(folder))):
-        raise OutputError(f"{folder}: holds {names[0]} already; --overwrite replaces it")
+    check_folder(folder, [path.name for path in written_files(folder)], overwrite=overwrite)
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"{folder}: the folder {folder.parent} does not exist")
 
 
-def _say_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
+def _report_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
     if as_json:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
         typer.echo(json.dumps(counts))
@@ -215,7 +213,7 @@ def _dropped_table(dropped: Mapping[str, int]) -> "list[Table]":
 
 
 def _table(title: str, columns: list[str], rows: Mapping[str, Mapping[str, int]]) -> "Table":
-    """Build a table of numbers; `-` where a row has none."""
+    """Build a table of numbers, with `-` for missing ones."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -21,7 +21,7 @@ from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import Row, all_columns, printable, to_rows
 from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
-from motivnet.video.sources import is_video
+from motivnet.video.video_config import is_video
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,12 +11,12 @@ DETECTORS = ("libfacedetection", "yunet", "whole")
 
 
 def load_detector(name: str = "libfacedetection", *, config: DetectorConfig | None = None) -> FaceDetector:
-    """Make a face detector.
+    """Load a face detector.
 
     Args:
         name: `libfacedetection` (the default: works offline), `yunet:PATH.onnx` (OpenCV's YuNet, from its model file),
-            or `whole` (for images that are already crops of faces).
-        config: how it looks at an image; None takes the defaults.
+            or `whole` (for images that are crops of faces).
+        config: image size and score threshold; None: the defaults.
 
     Raises:
         DetectorError: if there is no such detector, or it cannot run on this machine.
@@ -35,7 +35,7 @@ def load_detector(name: str = "libfacedetection", *, config: DetectorConfig | No
             )
         return YuNet(Path(argument), config)
     if colon:
-        raise DetectorError(f"detector {kind!r} takes no file, but {argument!r} was given")
+        raise DetectorError(f"detector {kind!r} takes no file, found {argument!r}")
     if kind == "whole":
         return WholeImage()
     from motivnet.faces.libfacedetection import LibFaceDetection

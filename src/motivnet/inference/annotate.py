@@ -1,4 +1,4 @@
-"""Annotated copies of photographs as files."""
+"""Write annotated copies of photographs."""
 
 import io
 import itertools
@@ -23,7 +23,7 @@ def plan_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool) -> l
     suffix.
 
     Raises:
-        OutputError: if a file exists already, is one of the photographs, or the folder cannot be created.
+        OutputError: if a file exists, is one of the photographs, or the folder cannot be created.
     """
     taken: set[str] = set()
     targets = []
@@ -54,7 +54,7 @@ def _unused_name(source: Path, extension: str, taken: set[str]) -> str:
 
 
 def write_annotated(image_hwc_u8: Any, faces: Iterable["FaceResult"], target: Path) -> None:
-    """Draw the faces on an upright RGB image, uint8 (h, w, 3), and write it: completely, or not at all.
+    """Draw the faces on an upright RGB image, uint8 (h, w, 3), and write it, completely or not at all.
 
     Raises:
         OutputError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""Predictions: one result per image with one entry per face, and lists of them that become tables and figures."""
+"""Results of predictions: one per image with one entry per face, and lists of them with tables and figures."""
 
 import dataclasses
 import os
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "no_face", "unreadable"]
 
-# A face with a shorter side than this is reported, and marked as tiny.
+# Faces whose shorter side is below this are marked as tiny.
 TINY_SIDE_PX = 24
-# The types of columns in pandas, by those in Parquet: such as can be missing.
+# Parquet type -> nullable pandas type.
 PANDAS_TYPES = {"string": "string", "int32": "Int32", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 EXTRA = "notebook"
-# Of numbers in JSON; all others have four.
+# Decimals of numbers in JSON; all others have four.
 DECIMALS = {"x": 2, "y": 2, "width": 2, "height": 2, "prob": 6}
 
 
@@ -40,7 +40,7 @@ class FaceResult:
         face_score: the detector's confidence, 0 to 1.
         emotion: the most probable label.
         probs: probability of every label, in label order; they sum to 1.
-        abstained: the emotion's probability is below the requested threshold; treat it as unanswered.
+        abstained: whether the emotion's probability is below the requested threshold.
         valence: from -1, unpleasant, to 1; None if the model does not predict it.
         arousal: from -1, calm, to 1; None if the model does not predict it.
     """
@@ -81,16 +81,16 @@ class ImageResult:
     """The result of one input.
 
     Args:
-        source: its path or URL, or `<kind position>` for what has none, such as `<bytes 3>`.
-        status: `ok`: at least one face; `no_face`: a readable image without one; `unreadable`: see `error`.
+        source: its path or URL, or else `<kind position>`, such as `<bytes 3>`.
+        status: `ok`: at least one face; `no_face`: readable, but without a face; `unreadable`: see `error`.
         error: why it could not be read; None otherwise.
         model: name of the model.
         preprocessing: fingerprint of the preprocessing.
         width: of the upright image, in pixels; None if unreadable.
         height: of the upright image, in pixels; None if unreadable.
         faces: largest first.
-        image: source of the pixels for `picture`: a path, the bytes of a file, or an RGB array; None if the predictor
-            was not asked to keep it. Neither compared nor written anywhere.
+        image: source of the pixels for `picture`: a path, the bytes of a file, or an RGB array; None if not kept. Not
+            compared, and not written to files.
     """
 
     source: str
@@ -107,14 +107,14 @@ class ImageResult:
         """Decode the image again.
 
         Returns:
-            The upright RGB image, uint8 (height, width, 3); the boxes are in its pixels.
+            The upright RGB image, uint8 (height, width, 3), to whose pixels the boxes refer.
 
         Raises:
-            ImageError: if it was not kept, could not be read, or the file is missing or has changed since.
+            ImageError: if it was not kept, could not be read, or the file is missing or has changed.
         """
         if self.image is None or self.width is None or self.height is None:
             raise ImageError(f"{self.source}: {self.error or 'its image was not kept; stream(keep_images=True) does'}")
-        # What has been decoded once is not too large now.
+        # The limits have been checked when it was first decoded.
         image_hwc_u8 = decode_image(self.image, limits=ImageLimits(max_pixels=self.width * self.height))
         if image_hwc_u8.shape[:2] != (self.height, self.width):
             raise ImageError(f"{self.source}: has changed since it was read")
@@ -148,7 +148,7 @@ class ImageResult:
 
 
 class Results(list[ImageResult]):
-    """A list of results, in the order of the inputs; its slices are `Results` too.
+    """A list of results in the order of the inputs, whose slices are also `Results`.
 
     Filter with `Results(result for result in results if result.status == "ok")`.
     """
@@ -158,7 +158,7 @@ class Results(list[ImageResult]):
 
         Args:
             results: in order.
-            labels: labels of the model, one probability column each; None takes them from the faces.
+            labels: labels of the model, with one probability column each; None: those of the faces.
         """
         super().__init__(results)
         self._labels = labels
@@ -183,7 +183,7 @@ class Results(list[ImageResult]):
         return all_columns(labels)
 
     def to_arrow(self) -> "pa.Table":
-        """Return the table as Arrow: what `predict --out x.parquet` writes.
+        """Return the table that `predict --out x.parquet` writes.
 
         Raises:
             MissingExtraError: if pyarrow is not installed.
@@ -194,7 +194,7 @@ class Results(list[ImageResult]):
         return pa.Table.from_pylist(self._rows(), schema)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the table as a data frame; a missing value is missing, never 0.
+        """Return the table as a data frame; missing values are NA.
 
         Raises:
             MissingExtraError: if pandas is not installed.
@@ -223,8 +223,8 @@ class Results(list[ImageResult]):
         """Write the table to a .csv, .jsonl or .parquet file, as `motivnet predict --out` does.
 
         Raises:
-            OutputError: if the file exists, or cannot be written.
-            MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+            OutputError: if the file exists or cannot be written.
+            MissingExtraError: if the format is Parquet and pyarrow is not installed.
         """
         from motivnet.inference.tables import open_table
 

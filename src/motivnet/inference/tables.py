@@ -1,4 +1,4 @@
-"""Result files: rows of the one schema as CSV, JSON Lines or Parquet; complete or not there at all."""
+"""Result files: rows of the schema as CSV, JSON Lines or Parquet, written completely or not at all."""
 
 import contextlib
 import csv
@@ -15,15 +15,20 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 ROWS_PER_GROUP = 4096
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, formats: Sequence[str] = FORMATS) -> None:
     """Check that a result file can be written, before any work is done.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file is replaced.
+        formats: suffixes to allow.
 
     Raises:
         OutputError: if the format is unknown, the file exists, or its folder does not exist.
-        MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+        MissingExtraError: if the format is Parquet and pyarrow is not installed.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(FORMATS)}")
+    if path.suffix.lower() not in formats:
+        raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(formats)}")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder")
     if path.exists() and not overwrite:
@@ -41,12 +46,12 @@ def open_table(path: Path, columns: dict[str, str], *, overwrite: bool) -> Itera
 
     Args:
         path: the suffix determines the format.
-        columns: name -> Parquet type, in order; a column that a row lacks is empty.
-        overwrite: whether an existing file is replaced.
+        columns: name -> Parquet type, in order; columns missing from a row are empty.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        OutputError: if the file exists, or cannot be written.
-        MissingExtraError: if Parquet is asked for and pyarrow is not installed.
+        OutputError: if the file exists or cannot be written.
+        MissingExtraError: if the format is Parquet and pyarrow is not installed.
     """
     check_output(path, overwrite=overwrite)
     writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
@@ -57,10 +62,10 @@ def open_table(path: Path, columns: dict[str, str], *, overwrite: bool) -> Itera
 
 
 def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Check that result files can go to a folder, before any work is done.
+    """Check that result files can be written to a folder, before any work is done.
 
     Raises:
-        OutputError: if it is no folder, or holds one of the files already.
+        OutputError: if it is not a folder, or contains one of the files.
     """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file, expected a folder")
@@ -71,15 +76,15 @@ def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def open_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder whose files become those of `path` when all went well; other files in `path` stay.
+    """Yield an empty folder whose files move to `path` on success; other files in `path` stay.
 
     Args:
         path: folder of the results; created, with its parents, if it does not exist.
-        names: files that will be written, all of them; the last one appears last.
-        overwrite: whether files of these names are replaced.
+        names: all files that will be written; the last one appears last.
+        overwrite: whether to replace files with these names.
 
     Raises:
-        OutputError: if one of the files exists, or cannot be written.
+        OutputError: if one of the files exists or cannot be written.
     """
     check_folder(path, names, overwrite=overwrite)
     with atomic_folder(path, merge=True, last=names[-1]) as temporary:

@@ -135,7 +135,7 @@ class TestSettings:
     @pytest.mark.parametrize("asked", [{"geometry": "motivnet-pad"}, {"num_heads": 3}])
     def test_a_bundle_states_its_own(self, asked: dict) -> None:
         (name,) = asked
-        with pytest.raises(ConfigError, match=rf"{name} belongs to released files; bundle 'nano' states its own"):
+        with pytest.raises(ConfigError, match=rf"{name} belongs to released files; bundle 'nano' defines its own"):
             Predictor.load("nano", **asked)
 
     def test_a_device_that_is_not_here(self, torch_backend: type, released: Callable) -> None:
