@@ -218,7 +218,6 @@ def test_override_refuses(assignment, message):
 def test_a_fingerprint_depends_on_the_values_only():
     assert fingerprint(FULL) == fingerprint(from_plain(Recipe, to_plain(FULL)))
     assert re.fullmatch("p[0-9a-f]{12}", fingerprint(FULL))
-    assert int(fingerprint(FULL), 16) >= 0
     assert fingerprint(FULL) != fingerprint(override(FULL, ["epochs=11"]))
     assert fingerprint(FULL) != fingerprint(override(FULL, ["mean=[2.0, 1.0, 3.0]"]))
 
