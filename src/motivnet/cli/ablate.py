@@ -47,7 +47,6 @@ def ablate(
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
     from motivnet.cli.extras import needs_extra
-    from motivnet.cli.runs import without_folders
     from motivnet.errors import ConfigError
     from motivnet.inference.tables import open_folder
 
@@ -56,6 +55,7 @@ def ablate(
         from motivnet.experiments import ablation as ablation
         from motivnet.experiments.grids import GridOptions, make_grid
         from motivnet.report.ablation_report import FILES, headline, summarise, write_report
+        from motivnet.training.fit import without_folders
 
     if not report_only:
         options = GridOptions(

@@ -35,9 +35,10 @@ from motivnet.evaluation.predictions import Predictions
 from motivnet.experiments.ablation_data import AblationData, prepare, rows_of
 from motivnet.experiments.grids import Cell, Grid
 from motivnet.inference.predictor import Predictor
+from motivnet.storage import differences, write_json
 from motivnet.training.fit import fit
 from motivnet.training.init_weights import check
-from motivnet.training.run_dir import RECIPE_NAME, differences, make_folder, write_json
+from motivnet.training.run_dir import RECIPE_NAME
 
 PLAN_NAME = "ablation.json"
 RUNS_NAME = "runs"
@@ -261,8 +262,7 @@ def _open_plan(plan: Plan, out: Path, *, resume: bool) -> None:
             return
     elif out.exists() and any(out.iterdir()):
         raise OutputError(f"{out}: is not empty and holds no ablation. Allowed: another folder")
-    make_folder(out)
-    write_json(out / PLAN_NAME, config.to_plain(plan))
+    write_json(out / PLAN_NAME, config.to_plain(plan), parents=True)
 
 
 def _run(cell: Cell, seed: int, prepared: AblationData, plan: Plan, folder: Path) -> Result:

@@ -13,7 +13,7 @@ from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError
 from motivnet.experiments.grids import Cell
 from motivnet.labels import EMOTIONS
-from motivnet.training.splits import Rows, choose_rows
+from motivnet.training.data_module import Rows, choose_rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,8 +58,7 @@ class FaceData(lightning.LightningDataModule):
         self,
         preprocessing: Preprocessing,
         run: RunConfig,
-        train: Manifest,
-        select: Manifest,
+        splits: Splits,
         *,
         sampler: BalancedSampler | None = None,
         select_batch_size: int | None = None,
@@ -69,14 +68,12 @@ class FaceData(lightning.LightningDataModule):
         Args:
             preprocessing: from image to pixels.
             run: batch size, seed and workers.
-            train: rows to train on.
-            select: rows that select the best epoch.
-            sampler: of each epoch's rows; None shuffles all of them.
+            splits: rows to train and select on.
+            sampler: of each epoch's training rows; None shuffles all of them.
             select_batch_size: batch size of validation; None takes the run's.
         """
         super().__init__()
-        self._preprocessing, self._run = preprocessing, run
-        self._train, self._select = train, select
+        self._preprocessing, self._run, self._splits = preprocessing, run, splits
         self._sampler, self._select_batch_size = sampler, select_batch_size or run.batch_size
 
     def check(self, world_size: int) -> None:
@@ -95,27 +92,17 @@ class FaceData(lightning.LightningDataModule):
         return self._select_loader(self.trainer.global_rank, self.trainer.world_size)
 
     def _train_loader(self, rank: int, world_size: int) -> DataLoader[Any]:
-        run = self._run
-        return make_loader(
-            FaceDataset(self._train, self._preprocessing, cache=run.cache),
-            num_workers=run.num_workers,
-            rank=rank,
-            world_size=world_size,
-            batch_size=run.batch_size,
-            shuffle_seed=run.seed,
-            sampler=self._sampler,
-            accumulate=run.accumulate,
-        )
+        batches = {"batch_size": self._run.batch_size, "accumulate": self._run.accumulate}
+        order = {"shuffle_seed": self._run.seed, "sampler": self._sampler}
+        return self._loader(self._splits.train, rank=rank, world_size=world_size, **batches, **order)
 
     def _select_loader(self, rank: int, world_size: int) -> DataLoader[Any]:
-        return make_loader(
-            FaceDataset(self._select, self._preprocessing, cache=self._run.cache),
-            num_workers=self._run.num_workers,
-            rank=rank,
-            world_size=world_size,
-            batch_size=self._select_batch_size,
-            shuffle_seed=None,
-        )
+        batches = {"batch_size": self._select_batch_size, "shuffle_seed": None}
+        return self._loader(self._splits.select, rank=rank, world_size=world_size, **batches)
+
+    def _loader(self, rows: Manifest, **settings: Any) -> DataLoader[Any]:
+        faces = FaceDataset(rows, self._preprocessing, cache=self._run.cache)
+        return make_loader(faces, num_workers=self._run.num_workers, **settings)
 
 
 def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:

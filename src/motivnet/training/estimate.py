@@ -12,10 +12,11 @@ import functools
 import json
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
+from lightning.pytorch.plugins.precision import Precision as FullPrecision
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -72,21 +73,6 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Alternative:
-    """The memory of the same run with other settings.
-
-    Args:
-        options: of the command.
-        memory: of each device.
-        fits: as in `Estimate`.
-    """
-
-    options: str
-    memory: Memory
-    fits: bool | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What a run takes.
 
@@ -100,11 +86,10 @@ class Estimate:
         flops_per_image: of forward pass, backward pass and recomputation; a multiply-add counts as two.
         flops_per_step: per optimizer step, on all devices.
         memory: of each device.
-        alternatives: options that need less memory, each on top of those before, those that keep the result first.
         device_bytes: memory of a device; None if unknown.
         reserve_bytes: what must stay free of it, for context, libraries and fragmentation.
         fits: whether memory and reserve fit the device; None if its memory is unknown.
-        suggestion: the first alternative that fits, or what else to try; None if the run fits or that is unknown.
+        suggestion: options with which it fits, and what it takes then; None if it fits already or that is unknown.
     """
 
     recipe: str
@@ -116,7 +101,6 @@ class Estimate:
     flops_per_image: int
     flops_per_step: int
     memory: Memory
-    alternatives: tuple[Alternative, ...]
     device_bytes: int | None
     reserve_bytes: int
     fits: bool | None
@@ -139,18 +123,13 @@ def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None)
     device_bytes = None if device_gb is None else round(device_gb * 1e9)
     model, images_per_step = meta_model(recipe), recipe.run.batch_size * recipe.run.accumulate * place.world_size
     if isinstance(recipe, PretrainRecipe):
-        groups = pretraining_groups(cast(MaskedAutoencoder, model), recipe.optimizer.weight_decay)
+        groups = pretraining_groups(cast(MaskedAutoencoder, model), recipe.optimizer.lr, recipe.optimizer.weight_decay)
     else:
         groups = parameter_groups(cast(MotivNet, model), recipe)
     sizes = {group["name"]: sum(parameter.numel() for parameter in group["params"]) for group in groups}
     tokens, flops_per_image = count(recipe)
     memory = step_memory(recipe, place)
-    alternatives = tuple(_alternatives(recipe, place, device_bytes))
-    suggestion, enough = None, fits(memory, device_bytes)
-    if enough is False:
-        suggestion = "a lower model.image_size and preprocessing.size, a smaller model, or fsdp on more devices"
-        for other in reversed([other for other in alternatives if other.fits]):
-            suggestion = f"{other.options}: {other.memory.total / 1e9:.1f} GB"
+    enough = fits(memory, device_bytes)
     return Estimate(
         recipe=recipe.name,
         parameters=num_parameters(model),
@@ -161,11 +140,10 @@ def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None)
         flops_per_image=flops_per_image,
         flops_per_step=flops_per_image * images_per_step,
         memory=memory,
-        alternatives=alternatives,
         device_bytes=device_bytes,
         reserve_bytes=_reserve(device_bytes),
         fits=enough,
-        suggestion=suggestion,
+        suggestion=_suggestion(recipe, place, device_bytes) if enough is False else None,
     )
 
 
@@ -195,24 +173,29 @@ def sharded(whole: Memory, world_size: int, *, largest: int, outside: int) -> Me
     return dataclasses.replace(whole, **shares, exchanged=outside + 3 * largest)
 
 
-def _alternatives(recipe: AnyRecipe, place: Place, device_bytes: int | None) -> Iterator[Alternative]:
+def _suggestion(recipe: AnyRecipe, place: Place, device_bytes: int | None) -> str:
+    """Return the first change that is enough, each on top of those before, those that keep the result first."""
     run, changes, strategy = recipe.run, [], ""
-    trains_all = not isinstance(recipe, PretrainRecipe) and recipe.backbone.train == "all"
     steps = {
         "run.precision=bf16-mixed": run.precision == "32-true",
         "recompute=true" if isinstance(recipe, PretrainRecipe) else "backbone.recompute=true": True,
         f"run.batch_size=1 run.accumulate={run.accumulate * run.batch_size}": run.batch_size > 1,
-        "fsdp": place.world_size > 1 and place.strategy == "ddp" and not sharding_problem(recipe),
-        "backbone.train=lora": trains_all,
+        "--strategy fsdp": place.world_size > 1 and place.strategy == "ddp" and not sharding_problem(recipe),
+        "backbone.train=lora": not isinstance(recipe, PretrainRecipe) and recipe.backbone.train == "all",
     }
     for step in [step for step, helps in steps.items() if helps]:
-        if step == "fsdp":
-            place, strategy = dataclasses.replace(place, strategy="fsdp"), " --strategy fsdp"
-        tried = changes if step == "fsdp" else [*changes, *step.split()]
-        with contextlib.suppress(ConfigError):  # of models that do not support it
+        if step.startswith("--"):
+            place, strategy, tried = dataclasses.replace(place, strategy="fsdp"), f" {step}", changes
+        else:
+            tried = [*changes, *step.split()]
+        try:
             memory = step_memory(config.override(recipe, tried), place)
-            changes, options = tried, " ".join(f"--set {change}" for change in tried) + strategy
-            yield Alternative(options=options.strip(), memory=memory, fits=fits(memory, device_bytes))
+        except ConfigError:  # the model does not support it
+            continue
+        changes = tried
+        if fits(memory, device_bytes):
+            return " ".join(f"--set {change}" for change in changes) + f"{strategy}: {memory.total / 1e9:.1f} GB"
+    return "a lower model.image_size and preprocessing.size, a smaller model, or fsdp on more devices"
 
 
 def fits(memory: Memory, device_bytes: int | None) -> bool | None:
@@ -224,25 +207,15 @@ def _reserve(device_bytes: int | None) -> int:
     return RESERVE_BYTES + round(RESERVE_SHARE * (device_bytes or 0))
 
 
-class StepProfile(NamedTuple):
-    """The memory of a step without sharding, and the sizes that sharding depends on.
-
-    Attributes:
-        memory: of one device.
-        largest_block: bytes of the weights of the largest block.
-        outside_blocks: bytes of the weights outside the blocks.
-    """
-
-    memory: Memory
-    largest_block: int
-    outside_blocks: int
-
-
 @functools.lru_cache(maxsize=64)
-def profile_step(recipe: AnyRecipe) -> StepProfile:
+def profile_step(recipe: AnyRecipe) -> tuple[Memory, int, int]:
     """Run one step on one device with fake tensors, and record what is alive; cached, since it takes seconds.
 
     As on a CPU: the autocast of a GPU keeps a few more tensors in float32. The savings of `run.compile` are unknown.
+
+    Returns:
+        The memory of one device without sharding, and the bytes of the weights of the largest block, and outside the
+        blocks.
 
     Raises:
         ConfigError: if dimensions or settings are inconsistent.
@@ -256,7 +229,8 @@ def profile_step(recipe: AnyRecipe) -> StepProfile:
         with PeakMemory(model) as watch:
             for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
-            loss = _forward(model, recipe, run.batch_size, run.precision)
+            batch_BCHW = _batch(recipe, run.batch_size, run.precision)
+            loss = _forward(model, batch_BCHW, run.precision)
             # Lightning's order: the gradients of the last step are freed after the forward pass.
             if run.accumulate == 1:
                 model.zero_grad()
@@ -271,7 +245,7 @@ def profile_step(recipe: AnyRecipe) -> StepProfile:
         casts=watch.cast_bytes,
         activations=watch.peak_bytes - gradients - watch.cast_bytes,
     )
-    return StepProfile(memory, max(blocks, default=0), weights - sum(blocks))
+    return memory, max(blocks, default=0), weights - sum(blocks)
 
 
 def count(recipe: AnyRecipe) -> tuple[int, int]:
@@ -288,7 +262,7 @@ def count(recipe: AnyRecipe) -> tuple[int, int]:
     target.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].shape[1]))
     # Apart from memory, since counting keeps activations alive; in float32, which is fastest here.
     with _fake_tensors(model), count_flops() as counter:
-        _forward(model, recipe, num_images, "32-true").backward()
+        _forward(model, _batch(recipe, num_images, "32-true"), "32-true").backward()
     return tokens[0], counter.get_total_flops() // num_images
 
 
@@ -315,19 +289,19 @@ def _fake_tensors(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def _forward(model: MotivNet | MaskedAutoencoder, recipe: AnyRecipe, num_images: int, precision: Precision) -> Tensor:
-    """Run the forward pass and return something to differentiate; the loss itself is negligible."""
+def _batch(recipe: AnyRecipe, num_images: int, precision: Precision) -> Tensor:
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    batch_BCHW = torch.empty(num_images, recipe.model.in_chans, *recipe.model.image_size, dtype=dtype)
+    return torch.empty(num_images, recipe.model.in_chans, *recipe.model.image_size, dtype=dtype)
+
+
+def _forward(model: MotivNet | MaskedAutoencoder, batch_BCHW: Tensor, precision: Precision) -> Tensor:
+    """Run the forward pass and return something to differentiate; the loss itself is negligible."""
     augmented_BCHW = torch.empty_like(batch_BCHW, memory_format=torch.channels_last)
-    # The contexts of Lightning's own precision plugins.
     if precision == "32-true":
-        context = contextlib.nullcontext()
-    elif precision == "bf16-true":
-        context = HalfPrecision(precision).forward_context()
+        plugin = FullPrecision()
     else:
-        context = MixedPrecision(precision, "cpu").forward_context()
-    with context:
+        plugin = HalfPrecision(precision) if precision == "bf16-true" else MixedPrecision(precision, "cpu")
+    with plugin.forward_context():
         if isinstance(model, MaskedAutoencoder):
             order_BN = torch.empty(len(batch_BCHW), model.num_patches, dtype=torch.int64)
             return model.loss(model(augmented_BCHW, order_BN), augmented_BCHW, order_BN)
@@ -361,24 +335,17 @@ def dry_run_text(found: dict[str, Any]) -> str:
     for name, value in config.flatten(found["recipe"]).items():
         before = json.dumps(changed[name]) if name in changed else ""
         lines.append(f"{name:30}{json.dumps(value):26}{before}".rstrip())
-    memory = {f"memory per device, {name}": f"{size / 1e9:.3g} GB" for name, size in what["memory"].items() if size}
-    rows = {
-        "parameters": f"{what['parameters']:,}",
-        "trained parameters": f"{what['trained_parameters']:,}",
-        **{f"  {name}": f"{number:,}" for name, number in what["groups"].items()},
-        "tokens per image": f"{what['tokens']:,}",
-        "TFLOPs per image, forward and backward": f"{what['flops_per_image'] / 1e12:.3g}",
-        "images per optimizer step": f"{what['images_per_step']:,}",
-        "TFLOPs per optimizer step": f"{what['flops_per_step'] / 1e12:,.3g}",
-        **memory,
-        **{f"  with {other['options']}": f"{other['memory']['total'] / 1e9:.3g} GB" for other in what["alternatives"]},
-    }
-    lines += ["", *(f"{name:90} {value}" for name, value in rows.items())]
+    numbers = {"parameters": what["parameters"], "trained parameters": what["trained_parameters"]}
+    numbers |= {f"  {name}": number for name, number in what["groups"].items()}
+    numbers |= {"tokens per image": what["tokens"], "images per optimizer step": what["images_per_step"]}
+    rows = {name: f"{number:,}" for name, number in numbers.items()}
+    for name, flops in (("image, forward and backward", what["flops_per_image"]), ("step", what["flops_per_step"])):
+        rows[f"TFLOPs per {name}"] = f"{flops / 1e12:.3g}" if flops < 999e12 else f"{flops / 1e12:,.0f}"
+    rows |= {f"memory per device, {name}": f"{size / 1e9:.3g} GB" for name, size in what["memory"].items() if size}
+    lines += ["", *(f"{name:40}{value:>20}" for name, value in rows.items()), ""]
     needed = f"{what['memory']['total'] / 1e9:.1f} GB and {what['reserve_bytes'] / 1e9:.1f} GB of reserve"
     if what["fits"] is None:
-        return "\n".join([*lines, "", f"A device needs {needed}. --device-gb says if it fits."])
-    lines += [
-        "",
-        f"{'FITS' if what['fits'] else 'DOES NOT FIT'}: {needed}, on a device of {what['device_bytes'] / 1e9:g} GB.",
-    ]
-    return "\n".join(lines + [f"Try {what['suggestion']}"] * (not what["fits"]))
+        return "\n".join([*lines, f"A device needs {needed}. --device-gb says if it fits."])
+    verdict = "FITS" if what["fits"] else "DOES NOT FIT"
+    lines.append(f"{verdict}: {needed}, on a device of {what['device_bytes'] / 1e9:g} GB.")
+    return "\n".join(lines if what["fits"] else [*lines, f"Try {what['suggestion']}"])

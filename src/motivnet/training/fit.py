@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning
 import pyarrow.parquet as pq
@@ -23,28 +23,19 @@ from motivnet.errors import CheckpointError, ConfigError, OutputError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.storage import RunFolder, atomic_path, remove_leftovers
-from motivnet.training import init_weights
+from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.data_module import FaceData, Rows, Splits, choose_rows
 from motivnet.training.freezing import plain_state, set_trained
 from motivnet.training.module import Classifier, TrainedModule, check_precision, compile_parts
 from motivnet.training.optimizers import parameter_groups
 from motivnet.training.recipes import recipe as recipe_named
-from motivnet.training.run_dir import (
-    BEST,
-    BUNDLE_NAME,
-    CHECKPOINTS,
-    RUN_NAME,
-    begin,
-    check_folder,
-    versions,
-    weights_in,
-    write_bundle,
-)
 from motivnet.training.settings import Place, Recipe
 from motivnet.training.trainer import AnyRecipe, check_place, is_first, make_trainer
 
 SAMPLED_NAME = "sampled_rows.parquet"
+
+T = TypeVar("T")
 
 
 def fit(
@@ -91,8 +82,7 @@ def fit(
             for one step, or the run to resume has other rows.
         TrainingError: if loss or weights become NaN or infinite.
     """
-    chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    chosen = config.override(chosen, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
+    chosen = override(recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides)
     init = Path(init) if init else None
 
     def prepare(manifest: Manifest, start: bool) -> Job:
@@ -100,93 +90,32 @@ def fit(
         if start:
             init_weights.check(chosen, init)
         elif init:
-            then = RunFolder(Path(out), plan_name=RUN_NAME, error=CheckpointError).read_plan()
+            then = RunFolder(Path(out), plan_name=run_dir.RUN_NAME, error=CheckpointError).read_plan()
             if then and then["init"] != lineage:
                 raise ConfigError(f"--init {init}: the run started with other weights. Allowed: --resume alone")
-        found = rows or choose_rows(chosen, manifest)
-        return ClassifierJob(chosen, found, init, lineage, start=start)
-
-    pretrained = bool(init or chosen.backbone.weights)
-    return run(chosen, data, Path(out), prepare, place, resume=resume, progress=progress, pretrained=pretrained)
-
-
-class Job:
-    """One kind of training, for `run`.
-
-    Attributes:
-        rows: to train and select on.
-        data: their loaders.
-        rows_name: name of the report on the rows in a bundle's provenance.
-        select: the split that selects the best epoch; None if it was held out.
-        monitor: logged value that selects the best epoch.
-        mode: whether its minimum or maximum is best.
-        facts: what else a resumed run should know of its start.
-        described: of the bundle, beside the recipe.
-    """
-
-    rows: Splits
-    data: FaceData
-    rows_name: str
-    select: str | None
-    monitor: str
-    mode: Literal["min", "max"]
-    facts: Mapping[str, Any] = {}
-    described: Mapping[str, Any]
-
-    def build(self) -> TrainedModule:
-        """Build the module with its initial weights."""
-        raise NotImplementedError
-
-    def write_extras(self, out: Path) -> None:
-        """Write more files of the run before it starts."""
-
-    def write_bundle(self, out: Path, bundle_config: BundleConfig) -> None:
-        """Write the bundle from the checkpoint of the best epoch."""
-        raise NotImplementedError
-
-
-class ClassifierJob(Job):
-    """Training of a classifier."""
-
-    rows: Rows
-    rows_name, monitor, mode = "training_rows", "val/score", "max"
-
-    def __init__(self, recipe: Recipe, rows: Rows, init: Path | None, lineage: Any, *, start: bool) -> None:
-        """Set recipe, rows and initial weights; `start` is False for a run that resumes from a checkpoint."""
-        sampling, run = recipe.sampling, recipe.run
-        self.rows, self.select, self.facts = rows, recipe.split.select, {"init": lineage}
-        self.described = {"summary": f"trained with the recipe {recipe.name}", "labels": rows.train.labels}
-        self._recipe, self._init, self._start = recipe, init, start
-        self.data = FaceData(
-            recipe.preprocessing,
-            run,
-            rows.train,
-            rows.select,
-            sampler=BalancedSampler(rows.train, sampling.seed) if sampling.kind == "balanced" else None,
+        found, sampling = rows or choose_rows(chosen, manifest), chosen.sampling
+        return Job(
+            rows=found,
+            sampler=BalancedSampler(found.train, sampling.seed) if sampling.kind == "balanced" else None,
             # Without gradients, a device has room for more.
-            select_batch_size=4 * run.batch_size,
+            select_batch_size=4 * chosen.run.batch_size,
+            build=lambda: Classifier(
+                prepare_model(chosen, init, start=start), chosen, found.log_prior_C, found.class_weights_C
+            ),
+            write_bundle=lambda bundle_config: write_classifier(Path(out), chosen, bundle_config),
+            select=chosen.split.select,
+            facts={"init": lineage},
+            described={"summary": f"trained with the recipe {chosen.name}", "labels": found.train.labels},
+            sampled=found.train if sampling.kind == "uniform" else None,
+            pretrained=bool(init or chosen.backbone.weights),
         )
 
-    def build(self) -> Classifier:
-        """Build the classifier."""
-        model = prepare_model(self._recipe, self._init, start=self._start)
-        return Classifier(model, self._recipe, self.rows.log_prior_C, self.rows.class_weights_C)
+    return run(chosen, data, Path(out), prepare, place or Place(), resume=resume, progress=progress)
 
-    def write_extras(self, out: Path) -> None:
-        """Write the rows that uniform sampling drew."""
-        if self._recipe.sampling.kind == "uniform":
-            with atomic_path(out / SAMPLED_NAME) as temporary:
-                pq.write_table(self.rows.train.table.select(["row", "path", "label", "split"]), temporary)
 
-    def write_bundle(self, out: Path, bundle_config: BundleConfig) -> None:
-        """Write the (averaged) weights of the best epoch, rounded to half precision to halve their size."""
-        checkpoint, recipe = out / BEST, self._recipe
-        with built_without_memory():
-            trained, plain = build_model(recipe.model), build_model(recipe.model)
-            set_trained(trained, dataclasses.replace(recipe.backbone, recompute=False))
-        load_strict(trained, weights_in(checkpoint), checkpoint, assign=True)
-        load_strict(plain, plain_state(trained), checkpoint, assign=True)
-        write_bundle(out / BUNDLE_NAME, bundle_config, plain.half(), checkpoint)
+def override(recipe: T, overrides: Mapping[str, Any] | None) -> T:
+    """Return a recipe with some settings changed, by dotted names; ConfigError at an unknown one."""
+    return config.override(recipe, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
 
 
 def prepare_model(recipe: Recipe, init: Path | None, *, start: bool) -> MotivNet:
@@ -204,16 +133,61 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool) -> MotivNet
     return model
 
 
+def write_classifier(out: Path, recipe: Recipe, bundle_config: BundleConfig) -> None:
+    """Write the bundle of a run: the (averaged) weights of the best epoch, rounded to half precision for their size."""
+    checkpoint = out / run_dir.BEST
+    with built_without_memory():
+        trained, plain = build_model(recipe.model), build_model(recipe.model)
+        set_trained(trained, dataclasses.replace(recipe.backbone, recompute=False))
+    load_strict(trained, run_dir.weights_in(checkpoint), checkpoint, assign=True)
+    load_strict(plain, plain_state(trained), checkpoint, assign=True)
+    run_dir.write_bundle(out / run_dir.BUNDLE_NAME, bundle_config, plain.half(), checkpoint)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One kind of training, for `run`.
+
+    Args:
+        rows: to train and select on.
+        build: builds the module with its initial weights.
+        write_bundle: writes the bundle from the checkpoint of the best epoch.
+        select: split that selects the best epoch; None if it was held out.
+        described: more fields of the bundle's config.
+        facts: what else a resumed run should know of its start.
+        sampler: of each epoch's training rows; None shuffles all of them.
+        select_batch_size: batch size of validation; None takes the run's.
+        sampled: rows that were drawn from the training split, to be written; None writes none.
+        pretrained: whether the encoder starts from pretrained weights.
+        rows_name: name of the report on the rows in the bundle's provenance.
+        monitor: logged value that selects the best epoch.
+        mode: whether its minimum or maximum is best.
+    """
+
+    rows: Splits
+    build: Callable[[], TrainedModule]
+    write_bundle: Callable[[BundleConfig], None]
+    select: str | None
+    described: Mapping[str, Any]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampler: BalancedSampler | None = None
+    select_batch_size: int | None = None
+    sampled: Manifest | None = None
+    pretrained: bool = False
+    rows_name: str = "training_rows"
+    monitor: str = "val/score"
+    mode: Literal["min", "max"] = "max"
+
+
 def run(
     recipe: AnyRecipe,
     data: str | Manifest,
     out: Path,
     prepare: Callable[[Manifest, bool], Job],
-    place: Place | None,
+    place: Place,
     *,
     resume: bool,
     progress: bool,
-    pretrained: bool = False,
 ) -> Bundle:
     """Run a recipe of any kind in a folder; see `fit`.
 
@@ -222,48 +196,52 @@ def run(
         data: as for `fit`.
         out: folder of the run.
         prepare: makes the job from the data, and whether the run starts or resumes from a checkpoint.
-        place: devices; None takes one.
+        place: devices.
         resume: as for `fit`.
         progress: show a progress bar.
-        pretrained: whether the encoder starts from pretrained weights.
     """
-    place, first, facts = place or Place(), is_first(), {}
+    first, bundle, facts = is_first(), out / run_dir.BUNDLE_NAME, {}
     check_place(place, recipe)
-    checkpoint = check_folder(recipe, out, resume=resume, first=first)
-    if resume and (out / BUNDLE_NAME).is_dir():
-        return open_bundle(out / BUNDLE_NAME)
+    checkpoint = run_dir.check_folder(recipe, out, resume=resume, first=first)
+    if resume and bundle.is_dir():
+        return open_bundle(bundle)
     manifest = read_source(data) if isinstance(data, str) else data
-    source = {"source": without_folders(data)} if isinstance(data, str) else {}
     job = prepare(manifest, checkpoint is None)
-    job.data.check(place.world_size)
+    faces = FaceData(
+        recipe.preprocessing, recipe.run, job.rows, sampler=job.sampler, select_batch_size=job.select_batch_size
+    )
+    faces.check(place.world_size)
     lightning.seed_everything(recipe.run.seed, verbose=False)
     module = job.build()
-    with contextlib.ExitStack() as stack:
+    with _locked(out) if first else contextlib.nullcontext():
         if first:
-            stack.enter_context(_locked(out))
-            rows = {"train": job.rows.train.fingerprint(), "select": job.rows.select.fingerprint()}
-            where = {"world_size": place.world_size, "strategy": place.strategy}
-            facts = begin(recipe, out, {**job.facts, "place": where, "rows": rows}, resume=checkpoint is not None)
-            job.write_extras(out)
+            facts = {
+                **job.facts,
+                "place": {"world_size": place.world_size, "strategy": place.strategy},
+                "rows": {"train": job.rows.train.fingerprint(), "select": job.rows.select.fingerprint()},
+            }
+            facts = run_dir.begin(recipe, out, facts, resume=checkpoint is not None)
+            if job.sampled is not None:
+                with atomic_path(out / SAMPLED_NAME) as temporary:
+                    pq.write_table(job.sampled.table.select(["row", "path", "label", "split"]), temporary)
             sys.stderr.write(f"rows: {job.rows.report}\n")
         trainer, best = make_trainer(
-            recipe, out, place, monitor=job.monitor, mode=job.mode, pretrained=pretrained, progress=progress
+            recipe, out, place, monitor=job.monitor, mode=job.mode, pretrained=job.pretrained, progress=progress
         )
         with handle_exits(trainer, out):
-            trainer.fit(module, job.data, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, faces, ckpt_path=checkpoint, weights_only=True)
             if trainer.is_global_zero:
                 score = math.nan if best.best_model_score is None else float(best.best_model_score)
+                source = {"source": without_folders(data)} if isinstance(data, str) else {}
                 provenance = {
-                    "recipe": config.to_plain(recipe),
                     job.rows_name: job.rows.report,
-                    "versions": versions(),
                     **{name: facts[name] for name in job.facts},
                     "selected": {"split": job.select, job.monitor.removeprefix("val/"): score},
                     "data": {**source, "fingerprint": manifest.fingerprint()},
                 }
-                job.write_bundle(out, _bundle_config(recipe, job, provenance))
+                job.write_bundle(run_dir.describe(recipe, provenance, **job.described))
             trainer.strategy.barrier()
-    return open_bundle(out / BUNDLE_NAME)
+    return open_bundle(bundle)
 
 
 @contextlib.contextmanager
@@ -274,20 +252,9 @@ def _locked(out: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{out}: the folder cannot be made: {error.strerror}") from None
     with RunFolder(out).lock():
-        for folder in (out, out / CHECKPOINTS):
+        for folder in (out, out / run_dir.CHECKPOINTS):
             remove_leftovers(folder)
         yield
-
-
-def _bundle_config(recipe: AnyRecipe, job: Job, provenance: dict[str, Any]) -> BundleConfig:
-    return BundleConfig(
-        name=recipe.name,
-        licence="not stated: depends on the training data",
-        model=recipe.model,
-        preprocessing=recipe.preprocessing,
-        provenance=provenance,
-        **job.described,
-    )
 
 
 def without_folders(data: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import is_bundle, open_bundle
 from motivnet.checkpoints.files import open_weights
@@ -55,12 +55,9 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
         CheckpointError: if there are no such weights, or they belong to another model.
     """
     weights = _find(recipe, init)
-    if weights is None:
-        return
-    if init is not None:
-        load_strict(model, _whole(weights, model), weights.where)
-    else:
-        load_strict(model.backbone, _encoder(weights), weights.where)
+    if weights is not None:
+        part, tensors = _part(model, weights, whole=init is not None)
+        load_strict(part, tensors, weights.where)
 
 
 def check(recipe: Recipe, init: Path | None) -> None:
@@ -71,14 +68,11 @@ def check(recipe: Recipe, init: Path | None) -> None:
         ConfigError: if the recipe's dimensions are inconsistent.
     """
     weights = _find(recipe, init)
-    if weights is None:
-        return
-    with built_without_memory():
-        model = build_model(recipe.model)
-    if init is not None:
-        check_names(model, _whole(weights, model), weights.where)
-    else:
-        check_names(model.backbone, _encoder(weights), weights.where)
+    if weights is not None:
+        with built_without_memory():
+            model = build_model(recipe.model)
+        part, tensors = _part(model, weights, whole=init is not None)
+        check_names(part, tensors, weights.where)
 
 
 def lineage(recipe: Recipe, init: Path | None) -> Any:
@@ -141,16 +135,15 @@ def _prefixed(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]
     return {BACKBONE + prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _whole(weights: Weights, model: MotivNet) -> dict[str, Tensor]:
-    """Return the weights of a whole model; those for valence and arousal are the model's own if they are missing."""
-    state = model.state_dict()
-    return weights.tensors | {name: state[name] for name in affect_names(model) if not weights.model.affect}
-
-
-def _encoder(weights: Weights) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(BACKBONE): tensor for name, tensor in weights.tensors.items() if name.startswith(BACKBONE)
+def _part(model: MotivNet, weights: Weights, *, whole: bool) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return the model or its encoder, and the weights for it; missing ones for valence and arousal are its own."""
+    if whole:
+        state = model.state_dict()
+        return model, weights.tensors | {name: state[name] for name in affect_names(model) if not weights.model.affect}
+    found = {
+        name.removeprefix(BACKBONE): weights.tensors[name] for name in weights.tensors if name.startswith(BACKBONE)
     }
+    return model.backbone, found
 
 
 def _differences(own: ModelConfig, wanted: ModelConfig, *, whole: bool) -> list[str]:

@@ -15,7 +15,7 @@ from motivnet.training.settings import OptimizerConfig, Precision, Recipe
 
 # Positions, tokens and queries, by the last part of their names; vectors have no weight decay either.
 NOT_DECAYED = (
-    *("pos_embed", "cls_token", "reg_token", "dist_token", "relative_position_bias_table"),
+    *("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token", "relative_position_bias_table"),
     *("query", "queries", "affect_queries"),
 )
 
@@ -36,19 +36,30 @@ def parameter_groups(model: MotivNet, recipe: Recipe, *, loss: Iterable[nn.Param
     Raises:
         ConfigError: with layer-wise decay, if the backbone has no list of blocks.
     """
-    config = recipe.optimizer
-    undecayed = {id(parameter) for name, parameter in model.named_parameters() if not _decays(name, parameter)}
-    groups: list[dict[str, Any]] = []
+    groups = decay_groups(model, _parts(model, recipe), recipe.optimizer.weight_decay)
+    learned = list(loss)
+    extra = {"name": "loss", "params": learned, "lr": recipe.optimizer.head_lr, "weight_decay": 0.0}
+    return [*groups, extra] if learned else groups
 
-    def add(name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+
+def decay_groups(
+    model: nn.Module, parts: Iterable[tuple[str, Iterable[nn.Parameter], float]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split each part of a model into a group with weight decay and one without, `NAME_no_decay`.
+
+    Args:
+        model: whose names tell which parameters have weight decay.
+        parts: name, parameters and learning rate of each; frozen parameters are left out.
+        weight_decay: of the parameters that have any.
+    """
+    decayed = {id(parameter) for name, parameter in model.named_parameters() if _decays(name, parameter)}
+    groups = []
+    for part, parameters, lr in parts:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        if trained:
-            groups.append({"name": name, "params": trained, "lr": lr, "weight_decay": weight_decay})
-
-    for part, parameters, lr in _parts(model, recipe):
-        add(part, (p for p in parameters if id(p) not in undecayed), lr, config.weight_decay)
-        add(f"{part}_no_decay", (p for p in parameters if id(p) in undecayed), lr, 0.0)
-    add("loss", loss, config.head_lr, 0.0)
+        for name, decay in ((part, weight_decay), (f"{part}_no_decay", 0.0)):
+            own = [parameter for parameter in trained if (id(parameter) in decayed) == (name == part)]
+            if own:
+                groups.append({"name": name, "params": own, "lr": lr, "weight_decay": decay})
     return groups
 
 

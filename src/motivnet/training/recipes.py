@@ -8,10 +8,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from motivnet.checkpoints.released import RELEASED
 from motivnet.data.augment import NO_CHANGE, AugmentConfig
 from motivnet.data.sampling import SamplingConfig
+from motivnet.errors import unknown_name
 from motivnet.models.config import preset
 from motivnet.preprocess import MOTIVNET_STRETCH, NANO
 from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES
@@ -23,6 +25,7 @@ from motivnet.training.settings import (
     RunConfig,
     SplitConfig,
     lookup,
+    require,
 )
 
 
@@ -88,8 +91,8 @@ MOTIVNET_WEIGHTS = {
     "motivnet-0.3b": "sapiens-pose-0.3b",
     "motivnet-0.6b": "sapiens-pose-0.6b",
     "motivnet-1b": "sapiens-pose-1b",
-    "motivnet-2b": "sapiens-pretrain-2b",
-    "motivnet-sapiens2-0.1b": "sapiens2-pretrain-0.1b",
+    "motivnet-2b": "sapiens-pretrain-2b",  # its pose encoder was never released
+    "motivnet-sapiens2-0.1b": "sapiens2-pretrain-0.1b",  # it has no pose file
     "motivnet-sapiens2-0.4b": "sapiens2-pose-0.4b",
     "motivnet-sapiens2-0.8b": "sapiens2-pose-0.8b",
     "motivnet-sapiens2-1b": "sapiens2-pose-1b",
@@ -100,7 +103,7 @@ def motivnet(name: str) -> Recipe:
     """Train MotivNet (arXiv 2512.24231) on AffectNet: {weights} and ML-Decoder, 1024 x 768 pixels.
 
     As in the paper: learning rates of 1e-7 (encoder) and 1e-5 (decoder), AdamW, a cosine of ten epochs (T_0 = 10,
-    T_mult = 1: ten epochs end where it would restart, so it never does; with `run.epochs=20` it restarts once),
+    T_mult = 1: it would restart after ten epochs, so it never restarts; with `run.epochs=20` it does once),
     cross-entropy, equally many images of each of the seven classes, batches of 2 x 8 x devices. As in its code: images
     stretched to 1024 x 768 without augmentation, AdamW's default betas and weight decay of 0.01, no averaged weights.
     `motivnet train {name} --dry-run` estimates memory and arithmetic.
@@ -116,8 +119,8 @@ def motivnet(name: str) -> Recipe:
     - Faces are cropped by AffectNet's boxes, if there are any; theirs were cropped before.
     - Norms, biases, positions and queries have no weight decay.
     - The learning rate changes with every step, not with every epoch.
-    - Mixed precision (bfloat16) and gradient checkpointing (`backbone.recompute`), for half the memory of their float32.
-      Results differ by rounding.
+    - Mixed precision (bfloat16) and gradient checkpointing (`backbone.recompute`), for half the memory of float32;
+      results differ by rounding.
     {more}
     How much is trained can be set: `--set backbone.train=none` (frozen encoder), `backbone.train=last` with
     `backbone.last_blocks=4`, `backbone.train=lora` with `backbone.lora_rank=16` (LoRA needs a higher learning rate:
@@ -168,8 +171,10 @@ def recipe(name: str) -> Recipe:
 
 
 def describe(name: str) -> str:
-    """Return what a recipe of training or pre-training does, its cost and its expected scores."""
-    make: Callable[..., object] = (RECIPES | PRETRAIN_RECIPES)[name]
+    """Return what a recipe of training or pre-training does, with its cost and expected scores; ConfigError."""
+    known: dict[str, Callable[[], Any]] = {**RECIPES, **PRETRAIN_RECIPES}
+    require(name in known, unknown_name("recipe", name, known))
+    make: Any = known[name]
     text = inspect.getdoc(make.func if isinstance(make, functools.partial) else make) or ""
     if name not in MOTIVNET_WEIGHTS:
         return text
@@ -180,16 +185,5 @@ def describe(name: str) -> str:
         known.name for known in RELEASED if known.name.startswith(f"{family}-") and known.name.endswith(f"-{size}")
     ]
     others = ", ".join(other for other in alike if other != weights)
-    return text.format(name=name, weights=weights, more=_departures(name), others=others)
-
-
-def _departures(name: str) -> str:
-    """Return how the recipe of a size departs from the paper."""
-    if name == "motivnet-1b":
-        return ""
-    reasons = {
-        "motivnet-2b": "Its pose encoder was never released, so it starts from pre-training",
-        "motivnet-sapiens2-0.1b": "It has no pose file, so it starts from pre-training",
-    }
-    more = f"\n  {reasons[name]}." if name in reasons else ""
-    return f"- The encoder is not the paper's Sapiens-1B: the rates are untested with it.{more}\n"
+    other_size = "- The encoder is not the paper's Sapiens-1B: the learning rates are untested with it.\n"
+    return text.format(name=name, weights=weights, more="" if name == "motivnet-1b" else other_size, others=others)

@@ -156,9 +156,23 @@ def disk_advice(out: Path) -> str:
     return f"; {last} is whole: make room, and continue with --resume"
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that the result of a run depends on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")}
+def describe(recipe: Any, provenance: dict[str, Any], **settings: Any) -> BundleConfig:
+    """Return the config of the bundle of a run.
+
+    Args:
+        recipe: of the run.
+        provenance: to be stored with the recipe and the versions of the libraries.
+        settings: more fields of the config.
+    """
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")}
+    return BundleConfig(
+        name=recipe.name,
+        licence="not stated: depends on the training data",
+        model=recipe.model,
+        preprocessing=recipe.preprocessing,
+        provenance={"recipe": config.to_plain(recipe), "versions": versions, **provenance},
+        **settings,
+    )
 
 
 def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:

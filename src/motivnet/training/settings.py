@@ -22,6 +22,12 @@ TrainedPart = Literal["all", "none", "last", "lora"]
 T = TypeVar("T")
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError unless a condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
 def lookup(kind: str, name: str, recipes: Mapping[str, Callable[[], T]]) -> T:
     """Return the recipe of a name.
 
@@ -33,15 +39,18 @@ def lookup(kind: str, name: str, recipes: Mapping[str, Callable[[], T]]) -> T:
     Raises:
         ConfigError: if there is no such recipe.
     """
-    if name not in recipes:
-        raise ConfigError(unknown_name(kind, name, recipes))
+    require(name in recipes, unknown_name(kind, name, recipes))
     return recipes[name]()
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Check the betas of AdamW; ConfigError."""
+    require(all(0 <= beta < 1 for beta in betas), f"optimizer: betas must be from 0 to below 1, not {betas}")
 
 
 def check_seed(where: str, seed: int) -> None:
     """Refuse a seed that not every random generator accepts; ConfigError."""
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"{where}: seed must be from 0 to {2**32 - 1}, not {seed}")
+    require(0 <= seed < 2**32, f"{where}: seed must be from 0 to {2**32 - 1}, not {seed}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,11 +72,10 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if not 0 < self.hold_out < 1:
-            raise ConfigError(f"split: hold_out must be between 0 and 1, not {self.hold_out}")
+        require(0 < self.hold_out < 1, f"split: hold_out must be between 0 and 1, not {self.hold_out}")
         check_seed("split", self.seed)
-        if self.select == self.train:
-            raise ConfigError(f"split: select must be another split than train, {self.train!r}, or null to hold out")
+        other = f"split: select must be another split than train, {self.train!r}, or null to hold out"
+        require(self.select != self.train, other)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +99,10 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
         for name in ("label_smoothing", "vote_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"loss: {name} must be from 0 to 1, not {getattr(self, name)}")
-        if self.affect_weight is not None and not 0 < self.affect_weight < math.inf:
-            raise ConfigError(f"loss: affect_weight must be positive, not {self.affect_weight}")
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"loss: {name} must be from 0 to 1, not {value}")
+        weight = self.affect_weight
+        require(weight is None or 0 < weight < math.inf, f"loss: affect_weight must be positive, not {weight}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,10 +131,10 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        if min(self.last_blocks, self.lora_rank) < 1 or self.lora_alpha <= 0:
-            raise ConfigError("backbone: last_blocks and lora_rank must be at least 1, lora_alpha positive")
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"backbone: layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+        positive = min(self.last_blocks, self.lora_rank) >= 1 and self.lora_alpha > 0
+        require(positive, "backbone: last_blocks and lora_rank must be at least 1, lora_alpha positive")
+        decay = self.layer_decay
+        require(0 < decay <= 1, f"backbone: layer_decay must be above 0 and at most 1, not {decay}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,15 +167,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
         for name, rate in (("backbone_lr", self.backbone_lr), ("head_lr", self.head_lr)):
-            if not 0 < rate < math.inf:
-                freeze = "; to freeze the backbone, set backbone.train=none" if name == "backbone_lr" else ""
-                raise ConfigError(f"optimizer: {name} must be positive, not {rate}{freeze}")
-        if not 0 <= self.warmup < 1 or self.weight_decay < 0 or self.clip_norm < 0:
-            raise ConfigError("optimizer: warmup must be from 0 to below 1, weight_decay and clip_norm not negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optimizer: betas must be from 0 to below 1, not {self.betas}")
-        if self.restart_epochs <= 0 or self.restart_factor < 1:
-            raise ConfigError("optimizer: restart_epochs must be positive, restart_factor at least 1")
+            freeze = "; to freeze the backbone, set backbone.train=none" if name == "backbone_lr" else ""
+            require(0 < rate < math.inf, f"optimizer: {name} must be positive, not {rate}{freeze}")
+        in_range = 0 <= self.warmup < 1 and self.weight_decay >= 0 and self.clip_norm >= 0
+        require(in_range, "optimizer: warmup must be from 0 to below 1, weight_decay and clip_norm not negative")
+        check_betas(self.betas)
+        in_range = self.restart_epochs > 0 and self.restart_factor >= 1
+        require(in_range, "optimizer: restart_epochs must be positive, restart_factor at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,14 +211,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        if min(self.epochs, self.batch_size, self.accumulate) < 1:
-            raise ConfigError("run: epochs, batch_size and accumulate must be at least 1")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
-        if self.mixup < 0 or self.num_workers < 0 or self.checkpoint_minutes <= 0:
-            raise ConfigError("run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"run: patience must be at least 1 epoch, or null, not {self.patience}")
+        positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
+        require(positive, "run: epochs, batch_size and accumulate must be at least 1")
+        require(0 <= self.ema_decay < 1, f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
+        in_range = self.mixup >= 0 and self.num_workers >= 0 and self.checkpoint_minutes > 0
+        require(in_range, "run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
+        patience = self.patience
+        require(patience is None or patience >= 1, f"run: patience must be at least 1 epoch, or null, not {patience}")
         check_seed("run", self.seed)
 
 
@@ -265,8 +270,7 @@ class Place:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        if min(self.devices, self.nodes) < 1:
-            raise ConfigError("--devices and --nodes must be at least 1")
+        require(min(self.devices, self.nodes) >= 1, "--devices and --nodes must be at least 1")
 
     @property
     def world_size(self) -> int:

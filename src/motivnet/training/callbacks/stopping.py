@@ -32,6 +32,7 @@ IGNORED: tuple[tuple[type[Warning], str], ...] = (
     (PossibleUserWarning, ""),
     (UserWarning, "Checkpoint directory .* exists and is not empty"),
     (FutureWarning, ".*LeafSpec"),
+    (UserWarning, "You're using the WeightAveraging callback with a model that overrides the configure_model"),
 )
 
 

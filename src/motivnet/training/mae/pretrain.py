@@ -3,7 +3,6 @@
 Shape suffixes: B images, C channels, H height, W width; N patches.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig
 from motivnet.checkpoints.load import load_strict
 from motivnet.data.loader import Batch, FaceDataset
@@ -25,11 +23,11 @@ from motivnet.errors import ConfigError, DataError
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import build_backbone
 from motivnet.preprocess import Preprocessing
-from motivnet.training.data_module import FaceData, Splits, clean_split, random_order
-from motivnet.training.fit import Job, run
+from motivnet.training.data_module import Splits, clean_split, random_order
+from motivnet.training.fit import Job, override, run
 from motivnet.training.mae.pretrain_recipes import LR_BATCH, CropConfig, ImagesConfig, PretrainRecipe, pretrain_recipe
 from motivnet.training.module import TrainedModule, compile_parts
-from motivnet.training.optimizers import fuses, warmed_cosine
+from motivnet.training.optimizers import decay_groups, fuses, warmed_cosine
 from motivnet.training.run_dir import BEST, BUNDLE_NAME, weights_in, write_bundle
 from motivnet.training.settings import Place
 
@@ -73,44 +71,42 @@ def pretrain(
         DataError: if there are no such images, or too few, or the run to resume has other rows.
         TrainingError: if loss or weights become NaN or infinite.
     """
-    chosen = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
-    chosen = config.override(chosen, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
+    chosen = override(pretrain_recipe(recipe) if isinstance(recipe, str) else recipe, overrides)
 
     def prepare(manifest: Manifest, start: bool) -> Job:
-        return PretrainJob(chosen, choose_images(manifest, chosen.images), Path(out))
+        images = choose_images(manifest, chosen.images)
+        return Job(
+            rows=images,
+            build=lambda: MaskedTraining(prepare_model(chosen), chosen, Path(out) / PICTURES),
+            write_bundle=lambda bundle_config: write_encoder(Path(out), chosen, images.select, bundle_config),
+            select=chosen.images.select,
+            described={"summary": f"an encoder, pre-trained with the recipe {chosen.name}", "part": "encoder"},
+            rows_name="images",
+            monitor="val/loss",
+            mode="min",
+        )
 
-    return run(chosen, data, Path(out), prepare, place, resume=resume, progress=progress)
+    return run(chosen, data, Path(out), prepare, place or Place(), resume=resume, progress=progress)
 
 
-class PretrainJob(Job):
-    """Pre-training of an encoder."""
+def prepare_model(recipe: PretrainRecipe) -> MaskedAutoencoder:
+    """Build encoder and decoder with random weights, for training."""
+    model = build_pretraining(recipe)
+    if recipe.recompute:
+        model.backbone.net.set_grad_checkpointing()  # type: ignore[operator]
+    if recipe.run.compile:
+        compile_parts(model)
+    return model
 
-    rows_name, monitor, mode = "images", "val/loss", "min"
 
-    def __init__(self, recipe: PretrainRecipe, images: Splits, out: Path) -> None:
-        """Set recipe, images and the folder of the run."""
-        self.rows, self.select = images, recipe.images.select
-        self.described = {"summary": f"an encoder, pre-trained with the recipe {recipe.name}", "part": "encoder"}
-        self.data = FaceData(recipe.preprocessing, recipe.run, images.train, images.select)
-        self._recipe, self._pictures = recipe, out / PICTURES
-
-    def build(self) -> "MaskedTraining":
-        """Build encoder and decoder with random weights."""
-        model = build_pretraining(self._recipe)
-        if self._recipe.recompute:
-            model.backbone.net.set_grad_checkpointing()  # type: ignore[operator]
-        if self._recipe.run.compile:
-            compile_parts(model)
-        return MaskedTraining(model, self._recipe, self._pictures)
-
-    def write_bundle(self, out: Path, bundle_config: BundleConfig) -> None:
-        """Draw the last picture and write the encoder."""
-        model = load_pretraining(out / BEST, self._recipe)
-        rows = list(range(min(NUM_PICTURED, len(self.rows.select))))
-        shown = FaceDataset(self.rows.select, self._recipe.preprocessing).__getitems__(rows)
-        self._pictures.mkdir(exist_ok=True)
-        picture_of(model, self._recipe.preprocessing, shown.pixels).save(self._pictures / "final.png")
-        write_bundle(out / BUNDLE_NAME, bundle_config, model.backbone, out / BEST)
+def write_encoder(out: Path, recipe: PretrainRecipe, select: Manifest, bundle_config: BundleConfig) -> None:
+    """Draw the last picture of a run, and write the bundle of its encoder."""
+    model = load_pretraining(out / BEST, recipe)
+    rows = list(range(min(NUM_PICTURED, len(select))))
+    shown = FaceDataset(select, recipe.preprocessing).__getitems__(rows)
+    (out / PICTURES).mkdir(exist_ok=True)
+    picture_of(model, recipe.preprocessing, shown.pixels).save(out / PICTURES / "final.png")
+    write_bundle(out / BUNDLE_NAME, bundle_config, model.backbone, out / BEST)
 
 
 def build_pretraining(recipe: PretrainRecipe) -> MaskedAutoencoder:
@@ -205,34 +201,21 @@ class MaskedTraining(TrainedModule):
         """Build AdamW, with a learning rate in proportion to the images per optimizer step."""
         run, settings = self.recipe.run, self.recipe.optimizer
         images = run.batch_size * run.accumulate * self.trainer.world_size
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay),
-            lr=settings.lr * images / LR_BATCH,
-            betas=settings.betas,
-            fused=fuses(run.precision),
-        )
+        groups = parameter_groups(self.model, settings.lr * images / LR_BATCH, settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, betas=settings.betas, fused=fuses(run.precision))
         num_steps = int(self.trainer.estimated_stepping_batches)
         warmup_steps = round(num_steps * min(1.0, settings.warmup_epochs / run.epochs))
         schedule = LambdaLR(optimizer, warmed_cosine(warmup_steps, num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def parameter_groups(model: MaskedAutoencoder, weight_decay: float) -> list[dict[str, Any]]:
-    """Group the trained parameters: `backbone`, `backbone_no_decay`, `decoder`, `decoder_no_decay`.
-
-    Norms, biases and tokens have no weight decay.
-    """
-    groups: dict[str, list[nn.Parameter]] = {}
+def parameter_groups(model: MaskedAutoencoder, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Group the trained parameters: `backbone`, `backbone_no_decay`, `decoder`, `decoder_no_decay`."""
+    names = ("backbone", "decoder")
+    parts: list[list[nn.Parameter]] = [[], []]
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = "backbone" if name.startswith("backbone.") else "decoder"
-        decays = parameter.ndim > 1 and not name.endswith(("cls_token", "mask_token"))
-        groups.setdefault(part if decays else f"{part}_no_decay", []).append(parameter)
-    return [
-        {"name": name, "params": parameters, "weight_decay": 0.0 if name.endswith("no_decay") else weight_decay}
-        for name, parameters in sorted(groups.items())
-    ]
+        parts[not name.startswith("backbone.")].append(parameter)
+    return decay_groups(model, [(*part, lr) for part in zip(names, parts, strict=True)], weight_decay)
 
 
 def random_crop(

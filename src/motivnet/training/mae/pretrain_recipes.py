@@ -8,11 +8,10 @@ import functools
 import math
 from collections.abc import Callable
 
-from motivnet.errors import ConfigError
 from motivnet.models.config import ModelConfig, preset
 from motivnet.models.mae import MaeConfig
 from motivnet.preprocess import Preprocessing
-from motivnet.training.settings import RunConfig, check_seed, lookup
+from motivnet.training.settings import RunConfig, check_betas, check_seed, lookup, require
 
 # The batch size that learning rates refer to, as in Goyal et al., arXiv 1706.02677.
 LR_BATCH = 256
@@ -36,13 +35,12 @@ class ImagesConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        if not 0 < self.hold_out < 1:
-            raise ConfigError(f"images: hold_out must be between 0 and 1, not {self.hold_out}")
+        require(0 < self.hold_out < 1, f"images: hold_out must be between 0 and 1, not {self.hold_out}")
         check_seed("images", self.seed)
-        if self.select is not None and self.select == self.train:
-            raise ConfigError(f"images: select must be another split than train, {self.train!r}, or null to hold out")
-        if self.select is not None and self.train is None:
-            raise ConfigError("images: with select, train must name a split too")
+        if self.select is not None:
+            other = f"images: select must be another split than train, {self.train!r}, or null to hold out"
+            require(self.select != self.train, other)
+            require(self.train is not None, "images: with select, train must name a split too")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +59,9 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ConfigError(f"crop: area must be two shares above 0 and up to 1, in order, not {self.area}")
-        if not 1 <= self.aspect < math.inf:
-            raise ConfigError(f"crop: aspect must be at least 1, not {self.aspect}")
+        low, high = self.area
+        require(0 < low <= high <= 1, f"crop: area must be two shares above 0 and up to 1, in order, not {self.area}")
+        require(1 <= self.aspect < math.inf, f"crop: aspect must be at least 1, not {self.aspect}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +84,10 @@ class PretrainOptimizer:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"optimizer: lr must be positive, not {self.lr}")
-        if min(self.warmup_epochs, self.weight_decay, self.clip_norm) < 0:
-            raise ConfigError("optimizer: warmup_epochs, weight_decay and clip_norm must not be negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optimizer: betas must be from 0 to below 1, not {self.betas}")
+        require(0 < self.lr < math.inf, f"optimizer: lr must be positive, not {self.lr}")
+        smallest = min(self.warmup_epochs, self.weight_decay, self.clip_norm)
+        require(smallest >= 0, "optimizer: warmup_epochs, weight_decay and clip_norm must not be negative")
+        check_betas(self.betas)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,19 +120,13 @@ class PretrainRecipe:
 
     def __post_init__(self) -> None:
         """Check that the settings are consistent; ConfigError."""
-        if self.preprocessing.size != self.model.image_size:
-            raise ConfigError(
-                f"preprocessing.size {self.preprocessing.size} and model.image_size {self.model.image_size} must be equal"
-            )
-        if self.preprocessing.num_channels != self.model.in_chans:
-            raise ConfigError(
-                f"preprocessing.channels {self.preprocessing.channels!r} and model.in_chans {self.model.in_chans} "
-                f"must fit together"
-            )
-        if self.run.mixup:
-            raise ConfigError("run: mixup blends labels, which pre-training does not have. Allowed: 0")
-        if self.picture_epochs < 1:
-            raise ConfigError(f"picture_epochs must be at least 1, not {self.picture_epochs}")
+        pixels, model = self.preprocessing, self.model
+        sizes = f"preprocessing.size {pixels.size} and model.image_size {model.image_size} must be equal"
+        require(pixels.size == model.image_size, sizes)
+        channels = f"preprocessing.channels {pixels.channels!r} and model.in_chans {model.in_chans} must fit together"
+        require(pixels.num_channels == model.in_chans, channels)
+        require(not self.run.mixup, "run: mixup blends labels, which pre-training does not have. Allowed: 0")
+        require(self.picture_epochs >= 1, f"picture_epochs must be at least 1, not {self.picture_epochs}")
 
 
 # FER-2013's own format: 48 x 48 grey pixels.

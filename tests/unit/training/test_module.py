@@ -1,4 +1,4 @@
-"""What is faster gives the same results."""
+"""Faster attention and compiled blocks give the same results."""
 
 import functools
 from pathlib import Path
@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from motivnet.models.backbone import SHORT, write_out_short_attention
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.training.callbacks.stopping import clear_endings
-from motivnet.training.speed import FastAttention, compile_parts
+from motivnet.training.callbacks.stopping import handle_exits
+from motivnet.training.module import TrainedModule, compile_parts
 
 
 def make_model(backbone: str = "sapiens", side: int = 32, **vit: Any) -> MotivNet:
@@ -54,7 +54,7 @@ def test_many_patches_keep_the_fused_kernel() -> None:
     assert fused(model) == {True}
 
 
-class Step(lightning.LightningModule):
+class Step(TrainedModule):
     """One step."""
 
     def __init__(self) -> None:
@@ -75,14 +75,13 @@ def test_the_kernel_is_chosen_by_precision(precision: Any, kept: bool, tmp_path:
         accelerator="cpu",
         max_steps=1,
         precision=precision,
-        callbacks=[FastAttention()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     batches: Any = [torch.randn(2, 1, 32, 32)]
-    with clear_endings(trainer, tmp_path):
+    with handle_exits(trainer, tmp_path):
         trainer.fit(module, DataLoader(batches, batch_size=None))
     assert fused(module) == {kept}
 

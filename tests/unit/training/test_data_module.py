@@ -17,9 +17,9 @@ from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, DataError
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
+from motivnet.training.data_module import choose_rows
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import Recipe, SplitConfig
-from motivnet.training.splits import choose_rows
 
 
 def picture(seed: int, *, size: int = 12) -> bytes:
