@@ -16,7 +16,7 @@ from motivnet.data.augment import augment, mix
 from motivnet.data.loader import Batch
 from motivnet.errors import ConfigError
 from motivnet.labels import EMOTIONS
-from motivnet.models.backbone import has_depthwise, write_out_short_attention
+from motivnet.models.backbone import has_depthwise
 from motivnet.models.motivnet import MotivNet
 from motivnet.training.freezing import keep_frozen_eval
 from motivnet.training.losses import Concordance, TaskLoss, blend_targets, soft_cross_entropy
@@ -33,11 +33,6 @@ class TrainedModule(lightning.LightningModule):
     model: nn.Module
     # The methods of the model, besides `forward`, that the module calls.
     model_methods: tuple[str, ...] = ()
-
-    def setup(self, stage: str) -> None:
-        """Choose the faster attention of torch's two on a CPU."""
-        if self.trainer.strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
-            write_out_short_attention(self)
 
     def configure_model(self) -> None:
         """Shard the model in place, block by block; Lightning may call this more than once."""

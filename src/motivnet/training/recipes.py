@@ -181,9 +181,7 @@ def describe(name: str) -> str:
     weights = MOTIVNET_WEIGHTS[name]
     # Released weights of the same dimensions, trained for other tasks.
     family, _, size = weights.split("-")
-    alike = [
-        known.name for known in RELEASED if known.name.startswith(f"{family}-") and known.name.endswith(f"-{size}")
-    ]
+    alike = [file.name for file in RELEASED if file.name.startswith(f"{family}-") and file.name.endswith(f"-{size}")]
     others = ", ".join(other for other in alike if other != weights)
     other_size = "- The encoder is not the paper's Sapiens-1B: the learning rates are untested with it.\n"
     return text.format(name=name, weights=weights, more="" if name == "motivnet-1b" else other_size, others=others)

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from motivnet.data.loader import ResumableLoader
 from motivnet.errors import ConfigError
+from motivnet.models.backbone import write_out_short_attention
 from motivnet.storage import atomic_file
 from motivnet.training.callbacks.csv_logger import CurveLogger
 from motivnet.training.callbacks.data_time import DataTime
@@ -31,6 +32,15 @@ from motivnet.training.run_dir import BEST, LAST, disk_advice
 from motivnet.training.settings import Place, Recipe
 
 AnyRecipe = Recipe | PretrainRecipe
+
+
+class FastAttention(Callback):
+    """Choose the faster of torch's two implementations of attention, once the device is known."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Choose."""
+        if trainer.strategy.root_device.type == "cpu" and str(trainer.precision).startswith("bf16"):
+            write_out_short_attention(pl_module)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -169,7 +179,7 @@ def make_trainer(
     )
     # Lightning calls those that save checkpoints after the others, in this order.
     called: list[Callback] = [curves, StopAtNan(curves, out), LearningRateMonitor("step")]
-    called += [DataTime(), Diagnostics(out, curves, pretrained=pretrained), *callbacks]
+    called += [FastAttention(), DataTime(), Diagnostics(out, curves, pretrained=pretrained), *callbacks]
     if run.ema_decay:
         called.insert(0, WarmedAverage(run.ema_decay))
     if run.patience is not None:

@@ -361,7 +361,7 @@ def test_a_run_without_any_labels_of_them_is_refused(missing: tuple[str, ...], n
     if named is None:
         assert len(choose_rows(recipe, manifest).train) == 7
         return
-    with pytest.raises(DataError, match=f"no training row has {named}, and the model would"):
+    with pytest.raises(DataError, match=f"no training row has {named}, which the model should learn"):
         choose_rows(recipe, manifest)
     plain = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, affect=False))
     assert len(choose_rows(plain, manifest).train) == 7

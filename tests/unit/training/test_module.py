@@ -17,7 +17,8 @@ from motivnet.models.backbone import SHORT, write_out_short_attention
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.callbacks.stopping import handle_exits
-from motivnet.training.module import TrainedModule, compile_parts
+from motivnet.training.module import compile_parts
+from motivnet.training.trainer import FastAttention
 
 
 def make_model(backbone: str = "sapiens", side: int = 32, **vit: Any) -> MotivNet:
@@ -54,7 +55,7 @@ def test_many_patches_keep_the_fused_kernel() -> None:
     assert fused(model) == {True}
 
 
-class Step(TrainedModule):
+class Step(lightning.LightningModule):
     """One step."""
 
     def __init__(self) -> None:
@@ -75,6 +76,7 @@ def test_the_kernel_is_chosen_by_precision(precision: Any, kept: bool, tmp_path:
         accelerator="cpu",
         max_steps=1,
         precision=precision,
+        callbacks=[FastAttention()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
