@@ -3,13 +3,15 @@
 #     docker build --tag motivnet .
 #     docker run --rm --publish 127.0.0.1:8000:8000 --env MOTIVNET_TOKEN motivnet
 FROM python:3.11.13-slim-bookworm AS build
-# Holds what is installed, and what builds it, to the versions that are tested.
-ENV PIP_CONSTRAINT=/build/requirements/test.txt
 WORKDIR /build
+COPY requirements/build.txt requirements/serve.txt ./
+# What is installed, and what builds it, is what was tested, byte for byte.
+RUN pip install --no-cache-dir --require-hashes -r build.txt \
+    && python -m venv /opt/motivnet \
+    && /opt/motivnet/bin/pip install --no-cache-dir --require-hashes -r serve.txt
 COPY pyproject.toml README.md LICENSE ./
-COPY requirements/test.txt requirements/test.txt
 COPY src src
-RUN python -m venv /opt/motivnet && /opt/motivnet/bin/pip install --no-cache-dir ".[serve]"
+RUN pip wheel --no-deps --no-build-isolation . && /opt/motivnet/bin/pip install --no-deps *.whl
 
 FROM python:3.11.13-slim-bookworm
 COPY --from=build /opt/motivnet /opt/motivnet

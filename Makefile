@@ -1,8 +1,9 @@
 # `make demo` and `make test` do all the setting up. They need Python 3.11 and pip, nothing else.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS = --quiet --disable-pip-version-check
-# Holds the build backend, too, to the versions in the lock file.
-export PIP_CONSTRAINT = requirements/test.txt
+# What is installed is exactly what the lock files name, byte for byte; the package itself is built with what they hold.
+LOCKED = --require-hashes
+EDITABLE = --no-deps --no-build-isolation -e .
 
 .PHONY: demo test slow docs lock scores clean
 
@@ -29,33 +30,35 @@ slow: .venv/installed
 	.venv/bin/pytest -m slow
 
 # Byte code is left to be made on first use: most of scipy is never used here, and it would be 100 MB.
-.venv-demo/installed: requirements/demo.txt requirements/test.txt pyproject.toml
+.venv-demo/installed: requirements/demo.txt requirements/build.txt pyproject.toml
 	@echo "Installing the core and the demo's photographs into .venv-demo: half a minute, 560 MB"
 	rm -rf .venv-demo
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/pip install $(PIP_FLAGS) --no-compile -r requirements/demo.txt
-	.venv-demo/bin/pip install $(PIP_FLAGS) --no-compile --no-deps -e .
+	.venv-demo/bin/pip install $(PIP_FLAGS) --no-compile $(LOCKED) -r requirements/demo.txt -r requirements/build.txt
+	.venv-demo/bin/pip install $(PIP_FLAGS) --no-compile $(EDITABLE)
 	touch $@
 
 .venv/installed: requirements/test.txt pyproject.toml
 	@echo "Installing everything into .venv: some minutes, about 6 GB"
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	.venv/bin/pip install $(PIP_FLAGS) --no-compile -r requirements/test.txt
-	.venv/bin/pip install $(PIP_FLAGS) --no-deps -e .
+	.venv/bin/pip install $(PIP_FLAGS) --no-compile $(LOCKED) -r requirements/test.txt
+	.venv/bin/pip install $(PIP_FLAGS) $(EDITABLE)
 	touch $@
 
-# Raises every pin to the newest version that pyproject.toml and requirements/pins.txt allow.
-# The smaller lock files follow the large one, so that what is tested is what the demo runs.
-COMPILE = .venv-lock/bin/pip-compile --quiet --upgrade --strip-extras --allow-unsafe \
-	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
-lock: export CUSTOM_COMPILE_COMMAND = make lock
-lock: export PIP_CONSTRAINT =
+# Raises every pin to the newest version that pyproject.toml and requirements/pins.txt allow, and takes the hashes of all
+# its files from the index (pip-compile would download them, torch for every platform).
+# `make lock UPGRADE=` keeps the versions that still fit. The smaller lock files follow the large one, so that what is tested is what the demo and the container run.
+COMPILE = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-strip-markers --python .venv-lock/bin/python
+UPGRADE = --upgrade
+lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock:
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install $(PIP_FLAGS) 'pip-tools>=7.5'
+	.venv-lock/bin/pip install $(PIP_FLAGS) 'uv>=0.13'
 	$(COMPILE) --all-extras -c requirements/pins.txt -o requirements/test.txt pyproject.toml
 	$(COMPILE) --extra demo -c requirements/test.txt -o requirements/demo.txt pyproject.toml
+	$(COMPILE) --extra serve -c requirements/test.txt -o requirements/serve.txt pyproject.toml
 	$(COMPILE) -c requirements/test.txt -o requirements/core.txt pyproject.toml
+	printf 'hatchling\neditables\n' | $(COMPILE) -c requirements/test.txt -o requirements/build.txt -
 
 # Writes the embedded model's scores, as its bundle states them, into the README.
 scores: .venv/installed

@@ -42,9 +42,8 @@ from motivnet.data.augment import NO_CHANGE
 from motivnet.data.manifest import SCHEMA, Manifest, make_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
-from motivnet.evaluation.affect import affect_scores
-from motivnet.evaluation.evaluate import predict_manifest
-from motivnet.evaluation.predictions import Predictions
+from motivnet.evaluation.evaluate import affect_scores
+from motivnet.evaluation.predictions import Predictions, predict_manifest
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.training.fit import fit
@@ -193,7 +192,7 @@ def derived(predictions: Predictions) -> Predictions:
 
 def scores(predictions: Predictions) -> dict[str, Any]:
     """Give the scores of valence and arousal with their intervals, rounded."""
-    found = affect_scores(predictions, None, num_resamples=1000, level=0.95, seed=0)
+    found = affect_scores(predictions, None, num_resamples=1000, seed=0)
     return {
         name: {
             "n": values["n"],

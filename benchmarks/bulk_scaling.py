@@ -28,7 +28,6 @@ from skimage import data
 from tables import fill_block, machine, markdown_table, write_results
 
 from motivnet.bulk.job import Progress, Summary, run_bulk
-from motivnet.bulk.parts import BulkSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "bulk.md"
 HEIGHT, WIDTH = 480, 640
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="name of an embedded model, or the folder of a bundle")
     parser.add_argument("--try", action="store_true", dest="trial", help="print the figures, and write none")
     options = parser.parse_args()
-    settings = BulkSettings(model=options.model, part_size=options.part_size, threads=1)
+    settings = {"model": options.model, "part_size": options.part_size, "threads": 1}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder / "images", options.images)
@@ -97,7 +96,7 @@ def page_block(options: argparse.Namespace, rows: list[dict[str, Any]], figures:
 
 
 def do_run(
-    folder: Path, name: str, settings: BulkSettings, engine: str, workers: int | None, cores: int | None
+    folder: Path, name: str, settings: dict[str, Any], engine: str, workers: int | None, cores: int | None
 ) -> dict[str, Any]:
     """Do one run, and sum it up."""
     reports: list[tuple[float, Progress]] = []
@@ -106,10 +105,10 @@ def do_run(
         summary: Summary = run_bulk(
             str(folder / "images"),
             folder / name,
-            settings,
+            **settings,
             engine=engine,
             num_workers=workers,
-            on_progress=lambda progress: reports.append((time.perf_counter(), progress)),
+            progress=lambda progress: reports.append((time.perf_counter(), progress)),
         )
     (first_s, first), (last_s, last) = reports[1], reports[-1]
     early, late = memory.early_and_late(first_s, last_s)

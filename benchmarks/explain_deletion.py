@@ -73,11 +73,11 @@ def maps(explainer: Explainer, faces_BHWC: np.ndarray) -> dict[str, np.ndarray]:
     size = explainer.config.preprocessing.size
     drawn: dict[str, list[np.ndarray]] = {"what attention took": [], "bare attention": []}
     for start in range(0, len(faces_BHWC), BATCH_SIZE):
-        looked = explainer.look(explainer.config.preprocessing.normalise(faces_BHWC[start : start + BATCH_SIZE]))
-        rows, columns = token_grid(size, looked.attention.shape[2])
-        for row, best in enumerate(looked.probs.argmax(1)):
-            drawn["what attention took"].append(spread(looked.maps[row, best], size))
-            drawn["bare attention"].append(spread(looked.attention[row, best].reshape(rows, columns), size))
+        found = explainer.attribute(explainer.config.preprocessing.normalise(faces_BHWC[start : start + BATCH_SIZE]))
+        rows, columns = token_grid(size, found.attention.shape[2])
+        for row, best in enumerate(found.probs.argmax(1)):
+            drawn["what attention took"].append(spread(found.maps[row, best], size))
+            drawn["bare attention"].append(spread(found.attention[row, best].reshape(rows, columns), size))
     return {name: np.stack(heats) for name, heats in drawn.items()}
 
 

@@ -32,8 +32,8 @@ from PIL import Image
 from skimage import data
 from tables import markdown_table, use_cores, write_results
 
+from motivnet.checkpoints.bundle import Calibration
 from motivnet.faces import load_detector
-from motivnet.inference.backends import softmax
 from motivnet.preprocess import PREPROCESSINGS
 
 ROOT = Path(__file__).parents[1]
@@ -280,7 +280,7 @@ def measure(load: Callable[[], Callable[[np.ndarray], np.ndarray]], pixels: str,
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu_begin)
     found |= {"seconds": seconds, "cpu_seconds": cpu_seconds, "run_peak_bytes": status_bytes("VmHWM")}
-    return found | {"probs": softmax(logits)[0].tolist()}
+    return found | {"probs": Calibration().probs(logits)[0].tolist()}
 
 
 def status_bytes(name: str) -> int:

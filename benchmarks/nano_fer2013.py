@@ -19,7 +19,7 @@ from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
 from motivnet.evaluation.calibration import apply_calibration
-from motivnet.evaluation.probabilities import ece
+from motivnet.evaluation.probabilities import ProbabilityScores
 from motivnet.images import decode_image
 from motivnet.inference.backends import OnnxBackend
 
@@ -42,7 +42,7 @@ def measure(bundle: Bundle, manifest: Manifest) -> dict[str, Any]:
     fresh = ~repeated_rows(manifest, "PrivateTest", "Training")
     public_probs, private_probs = _probs(bundle, manifest.split("PublicTest")), _probs(bundle, private)
     target = private.targets
-    preds = private_probs.argmax(1)
+    preds, inverse = private_probs.argmax(1), bundle.config.calibration.inverse()
     num_classes = len(bundle.config.labels)
     return {
         "model": bundle.config.name,
@@ -57,8 +57,8 @@ def measure(bundle: Bundle, manifest: Manifest) -> dict[str, Any]:
         "labels": list(bundle.config.labels),
         "private_confusion": metrics.confusion_matrix(preds, target, num_classes).tolist(),
         "private_ece": {
-            "before": round(ece(apply_calibration(private_probs, bundle.config.calibration.inverse()), target), 4),
-            "after": round(ece(private_probs, target), 4),
+            "before": round(ProbabilityScores(apply_calibration(private_probs, inverse), target).ece(), 4),
+            "after": round(ProbabilityScores(private_probs, target).ece(), 4),
         },
         "private_abstention": _abstention(private_probs, target, bundle.config.abstain_below),
         "private_recall": metrics.recall_per_class(preds, target, num_classes).round(4).tolist(),

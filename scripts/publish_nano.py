@@ -31,8 +31,8 @@ from motivnet.checkpoints.bundle import (  # noqa: E402
 )
 from motivnet.data.manifest import Manifest  # noqa: E402
 from motivnet.data.sources.fer2013 import read_fer2013  # noqa: E402
-from motivnet.evaluation.calibrate import RECORD, calibrate  # noqa: E402
-from motivnet.evaluation.evaluate import predict_manifest  # noqa: E402
+from motivnet.evaluation.calibration import RECORD, calibrated_config  # noqa: E402
+from motivnet.evaluation.predictions import predict_manifest  # noqa: E402
 from motivnet.export.onnx import export_onnx, state_calibration  # noqa: E402
 from motivnet.export.verify import verify_onnx  # noqa: E402
 from motivnet.faces import load_detector  # noqa: E402
@@ -78,7 +78,7 @@ def calibrated(bundle: Bundle, manifest: Manifest, data: str) -> BundleConfig:
     predictor = Predictor(bundle.config, OnnxBackend(bundle), load_detector("whole"))
     split = manifest.split(SPLIT)
     predictions = predict_manifest(predictor, split, detect=False, data=data, split=SPLIT)
-    return calibrate(bundle.config, predictions, exponent=True, accuracy=ACCURACY)
+    return calibrated_config(bundle.config, predictions, exponent=True, accuracy=ACCURACY)
 
 
 def write_card(bundle: Bundle, results: dict[str, Any]) -> None:
@@ -145,9 +145,9 @@ def stages(provenance: dict[str, Any]) -> list[str]:
 
 def count_parameters(bundle: Bundle) -> int:
     """Count what the weights file holds, batch norm's statistics included."""
-    from motivnet.checkpoints.load import read_weights
+    from motivnet.checkpoints.files import open_weights
 
-    return sum(tensor.numel() for tensor in read_weights(bundle.weights).values())
+    return sum(tensor.numel() for tensor in open_weights(bundle.weights).tensors.values())
 
 
 def worst_confusions(labels: list[str], confusion: list[list[int]]) -> str:

@@ -1,7 +1,7 @@
-"""Strict conversion between frozen dataclasses and plain data (what JSON can say).
+"""Strict conversion between frozen dataclasses and plain data for JSON.
 
-Every setting of the project is a field of a frozen dataclass that stands beside what it configures.
-An unknown key is an error with a suggestion, never ignored.
+Every setting of the project is a field of a frozen dataclass, defined next to the code that it configures. An unknown
+key is an error with a suggestion.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ def setting(default: Any, help: str, **option: Any) -> Any:
     """Declare a field of a settings dataclass that the command line offers as an option.
 
     Args:
-        default: of the field.
-        help: what the field means, for `--help` and the reader of the class.
+        default: default of the field.
+        help: meaning of the field, for `--help` and the reader of the class.
         option: `flag`, the option's name if it is not the field's, or None for no option at all; `parse`, a function
             that reads the option's text; and arguments of `typer.Option`, such as `metavar`, `min` and `max`.
     """
@@ -48,7 +48,7 @@ def replace(settings: T, changes: Mapping[str, Any]) -> T:
     """Return a copy of a dataclass with some fields changed.
 
     Raises:
-        ConfigError: at a name that is not a field, with a suggestion.
+        ConfigError: if a name is not a field, with a suggestion.
     """
     names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     for name in changes:
@@ -58,7 +58,7 @@ def replace(settings: T, changes: Mapping[str, Any]) -> T:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a dataclass, with all it holds, into dicts, lists, numbers, strings and None."""
+    """Convert a dataclass, recursively, to dicts, lists, numbers, strings and None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -76,10 +76,10 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
     Args:
         cls: a dataclass.
         data: a mapping of its field names to plain values.
-        where: dotted path of `data` inside the whole, for messages.
+        where: dotted path of `data` in the settings, for messages.
 
     Raises:
-        ConfigError: at an unknown or missing key, or a value of the wrong type.
+        ConfigError: if a key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where or cls.__name__}: expected settings of {cls.__name__}, found {data!r}")
@@ -149,7 +149,7 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise ConfigError(f"{where}: too large a number") from None
+            raise ConfigError(f"{where}: the number is too large") from None
     if hint is Any:
         return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -161,13 +161,15 @@ def override(settings: T, assignments: list[str]) -> T:
     """Return `settings` with `dotted.name=value` assignments applied; values are read as JSON, else as text.
 
     Raises:
-        ConfigError: at an assignment without `=`, an unknown name, or a value of the wrong type.
+        ConfigError: if an assignment has no `=`, a name is unknown, or a value has the wrong type.
     """
     data = to_plain(settings)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"{assignment!r} is no assignment. Allowed: name=value, such as optimizer.head_lr=1e-4")
+            raise ConfigError(
+                f"{assignment!r} is not an assignment. Allowed: name=value, such as optimizer.head_lr=1e-4"
+            )
         try:
             value = json.loads(text)
         except ValueError:
@@ -190,7 +192,7 @@ def _child(node: Any, key: str, name: str) -> Any:
 
 
 def flatten(plain: Any, where: str = "") -> dict[str, Any]:
-    """Give plain settings by their dotted names, as `--set` takes them."""
+    """Flatten plain settings to dotted names, as `--set` accepts them."""
     if not isinstance(plain, dict):
         return {where: plain}
     return {
@@ -203,9 +205,9 @@ def flatten(plain: Any, where: str = "") -> dict[str, Any]:
 def fingerprint(settings: Any) -> str:
     """Return the letter `p` and the first 12 hex digits of the SHA-256 of the settings in canonical JSON.
 
-    Identifiers begin with a letter: `22228679e344` is a number to pandas and Excel.
+    The letter keeps pandas and Excel from reading one like `22228679e344` as a number.
     """
-    # Reading them back makes 1 and 1.0 of a float setting the same text, as they are equal.
+    # Reading the settings back turns 1 into 1.0 for a float, as the two are equal.
     canonical = from_plain(type(settings), to_plain(settings))
     text = json.dumps(to_plain(canonical), sort_keys=True, separators=(",", ":"))
     return "p" + hashlib.sha256(text.encode()).hexdigest()[:12]

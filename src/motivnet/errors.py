@@ -1,25 +1,26 @@
-"""Everything that motivnet raises on purpose.
+"""The exceptions of motivnet.
 
 ```
 MotivNetError
 ├── ConfigError      a setting that does not exist or is out of range
-├── ImageError       bytes that are no image, or too large a one
+├── ImageError       bytes that are not an image, or an image beyond the limits
 ├── DetectorError    a face detector that is unknown or cannot run here
 ├── CheckpointError  weights that are missing, damaged or of another model
-├── DataError        a data set that is not what its reader expects
-├── ExportError      an exported model that does not agree with its original
-├── OutputError      a result file that exists already or cannot be written
-├── TrainingError    a run that cannot go on: its loss or its weights are no longer numbers
+├── DataError        a data set that is not as its reader expects
+├── ExportError      an exported model whose outputs differ from its original
+├── OutputError      a result file that exists or cannot be written
+├── TrainingError    a run that cannot continue: NaN or infinite loss or weights
 └── MissingExtraError  an optional dependency that is not installed
 ```
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class MotivNetError(Exception):
-    """Base of all errors that a user of motivnet can cause, and can mend."""
+    """Base of all errors that a user of motivnet can cause and fix."""
 
 
 class ConfigError(MotivNetError):
@@ -39,26 +40,26 @@ class CheckpointError(MotivNetError):
 
 
 class DataError(MotivNetError):
-    """A data set that is not what its reader expects; names file and row."""
+    """A data set that is not as its reader expects; names file and row."""
 
 
 class ExportError(MotivNetError):
-    """An exported model that does not agree with the model it came from."""
+    """An exported model whose outputs differ from those of its original."""
 
 
 class OutputError(MotivNetError):
-    """A result file that exists already or cannot be written."""
+    """A result file that exists or cannot be written."""
 
 
 class TrainingError(MotivNetError):
-    """A run that cannot go on: its loss or its weights are no longer numbers."""
+    """A run that cannot continue: its loss or weights are NaN or infinite."""
 
 
 class MissingExtraError(MotivNetError):
-    """An optional dependency that is not installed; the message says how to get it."""
+    """An optional dependency that is not installed; the message names the extra to install."""
 
     def __init__(self, package: str, extra: str) -> None:
-        # Both stay in `args`, so that the error survives pickling on its way out of a worker process.
+        # Both are in `args`, so that the error can be pickled by a worker process.
         super().__init__(package, extra)
 
     def __str__(self) -> str:
@@ -67,8 +68,19 @@ class MissingExtraError(MotivNetError):
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Say that `name` is no `kind`, what was probably meant, and what is allowed."""
+    """Return the message for an unknown name, with a suggestion and the allowed names."""
     choices = sorted(allowed)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown {kind} {name!r}{hint} Allowed: {', '.join(choices)}"
+
+
+@contextlib.contextmanager
+def needs_extra(package: str, extra: str) -> Iterator[None]:
+    """Turn a failed import inside `with` into a MissingExtraError that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("motivnet"):
+            raise
+        raise MissingExtraError(error.name or package, extra) from None

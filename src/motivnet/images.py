@@ -1,4 +1,4 @@
-"""Decode whatever people call an image into upright 8-bit RGB: the only decoder of the project.
+"""Decode images from files, bytes, data URLs, PIL images, arrays and tensors into upright 8-bit RGB.
 
 Shape suffixes: h height, w width, c channels.
 """
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 ColorOrder = Literal["rgb", "bgr"]
 
-# Pillow's names of the formats that are read. Others may start programs (EPS: Ghostscript) or are no photographs.
+# Allowed formats, by Pillow's names. Others may start programs (EPS: Ghostscript) or are not photographs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# What is looked for in folders. A file that is named outright is taken whatever its name.
+# Suffixes of the images in folders. A single file may have any name.
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg"),
     *(".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
 ORIENTATION_TAG = 0x0112
-# EXIF orientation -> the member of PIL.Image.Transpose that makes the image upright; 1 is upright already.
+# EXIF orientation -> the member of PIL.Image.Transpose that makes the image upright; 1 is upright.
 TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -56,11 +56,11 @@ TURNS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An input of `Predictor` with the name that its result gets.
+    """An input of `Predictor` with a name.
 
     Args:
-        name: the `source` of its result.
-        image: what `Predictor.predict` takes, or the reason why there is none: its result is then `unreadable`.
+        name: the `source` of the result.
+        image: any input of `Predictor.predict`, or an error: the result is then `unreadable`.
     """
 
     name: str
@@ -74,23 +74,22 @@ if TYPE_CHECKING:
 def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
     """Decode an image.
 
-    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF, JPEG 2000 or PPM. The EXIF orientation is
-    applied, the first frame of an animation is taken (of a PIL image, the frame it stands at), transparency is laid on
-    white, 16-bit values are scaled by their full range, CMYK and palettes are converted.
+    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF, JPEG 2000 or PPM. The EXIF orientation is applied, the
+    first frame of an animation is used (of a PIL image, the current one), transparency becomes white, 16-bit values are
+    scaled by their full range, CMYK and palettes are converted.
 
     Args:
-        source: a path, the bytes of a file, a data URL (`data:image/png;base64,...`; `data:;base64,` in front of bare
-            base64 will do), a PIL image, an array: (h, w) grey, (h, w, 3) or (h, w, 4), or a tensor of torch, whose
-            channels come first as in all of torch: (h, w) grey, (1, h, w), (3, h, w) or (4, h, w). Arrays and tensors
-            are uint8, uint16, or floats from 0 to 1.
-        color: colour order of an array or tensor; files and PIL images know theirs.
-        limits: sizes beyond which an image is refused; None takes the defaults.
+        source: a path, the bytes of a file, a data URL (`data:image/png;base64,...` or `data:;base64,...`), a PIL
+            image, an array: (h, w) grey, (h, w, 3) or (h, w, 4), or a torch tensor: (h, w) grey, (1, h, w), (3, h, w)
+            or (4, h, w). Arrays and tensors are uint8, uint16, or floats from 0 to 1.
+        color: colour order of arrays and tensors; ignored for files and PIL images.
+        limits: sizes beyond which an image is refused; None: the defaults.
 
     Returns:
-        An upright RGB image, uint8 (h, w, 3), C-contiguous; shares the memory of an array that is one already.
+        An upright RGB image, uint8 (h, w, 3), C-contiguous; shares memory with an array of this form.
 
     Raises:
-        ImageError: if the source is missing, no image, damaged, or beyond the limits.
+        ImageError: if the source is missing, not an image, damaged, or beyond the limits.
     """
     limits = limits or ImageLimits()
     if is_tensor(source):
@@ -110,19 +109,19 @@ def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: Im
 
 
 def is_data_url(source: object) -> bool:
-    """Tell whether this is text that holds a file itself; a file of such a name is `./data:...`."""
+    """Return whether a source is a data URL; a file with such a name is `./data:...`."""
     return isinstance(source, str) and source[:5].lower() == "data:"
 
 
 def is_tensor(source: object) -> bool:
-    """Tell whether this is a tensor of torch, without loading torch."""
+    """Return whether a source is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.Tensor)
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """Name those of our formats that this build of Pillow has; AVIF is not in every one."""
+    """Return the allowed formats that this build of Pillow supports; not all builds support AVIF."""
     from PIL import Image
 
     Image.init()
@@ -131,7 +130,7 @@ def _formats() -> list[str]:
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Let Pillow work: what it raises at a broken image becomes ImageError, its warnings are not shown."""
+    """Turn Pillow's errors into ImageError, and hide its warnings."""
     from PIL import Image
 
     try:
@@ -147,9 +146,9 @@ def _pillow() -> Iterator[None]:
 
 
 class _QuietPillow:
-    """Ignore Pillow's warnings (oddities of a file, a bomb limit that is not ours) while any thread decodes.
+    """Ignore Pillow's warnings (oddities of a file, its own pixel limit) while any thread decodes.
 
-    `warnings.catch_warnings` alone would not do: threads that overlap restore each other's filters.
+    With `warnings.catch_warnings` alone, overlapping threads would restore each other's filters.
     """
 
     def __init__(self) -> None:
@@ -186,7 +185,7 @@ def _read(source: object, limits: ImageLimits) -> bytes:
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
-                # A device or a pipe has no size: never read beyond the limit.
+                # A device or a pipe reports no size: never read beyond the limit.
                 data = file.read(limits.max_bytes + 1) if size <= limits.max_bytes else b""
             size = max(size, len(data))
         except IsADirectoryError:
@@ -197,7 +196,7 @@ def _read(source: object, limits: ImageLimits) -> bytes:
             raise ImageError(f"cannot be read: {error}") from None
     else:
         raise ImageError(
-            f"cannot take an image from {type(source).__name__}. Allowed: path, bytes, data URL, PIL image, "
+            f"cannot read an image from {type(source).__name__}. Allowed: path, bytes, data URL, PIL image, "
             "numpy array, torch tensor"
         )
     if size > limits.max_bytes:
@@ -208,7 +207,7 @@ def _read(source: object, limits: ImageLimits) -> bytes:
 def _from_data_url(url: str) -> bytes:
     head, _, text = url.partition(",")
     if not head.lower().endswith(";base64"):
-        raise ImageError("a data URL without base64. Allowed: data:image/png;base64,... and the like")
+        raise ImageError("a data URL without base64. Allowed: such as data:image/png;base64,...")
     try:
         return b64decode(unquote_to_bytes(text).translate(None, string.whitespace.encode()), validate=True)
     except binascii.Error as error:
@@ -220,7 +219,7 @@ def _tensor_to_array(tensor: Any) -> np.ndarray:
     if not (tensor.ndim == 2 or (tensor.ndim == 3 and shape[0] in (1, 3, 4))):
         raise ImageError(
             f"tensor of shape {shape}. Allowed: (height, width), (3, height, width), also with 1 or 4 channels; "
-            "list(batch) for a batch, tensor.numpy() for channels that come last"
+            "list(batch) for a batch, tensor.numpy() for channels-last"
         )
     try:
         tensor = tensor.detach().cpu()
@@ -243,23 +242,23 @@ def _from_pil(image: "Image.Image", limits: ImageLimits) -> np.ndarray:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         upright = Image.alpha_composite(white, rgba)
-    # Copied, as Pillow's own array is read-only.
+    # A copy, because the array of a PIL image is read-only.
     return np.array(upright.convert("RGB"))
 
 
 def _turn_upright(image: "Image.Image") -> "Image.Image":
-    """Undo the EXIF orientation. Pillow's `exif_transpose` writes all EXIF anew, and fails where a tag is odd."""
+    """Apply the EXIF orientation. Pillow's `exif_transpose` also rewrites the EXIF data, and fails on invalid tags."""
     from PIL import Image
 
-    image.load()  # first, as loading a TIFF turns it already
+    image.load()  # first, because loading a TIFF applies its orientation
     turn = TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
     return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 def _sixteen_bit(values_hw: np.ndarray) -> np.ndarray:
-    """Read Pillow's wide grey modes, which hold 16-bit files in wider numbers, as 16 bits again."""
+    """Convert Pillow's wide grey modes, which also hold 16-bit files, back to 16 bits."""
     if np.issubdtype(values_hw.dtype, np.floating):
-        # TIFF floats have no agreed range: those up to 1 are taken as fractions, others as 8-bit values.
+        # TIFF floats have no defined range: up to 1 they are treated as fractions, otherwise as 8-bit values.
         top = 1.0 if np.nanmax(values_hw, initial=0.0) <= 1.0 else 255.0
         return np.clip(np.nan_to_num(values_hw) / top, 0.0, 1.0)
     return np.clip(values_hw, 0, 65_535).astype(np.uint16)
@@ -287,7 +286,7 @@ def _from_array(array: np.ndarray, color: ColorOrder, limits: ImageLimits) -> np
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
-    if array.dtype.type is np.uint16:  # of either byte order
+    if array.dtype.type is np.uint16:  # either byte order
         return ((array.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)

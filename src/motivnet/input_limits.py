@@ -1,4 +1,4 @@
-"""Limits of inputs. Imports nothing heavy, unlike the modules that apply them: the command line reads it."""
+"""Limits of inputs. Imports nothing heavy, because the command line reads it for `--help`."""
 
 import dataclasses
 import math
@@ -11,8 +11,8 @@ class ImageLimits:
     """Limits beyond which an image is not decoded.
 
     Args:
-        max_bytes: largest file, in bytes.
-        max_pixels: largest height x width: a small file can unfold into gigabytes.
+        max_bytes: maximum size of a file, in bytes.
+        max_pixels: maximum height x width, as a small file can decode to gigabytes.
     """
 
     max_bytes: int = 100_000_000
@@ -24,11 +24,11 @@ class FetchLimits:
     """Limits of fetching a URL.
 
     Args:
-        max_bytes: largest file, in bytes.
-        timeout_s: longest time for everything together, redirects included, in seconds.
-        max_redirects: most redirects that are followed.
-        public_only: whether hosts must be on the public internet: for URLs that strangers send. Refused are then
-            private, local, multicast and reserved addresses, in whatever way they are written or looked up.
+        max_bytes: maximum size of a file, in bytes.
+        timeout_s: maximum time in total, including redirects, in seconds.
+        max_redirects: maximum number of redirects.
+        public_only: whether hosts must be on the public internet, for URLs from untrusted users: private, local,
+            multicast and reserved addresses are refused, however they are written or resolved.
     """
 
     max_bytes: int = 100_000_000
@@ -40,7 +40,7 @@ class FetchLimits:
         """Check the ranges.
 
         Raises:
-            ConfigError: at a value that is out of range.
+            ConfigError: if a value is out of range.
         """
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes {self.max_bytes}: must be at least 1")

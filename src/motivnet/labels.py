@@ -19,19 +19,19 @@ class Emotion(enum.StrEnum):
     ANGER = "anger"
 
 
-# What some data sets and models give beside the emotion, each from -1 to 1, in this order.
+# What some data sets and models have in addition to the emotion, each from -1 to 1, in this order.
 AFFECT = ("valence", "arousal")
 
-# Words that data sets and other tools use for the same seven things.
-SYNONYMS: Mapping[str, Emotion] = {
-    "happy": Emotion.HAPPINESS,
-    "joy": Emotion.HAPPINESS,
-    "sad": Emotion.SADNESS,
-    "surprised": Emotion.SURPRISE,
-    "fearful": Emotion.FEAR,
-    "afraid": Emotion.FEAR,
-    "disgusted": Emotion.DISGUST,
-    "angry": Emotion.ANGER,
+# Words that data sets and other tools use for the same emotions.
+SYNONYMS: Mapping[str, str] = {
+    "happy": "happiness",
+    "joy": "happiness",
+    "sad": "sadness",
+    "surprised": "surprise",
+    "fearful": "fear",
+    "afraid": "fear",
+    "disgusted": "disgust",
+    "angry": "anger",
 }
 
 
@@ -46,10 +46,10 @@ class LabelSet:
     names: tuple[str, ...] = tuple(str(emotion) for emotion in Emotion)
 
     def __post_init__(self) -> None:
-        """Refuse a set that cannot be classified into.
+        """Check the names.
 
         Raises:
-            DataError: at fewer than two names, or one named twice.
+            DataError: if there are fewer than two, or one is repeated.
         """
         if len(self.names) < 2 or len(set(self.names)) != len(self.names):
             raise DataError(f"a label set needs at least two distinct names, found {list(self.names)}")
@@ -61,55 +61,30 @@ class LabelSet:
         return iter(self.names)
 
     def index(self, name: str) -> int:
-        """Give the position of a label; synonyms such as `happy` or `Angry` count.
+        """Return the position of a label; synonyms such as `happy` or `Angry` are understood.
 
         Raises:
             DataError: if the set has no such label.
         """
-        if name in self.names:
-            return self.names.index(name)
-        text = name.strip().lower()
-        text = text if text in self.names else str(SYNONYMS.get(text, text))
-        if text not in self.names:
+        label = self.find(name)
+        if label is None:
             raise DataError(unknown_name("label", name, self.names))
-        return self.names.index(text)
+        return self.names.index(label)
+
+    def find(self, name: str) -> str | None:
+        """Return the label that `name` stands for, also as a synonym; None if the set has no such label."""
+        text = name.strip().lower()
+        return next((found for found in (name, text, SYNONYMS.get(text)) if found in self.names), None)
 
 
 EMOTIONS = LabelSet()
 
-# AffectNet, CK+ and FERPlus know contempt as well, which MotivNet does not.
+# AffectNet, CK+ and FERPlus also have contempt, which MotivNet does not predict.
 WITH_CONTEMPT = LabelSet((*EMOTIONS, "contempt"))
 
 # Kaggle's fer2013.csv and icml_face_data.csv number the emotions in this order.
-FER2013_ORDER = (
-    Emotion.ANGER,
-    Emotion.DISGUST,
-    Emotion.FEAR,
-    Emotion.HAPPINESS,
-    Emotion.SADNESS,
-    Emotion.SURPRISE,
-    Emotion.NEUTRAL,
-)
-
+FER2013_ORDER = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 # CK+'s Emotion files number the emotions from 0 in this order.
-CKPLUS_ORDER = (
-    Emotion.NEUTRAL,
-    Emotion.ANGER,
-    "contempt",
-    Emotion.DISGUST,
-    Emotion.FEAR,
-    Emotion.HAPPINESS,
-    Emotion.SADNESS,
-    Emotion.SURPRISE,
-)
-
+CKPLUS_ORDER = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 # RAF-DB's list_patition_label.txt numbers the basic emotions from 1 in this order.
-RAFDB_ORDER = (
-    Emotion.SURPRISE,
-    Emotion.FEAR,
-    Emotion.DISGUST,
-    Emotion.HAPPINESS,
-    Emotion.SADNESS,
-    Emotion.ANGER,
-    Emotion.NEUTRAL,
-)
+RAFDB_ORDER = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")

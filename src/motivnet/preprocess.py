@@ -1,4 +1,4 @@
-"""From a decoded image to what a model sees: the only such path, for training, evaluation, serving and export.
+"""Preprocessing from a decoded image to a model's input, the same in training, evaluation, serving and export.
 
 Shape suffixes: h height, w width, c channels; B images, C channels, H height, W width of the model's input.
 """
@@ -26,8 +26,8 @@ class Box(NamedTuple):
     Attributes:
         x: left edge.
         y: top edge.
-        width: of the rectangle.
-        height: of the rectangle.
+        width: width.
+        height: height.
     """
 
     x: float
@@ -38,20 +38,20 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """How a face becomes a tensor. Frozen, serialisable, and known by its fingerprint.
+    """The preprocessing of faces: serialisable, and identified by its fingerprint.
 
     Args:
-        geometry: `stretch` resizes the box to `size` whatever its shape (MotivNet's training code);
-            `pad` resizes it to the largest square inside `size` and fills the rest with `fill` on both sides
-            (MotivNet's inference code: 768x768, then white rows to 1024x768);
-            `square` widens the box by `margin`, squares it about its centre and resizes it.
+        geometry: `stretch` resizes the box to `size` regardless of its aspect ratio (MotivNet's training code);
+            `pad` resizes it to the largest square inside `size` and pads with `fill` on both sides (MotivNet's
+            inference code: 768x768, then white rows to 1024x768);
+            `square` enlarges the box by `margin`, makes it square about its centre, and resizes it.
         size: (height, width) of the model's input, in pixels; equal for `square`.
         channels: `rgb`, or `grey` for one channel of luma.
-        filter: resampling filter, OpenCV's.
+        filter: OpenCV's resampling filter.
         mean: subtracted, per channel, on the scale 0 to 255.
         std: divided by, per channel, on the scale 0 to 255.
-        margin: share of the box's longer side added on each side, for `square`; a whole image gets none.
-        fill: grey value, 0 to 255, of padding rows and of what lies outside the image; None repeats the edge.
+        margin: for `square`: fraction of the box's longer side added on each side; a whole image gets none.
+        fill: grey value, 0 to 255, of padding and of pixels outside the image; None repeats the edge.
     """
 
     geometry: Geometry
@@ -64,48 +64,46 @@ class Preprocessing:
     fill: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that the settings fit together.
+        """Check the settings.
 
         Raises:
-            ConfigError: at a value that is out of range.
+            ConfigError: if a value is not allowed.
         """
+        for name, choices in (("geometry", Geometry), ("channels", Channels), ("filter", Filter)):
+            value, allowed = getattr(self, name), get_args(choices)
+            if value not in allowed:
+                raise ConfigError(f"preprocessing: {name} {value!r}. Allowed: {', '.join(allowed)}")
         height, width = self.size
-        problems = {
-            f"geometry {self.geometry!r}. Allowed: {', '.join(get_args(Geometry))}": self.geometry
-            not in get_args(Geometry),
-            f"channels {self.channels!r}. Allowed: {', '.join(get_args(Channels))}": self.channels
-            not in get_args(Channels),
-            f"filter {self.filter!r}. Allowed: {', '.join(get_args(Filter))}": self.filter not in get_args(Filter),
-            f"size {self.size}: both must be positive": height < 1 or width < 1,
-            f"size {self.size} is not square, as geometry 'square' needs": self.geometry == "square"
-            and height != width,
-            f"mean and std must have {self.num_channels} values": len(self.mean) != self.num_channels
-            or len(self.std) != self.num_channels,
-            f"mean {self.mean} must be finite": not all(map(math.isfinite, self.mean)),
-            f"std {self.std} must be positive and finite": not all(0 < value < math.inf for value in self.std),
-            f"margin {self.margin} must be from 0 to 2": not 0 <= self.margin <= 2,
-            f"fill {self.fill} must be from 0 to 255, or None": self.fill is not None and not 0 <= self.fill <= 255,
+        lengths = {len(self.mean), len(self.std)}
+        checks = {
+            f"size {self.size}: both must be positive": height >= 1 and width >= 1,
+            f"size {self.size} must be square for geometry 'square'": self.geometry != "square" or height == width,
+            f"mean and std must have {self.num_channels} values": lengths == {self.num_channels},
+            f"mean {self.mean} must be finite": all(map(math.isfinite, self.mean)),
+            f"std {self.std} must be positive and finite": all(0 < value < math.inf for value in self.std),
+            f"margin {self.margin} must be from 0 to 2": 0 <= self.margin <= 2,
+            f"fill {self.fill} must be from 0 to 255, or None": self.fill is None or 0 <= self.fill <= 255,
         }
-        for problem, found in problems.items():
-            if found:
-                raise ConfigError(f"preprocessing: {problem}")
+        for rule, holds in checks.items():
+            if not holds:
+                raise ConfigError(f"preprocessing: {rule}")
 
     @property
     def num_channels(self) -> int:
-        """Channels of the model's input."""
+        """Number of channels of the model's input."""
         return 1 if self.channels == "grey" else 3
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change whenever any setting changes; stands in every result."""
+        """The letter `p` and 12 hex digits that change with any setting; a column of every result."""
         return config.fingerprint(self)
 
     def face(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
-        """Cut out and resize one face.
+        """Crop and resize one face.
 
         Args:
             image_hwc_u8: upright RGB image, uint8 (h, w, 3).
-            box: the face, in its pixels; None takes the whole image.
+            box: the face, in pixels of the image; None: the whole image.
 
         Returns:
             uint8 (H, W, C) at the model's size, not yet normalised.
@@ -126,7 +124,7 @@ class Preprocessing:
         return np.ascontiguousarray(face)
 
     def placement(self, image_size: tuple[int, int], box: Box | None = None) -> tuple[Box, Box]:
-        """Say where `face` takes its pixels from, and where it puts them: what leads from a face back to the image.
+        """Return the source and target rectangles of `face`, which map a face back to its image.
 
         Args:
             image_size: (height, width) of the image, in pixels.
@@ -134,7 +132,7 @@ class Preprocessing:
 
         Returns:
             The rectangle of the image, in whole pixels and possibly beyond its edges, and the rectangle of the model's
-            input that it is resized to; what lies outside the latter is padding.
+            input that it is resized to; the rest of the input is padding.
         """
         height, width = image_size
         wanted = box or Box(0, 0, width, height)
@@ -149,13 +147,13 @@ class Preprocessing:
         return Box(left, top, right - left, bottom - top), filled
 
     def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:
-        """Turn faces of `face`, stacked, uint8 (B, H, W, C), into float32 pixels (B, C, H, W) for the model."""
+        """Normalise faces returned by `face`, uint8 (B, H, W, C), to the model's input, float32 (B, C, H, W)."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         pixels_BHWC = (faces_BHWC_u8.astype(np.float32) - mean) / std
         return np.ascontiguousarray(pixels_BHWC.transpose(0, 3, 1, 2))
 
     def __call__(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
-        """Turn one face of an upright RGB image into float32 pixels (C, H, W)."""
+        """Crop, resize and normalise one face of an upright RGB image: float32 (C, H, W)."""
         return self.normalise(self.face(image_hwc_u8, box)[None])[0]
 
     def _square(self, image_size: tuple[int, ...], box: Box | None) -> Box:
@@ -178,18 +176,18 @@ class Preprocessing:
         }
         chosen = filters[self.filter]
         if self.geometry == "square" and min(image_hwc.shape[:2]) > max(height, width):
-            # OpenCV's other filters skip pixels when they shrink; a photograph's face would alias.
+            # OpenCV's other filters skip pixels when downscaling, which causes aliasing.
             chosen = cv2.INTER_AREA
         return cv2.resize(image_hwc, (width, height), interpolation=chosen)
 
 
 def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
-    """Cut `box`, rounded to whole pixels, out of an image; at least one pixel.
+    """Crop an image to a box, rounded to whole pixels and at least one pixel wide and high.
 
     Args:
         image_hwc: any image.
-        box: what to cut; may reach beyond the image.
-        fill: value of what lies outside; None repeats the nearest edge.
+        box: may reach beyond the image.
+        fill: value of pixels outside the image; None repeats the edge.
     """
     height, width = image_hwc.shape[:2]
     left, top, right, bottom = _whole_pixels(box)
@@ -234,7 +232,7 @@ MOTIVNET_STRETCH = Preprocessing(
     std=MOTIVNET_STD,
 )
 MOTIVNET_PAD = dataclasses.replace(MOTIVNET_STRETCH, geometry="pad", fill=255)
-# No margin: a detector's box on FER-2013's training images is, in the median, as large as those images
+# No margin: the median of the detector's boxes on FER-2013's training images is the whole image
 # (`benchmarks/crop_margin.py`).
 NANO = Preprocessing(
     geometry="square",

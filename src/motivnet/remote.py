@@ -1,12 +1,11 @@
-"""Fetch a file over http or https, within limits: how `Predictor`, `motivnet predict` and the server follow a URL.
+"""Fetch a file over http or https, within limits. Own code, as HTTP libraries do not pin addresses that were checked.
 
-`motivnet bulk` takes URLs of many more kinds, from whoever runs it, by fsspec (`motivnet.bulk.urls`).
+They resolve a host name again when they connect, so that it can lead to another address than the one that was checked,
+and have no limit on the time or size of an answer as a whole. Here one deadline covers everything, bytes are counted as
+they arrive, and a connection goes to exactly the checked addresses. Proxies of the environment are not used: behind
+one, fetch the file by other means and pass its bytes.
 
-Python's own `urlopen` has no limit on the time or size of an answer as a whole, follows redirects to other schemes and
-looks a name up again when it connects, so that a name can lead to another address than the one that was checked. Here
-one deadline covers everything, bytes are counted as they come, and a connection goes to exactly the addresses that
-were checked. Proxies that the environment names are not used: behind one, fetch the file by other means and give its
-bytes.
+Used by `Predictor`, `motivnet predict` and the server; `motivnet bulk` opens many more kinds of URLs, by fsspec.
 """
 
 import contextlib
@@ -28,21 +27,21 @@ from motivnet.input_limits import FetchLimits
 SCHEMES = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 READ_BYTES = 65_536
-# Where IPv6's public hosts are. IPv4 within IPv6 (mapped, NAT64) lies elsewhere.
+# Global unicast IPv6. IPv4 within IPv6 (mapped, NAT64) has other prefixes.
 PUBLIC_V6 = ipaddress.ip_network("2000::/3")
-# Behind which Azure and Oracle keep the keys of their virtual machines; Python takes them for public.
+# Where Azure and Oracle serve the keys of their virtual machines; Python considers them public.
 METADATA_V4 = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
-# What is not escaped in a path or query that is a URL's already.
+# Not escaped again in the path or query of a URL.
 URL_SAFE = "%/:;=&?~+!$,'@()*[]|"
 
 
 def is_url(text: object) -> bool:
-    """Tell whether this is text that `fetch` takes for a URL."""
+    """Tell whether this is a URL that `fetch` accepts."""
     return isinstance(text, str) and text[:8].lower().startswith(("http://", "https://"))
 
 
 def without_password(url: str) -> str:
-    """Give a URL without the user name and password in it, to be shown and stored."""
+    """Return a URL without its user name and password, to be shown and stored."""
     scheme, colon, rest = url.partition("://")
     end = min((place for place in map(rest.find, "/?#") if place >= 0), default=len(rest))
     return f"{scheme}{colon}{rest[:end].rpartition('@')[2]}{rest[end:]}"
@@ -56,11 +55,11 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
         limits: None takes the defaults.
 
     Returns:
-        The body of an answer with status 200, as it is: compressed ones are refused.
+        The body of an answer with status 200; compressed ones are refused.
 
     Raises:
-        ImageError: if it cannot be had within the limits. The message names hosts, never the rest of a URL, which may
-            hold a secret.
+        ImageError: if it cannot be fetched within the limits. The message names hosts, never the rest of a URL, which
+            may contain a secret.
     """
     limits = limits or FetchLimits()
     end_s = time.monotonic() + limits.timeout_s
@@ -94,7 +93,7 @@ def _parse(url: str) -> _Target:
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname, parts.port
-        # As in a certificate; and it bounds what can stand in a message.
+        # As in a certificate; this also limits the length of messages.
         ascii_host = (host or "").encode("idna").decode("ascii")
     except ValueError:  # UnicodeError is one
         raise ImageError("cannot be fetched: the URL is not well-formed") from None
@@ -113,7 +112,7 @@ def _path(parts: SplitResult) -> str:
 
 
 def _follow(url: str, location: str) -> str:
-    # Headers are read as Latin-1; what servers mean by other bytes than ASCII is UTF-8.
+    # Headers are read as Latin-1; servers mean UTF-8.
     location = quote(location.encode("latin-1", "replace"), URL_SAFE)
     try:
         return urljoin(url, location)
@@ -157,7 +156,7 @@ def _body(response: http.client.HTTPResponse, target: _Target, limits: FetchLimi
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to addresses that were checked, all of whose waiting ends at the deadline."""
+    """A connection to checked addresses, all of whose waiting ends at the deadline."""
 
     def __init__(self, target: _Target, limits: FetchLimits, end_s: float) -> None:
         super().__init__(target.host, target.port)
@@ -183,7 +182,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _TimedSocket:
-    """As much of a socket as `http.client` uses. Python's time-outs begin anew at every byte; this one does not."""
+    """The part of a socket that `http.client` uses. Python's timeouts restart at every byte; this one does not."""
 
     def __init__(self, sock: socket.socket, end_s: float) -> None:
         self._sock = sock
@@ -203,7 +202,7 @@ class _TimedSocket:
 class _TimedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, end_s: float) -> None:
         self._sock = sock
-        # Keeps the socket open until it is closed itself: `http.client` closes sockets before it has read them.
+        # Keeps the socket open until this is closed: `http.client` closes sockets before it has read them.
         self._file = sock.makefile("rb", buffering=0)
         self._end_s = end_s
 
@@ -227,7 +226,7 @@ def _left_s(end_s: float) -> float:
 
 
 def _look_up(target: _Target, end_s: float) -> list[tuple[Any, ...]]:
-    """Ask the system for the addresses, in a thread of its own: the system cannot be told how long to try."""
+    """Resolve the host, in a thread of its own, as the system's resolver has no timeout."""
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -255,7 +254,7 @@ def _check_public(host: str, addresses: list[tuple[Any, ...]]) -> None:
 def _is_public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
-        # These two are tunnels to an IPv4 address, which may be any.
+        # These two are tunnels to any IPv4 address.
         allowed = address in PUBLIC_V6 and not (address.sixtofour or address.teredo)
     else:
         allowed = not any(address in network for network in METADATA_V4)
@@ -263,7 +262,7 @@ def _is_public(text: str) -> bool:
 
 
 def _connect(addresses: list[tuple[Any, ...]], end_s: float) -> socket.socket:
-    """Connect to the first address that answers; each gets an even share of the time that is left."""
+    """Connect to the first address that answers; each gets an equal share of the remaining time."""
     failure: OSError = OSError("no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         with contextlib.ExitStack() as undo:
@@ -271,7 +270,7 @@ def _connect(addresses: list[tuple[Any, ...]], end_s: float) -> socket.socket:
                 sock = undo.enter_context(socket.socket(family, kind, protocol))
                 sock.settimeout(_left_s(end_s) / (len(addresses) - number))
                 sock.connect(address)
-            except OSError as error:  # also of a family that this machine does not have
+            except OSError as error:  # also of a family that this machine does not support
                 failure = error
                 continue
             undo.pop_all()

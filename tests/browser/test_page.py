@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from playwright.sync_api import expect
 
-from motivnet.inference.rows import COLUMNS
+from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 from motivnet.server.schemas import Explanations
 
@@ -121,7 +121,7 @@ class TestPhotographs:
         assert [result["source"] for result in results] == names
         assert [result["status"] for result in results] == ["ok", "ok", "no_face", "unreadable"]
         rows = list(csv.DictReader(io.StringIO(saved(page, "#csv"), newline="")))
-        assert list(rows[0]) == [*COLUMNS, *(f"prob_{label}" for label in EMOTIONS)]
+        assert list(rows[0]) == list(all_columns(EMOTIONS))
         assert [row["source"] for row in rows] == names
         for row, result in zip(rows[:2], results[:2], strict=True):
             (found,) = result["faces"]
@@ -246,7 +246,7 @@ class TestTrouble:
         expect(page.locator("#progress")).to_contain_text("1 of 2: astronaut.jpg")
         page.get_by_role("button", name="Stop").click()
         expect(page.locator("#progress")).to_be_hidden()
-        expect(page.locator("#status")).to_contain_text("2 photographs left out")
+        expect(page.locator("#status")).to_contain_text("2 photographs skipped")
         page.unroute("**/v1/predict")
         upload(page, no_face)
         expect(page.locator("#messages")).to_be_empty()
@@ -279,7 +279,7 @@ class TestTrouble:
         page.route("**/v1/predict", busy)
         page.set_input_files("#files", [no_face])
         message = page.locator("#messages")
-        expect(message).to_contain_text("too much to do")
+        expect(message).to_contain_text("too busy")
         assert len(asked) == 4
         page.unroute("**/v1/predict")
         for address in ("**/v1/predict", "**/healthz"):
@@ -340,6 +340,6 @@ class TestEverybody:
         about = page.get_by_role("region", name="What this is, and what it is not")
         model = page.request.get(f"{site}v1/models").json()["models"][0]
         where, scores = next(iter(model["scores"].items()))
-        expect(about).to_contain_text(f"of {where} it names {scores['war']:.1%}")
+        expect(about).to_contain_text(f"of {where} is {scores['war']:.1%}")
         for words in ("not what a person feels", "2024/1689", "at work and in education", "does not store"):
             expect(page.locator("main")).to_contain_text(words)

@@ -80,7 +80,7 @@ def test_headless_writes_what_it_sees(film, options, tmp_path):
 def test_frames_are_dropped_rather_than_late(film, options, tmp_path, monkeypatch):
     import time
 
-    from motivnet.faces.whole import WholeImage
+    from motivnet.faces.detector import WholeImage
 
     find = WholeImage.detect
     monkeypatch.setattr(WholeImage, "detect", lambda self, image: (time.sleep(0.15), find(self, image))[1])
@@ -137,18 +137,16 @@ class FakeWindow:
 
     def __init__(self, title: str) -> None:
         FakeWindow.shown = []
-        self.closed = False
 
-    def show(self, image_hwc_u8: np.ndarray) -> None:
+    def show(self, image_hwc_u8: np.ndarray) -> bool:
         self.shown.append(image_hwc_u8)
-        self.closed = len(self.shown) == 3
+        return len(self.shown) < 3
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self) -> None: ...
 
 
 def test_the_window_shows_it_until_it_is_closed(film, options, monkeypatch):
-    monkeypatch.setitem(sys.modules, "motivnet.video.window", types.SimpleNamespace(Window=FakeWindow))
+    monkeypatch.setitem(sys.modules, "motivnet.cli.window", types.SimpleNamespace(Window=FakeWindow))
     done = run("--camera", film, *options[:-1])
     assert done.exit_code == 0, done.output
     assert len(FakeWindow.shown) == 3
@@ -173,7 +171,7 @@ def test_cameras_that_are_not_there(options, tmp_path):
         done = run("--camera", camera, "--out", out, *options)
         assert done.exit_code == 1
         assert says in done.stderr
-        assert "Allowed: the number of a camera" in done.stderr
+        assert "Allowed: the number of a connected camera" in done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert "secret" not in done.output
     (tmp_path / "text.mp4").write_text("no video")
@@ -183,7 +181,7 @@ def test_cameras_that_are_not_there(options, tmp_path):
 
 
 def test_mistakes_in_the_command(film, options, tmp_path):
-    assert "Allowed: with --out FILE.mp4" in refused("--camera", film, *options)
+    assert "Allowed: together with --out FILE.mp4" in refused("--camera", film, *options)
     assert "unknown format '.avi'" in refused("--camera", film, "--out", tmp_path / "a.avi", *options)
     (tmp_path / "a.mp4").touch()
     assert "exists already" in refused("--camera", film, "--out", tmp_path / "a.mp4", *options)

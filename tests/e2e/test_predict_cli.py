@@ -250,7 +250,7 @@ class TestBadInput:
         known = ("predict", photographs, "--model", tiny_bundle.path, "--abstain-below")
         assert_one_line(run(*known, "half"), "threshold 'half'", "Allowed: a probability")
         assert_one_line(run(*known, "1.5"), "abstain_below 1.5", "from 0 to 1")
-        assert_one_line(run(*known, "stored"), "states no threshold", "motivnet calibrate --accuracy")
+        assert_one_line(run(*known, "stored"), "has no threshold", "motivnet calibrate --accuracy")
 
     def test_impossible_outputs(self, photographs, tiny_bundle, tmp_path):
         known = ("predict", photographs, "--model", tiny_bundle.path)
@@ -258,7 +258,7 @@ class TestBadInput:
         assert_one_line(run(*known, "--out", tmp_path / "missing" / "x.csv"), "does not exist")
         assert_one_line(run(*known, "--out", "/proc/x.csv"), "/proc/x.csv", "cannot be written")
         assert_one_line(run(*known, "--annotate", photographs, "--overwrite"), "is one of the photographs")
-        assert_one_line(run(*known, "--annotate", "/proc/drawn"), "/proc/drawn", "cannot be made")
+        assert_one_line(run(*known, "--annotate", "/proc/drawn"), "/proc/drawn", "cannot be created")
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
     def test_ctrl_c_is_exit_code_130_and_leaves_no_file(self, photographs, tiny_bundle, tmp_path):

@@ -110,12 +110,6 @@ def read_table(path: Path) -> list[dict]:
     return parquet.read_table(path).to_pylist()
 
 
-def shown(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Give time and pixels of each frame."""
-    with av.open(str(path)) as container:
-        return [(frame.time, frame.to_ndarray(format="rgb24").astype(int)) for frame in container.decode(video=0)]
-
-
 class TestTables:
     def test_one_row_per_face_and_frame(self, clip, tiny_bundle, tmp_path):
         out = tmp_path / "rows.parquet"
@@ -151,7 +145,8 @@ class TestTables:
         assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == from_parquet
         with (tmp_path / "a.csv").open(newline="") as file:
             from_csv = list(csv.DictReader(file))
-        assert [{name: str(value) for name, value in row.items()} for row in from_parquet] == from_csv
+        as_text = [{name: "" if value is None else str(value) for name, value in row.items()} for row in from_parquet]
+        assert as_text == from_csv
 
     @pytest.mark.parametrize(
         ("options", "frames"),
@@ -182,7 +177,7 @@ class TestTables:
         assert done.stderr.splitlines()[0].startswith(f"motivnet: {bad}: not a video")
         assert "1 of the videos could not be read" in done.stderr
         rows = read_table(out)
-        assert list(rows[0]) == ["source", *COLUMNS]
+        assert list(rows[0]) == COLUMNS
         assert [row["source"] for row in rows] == [str(still)] * 3 + [str(bad)] + [str(clip)] * 12
         assert [row["status"] for row in rows if row["source"] == str(bad)] == ["unreadable"]
         assert {row["track"] for row in rows if row["status"] == "ok"} == {0}
@@ -254,12 +249,8 @@ class TestResume:
         done = run(*command, *self.outputs(often), "--resume")
         assert done.exit_code == 0, done.output
         assert names(often) == names(whole) == {"a.parquet", "a.mp4", "a.html"}
-        for name in ("a.parquet", "a.html"):
+        for name in ("a.parquet", "a.mp4", "a.html"):
             assert (often / name).read_bytes() == (whole / name).read_bytes(), name
-        # What the encoder makes of the same frames may differ by a rounding here and there.
-        for (time_s, frame), (expected_s, expected) in zip(shown(often / "a.mp4"), shown(whole / "a.mp4"), strict=True):
-            assert time_s == expected_s
-            assert np.abs(frame - expected).mean() < 1
 
     def test_killed_from_outside_at_any_time(self, command, tmp_path):
         run(*command, "--out", tmp_path / "whole.jsonl")
@@ -281,36 +272,33 @@ class TestResume:
     @pytest.fixture
     def broken_off(self, command, tmp_path, monkeypatch) -> Path:
         """A run that ended at its second checkpoint."""
-        from motivnet.video.checkpoints import Parts
+        from motivnet.video.label import _Job
 
-        save, saved = Parts.save, []
+        save, saved = _Job._save, []
 
-        def failing(self, number, state):
-            save(self, number, state)
+        def failing(self, number, state, rows):
+            save(self, number, state, rows)
             saved.append(number)
             if len(saved) == 2:
                 raise KeyboardInterrupt
 
         out = tmp_path / "a.csv"
         with monkeypatch.context() as patch:
-            patch.setattr(Parts, "save", failing)
+            patch.setattr(_Job, "_save", failing)
             done = run(*command, "--out", out)
-        assert (done.exit_code, done.stderr.strip()) == (130, "stopped; the same command with --resume goes on")
+        assert (done.exit_code, done.stderr.strip()) == (130, "stopped; the same command with --resume continues")
         assert not out.exists()
         return out
 
     def test_another_plan_is_refused(self, command, broken_off, tmp_path, tiny_bundle, still):
         assert "smooth_s was 0.3, is 0.0" in refused(*command, "--smooth", 0, "--out", broken_off, "--resume")
         assert "video was" in refused("video", still, *command[2:], "--out", broken_off, "--resume")
-        assert "annotate was False" in refused(
-            *command, "--out", broken_off, "--resume", "--annotate", tmp_path / "a.mp4"
-        )
-        assert "model was tiny" in refused(*command, "--model", "nano", "--out", broken_off, "--resume")
-        assert run(*command, "--out", broken_off, "--resume").exit_code == 0
-        assert names(tmp_path) == {"a.csv", "still.mp4"}
+        assert "model was 'tiny" in refused(*command, "--model", "nano", "--out", broken_off, "--resume")
+        assert run(*command, "--out", broken_off, "--resume", "--annotate", tmp_path / "a.mp4").exit_code == 0
+        assert names(tmp_path) == {"a.csv", "a.mp4", "still.mp4"}
 
     def test_what_is_left_is_not_lost_silently(self, command, broken_off, tmp_path):
-        assert "--resume goes on" in refused(*command, "--out", broken_off)
+        assert "--resume continues it" in refused(*command, "--out", broken_off)
         assert run(*command, "--out", broken_off, "--overwrite").exit_code == 0
         assert names(tmp_path) == {"a.csv"}
 
@@ -346,11 +334,11 @@ class TestBadInput:
     def test_mistakes_in_the_command(self, still, tiny, tmp_path):
         known = ["video", still, "--out", tmp_path / "a.csv", *tiny]
         out = known[2:]
-        assert "no such file" in refused("video", tmp_path / "none.mp4", *out)
+        assert "no such file or folder" in refused("video", tmp_path / "none.mp4", *out)
         assert "is a folder" in refused("video", tmp_path, *out)
         assert "no file matches" in refused("video", tmp_path / "*.avi", *out)
         assert "unknown format '.xlsx'" in refused("video", still, "--out", tmp_path / "a.xlsx", *tiny)
-        assert "ends in .mp4" in refused(*known, "--annotate", tmp_path / "a.avi")
+        assert "unknown format '.avi'" in refused(*known, "--annotate", tmp_path / "a.avi")
         assert "is the video" in refused(*known, "--overwrite", "--annotate", still)
         assert "end 1.0 s" in refused(*known, "--start", 2, "--end", 1)
         assert "no frame from 99 s" in refused(*known, "--start", 99)
@@ -379,4 +367,4 @@ class TestBadInput:
     def test_the_program_says_it_in_one_line(self, tmp_path):
         done = program(MAIN, "video", tmp_path / "none.mp4", "--out", tmp_path / "a.csv")
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"motivnet: {tmp_path / 'none.mp4'}: no such file\n"
+        assert done.stderr == f"motivnet: {tmp_path / 'none.mp4'}: no such file or folder\n"

@@ -99,7 +99,7 @@ def test_wheel_is_small_and_complete(wheel: Path) -> None:
 
 def test_lock_file_of_the_core_is_what_the_wheel_needs(wheel: Path) -> None:
     lines = (ROOT / "requirements" / "core.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
+    pins = [Requirement(line.rstrip("\\")) for line in lines if line and not line.startswith((" ", "#"))]
     assert {pin.name for pin in pins if pin.marker is None or pin.marker.evaluate()} == required_packages(wheel)
 
 

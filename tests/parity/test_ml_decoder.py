@@ -1,4 +1,4 @@
-"""ML-Decoder against torch's own primitives, and against what the reference implementation computed."""
+"""ML-Decoder against torch's own primitives; against its authors' implementation in test_released_formats.py."""
 
 import copy
 import math
@@ -6,12 +6,9 @@ import math
 import pytest
 
 torch = pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors")
 
-from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM  # noqa: E402
 from motivnet.models.ml_decoder import MLDecoder  # noqa: E402
 
 SHAPES = {
@@ -195,31 +192,3 @@ def test_dropout_acts_in_training_only():
 def test_shapes_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         build({"num_classes": 7}, **changes)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["seven_queries", "three_groups"])
-def test_reproduces_the_authors_implementation(shared_dir, name):
-    file = shared_dir / "parity" / f"ml_decoder_upstream_{name}.safetensors"
-    with safetensors.safe_open(file, framework="pt") as opened:
-        metadata = opened.metadata()
-    state, dropped = ML_DECODER_UPSTREAM.apply(load_file(file))
-    assert dropped == ()
-    num_queries, dim = state["queries"].shape
-    decoder = MLDecoder(
-        state["embed.weight"].shape[1],
-        len(state["group_bias"]),
-        num_queries=num_queries,
-        dim=dim,
-        num_layers=sum(key.endswith(".norm_ff.weight") for key in state),
-        num_heads=int(metadata["num_heads"]),
-        ff_dim=len(state["layers.0.ff_in.bias"]),
-    )
-    decoder.load_state_dict(state, strict=True)
-    x = torch.sin(0.37 * torch.arange(2 * 20 * 40, dtype=torch.float64)).float().reshape(2, 20, 40)
-    with torch.no_grad():
-        logits = decoder.eval()(x)
-    expected = load_file(file.with_suffix(".expected.safetensors"))["logits_BC"]
-    assert expected.shape == (2, 7)
-    assert expected.std() > 0.01
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)

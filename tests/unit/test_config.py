@@ -125,7 +125,7 @@ def test_values_get_the_type_of_their_setting():
         ({"scores": [1]}, "^scores: expected a mapping"),
         ({"scores": {"a": 1}}, "^scores.a: expected a mapping, found 1"),
         ({"scores": {"a": {"war": "high"}}}, "^scores.a.war: expected float, found 'high'"),
-        ({"mean": [10**400]}, r"^mean\[0\]: too large a number"),
+        ({"mean": [10**400]}, r"^mean\[0\]: the number is too large"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change, message):
@@ -192,8 +192,8 @@ def test_the_last_assignment_counts_and_the_original_stays():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("epochs", "'epochs' is no assignment. Allowed: name=value"),
-        ("", "'' is no assignment"),
+        ("epochs", "'epochs' is not an assignment. Allowed: name=value"),
+        ("", "'' is not an assignment"),
         ("=3", "unknown setting ''"),
         ("epoch=3", "epoch: unknown setting 'epoch'; did you mean 'epochs'"),
         ("optimizer.head_l=3", "optimizer.head_l: unknown setting 'head_l'; did you mean 'head_lr'"),

@@ -438,7 +438,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 5, 1.5, [1, 2], {"path": "a.jpg"}, object()])
 def test_what_is_no_source(source):
-    with pytest.raises(ImageError, match=r"cannot take an image from .* Allowed: path, bytes, data URL, PIL image"):
+    with pytest.raises(ImageError, match=r"cannot read an image from .* Allowed: path, bytes, data URL, PIL image"):
         decode_image(source)
 
 

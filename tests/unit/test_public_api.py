@@ -11,7 +11,7 @@ NEED_TORCH = ("load_backbone", "load_head", "load_model")
 PUBLIC = {
     *("EMOTIONS", "Box", "Emotion", "FaceResult", "ImageResult", "LabelSet", "MotivNetError", "Predictor"),
     *("NamedImage", "Preprocessing", "Results", "__version__", "decode_image", "frames_of", "load_detector"),
-    *("PredictorConfig", "read_camera", *NEED_TORCH),
+    *("PredictorConfig", "evaluate", "fit", "label_video", "list_models", "read_camera", "run_bulk", *NEED_TORCH),
 }
 HEAVY = ("torch", "cv2", "onnxruntime", "PIL", "numpy", "pyarrow", "timm", "lightning", "rich")
 

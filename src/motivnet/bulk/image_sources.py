@@ -1,126 +1,86 @@
-"""Where the images of a bulk run come from, in an order that never changes, and how a part of them is read.
+"""The images of a bulk run: an ordered list of inputs, and slices of it that workers read.
 
 SRC is one of
 
-- a folder, local or a URL that ends in none of the suffixes below: all images below it that are not hidden, by path;
-- a list, `.txt` (one path or URL a line) or `.csv` (with a column `path`);
-- a Parquet file, such as a manifest: see `motivnet.bulk.parquet_images`;
+- a folder, local or a URL without one of the suffixes below: all images in it and its subfolders, sorted by path,
+  without hidden ones;
+- a list: `.txt` (one path or URL per line) or `.csv` (with a column `path`), relative to the list's folder;
+- a Parquet file, such as a manifest, with the columns `bytes` or `image` (the bytes of a file, or Hugging Face's pair
+  of `bytes` and `path`), `path`, or both, where bytes take precedence; and `box`, the face as x, y, width, height in
+  pixels of the upright image;
 - one image.
 
-Relative paths of a list count from the list's folder. URLs are whatever fsspec opens (s3, gs, http, ...), and need
-fsspec only then. A `Source` knows how many inputs there are and a fingerprint of them; a `Slice` is the inputs from
-`start` to `stop`, small and picklable, and is what travels to the worker that reads them.
+URLs are opened by fsspec. Of a Parquet file only a few rows are in memory at a time.
 """
 
+import bisect
 import collections
 import csv
 import dataclasses
 import hashlib
 import io
+import itertools
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple
 
-from motivnet.bulk.urls import FetchError, explained, fetch, fsspec, is_url, open_binary
-from motivnet.errors import DataError
-from motivnet.images import IMAGE_SUFFIXES, ImageLimits
+import fsspec
+from pyarrow import parquet, types
+
+from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary
+from motivnet.errors import DataError, ImageError
+from motivnet.images import IMAGE_SUFFIXES, ImageLimits, NamedImage
 from motivnet.preprocess import Box
 
 LIST_SUFFIXES = (".csv", ".parquet", ".txt")
-# Fetches from URLs that are under way at once: latency, not the processor, is what they wait for.
+DATA_COLUMNS = ("bytes", "image")
+# Concurrent fetches per worker: they wait for the network, not for the processor.
 NUM_FETCHERS = 16
+ROWS_PER_READ = 64
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One input as read.
 
-    Args:
-        name: path, URL, or `FILE#ROW` for bytes without a path.
-        data: a local path, or the bytes of the file.
-        error: why there are no bytes; None otherwise.
-        box: where the face is, in pixels of the upright image, if the source tells.
+    Attributes:
+        image: a path, bytes, or the reason why there are none; its name is the path, the URL, or `FILE#ROW`.
+        box: where the face is, in pixels of the upright image; None if the source does not say.
     """
 
-    name: str
-    data: str | bytes
-    error: str | None = None
+    image: NamedImage
     box: Box | None = None
 
 
-class Slice(Protocol):
-    """Consecutive inputs of a source."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, limits: ImageLimits) -> Iterator[Input]:
-        """Read the inputs in order; one that cannot be read says so itself."""
-        ...
-
-
-class Source(Protocol):
-    """All inputs of a run."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digits that differ where the inputs do: their names, order, number or sizes."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def slice(self, start: int, stop: int) -> Slice:
-        """Give the inputs from number `start` up to, without, `stop`."""
-        ...
-
-
-def open_source(src: str) -> Source:
+def open_source(src: str) -> "Source":
     """Find the inputs.
 
     Raises:
-        DataError: if there is nothing there, no image in it, or a list is not what it should be.
-        ConfigError: if fsspec cannot open such URLs here.
-        MissingExtraError: if fsspec or pyarrow is needed and not installed.
+        DataError: if there is no such file or folder, it has no images, or a list or table cannot be read.
+        ConfigError: if the package for such URLs is not installed.
     """
-    suffix = os.path.splitext(src)[1].lower()  # noqa: PTH122, of URLs too
-    source = _open_url(src, suffix) if is_url(src) else _open_path(Path(src), suffix)
-    if not len(source):
+    path, suffix = None if is_url(src) else Path(src), os.path.splitext(src)[1].lower()  # noqa: PTH122, of URLs too
+    is_folder = path.is_dir() if path else suffix not in (*LIST_SUFFIXES, *IMAGE_SUFFIXES)
+    if path and not is_folder and not path.is_file():
+        raise DataError(f"{src}: no such file or folder")
+    if is_folder:
+        entries = sorted(_images_below(path) if path else _images_at(src))
+        if not entries:
+            raise DataError(f"{src}: no images in this folder. Allowed: {', '.join(IMAGE_SUFFIXES)}")
+    elif suffix == ".parquet":
+        return _open_table(src)
+    elif suffix in LIST_SUFFIXES:
+        entries = [(name, None) for name in _read_list(src, suffix)]
+    else:
+        entries = [(src, path.stat().st_size if path else None)]
+    if not entries:
         raise DataError(f"{src}: holds no inputs")
-    return source
-
-
-def _open_path(path: Path, suffix: str) -> Source:
-    if path.is_dir():
-        found = sorted(_images_below(path))
-        if not found:
-            raise DataError(f"{path}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
-        return ListSource(tuple(name for name, _ in found), _digest(found))
-    if not path.is_file():
-        raise DataError(f"{path}: no such file or folder")
-    if suffix == ".parquet":
-        return _open_table(str(path))
-    if suffix in LIST_SUFFIXES:
-        return _listed(str(path), suffix)
-    return ListSource((str(path),), _digest([(str(path), path.stat().st_size)]))
-
-
-def _open_url(url: str, suffix: str) -> Source:
-    if suffix == ".parquet":
-        return _open_table(url)
-    if suffix in LIST_SUFFIXES:
-        return _listed(url, suffix)
-    if suffix in IMAGE_SUFFIXES:
-        return ListSource((url,), _digest([(url, None)]))
-    with explained(url):
-        files, path = fsspec().core.url_to_fs(url)
-        entries = files.find(path, detail=True)
-        found = sorted((files.unstrip_protocol(name), entry.get("size")) for name, entry in entries.items())
-    below = files.unstrip_protocol(path)
-    found = [(name, size) for name, size in found if _is_image(name.removeprefix(below))]
-    if not found:
-        raise DataError(f"{url}: no images there. Looked for {', '.join(IMAGE_SUFFIXES)}")
-    return ListSource(tuple(name for name, _ in found), _digest(found))
+    digest = hashlib.sha256()
+    for name, size in entries:
+        digest.update(f"{name!r} {size}\n".encode("utf-8", "backslashreplace"))
+    return ListSource(tuple(name for name, _ in entries), digest.hexdigest()[:16])
 
 
 def _is_image(path: str) -> bool:
@@ -128,52 +88,61 @@ def _is_image(path: str) -> bool:
     return not hidden and path.lower().endswith(IMAGE_SUFFIXES)
 
 
+def _images_at(url: str) -> list[tuple[str, int | None]]:
+    with explain_errors(url):
+        files, root = fsspec.core.url_to_fs(url)
+        found = files.find(root, detail=True)
+    below = files.unstrip_protocol(root)
+    entries = [(files.unstrip_protocol(path), entry.get("size")) for path, entry in found.items()]
+    return [(name, size) for name, size in entries if _is_image(name.removeprefix(below))]
+
+
 def _images_below(folder: Path) -> Iterator[tuple[str, int | None]]:
-    def unreadable(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
+    for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if _is_image(name):
-                path = Path(parent, name)
-                # A link to nowhere is an input too, and will be unreadable.
-                yield str(path), path.stat().st_size if path.exists() else None
+        for path in (Path(parent, name) for name in names if _is_image(name)):
+            # A broken link is an input too; it will be unreadable.
+            yield str(path), path.stat().st_size if path.exists() else None
 
 
-def _digest(entries: list[tuple[str, int | None]]) -> str:
-    digest = hashlib.sha256()
-    for name, size in entries:
-        digest.update(f"{name!r} {size}\n".encode("utf-8", "backslashreplace"))
-    return digest.hexdigest()[:16]
-
-
-def _listed(location: str, suffix: str) -> "ListSource":
-    with explained(location), open_binary(location) as file:
+def _read_list(location: str, suffix: str) -> list[str]:
+    with explain_errors(location), open_binary(location) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        if suffix == ".csv":
-            rows = csv.DictReader(text)
-            if "path" not in (rows.fieldnames or ()):
-                raise DataError(f"{location}: no column 'path' among {rows.fieldnames}")
-            paths = [row["path"] or "" for row in rows]
-        else:
-            paths = [line for line in text.read().splitlines() if line.strip()]
-    names = tuple(beside(location, path) for path in paths)
-    return ListSource(names, _digest([(name, None) for name in names]))
+        if suffix == ".txt":
+            return [_beside(location, line) for line in text.read().splitlines() if line.strip()]
+        rows = csv.DictReader(text)
+        if "path" not in (rows.fieldnames or ()):
+            raise DataError(f"{location}: no column 'path' among {rows.fieldnames}")
+        return [_beside(location, row["path"] or "") for row in rows]
 
 
-def beside(location: str, path: str) -> str:
-    """Give a path that a list at `location` names: as it is, or counted from the list's folder."""
+def _beside(location: str, path: str) -> str:
+    """Return a path that the list at `location` names, relative to the list's folder if it is relative."""
     if is_url(path) or not path:
         return path
-    if is_url(location):
-        return f"{location.rsplit('/', 1)[0]}/{path}"
-    return str(Path(location).parent / path)
+    return f"{location.rsplit('/', 1)[0]}/{path}" if is_url(location) else str(Path(location).parent / path)
+
+
+def _read_input(name: str, limits: ImageLimits, box: Box | None = None) -> Input:
+    """Fetch a URL; a path stays a path, which the decoder reads."""
+    try:
+        data = fetch(name, limits.max_bytes) if is_url(name) else name or ImageError("no path")
+    except ImageError as error:
+        data = error
+    return Input(NamedImage(name, data), box)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ListSource:
-    """Inputs with a path or URL each; as a slice, some of them."""
+    """Inputs with a path or URL each.
+
+    Args:
+        names: paths and URLs.
+        fingerprint: hexadecimal digits that change with the names, order, number or sizes; empty for slices.
+    """
 
     names: tuple[str, ...]
     fingerprint: str = ""
@@ -182,19 +151,19 @@ class ListSource:
         return len(self.names)
 
     def slice(self, start: int, stop: int) -> "ListSource":
-        """Give the inputs from number `start` up to, without, `stop`."""
+        """Return the inputs from number `start` up to, but not including, `stop`."""
         return ListSource(self.names[start:stop])
 
     def read(self, limits: ImageLimits) -> Iterator[Input]:
-        """Read the inputs in order, URLs some ahead; local files the decoder reads itself."""
+        """Read the inputs in order; URLs are fetched ahead."""
         if not any(map(is_url, self.names)):
-            yield from (read_input(name, limits) for name in self.names)
+            yield from (_read_input(name, limits) for name in self.names)
             return
         queue: collections.deque[Future[Input]] = collections.deque()
         pool = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")
         try:
             for name in self.names:
-                queue.append(pool.submit(read_input, name, limits))
+                queue.append(pool.submit(_read_input, name, limits))
                 if len(queue) >= NUM_FETCHERS:
                     yield queue.popleft().result()
             while queue:
@@ -203,17 +172,125 @@ class ListSource:
             pool.shutdown(cancel_futures=True)
 
 
-def read_input(name: str, limits: ImageLimits, box: Box | None = None) -> Input:
-    """Read an input by its path or URL; one that cannot be read says so itself. Local files the decoder reads."""
-    if not is_url(name):
-        return Input(name, name, box=box) if name else Input(name, b"", "no path")
-    try:
-        return Input(name, fetch(name, limits.max_bytes), box=box)
-    except FetchError as error:
-        return Input(name, b"", str(error))
+def _open_table(location: str) -> "TableSource":
+    with explain_errors(location), _TableReader(location).table as table:
+        metadata, schema = table.metadata, table.schema_arrow
+        columns = _input_columns(schema)
+        if not {"path", *DATA_COLUMNS} & {*columns}:
+            found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+            raise DataError(f"{location}: no column bytes or image (binary), or path (string), among {found}")
+        if not metadata.num_rows:
+            raise DataError(f"{location}: holds no inputs")
+        # The sizes and ranges of all columns of all row groups are short, and differ where the rows differ.
+        summary = json.dumps([location, metadata.to_dict()], default=repr)
+        fingerprint = hashlib.sha256(summary.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        return TableSource(location, columns, 0, metadata.num_rows, fingerprint)
 
 
-def _open_table(location: str) -> Source:
-    from motivnet.bulk.parquet_images import open_table
+def _input_columns(schema: Any) -> tuple[str, ...]:
+    """Return the names of the columns to read: those with the right name and type."""
 
-    return open_table(location)
+    def is_data(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return any(field.name == "bytes" and is_data(field.type) for field in kind)
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    def is_box(kind: Any) -> bool:
+        return (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(kind.value_type)
+
+    def is_text(kind: Any) -> bool:
+        return types.is_string(kind) or types.is_large_string(kind)
+
+    wanted = dict.fromkeys(DATA_COLUMNS, is_data) | {"path": is_text, "box": is_box}
+    return tuple(name for name, fits in wanted.items() if name in schema.names and fits(schema.field(name).type))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TableSource:
+    """The rows of a Parquet file from `start` up to, but not including, `stop`; as `ListSource` otherwise."""
+
+    location: str
+    columns: tuple[str, ...]
+    start: int
+    stop: int
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def slice(self, start: int, stop: int) -> "TableSource":
+        """Return the inputs from number `start` up to, but not including, `stop`."""
+        return TableSource(self.location, self.columns, self.start + start, min(self.start + stop, self.stop))
+
+    def read(self, limits: ImageLimits) -> Iterator[Input]:
+        """Read the inputs in order; where a row has no bytes, the file that its path names."""
+        with explain_errors(self.location):
+            rows = _reader_at(self.location, self.columns, self.start).read(self.start, self.stop)
+            yield from (self._input(row, values, limits) for row, values in enumerate(rows, self.start))
+
+    def _input(self, row: int, values: dict[str, Any], limits: ImageLimits) -> Input:
+        data = next((values[name] for name in DATA_COLUMNS if values.get(name) is not None), None)
+        pair = data if isinstance(data, dict) else {"bytes": data}
+        data, path = pair.get("bytes"), values.get("path") or pair.get("path")
+        name = _beside(self.location, path) if path else f"{self.location}#{row}"
+        numbers = values.get("box") or ()
+        box = Box(*numbers) if len(numbers) == 4 else None
+        if data is None and path:
+            return _read_input(name, limits, box)
+        return Input(NamedImage(name, ImageError("neither bytes nor path") if data is None else data), box)
+
+
+# An ordered list of inputs, or a slice of one, which is small and picklable.
+Source = ListSource | TableSource
+
+
+class _TableReader:
+    """A Parquet file that is read forwards."""
+
+    def __init__(self, location: str, columns: tuple[str, ...] = (), start: int = 0) -> None:
+        """Open the file at the row group that contains row `start`."""
+        self.opened = (location, columns)
+        files, path = fsspec.core.url_to_fs(location) if is_url(location) else (None, location)
+        self.table = parquet.ParquetFile(path, filesystem=files)
+        metadata = self.table.metadata
+        num_rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        self._group_starts = [0, *itertools.accumulate(num_rows)]
+        first = self._group(start)
+        self.position = self._group_starts[first]
+        self._rest: Any = None
+        self._batches = itertools.chain.from_iterable(
+            self.table.iter_batches(batch_size=ROWS_PER_READ, row_groups=[group], columns=list(columns))
+            for group in range(first, metadata.num_row_groups)
+        )
+
+    def _group(self, row: int) -> int:
+        return bisect.bisect_right(self._group_starts, row) - 1
+
+    def is_near(self, start: int) -> bool:
+        """Tell whether reading on reaches row `start` sooner than opening the file again."""
+        return self._group_starts[self._group(start)] <= self.position <= start
+
+    def read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Read the rows from `start`, which has not been passed yet, up to, but not including, `stop`."""
+        while self.position < stop:
+            batch = self._rest if self._rest is not None else next(self._batches, None)
+            if batch is None:
+                return
+            low, high = max(start - self.position, 0), min(stop - self.position, batch.num_rows)
+            self._rest = batch.slice(high) if high < batch.num_rows else None
+            self.position += high
+            yield from batch.slice(low, max(high - low, 0)).to_pylist()
+
+
+# Of the last part: the next part of this process usually starts where it ended, and to reach the middle of a row group
+# all rows before it have to be read.
+_last_reader: _TableReader | None = None
+
+
+def _reader_at(location: str, columns: tuple[str, ...], start: int) -> _TableReader:
+    global _last_reader
+    if _last_reader is None or _last_reader.opened != (location, columns) or not _last_reader.is_near(start):
+        if _last_reader is not None:
+            _last_reader.table.close()
+        _last_reader = _TableReader(location, columns, start)
+    return _last_reader

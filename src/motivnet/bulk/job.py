@@ -1,20 +1,20 @@
-"""Predict any number of images into a folder of Parquet files, once each, however often the run is interrupted.
+"""Predict any number of images into a folder of Parquet files, each exactly once, in a run that can be interrupted.
 
 The folder DST of a run holds
 
-- `_plan.json`: the inputs' fingerprint, the model's and the settings, from which all rows follow. A run that finds
-  another plan there refuses, and says what differs;
-- `part-00000.parquet` and so on: see `motivnet.bulk.parts`. A run makes those that are not there whole;
-- `_summary.json`: written when all parts are there.
+- `_plan.json`: what the rows follow from: the fingerprints of the inputs and the model, and the settings. A run with
+  another plan is refused, with the differences;
+- `part-00000.parquet` and so on, see `motivnet.bulk.parts`. A run writes those that are missing or incomplete;
+- `_summary.json`, written when all parts are there.
 
-Two engines make the same parts: `local` one after another in one process beside this one, `ray` in as many as a machine
-or a cluster has room for. Readers of Parquet data sets pass over files whose names begin with `_` or `.`: DST can be
-read as it is.
+Both engines write the same parts: `local` one after another in one process beside this one, `ray` in as many as a
+machine or a cluster has room for. Readers of Parquet data sets ignore files whose names begin with `_` or `.`, so that
+DST can be read as a whole.
 """
 
-import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import time
@@ -23,34 +23,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from motivnet.bulk.fsspec_files import OutputFolder, is_url
 from motivnet.bulk.image_sources import Source, open_source
-from motivnet.bulk.output_folder import Folder
-from motivnet.bulk.parts import BulkSettings, Counts, Part, decode_counts, part_name, pyarrow
-from motivnet.bulk.urls import is_url
+from motivnet.bulk.parts import Counts, Part, decode_counts
 from motivnet.bulk.worker import Worker
-from motivnet.checkpoints.bundle import embedded_models
-from motivnet.checkpoints.fingerprint import model_fingerprint
-from motivnet.config import flatten, to_plain
-from motivnet.errors import ConfigError, OutputError
+from motivnet.checkpoints.bundle import embedded_models, is_bundle, model_fingerprint, open_bundle
+from motivnet.config import replace, to_plain
+from motivnet.errors import ConfigError, OutputError, needs_extra
+from motivnet.images import ImageLimits
+from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.storage import check_same
 
 ENGINES = ("local", "ray")
 PLAN, SUMMARY = "_plan.json", "_summary.json"
 PLAN_VERSION = 1
-# How fast a run goes, not what comes out.
-_PACE = ("workers", "threads")
-# Parts of an earlier run that are looked into at once: a store far away answers late, but many.
+# They change how fast a run is, not its rows; inputs are fetched by fsspec.
+_NOT_IN_PLAN = ("workers", "threads", "fetch_limits")
+# Parts of an earlier run that are checked at once: remote storage is slow to answer.
 NUM_READERS = 16
 PART = re.compile(r"part-(\d{5,})\.parquet")
-# What a part amounts to stands at the end of its file.
+# The counts of a part are at the end of its file.
 END_BYTES = 65_536
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Args:
-        inputs: inputs in all.
+        inputs: number of all inputs.
         held: inputs that earlier runs have done.
         done: inputs that this run has done.
         seconds: since this run began.
@@ -63,27 +64,27 @@ class Progress:
 
     @property
     def images_per_s(self) -> float | None:
-        """Inputs of this run per second, the loading of the model included; None before the first part."""
+        """Inputs of this run per second, including the loading of the model; None before the first part."""
         return self.done / self.seconds if self.done else None
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it will take at this rate; None before the first part."""
+        """Estimated time to the end; None before the first part."""
         return (self.inputs - self.held - self.done) / self.images_per_s if self.images_per_s else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a finished run amounts to.
+    """Result of a finished run.
 
     Args:
-        inputs: inputs, each with one result.
-        faces: faces in all of them.
+        inputs: number of inputs.
+        faces: number of faces in all of them.
         statuses: inputs of each status.
         parts: output files.
-        parts_done: output files that this run made; the others were there already.
-        seconds: that this run took.
-        images_per_s: inputs of this run per second; None if there was nothing left to do.
+        parts_done: output files that this run wrote; the others were there already.
+        seconds: duration of this run.
+        images_per_s: inputs of this run per second; None if nothing was left to do.
     """
 
     inputs: int
@@ -96,194 +97,166 @@ class Summary:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Inputs of each status that is a failure; an image without a face is none."""
+        """Inputs of each status that is a failure; an image without a face is not."""
         return {status: number for status, number in self.statuses.items() if status not in ("ok", "no_face")}
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON."""
+        """Return plain data for JSON."""
         return {**dataclasses.asdict(self), "failures": self.failures}
 
 
 def run_bulk(
-    src: str,
+    src: str | Path,
     dst: str | Path,
-    settings: BulkSettings | None = None,
     *,
+    model: str | Path = "nano",
+    config: PredictorConfig | None = None,
+    part_size: int = 1000,
     engine: str = "local",
     address: str | None = None,
     num_workers: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> Summary:
-    """Predict all inputs of `src` into the folder `dst`, or what an interrupted run has left of them.
+    """Predict all inputs into a folder of Parquet files, or what an interrupted run has left of them.
 
     Args:
-        src: what `open_source` takes.
-        dst: folder of the results, a path or a URL that fsspec can write to; made if it does not exist. With a
-            cluster, one that all its hosts reach.
-        settings: model and all that the rows depend on; None takes the defaults.
+        src: a folder, list, Parquet file, image, or the URL of one; see `motivnet.bulk.image_sources`.
+        dst: folder of the results, a path or a URL that fsspec can write to; created if it does not exist. All hosts
+            of a cluster must reach it.
+        model: as for `Predictor.load`.
+        config: the options of the predictor; None takes the defaults.
+        part_size: inputs per output file.
         engine: `local` or `ray`.
         address: of a Ray cluster, such as `auto` or `HOST:6379`; None starts Ray on this machine.
         num_workers: processes of Ray, each with the model; None takes as many as there is room for.
-        on_progress: called at the start and after each part.
+        progress: called at the start and after each part.
+        options: other fields of `PredictorConfig`, such as `batch_size=8`; they take precedence over `config`.
 
     Raises:
-        ConfigError: at a setting that does not exist, or an address without Ray.
-        DataError: if there are no such inputs, they change while the run is under way, or workers keep dying.
+        ConfigError: at an unknown option or a value that is not allowed.
+        DataError: if there are no such inputs, they change during the run, or workers die repeatedly.
         OutputError: if `dst` holds another run or other files, or cannot be written.
-        MissingExtraError: if pyarrow, fsspec or Ray is needed and not installed.
+        MissingExtraError: if Ray is needed and not installed.
     """
-    settings = _anywhere(settings or BulkSettings())
-    _check(settings, engine, address, num_workers)
-    pyarrow()
-    began = time.perf_counter()
-    src = src if is_url(src) else str(Path(src).absolute())
-    source, folder = open_source(src), Folder(dst)
-    held = _held(folder, _keep_plan(folder, make_plan(src, source, settings)))
-    num_parts = -(-len(source) // settings.part_size)
-    missing = [number for number in range(num_parts) if number not in held]
-    total = _Total()
-    for counts in held.values():
-        total.add(counts)
-    num_held = total.inputs
-
-    def progress() -> Progress:
-        seconds = time.perf_counter() - began
-        return Progress(inputs=len(source), held=num_held, done=total.inputs - num_held, seconds=seconds)
-
-    say = on_progress or (lambda _: None)
-    say(progress())
-    parts = (_part(source, number, settings.part_size) for number in missing)
-    with contextlib.closing(_run(parts, settings, folder, engine, address, num_workers)) as done:
-        for counts in done if missing else ():
-            total.add(counts)
-            say(progress())
-    return _finish(folder, total, num_parts, len(missing), progress())
-
-
-@dataclasses.dataclass(slots=True)
-class _Total:
-    inputs: int = 0
-    faces: int = 0
-    statuses: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-
-    def add(self, counts: Counts) -> None:
-        self.inputs += counts.inputs
-        self.faces += counts.faces
-        self.statuses.update(counts.statuses)
-
-
-def _anywhere(settings: BulkSettings) -> BulkSettings:
-    """Make paths absolute: other processes may have another current folder."""
-    kind, colon, path = settings.detector.partition(":")
-    detector = f"{kind}:{Path(path).absolute()}" if colon and Path(path).exists() else settings.detector
-    is_path = settings.model not in embedded_models() and Path(settings.model).exists()
-    model = str(Path(settings.model).absolute()) if is_path else settings.model
-    return dataclasses.replace(settings, model=model, detector=detector)
-
-
-def _check(settings: BulkSettings, engine: str, address: str | None, num_workers: int | None) -> None:
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}. Allowed: {', '.join(ENGINES)}")
     if engine == "local" and (address is not None or num_workers is not None):
         raise ConfigError("address and workers of a cluster belong to engine 'ray', not 'local'")
-    if settings.part_size < 1 or (num_workers is not None and num_workers < 1):
-        raise ConfigError(f"part_size {settings.part_size}, num_workers {num_workers}: both must be at least 1")
-
-
-def _held(folder: Folder, names: set[str]) -> dict[int, Counts]:
-    """Look into the parts that are there; one that is not whole is none."""
-
-    def look(number: int) -> Counts | None:
-        name = part_name(number)
-        return decode_counts(folder.read(name, last=END_BYTES)) or decode_counts(folder.read(name))
-
-    numbers = sorted(int(found[1]) for found in map(PART.fullmatch, names) if found)
-    with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="motivnet-parts") as pool:
-        counted = zip(numbers, pool.map(look, numbers), strict=True)
-        return {number: counts for number, counts in counted if counts is not None}
-
-
-def _part(source: Source, number: int, size: int) -> Part:
-    first = number * size
-    return Part(number, first, source.slice(first, min(first + size, len(source))))
-
-
-def _run(
-    parts: Iterator[Part],
-    settings: BulkSettings,
-    folder: Folder,
-    engine: str,
-    address: str | None,
-    num_workers: int | None,
-) -> Generator[Counts, None, None]:
-    """Do the parts; give what each amounts to, as they are done."""
+    if part_size < 1 or (num_workers is not None and num_workers < 1):
+        raise ConfigError(f"part_size {part_size}, num_workers {num_workers}: both must be at least 1")
+    run = _run_local
     if engine == "ray":
-        from motivnet.bulk.ray import run_ray
+        with needs_extra("ray", "scale"):
+            from motivnet.bulk.ray import run_ray
+        run = functools.partial(run_ray, address=address, num_workers=num_workers)
+    began = time.perf_counter()
+    src = str(src) if is_url(str(src)) else str(Path(src).absolute())
+    model, config = _absolute(str(model), replace(config or PredictorConfig(), options))
+    source, folder = open_source(src), OutputFolder(dst)
+    held = _find_parts(folder, _keep_plan(folder, make_plan(src, source, model, config, part_size)))
+    num_parts = -(-len(source) // part_size)
+    missing = [number for number in range(num_parts) if number not in held]
+    total = sum(held.values(), Counts())
+    num_held = total.inputs
 
-        yield from run_ray(parts, settings, folder, address=address, num_workers=num_workers)
-        return
-    worker = Worker(settings, folder)
+    def report() -> Progress:
+        seconds = time.perf_counter() - began
+        now = Progress(inputs=len(source), held=num_held, done=total.inputs - num_held, seconds=seconds)
+        if progress:
+            progress(now)
+        return now
+
+    last = report()
+    parts = (
+        Part(number, number * part_size, source.slice(number * part_size, (number + 1) * part_size))
+        for number in missing
+    )
+    with contextlib.closing(run(parts, model, config, folder)) as done:
+        for counts in done if missing else ():
+            total += counts
+            last = report()
+    return _finish(folder, total, num_parts, len(missing), last)
+
+
+def _absolute(model: str, config: PredictorConfig) -> tuple[str, PredictorConfig]:
+    """Make the paths absolute: other processes may have another current folder."""
+    if model not in embedded_models() and Path(model).exists():
+        model = str(Path(model).absolute())
+    kind, colon, path = config.detector.partition(":")
+    if colon and Path(path).exists():
+        config = dataclasses.replace(config, detector=f"{kind}:{Path(path).absolute()}")
+    return model, config
+
+
+def _run_local(
+    parts: Iterator[Part], model: str, config: PredictorConfig, folder: OutputFolder
+) -> Generator[Counts, None, None]:
+    """Write the parts one after another, and yield their counts."""
+    worker = Worker(model, config, folder)
     try:
-        for part in parts:
-            yield worker.write(part)
+        yield from map(worker.write, parts)
     finally:
         worker.close()
 
 
-def make_plan(src: str, source: Source, settings: BulkSettings) -> dict[str, Any]:
-    """Write down all that the rows follow from, as plain data."""
-    plain = {name: value for name, value in to_plain(settings).items() if name not in _PACE}
-    inputs = {"source": src, "number": len(source), "fingerprint": source.fingerprint}
-    plan = {
+def make_plan(src: str, source: Source, model: str, config: PredictorConfig, part_size: int) -> dict[str, Any]:
+    """Return all that the rows follow from, as plain data."""
+    limits = config.limits or ImageLimits()
+    settings = {"model": model, "part_size": part_size, **to_plain(dataclasses.replace(config, limits=limits))}
+    if config.abstain_below == "stored" and is_bundle(model):
+        settings["abstain_below"] = open_bundle(model).config.abstain_below
+    return {
         "version": PLAN_VERSION,
-        "inputs": inputs,
-        "model_fingerprint": model_fingerprint(settings.model),
-        "settings": plain,
+        "inputs": {"source": src, "number": len(source), "fingerprint": source.fingerprint},
+        "model_fingerprint": model_fingerprint(model),
+        "settings": {name: value for name, value in settings.items() if name not in _NOT_IN_PLAN},
     }
-    # As JSON gives it back.
-    return json.loads(json.dumps(plan))
 
 
-def _keep_plan(folder: Folder, plan: dict[str, Any]) -> set[str]:
-    """Put the plan into an empty folder, or see that it is the one that is there; give the names of what is there."""
+def _keep_plan(folder: OutputFolder, plan: dict[str, Any]) -> set[str]:
+    """Write the plan into an empty folder, or check that the folder holds the same; return the names in the folder."""
     names = {name for name in folder.names() if not name.startswith(".")}
     if PLAN not in names and names:
         raise OutputError(f"{folder.name}: holds {min(names)} but no {PLAN}. Allowed: a new or empty folder")
     if names <= {PLAN}:
-        # Also in place of one by which nothing was done: it may have been a mistake.
+        # Nothing has been done by a plan that is there, which may have been a mistake.
         folder.write(PLAN, _json(plan))
         return names
     try:
         held = json.loads(folder.read(PLAN))
-    except ValueError:
-        held = None
-    if not isinstance(held, dict):
-        raise OutputError(f"{folder.path(PLAN)}: is no plan; is {folder.name} the folder of a bulk run?")
-    was, now = flatten(held), flatten(plan)
-    differ = [f"{key} {was.get(key)!r}, now {now.get(key)!r}" for key in now | was if was.get(key) != now.get(key)]
-    if differ:
-        raise OutputError(
-            f"{folder.name}: holds a run with {'; '.join(differ)}. Go on with the same, or take a new folder"
-        )
+    except ValueError as error:
+        raise OutputError(f"{folder.name}/{PLAN}: cannot be read: {error}") from None
+    check_same(folder.name, held, plan, allowed="the same command, or a new folder", error=OutputError)
     return names
 
 
-def _finish(folder: Folder, total: _Total, num_parts: int, num_done: int, progress: Progress) -> Summary:
-    """Write the summary, and tidy up."""
+def _find_parts(folder: OutputFolder, names: set[str]) -> dict[int, Counts]:
+    """Return the numbers and counts of the parts that are complete."""
+
+    def read(name: str) -> Counts | None:
+        return decode_counts(folder.read(name, last=END_BYTES)) or decode_counts(folder.read(name))
+
+    found = {int(match[1]): match[0] for match in map(PART.fullmatch, names) if match}
+    with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="motivnet-parts") as pool:
+        counted = zip(found, pool.map(read, found.values()), strict=True)
+        return {number: counts for number, counts in counted if counts is not None}
+
+
+def _finish(folder: OutputFolder, total: Counts, num_parts: int, num_done: int, progress: Progress) -> Summary:
+    """Write the summary, and remove what killed processes left."""
     rate = progress.images_per_s
     summary = Summary(
-        inputs=total.inputs,
-        faces=total.faces,
-        statuses=dict(sorted(total.statuses.items())),
+        **dataclasses.asdict(total),
         parts=num_parts,
         parts_done=num_done,
         seconds=round(progress.seconds, 3),
         images_per_s=None if rate is None else round(rate, 3),
     )
-    # A second run that finds nothing to do leaves the figures of the first.
+    # A second run that finds nothing to do keeps the figures of the first.
     if num_done or SUMMARY not in folder.names():
         folder.write(SUMMARY, _json(summary.to_dict()))
-    folder.sweep()
+    folder.remove_leftovers()
     return summary
 
 

@@ -1,13 +1,13 @@
-"""A `PartWriter` in a process of its own, so that an image which kills the process costs nothing but that process.
+"""A `PartWriter` in a process of its own, so that an image which crashes the process costs only that process.
 
-What Python can catch, `PartWriter` catches. A library that crashes, or a system that ends the process for want of
-memory, it cannot. Then the part is done again in a new process, one input at a time, each named before it is tried;
-an input at which the process dies `MAX_DEATHS` times becomes `failed`, and all others have their results.
+Python exceptions are caught by `PartWriter`; the crash of a library, or the system's out-of-memory killer, are not. The
+part is then repeated in a new process, one input at a time, each reported before it is tried; an input at which the
+process dies `MAX_DEATHS` times becomes `failed`, and all others keep their results.
 
     python -m motivnet.bulk.worker PARENT
 
-is that process: pickled requests on its standard input, pickled replies on its standard output, for nobody but
-`Worker`. It ends with its parent, however that ends.
+is that process: it reads pickled requests from its standard input and writes pickled replies to its standard output.
+It ends with its parent.
 """
 
 import collections
@@ -22,37 +22,37 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from motivnet.bulk.output_folder import Folder
-from motivnet.bulk.parts import BulkSettings, Counts, Outcome, Part, PartWriter
+from motivnet.bulk.fsspec_files import OutputFolder
+from motivnet.bulk.parts import Counts, Outcome, Part, PartWriter
 from motivnet.errors import DataError, MotivNetError
+from motivnet.inference.predictor_config import PredictorConfig
 
-# Of one input tried alone. Once may be bad luck: somebody killed the process.
+# At one input, tried alone. A single death may have another cause.
 MAX_DEATHS = 2
-_LOOK_FOR_PARENT_EVERY_S = 0.5
+_CHECK_PARENT_EVERY_S = 0.5
 
 
 class Worker:
-    """Turn parts into files, in another process, which holds the model."""
+    """Write parts in another process, which holds the model."""
 
-    def __init__(self, settings: BulkSettings, folder: Folder) -> None:
-        """Take notes; the process begins with the first part."""
-        self._settings = settings
-        self._folder = folder
+    def __init__(self, model: str, config: PredictorConfig, folder: OutputFolder) -> None:
+        """Store the arguments of the `PartWriter`; the process starts with the first part."""
+        self._arguments = model, config, folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def write(self, part: Part) -> Counts:
         """Predict a part, and write its file.
 
         Raises:
-            DataError: if the process dies again and again, and no single input is to blame.
+            DataError: if the process dies repeatedly, and not because of a single input.
             MotivNetError: what `PartWriter` raises.
         """
         known: dict[int, Outcome | str] = {}
         deaths: collections.Counter[int | None] = collections.Counter()
         one_by_one = False
         while True:
-            under_way: int | None = None
-            for reply in self._ask(part, known if one_by_one else None):
+            current: int | None = None
+            for reply in self._request(part, known if one_by_one else None):
                 match reply:
                     case Counts():
                         return reply
@@ -60,28 +60,28 @@ class Worker:
                         self.close()
                         raise reply
                     case int():
-                        under_way = reply
+                        current = reply
                     case (position, outcome):
                         known[position] = outcome
-                        under_way = None
+                        current = None
             how = self.close()
             if one_by_one:
-                deaths[under_way] += 1
+                deaths[current] += 1
             one_by_one = True
-            if deaths[under_way] < MAX_DEATHS:
+            if deaths[current] < MAX_DEATHS:
                 continue
-            if under_way is None:
+            if current is None:
                 last = part.first + len(part.inputs) - 1
                 raise DataError(
-                    f"part {part.number}, inputs {part.first} to {last}: its process {how}, between inputs or before "
-                    "the first, again and again; is there memory enough for the model?"
+                    f"part {part.number}, inputs {part.first} to {last}: the worker process {how} repeatedly, not at "
+                    "a particular input; is there enough memory for the model?"
                 )
-            known[under_way] = f"the process {how} at this input"
+            known[current] = f"the process {how} at this input"
 
     def close(self) -> str:
-        """End the process, if there is one; say how it ended."""
+        """End the process, if there is one, and return how it ended."""
         if self._process is None:
-            return "was not there"
+            return "was not running"
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -94,26 +94,27 @@ class Worker:
             return f"was killed by {signal.Signals(-code).name}"
         return f"was killed by signal {-code}"
 
-    def _ask(self, part: Part, known: dict[int, Outcome | str] | None) -> Iterator[Any]:
-        """Send a request; give the replies until the process dies."""
+    def _request(self, part: Part, known: dict[int, Outcome | str] | None) -> Iterator[Any]:
+        """Send a request, and yield the replies until the process dies."""
         try:
             if self._process is None:
                 self._process = self._start()
-                _send(self._process.stdin, (self._settings, self._folder))
+                _send(self._process.stdin, self._arguments)
             _send(self._process.stdin, (part, known))
             while True:
                 yield pickle.load(self._process.stdout)  # type: ignore[arg-type]
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            # It may have closed its pipes and still be on its way out; how it ends is worth waiting for.
+            # It may have closed its pipes without having ended; its exit status is worth waiting for.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(10)  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-        if self._settings.threads is not None:
-            # Face detectors count cores themselves.
-            environment["OMP_NUM_THREADS"] = str(self._settings.threads)
-        # -P: what happens to lie in the current folder is no library.
+        threads = self._arguments[1].threads
+        if threads is not None:
+            # Face detectors count the cores themselves.
+            environment["OMP_NUM_THREADS"] = str(threads)
+        # -P: modules in the current folder must not shadow libraries.
         command = [sys.executable, "-P", "-m", __spec__.name, str(os.getpid())]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
@@ -124,11 +125,11 @@ def _send(pipe: Any, message: object) -> None:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the parent ends."""
     # Ctrl-C reaches all processes of a terminal; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
-    # What libraries print is no reply.
+    # What libraries print must not mix with the replies.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
@@ -136,16 +137,14 @@ def main() -> None:
     except MotivNetError as error:
         _send(replies, error)
     except (EOFError, BrokenPipeError):
-        # The parent is gone, and with it whoever would want the rest.
-        os._exit(0)
+        os._exit(0)  # without waiting for threads: the parent has ended
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    settings, folder = pickle.load(requests)
-    writer = PartWriter(settings, folder)
+    writer = PartWriter(*pickle.load(requests))
     while True:
         part, known = pickle.load(requests)
         if known is None:
@@ -155,9 +154,9 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has: a killed parent closes the pipes, but a part under way goes on."""
+    """End this process when its parent has ended: a killed parent closes the pipes, but the current part goes on."""
     while os.getppid() == parent:
-        time.sleep(_LOOK_FOR_PARENT_EVERY_S)
+        time.sleep(_CHECK_PARENT_EVERY_S)
     os._exit(1)
 
 

@@ -1,8 +1,8 @@
-"""A checkpoint is a folder, a *bundle*: weights and everything needed to use them. Torch-free.
+"""A checkpoint is a folder, a *bundle*: weights and everything needed to use them; its fingerprint. Torch-free.
 
 ```
 nano/
-├── config.json         what BundleConfig holds
+├── config.json         the BundleConfig
 ├── model.onnx          for onnxruntime
 ├── model.safetensors   for torch
 └── README.md           the model card
@@ -12,38 +12,44 @@ Shape suffixes: B images, C classes.
 """
 
 import dataclasses
+import fnmatch
+import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from motivnet import config
+from motivnet.checkpoints.hub import is_hub_name, locate, sha256_of
+from motivnet.checkpoints.released import RELEASED
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
+from motivnet.storage import write_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CONFIG_NAME = "config.json"
 ONNX_NAME = "model.onnx"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
-# What the names of a bundle's files begin with.
+# Prefixes of the names of a bundle's files.
 BUNDLE_NAMES = (CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 FORMAT = 1
+# Settings that change no probability: a fingerprint leaves them out, so that recording scores makes no other model.
+DESCRIPTIVE = ("name", "summary", "licence", "part", "scores", "abstain_below", "provenance", "format")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """How logits become probabilities: softmax of -margin ** exponent / temperature.
 
-    A logit's margin is what it lies below the highest of its image. With exponent 1 this is temperature scaling (Guo et
-    al., arXiv 1706.04599), which makes all answers surer or all less sure. Label smoothing and mixup leave a model too
-    sure where it is unsure, and not sure enough where it is sure; that takes an exponent above 1. Either way the order
-    of the classes stays.
+    The margin of a logit is its distance to the highest logit of the image. With exponent 1 this is temperature scaling
+    (Guo et al., arXiv 1706.04599), which makes all predictions more or all less confident. Label smoothing and mixup
+    leave a model overconfident at low confidence and underconfident at high confidence, which takes an exponent above
+    1. Either way the order of the classes stays.
 
     Args:
         temperature: above 0; 1 if not calibrated.
@@ -64,32 +70,32 @@ class Calibration:
                 raise CheckpointError(f"calibration: {name} {value} must be positive and finite")
 
     def probs(self, logits_BC: np.ndarray) -> np.ndarray:
-        """Turn logits, or logarithms of uncalibrated probabilities, (B, C), into probabilities, float64 (B, C)."""
+        """Map logits, or logarithms of uncalibrated probabilities, (B, C), to probabilities, float64 (B, C)."""
         margins_BC = logits_BC.max(axis=1, keepdims=True) - logits_BC.astype(np.float64)
         exp_BC = np.exp(-(margins_BC**self.exponent) / self.temperature)
         return exp_BC / exp_BC.sum(axis=1, keepdims=True)
 
     def inverse(self) -> "Calibration":
-        """Give what takes calibrated probabilities back to uncalibrated ones."""
+        """Return the calibration that maps calibrated probabilities back to uncalibrated ones."""
         return Calibration(temperature=self.temperature ** (-1 / self.exponent), exponent=1 / self.exponent)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BundleConfig:
-    """What a bundle says of itself.
+    """The description of a bundle, its config.json.
 
     Args:
         name: of the model.
-        summary: one line for people.
+        summary: one line.
         licence: of the weights, in one line.
-        part: `model`, or the `encoder` alone, as pre-training leaves it, whose labels then mean nothing.
+        part: `model`, or the pre-trained `encoder` alone, for which labels have no meaning.
         model: dimensions.
-        preprocessing: what its input must have been through.
+        preprocessing: of its input.
         labels: names of the logits, in order.
         scores: data set and split -> metric -> value, as measured; empty before any measurement.
         calibration: how logits become probabilities.
-        abstain_below: probability of the best label below which the model had better not answer, as fitted by
-            `motivnet calibrate --accuracy`; None if none was fitted. Used where it is asked for, never by itself.
+        abstain_below: probability of the best label below which the model should abstain, as fitted by
+            `motivnet calibrate --accuracy`; None if not fitted. Only used on request.
         provenance: how it was made: recipe, data, versions, calibration.
         format: version of the bundle's layout.
     """
@@ -108,10 +114,10 @@ class BundleConfig:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Check that model, labels and preprocessing fit together, and that the threshold is one.
+        """Check that model, labels and preprocessing fit together, and the range of the threshold.
 
         Raises:
-            CheckpointError: if they do not, or it is not.
+            CheckpointError: if they do not, or it is out of range.
         """
         pairs = {
             "format": (self.format, FORMAT),
@@ -126,6 +132,18 @@ class BundleConfig:
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise CheckpointError(f"bundle {self.name!r}: abstain_below {self.abstain_below} must be from 0 to 1")
 
+    @property
+    def measurements(self) -> str:
+        """Human-readable scores and calibration, one per line."""
+        lines = [
+            f"{data_set}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+            for data_set, metrics in self.scores.items()
+        ]
+        if self.calibration != Calibration():
+            found = self.calibration
+            lines.append(f"calibrated: temperature {found.temperature:.3f}, exponent {found.exponent:.3f}")
+        return "\n".join(lines) or "not measured"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bundle:
@@ -133,7 +151,7 @@ class Bundle:
 
     Args:
         path: its folder.
-        config: what it says of itself.
+        config: its description.
     """
 
     path: Path
@@ -141,27 +159,38 @@ class Bundle:
 
     @property
     def onnx(self) -> Path:
-        """Its ONNX file, which need not exist."""
+        """Path of its ONNX file, which need not exist."""
         return self.path / ONNX_NAME
 
     @property
     def weights(self) -> Path:
-        """Its safetensors file, which need not exist."""
+        """Path of its safetensors file, which need not exist."""
         return self.path / WEIGHTS_NAME
 
 
 def embedded_models() -> list[str]:
-    """Name the models that come with the package."""
+    """Return the names of the models that come with the package."""
     return sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}"))
 
 
+def list_models(filter: str = "*", *, released: bool = False) -> list[str]:
+    """Return the names of available models.
+
+    Args:
+        filter: pattern with wildcards, such as `sapiens2-*`.
+        released: also list the released weights that `motivnet weights fetch` downloads, whole models and encoders.
+    """
+    names = embedded_models() + [entry.name for entry in RELEASED if released]
+    return fnmatch.filter(names, filter)
+
+
 def is_bundle(model: str | Path) -> bool:
-    """Say whether this names an embedded model, or a folder."""
+    """Tell whether this is the name of an embedded model, or a folder."""
     return str(model) in embedded_models() or Path(model).is_dir()
 
 
 def open_bundle(model: str | Path) -> Bundle:
-    """Find a bundle by the name of an embedded model, or by its folder, and read what it says of itself.
+    """Find a bundle by the name of an embedded model, or by its folder, and read its config.json.
 
     Raises:
         CheckpointError: if there is none, or it is damaged.
@@ -179,7 +208,7 @@ def open_bundle(model: str | Path) -> Bundle:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
-        # Said before anything else: the settings of another format are unknown here.
+        # Checked first, because another format has other settings.
         raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")
     try:
         return Bundle(path, config.from_plain(BundleConfig, data))
@@ -188,7 +217,7 @@ def open_bundle(model: str | Path) -> Bundle:
 
 
 def require_head(bundle: Bundle) -> Bundle:
-    """Pass the bundle of a whole model through.
+    """Return the bundle if it is a whole model.
 
     Raises:
         CheckpointError: if it is an encoder alone.
@@ -202,10 +231,10 @@ def require_head(bundle: Bundle) -> Bundle:
 
 
 def check_place(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder to write a bundle to that exists, or, if it may be replaced, that is not just a bundle.
+    """Check that a bundle may be written to a folder: a new one, or with `overwrite` one that is just a bundle.
 
     Raises:
-        OutputError: if nothing must be written there.
+        OutputError: if not.
     """
     if not out.exists():
         return
@@ -219,10 +248,39 @@ def check_place(out: Path, *, overwrite: bool) -> None:
 
 
 def write_config(path: Path, bundle_config: BundleConfig) -> Bundle:
-    """Write what a bundle says of itself, completely or not at all, making its folder."""
-    path.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.to_plain(bundle_config), indent=2, ensure_ascii=False)
-    unfinished = path / f".{CONFIG_NAME}.{os.getpid()}.tmp"
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path / CONFIG_NAME)
+    """Write the config.json of a bundle atomically, making its folder."""
+    write_json(path / CONFIG_NAME, config.to_plain(bundle_config), ensure_ascii=False, parents=True)
     return Bundle(path, bundle_config)
+
+
+def model_fingerprint(model: str | Path) -> str:
+    """Return the letter `m` and 12 hex digits that change with any weight or setting that affects the probabilities.
+
+    Args:
+        model: as `Predictor.load` takes it: embedded model, folder of a bundle, file, or released name.
+
+    Raises:
+        CheckpointError: if there is no such model, or it cannot be read.
+    """
+    path = Path(model)
+    if not is_bundle(model) and not path.exists() and is_hub_name(str(model)):
+        path = locate(str(model))
+    try:
+        return "m" + (sha256_of(path) if path.is_file() else _digest(open_bundle(path)))[:12]
+    except OSError as error:
+        raise CheckpointError(f"{model}: cannot be read: {error.strerror or error}") from None
+
+
+def _digest(bundle: Bundle) -> str:
+    plain = config.to_plain(bundle.config)
+    settings = {name: value for name, value in plain.items() if name not in DESCRIPTIVE}
+    # Settings that were added later are left out where they are off, so that fingerprints of older models stay.
+    for owner, name in ((settings["model"], "affect"), (settings["model"]["head"], "learnable_queries")):
+        if not owner[name]:
+            del owner[name]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    # ONNX models over 2 GB keep their tensors in a file beside them.
+    for file in (bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights):
+        if file.is_file():
+            digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()

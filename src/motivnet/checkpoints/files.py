@@ -1,10 +1,10 @@
-"""Files of weights: opened safely, memory-mapped, whatever their container. Nothing in a file is executed.
+"""Weight files: opened safely and memory-mapped, whatever their container. Nothing in a file is executed.
 
-The container is read off the first bytes, never off the name:
+The container is recognised by the first bytes, never by the name:
 
 - safetensors;
-- what `torch.save` writes, a zip with a pickle inside, or a bare pickle before torch 1.6;
-- a TorchScript archive, a zip with code beside the pickle.
+- a file by `torch.save`: a zip with a pickle inside, or a bare pickle before torch 1.6;
+- a TorchScript archive: a zip with code beside the pickle.
 """
 
 import contextlib
@@ -19,15 +19,18 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
+from motivnet.checkpoints.bundle import open_bundle
+from motivnet.checkpoints.hub import VerifyReport, cached, is_hub_name, verify, weight_files
 from motivnet.checkpoints.torchscript import names_in_pickle, read_member, read_torchscript
 from motivnet.errors import CheckpointError
 
@@ -39,7 +42,7 @@ _ALLOWED = "a safetensors file, a file by torch.save with a dict of tensors, or 
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _NUM_LEGACY_PICKLES = 5  # magic number, version, machine, contents, order of the storages
 
-# What the released files name beside tensors, in the settings and notes of their training.
+# What the pickles of released files name beside tensors, in their training settings.
 _INERT_NAMES = (
     "mmengine.config.config.ConfigDict",
     "numpy.ndarray",
@@ -47,7 +50,7 @@ _INERT_NAMES = (
     "numpy.core.multiarray._reconstruct",
 )
 
-# torch would also rebuild sparse, quantised, nested and empty (meta) tensors, and warn on the way.
+# torch would also rebuild sparse, quantised, nested and empty (meta) tensors, with warnings.
 _OTHER_TENSORS = re.compile(
     r"torch\.(_utils\._rebuild_(sparse|qtensor|nested|meta|wrapper|device)|_tensor\._rebuild_from_type"
     r"|sparse\.|nested\.|Q\w+Storage)"
@@ -56,7 +59,7 @@ _OTHER_TENSORS = re.compile(
 # torch keeps one allow-list for the whole process.
 _ALLOW_LIST_LOCK = threading.Lock()
 
-# What readers raise at a file that is damaged or lies about itself.
+# What readers raise for a damaged or malicious file.
 _DAMAGED = (
     *(AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, OverflowError),
     *(RuntimeError, TypeError, ValueError),
@@ -71,7 +74,7 @@ class WeightsFile:
     Args:
         path: of the file.
         container: how the tensors are packed.
-        tensors: name in the file -> tensor; of a dict with a `state_dict`, what that holds.
+        tensors: name in the file -> tensor; those of the `state_dict` if there is one.
         metadata: of a safetensors file; empty otherwise.
     """
 
@@ -82,11 +85,11 @@ class WeightsFile:
 
 
 def open_weights(path: str | Path) -> WeightsFile:
-    """Open a file of weights. Its tensors are memory-mapped, but for files older than torch 1.6.
+    """Open a weight file. Its tensors are memory-mapped, except in files older than torch 1.6.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, no file of weights, or a pickle that names anything that
-            tensors do not need.
+        CheckpointError: if the file is missing, damaged, no weight file, or a pickle that names anything that tensors
+            do not need.
     """
     path = Path(path)
     try:
@@ -96,18 +99,71 @@ def open_weights(path: str | Path) -> WeightsFile:
         raise CheckpointError(f"{path}: cannot be read: {_reason(error)}. Allowed: {_ALLOWED}") from None
 
 
-def release(tensor: Tensor) -> None:
-    """Tell the system that the memory-mapped pages under a tensor are not needed for now; reading brings them back.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, into a folder that is written atomically."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # save_file makes it private
 
-    What was written into them is lost. Tensors that are not mapped from a file are left alone, and on other systems
-    than Linux all are.
+
+def check_integrity(path: Path) -> str:
+    """Read every value of a file, one tensor at a time, and return a summary of the contents.
+
+    Raises:
+        CheckpointError: if the file is missing, no weight file, or damaged, or a value is NaN or infinite.
+    """
+    file = open_weights(path)
+    num_values = num_not_finite = 0
+    for tensor in file.tensors.values():
+        num_values += tensor.numel()
+        if tensor.is_floating_point():
+            # In float32, because some dtypes of one byte have no isfinite.
+            num_not_finite += int((~torch.isfinite(tensor.float())).sum())
+        release(tensor)
+    if num_not_finite:
+        raise CheckpointError(f"{path}: damaged: {num_not_finite} of {num_values} values are NaN or infinite")
+    return f"{file.container}, {len(file.tensors)} tensor(s), {num_values} values, all finite"
+
+
+def verify_weights(name: str, *, cache: Path | None = None) -> Iterator[tuple[VerifyReport, str]]:
+    """Compare checksums of a file, or of all weights of a bundle, and check that every value is finite.
+
+    Args:
+        name: a path, or a name as for `hub.fetch`.
+        cache: folder; None takes the hub's usual cache.
+
+    Yields:
+        For each file its checksum and a summary of its contents.
+
+    Raises:
+        CheckpointError: if anything is missing or damaged.
+    """
+    place = (cached(name, cache=cache) if is_hub_name(name) else None) or Path(name)
+    if place.is_dir():
+        open_bundle(place)
+    files = weight_files(place)
+    if not files:
+        raise CheckpointError(f"{place}: a folder without weights")
+    for path in files:
+        report = verify(path if place.is_dir() else name, cache=cache)
+        if report.status == "damaged":
+            raise CheckpointError(
+                f"{report.path}: damaged: sha256 {report.sha256}, expected {report.expected}. Fetch it again"
+            )
+        is_onnx = ".onnx" in path.suffixes
+        yield report, "onnx, whose values are not checked" if is_onnx else check_integrity(report.path)
+
+
+def release(tensor: Tensor) -> None:
+    """Let the system drop the memory-mapped pages of a tensor until they are read again. Linux only.
+
+    Changes to them are lost. Tensors that are not mapped from a file are left alone.
     """
     if sys.platform != "linux" or tensor.device.type != "cpu" or tensor.numel() == 0:
         return
     begin = tensor.data_ptr()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     end = begin + (last + 1) * tensor.element_size()
-    # Only whole pages: those at the edges belong to the neighbours as well.
+    # Only whole pages: those at the edges are shared with neighbouring tensors.
     first_page = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
     num_bytes = end // mmap.PAGESIZE * mmap.PAGESIZE - first_page
     if num_bytes > 0 and _is_mapped_file(first_page, first_page + num_bytes):
@@ -116,7 +172,7 @@ def release(tensor: Tensor) -> None:
 
 
 def _is_mapped_file(begin: int, end: int) -> bool:
-    """Say whether addresses lie in a mapped file: the system empties other memory for good."""
+    """Tell whether addresses lie in a mapped file: other memory would be zeroed for good."""
     with Path("/proc/self/maps").open("rb") as maps:
         for line in maps:  # begin-end, rights, offset, device, inode, path
             first, _, last = line[: line.index(b" ")].partition(b"-")
@@ -126,7 +182,7 @@ def _is_mapped_file(begin: int, end: int) -> bool:
 
 
 def _read(path: Path) -> tuple[Container, Any, dict[str, str]]:
-    """Recognise the container and read what is in it."""
+    """Recognise the container and return it with its content and metadata."""
     if not path.is_file():
         raise ValueError("this is a folder" if path.is_dir() else "no such file")
     with path.open("rb") as file:
@@ -160,7 +216,7 @@ def _read_zip(path: Path) -> tuple[Container, Any, dict[str, str]]:
         if f"{root}/constants.pkl" in names:  # this is how torch tells them apart
             return "torchscript", read_torchscript(path, archive, root), {}
         named = names_in_pickle(io.BytesIO(read_member(archive, f"{root}/data.pkl")))
-    # torch.load takes a path by its suffix for safetensors, and maps nothing but paths.
+    # torch.load would take a path with this suffix for safetensors, and can map only paths.
     return "pickle", _load_pickle(path, named, mapped=not path.name.endswith(".safetensors")), {}
 
 
@@ -174,7 +230,7 @@ def _names_in_bare_pickle(path: Path) -> set[str]:
 
 
 class _Inert:
-    """Stands in for what a pickle names beside tensors: takes anything, keeps nothing, does nothing."""
+    """Stands in for what a pickle names beside tensors: accepts anything and does nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -185,13 +241,13 @@ class _Inert:
 
 @contextlib.contextmanager
 def _inert_names() -> Iterator[None]:
-    """Have torch take stand-ins for the allowed names, even if the process allows the real ones elsewhere."""
+    """Make torch use stand-ins for the allowed names, even if the process allows the real ones elsewhere."""
     with _ALLOW_LIST_LOCK:
-        # Beside a function of numpy a stand-in for its class would fail; which of two entries counts is chance.
+        # A stand-in would not work together with the real ones, and which of two entries torch uses is undefined.
         others = [entry for entry in get_safe_globals() if _full_name(entry) in _INERT_NAMES]
         with safe_globals([(_Inert, name) for name in _INERT_NAMES]):
             with safe_globals(others):
-                pass  # its end takes them out: torch has no function for that
+                pass  # leaving the block removes them: torch has no function for that
             try:
                 yield
             finally:
@@ -216,14 +272,14 @@ def _load_pickle(path: Path, named: set[str], *, mapped: bool) -> Any:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
             raise
-        # torch leaves `builtins.` off, and knows some modules by the names that Python 2 had for them.
+        # torch omits `builtins.`, and uses the Python 2 names of some modules.
         last = refused[1].rpartition(".")[2]
         full = next((name for name in sorted(named) if name.endswith(f".{last}")), refused[1])
         raise ValueError(f"its pickle names {full}, which weights do not need; nothing of it was executed") from None
 
 
 def _dense(content: Any) -> dict[str, Tensor]:
-    """Take the tensors out of what a file holds.
+    """Extract the tensors from the content of a file.
 
     Raises:
         ValueError: if it is no dict of tensors.
@@ -245,5 +301,5 @@ def _type_name(value: object) -> str:
 
 def _reason(error: BaseException) -> str:
     first_line = next(iter(str(error).splitlines()), "").rstrip(".")
-    told = isinstance(error, (ValueError, pickle.UnpicklingError)) and first_line
-    return first_line if told else f"{type(error).__name__}: {first_line}"
+    clear = isinstance(error, (ValueError, pickle.UnpicklingError)) and first_line
+    return first_line if clear else f"{type(error).__name__}: {first_line}"

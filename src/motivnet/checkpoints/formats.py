@@ -1,49 +1,55 @@
-"""What a file of weights holds: its format and dimensions, read off names and shapes of its tensors.
+"""Recognises released weight files: format and dimensions, inferred from names and shapes of the tensors.
 
-Nothing is guessed from the file's name. The one thing that shapes cannot tell is the number of attention heads.
+Nothing is inferred from the name of the file. Only the number of attention heads does not follow from shapes.
 
 Shape suffixes: N tokens, D token width.
 """
 
-import collections
 import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.checkpoints.files import WeightsFile, open_weights
 from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2, KeyMap
-from motivnet.errors import CheckpointError, ConfigError
+from motivnet.errors import CheckpointError, ConfigError, unknown_name
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
+from motivnet.preprocess import PREPROCESSINGS, Preprocessing
 
 Part = Literal["model", "backbone", "head"]
 
 # Attention heads of the released encoders by width (Sapiens: arXiv 2408.12569, table of architectures).
 SAPIENS_HEADS: Mapping[int, int] = {1024: 16, 1280: 16, 1536: 24, 1920: 32}
-# ML-Decoder's own default, which no released file departs from (arXiv 2111.12933).
+# ML-Decoder's default, which all released files use (arXiv 2111.12933).
 ML_DECODER_HEADS = 8
-# Rotary positions leave no trace of the input's size in the weights: what all Sapiens2 files were made for.
+# The input size of all Sapiens2 files: with rotary positions it does not follow from the weights.
 SAPIENS2_SIZE = (1024, 768)
+
+DEFAULT_GEOMETRY = "motivnet-pad"
+RELEASED_LICENCE = "unknown: ask the authors; the encoder comes from Sapiens, CC BY-NC 4.0: no commercial use"
+
+Size = tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file of weights turned out to hold.
+    """The identified contents of a weight file.
 
     Args:
-        path: the file.
+        path: of the file.
         format: one of `FORMATS`.
-        part: what the tensors make up.
-        tensors: under our names, memory-mapped; of a `backbone` and a `head` relative to it.
-        dropped: the file's names of what was left out on purpose.
-        vit: dimensions of the encoder but for its heads, which are 0 where they are unknown; None for a `head`.
-        backbone: the kind of encoder, `sapiens` or `sapiens2`.
-        image_size: (height, width) in pixels that its positions were made for; None for a `head`.
+        part: a whole model, or one of its parts.
+        tensors: under our names, memory-mapped; of a `backbone` or `head` without that prefix.
+        dropped: names in the file of tensors that were dropped on purpose.
+        vit: dimensions of the encoder, with 0 heads if their number is unknown; None for a `head`.
+        backbone: kind of encoder, `sapiens` or `sapiens2`.
+        image_size: (height, width) in pixels that its positions are for; None for a `head`.
         in_chans: channels of the input.
         head: dimensions of the head; None for a `backbone`.
         num_classes: number of logits; None for a `backbone`.
@@ -56,16 +62,16 @@ class Contents:
     dropped: tuple[str, ...]
     vit: VitConfig | None = None
     backbone: str = "sapiens"
-    image_size: tuple[int, int] | None = None
+    image_size: Size = None
     in_chans: int = 3
     head: HeadConfig | None = None
     num_classes: int | None = None
 
-    def model_config(self, image_size: tuple[int, int] | None = None) -> ModelConfig:
-        """Give the dimensions of the model; of a `backbone` with a head that is not in it.
+    def model_config(self, image_size: Size = None) -> ModelConfig:
+        """Return the dimensions of the model; for a `backbone` with a default head.
 
         Args:
-            image_size: (height, width) in pixels; None takes the file's own.
+            image_size: (height, width) in pixels; None takes that of the file.
 
         Raises:
             CheckpointError: if the number of attention heads is unknown, or the dimensions do not fit together.
@@ -75,9 +81,9 @@ class Contents:
         if not self.vit.num_heads:
             released = ", ".join(f"{width}: {heads}" for width, heads in SAPIENS_HEADS.items())
             raise CheckpointError(
-                f"{self.path}: the number of attention heads of an encoder {self.vit.embed_dim} wide cannot be read "
-                f"off its tensors. Allowed: num_heads=, metadata 'num_heads' in safetensors, or a released width "
-                f"({released})"
+                f"{self.path}: the number of attention heads of an encoder of width {self.vit.embed_dim} does not "
+                f"follow from its tensors. Allowed: num_heads=, metadata 'num_heads' in safetensors, or a released "
+                f"width ({released})"
             )
         height, width = image_size or self.image_size
         try:
@@ -95,22 +101,21 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What people want to know of a file of weights.
+    """A summary of a weight file.
 
     Args:
         format: of its names.
         container: how the tensors are packed: safetensors, pickle, torchscript.
-        embed_dim: width of the encoder's tokens.
+        embed_dim: token width of the encoder.
         depth: number of blocks of the encoder.
-        num_heads: attention heads of the encoder; None if they are unknown.
+        num_heads: attention heads of the encoder; None if unknown.
         image_size: (height, width) in pixels.
         num_classes: number of logits; None without a head.
-        labels: names of the logits; None if the file does not say.
+        labels: names of the logits; None if unknown.
         dtype: of the weights; several are joined by `+`.
-        parameters: numbers in the tensors that are used.
+        parameters: number of values in the tensors that are used.
         size_bytes: of the file.
-        dropped: names of tensors that are left out on purpose; at another size than that of pre-training also the
-            class token.
+        dropped: names of tensors that are dropped on purpose; the class token is kept at the size of pre-training.
     """
 
     format: str
@@ -128,7 +133,7 @@ class Inspection:
 
 
 def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspection:
-    """Say what a file of weights holds, without loading it.
+    """Summarise a weight file without loading it.
 
     Raises:
         CheckpointError: if it cannot be read, or is of no known format.
@@ -137,6 +142,8 @@ def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspec
     contents = identify(file, num_heads=num_heads)
     vit = contents.vit
     in_dim = contents.tensors["embed.weight"].shape[1] if contents.part == "head" else None
+    from_pretraining = contents.part == "backbone" and contents.backbone == "sapiens"
+    class_token = [name for name in file.tensors if from_pretraining and name.split(".")[-1] == "cls_token"]
     return Inspection(
         format=contents.format,
         container=file.container,
@@ -149,24 +156,20 @@ def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspec
         dtype="+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in contents.tensors.values()})),
         parameters=sum(tensor.numel() for tensor in contents.tensors.values()),
         size_bytes=file.path.stat().st_size,
-        dropped=contents.dropped + tuple(name for name in file.tensors if _is_class_token(contents, name)),
+        dropped=contents.dropped + tuple(class_token),
     )
 
 
-def _is_class_token(contents: Contents, name: str) -> bool:
-    return contents.part == "backbone" and contents.backbone == "sapiens" and name.split(".")[-1] == "cls_token"
-
-
-def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Contents:
-    """Recognise the format of a released file by its tensor names, and read off its dimensions.
+def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Size = None) -> Contents:
+    """Recognise the format of a released file by its tensor names, and infer its dimensions.
 
     Args:
         file: opened.
-        num_heads: attention heads of the encoder, where neither its width nor its metadata tells.
-        image_size: (height, width) its positions were made for, where their number fits neither a square nor 4:3.
+        num_heads: attention heads of the encoder, where they follow neither from its width nor from its metadata.
+        image_size: (height, width) of its positions, where their number fits neither a square nor 4:3.
 
     Raises:
-        CheckpointError: if it is of no known format, or a tensor has no place in its format.
+        CheckpointError: if its format is unknown, or a tensor is unexpected in its format.
     """
     for mark, read in FORMATS.values():
         if any(re.fullmatch(mark, name) for name in file.tensors):
@@ -175,8 +178,8 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: tup
             return contents
     if any(name.startswith("backbone.net.") for name in file.tensors):
         raise CheckpointError(
-            f"{file.path}: the weights of a bundle, which say nothing of dimensions and labels without its "
-            f"config.json. Allowed: the bundle's folder"
+            f"{file.path}: the weights of a bundle, whose dimensions and labels are in its config.json. "
+            f"Allowed: the bundle's folder"
         )
     shown = ", ".join(list(file.tensors)[:3])
     raise CheckpointError(
@@ -184,52 +187,79 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: tup
     )
 
 
-def _read_motivnet(file: WeightsFile, num_heads: int | None, image_size: tuple[int, int] | None) -> Contents:
+def preprocessing_for(geometry: str, image_size: Size = None) -> Preprocessing:
+    """Return one of MotivNet's two geometries at any input size.
+
+    Args:
+        geometry: `motivnet-pad`, as in the authors' inference, or `motivnet-stretch`, as in their training.
+        image_size: (height, width), in pixels; None takes 1024x768.
+
+    Raises:
+        CheckpointError: if the geometry is unknown.
+    """
+    allowed = [name for name in PREPROCESSINGS if name.startswith("motivnet-")]
+    if geometry not in allowed:
+        raise CheckpointError(unknown_name("geometry", geometry, allowed))
+    chosen = PREPROCESSINGS[geometry]
+    return dataclasses.replace(chosen, size=tuple(image_size)) if image_size else chosen
+
+
+def released_config(
+    contents: Contents, preprocessing: Preprocessing, *, name: str | None = None, licence: str | None = None
+) -> BundleConfig:
+    """Describe a released model as a bundle.
+
+    Args:
+        contents: of its file, a whole model.
+        preprocessing: of its input; decides the input size of the model.
+        name: of the model; None takes that of the file.
+        licence: of the weights; None takes what is known about the released file.
+
+    Raises:
+        CheckpointError: if its number of classes is not that of our labels.
+    """
+    config = contents.model_config(preprocessing.size)
+    if config.num_classes != len(EMOTIONS):
+        raise CheckpointError(
+            f"{contents.path}: found a head of {config.num_classes} classes, expected {len(EMOTIONS)}: "
+            f"{', '.join(EMOTIONS)}"
+        )
+    return BundleConfig(
+        name=name or contents.path.stem,
+        summary=f"MotivNet: Sapiens {config.vit and config.vit.embed_dim} wide, ML-Decoder, as released",
+        licence=licence or RELEASED_LICENCE,
+        model=config,
+        preprocessing=preprocessing,
+        provenance={"converted_from": contents.path.name, "format": contents.format},
+    )
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read_motivnet(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
     tensors, dropped = _apply(MOTIVNET_RELEASED, file.tensors, file)
-    encoder = {
-        name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")
-    }
-    head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
-    vit, size = _sapiens_dimensions(file, encoder, num_heads, image_size)
-    config, num_classes = _head_dimensions(file, head, "decoder_heads")
-    return Contents(
-        file.path,
-        "motivnet",
-        "model",
-        tensors,
-        dropped,
-        vit=vit,
-        image_size=size,
-        in_chans=_shape(file, encoder, "net.patch_embed.proj.weight", 4)[1],
-        head=config,
-        num_classes=num_classes,
-    )
+    dimensions = _sapiens_dimensions(file, below(tensors, "backbone."), num_heads, image_size)
+    dimensions |= _head_dimensions(file, below(tensors, "head."), "decoder_heads")
+    return Contents(file.path, "motivnet", "model", tensors, dropped, **dimensions)
 
 
-def _read_sapiens(file: WeightsFile, num_heads: int | None, image_size: tuple[int, int] | None) -> Contents:
+def _read_sapiens(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
     tensors, dropped = _apply(SAPIENS, file.tensors, file)
-    vit, size = _sapiens_dimensions(file, tensors, num_heads, image_size)
-    return Contents(
-        file.path,
-        "sapiens-pretrain" if vit.class_token else "sapiens-task",
-        "backbone",
-        tensors,
-        dropped,
-        vit=vit,
-        image_size=size,
-        in_chans=_shape(file, tensors, "net.patch_embed.proj.weight", 4)[1],
-    )
+    dimensions = _sapiens_dimensions(file, tensors, num_heads, image_size)
+    kind = "sapiens-pretrain" if dimensions["vit"].class_token else "sapiens-task"
+    return Contents(file.path, kind, "backbone", tensors, dropped, **dimensions)
 
 
-def _read_sapiens2(file: WeightsFile, num_heads: int | None, image_size: tuple[int, int] | None) -> Contents:
+def _read_sapiens2(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
     tensors, dropped = _apply(SAPIENS2, file.tensors, file)
     width, in_chans, patch, _ = _shape(file, tensors, "net.patch_embed.proj.weight", 4)
-    # Queries and keys are normalised a head at a time, so that here the shapes do tell.
+    # Queries and keys are normalised per head, so that here the number of heads follows from shapes.
     head_dim = _shape(file, tensors, "net.blocks.0.attn.q_norm.weight", 1)[0]
     depth = _depth(tensors)
-    kv_heads = {
-        _shape(file, tensors, f"net.blocks.{block}.attn.k_proj.weight", 2)[0] // head_dim for block in range(depth)
-    }
+    keys = [_shape(file, tensors, f"net.blocks.{block}.attn.k_proj.weight", 2)[0] for block in range(depth)]
     vit = VitConfig(
         embed_dim=width,
         depth=depth,
@@ -237,35 +267,23 @@ def _read_sapiens2(file: WeightsFile, num_heads: int | None, image_size: tuple[i
         patch_size=patch,
         patch_padding=0,
         mlp_ratio=_ratio(_shape(file, tensors, "net.blocks.0.mlp.fc2.weight", 2)[1], width),
-        num_kv_heads=min(kv_heads),
+        num_kv_heads=min(keys) // head_dim,
     )
-    return Contents(
-        file.path,
-        "sapiens2",
-        "backbone",
-        tensors,
-        dropped,
-        vit=vit,
-        backbone="sapiens2",
-        image_size=image_size or SAPIENS2_SIZE,
-        in_chans=in_chans,
-    )
+    size = image_size or SAPIENS2_SIZE
+    return Contents(file.path, "sapiens2", "backbone", tensors, dropped, vit, "sapiens2", size, in_chans)
 
 
-def _read_ml_decoder(file: WeightsFile, num_heads: int | None, image_size: tuple[int, int] | None) -> Contents:
+def _read_ml_decoder(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
     mark = "decoder.embed_standart.weight"
-    place = next(name for name in file.tensors if name.endswith(mark)).removesuffix(mark)
-    own = {
-        name.removeprefix(place): tensor for name, tensor in file.tensors.items() if name.startswith(place + "decoder.")
-    }
-    others = tuple(name for name in file.tensors if not name.startswith(place + "decoder."))
+    prefix = next(name for name in file.tensors if name.endswith(mark)).removesuffix(mark)
+    own = {name: tensor for name, tensor in below(file.tensors, prefix).items() if name.startswith("decoder.")}
+    dropped = tuple(name for name in file.tensors if not name.startswith(f"{prefix}decoder."))
     tensors, _ = _apply(ML_DECODER_UPSTREAM, own, file)
-    config, num_classes = _head_dimensions(file, tensors, "num_heads")
-    return Contents(file.path, "ml-decoder", "head", tensors, others, head=config, num_classes=num_classes)
+    return Contents(file.path, "ml-decoder", "head", tensors, dropped, **_head_dimensions(file, tensors, "num_heads"))
 
 
-# Format -> a name that no other format has, and what reads its dimensions. The first whose name occurs is taken.
-FORMATS: Mapping[str, tuple[str, Callable[[WeightsFile, int | None, tuple[int, int] | None], Contents]]] = {
+# Format -> pattern of a name that only this format has, and reader. The first match counts.
+FORMATS: Mapping[str, tuple[str, Callable[[WeightsFile, int | None, Size], Contents]]] = {
     "motivnet": (r"pose_encoder\..+", _read_motivnet),
     "sapiens2": (r"(backbone\.)?blocks\.\d+\.attn\.wq\.weight", _read_sapiens2),
     "sapiens": (r"(backbone\.)?layers\.\d+\.attn\.qkv\.weight", _read_sapiens),
@@ -281,10 +299,10 @@ def _apply(keymap: KeyMap, state: Mapping[str, Tensor], file: WeightsFile) -> tu
 
 
 def _sapiens_dimensions(
-    file: WeightsFile, encoder: Mapping[str, Tensor], num_heads: int | None, image_size: tuple[int, int] | None
-) -> tuple[VitConfig, tuple[int, int]]:
-    """Read off the dimensions of a Sapiens (v1) encoder, and the input size of its positions."""
-    width, _, patch, _ = _shape(file, encoder, "net.patch_embed.proj.weight", 4)
+    file: WeightsFile, encoder: Mapping[str, Tensor], num_heads: int | None, image_size: Size
+) -> dict[str, Any]:
+    """Infer the dimensions of a Sapiens (v1) encoder: the fields `vit`, `image_size` and `in_chans` of Contents."""
+    width, in_chans, patch, _ = _shape(file, encoder, "net.patch_embed.proj.weight", 4)
     class_token = "net.cls_token" in encoder
     num_patches = _shape(file, encoder, "net.pos_embed", 3)[1] - class_token
     vit = VitConfig(
@@ -297,11 +315,11 @@ def _sapiens_dimensions(
         class_token=class_token,
     )
     rows, columns = _grid(file, num_patches, patch, image_size)
-    return vit, (rows * patch, columns * patch)
+    return {"vit": vit, "image_size": (rows * patch, columns * patch), "in_chans": in_chans}
 
 
-def _grid(file: WeightsFile, num_patches: int, patch: int, image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Find rows and columns of a number of patches: a square, else the 4:3 of the task checkpoints."""
+def _grid(file: WeightsFile, num_patches: int, patch: int, image_size: Size) -> tuple[int, int]:
+    """Return rows and columns for a number of patches: a square, else the 4:3 of the task checkpoints."""
     side = math.isqrt(num_patches)
     if side * side == num_patches:
         return side, side
@@ -313,11 +331,12 @@ def _grid(file: WeightsFile, num_patches: int, patch: int, image_size: tuple[int
         return size[0] // patch, size[1] // patch
     raise CheckpointError(
         f"{file.path}: {num_patches} positions fit neither a square nor a 4:3 grid of patches. "
-        f"Allowed: the image_size that they were made for"
+        f"Allowed: the image_size that they are for"
     )
 
 
-def _head_dimensions(file: WeightsFile, head: Mapping[str, Tensor], heads_key: str) -> tuple[HeadConfig, int]:
+def _head_dimensions(file: WeightsFile, head: Mapping[str, Tensor], heads_key: str) -> dict[str, Any]:
+    """Infer the dimensions of an ML-Decoder: the fields `head` and `num_classes` of Contents."""
     num_queries, dim = _shape(file, head, "queries", 2)
     num_classes = _shape(file, head, "group_bias", 1)[0]
     config = HeadConfig(
@@ -327,11 +346,11 @@ def _head_dimensions(file: WeightsFile, head: Mapping[str, Tensor], heads_key: s
         num_heads=_number(file, heads_key) or ML_DECODER_HEADS,
         ff_dim=_shape(file, head, "layers.0.ff_in.weight", 2)[0],
     )
-    return config, num_classes
+    return {"head": config, "num_classes": num_classes}
 
 
 def _ratio(hidden: int, width: int) -> float:
-    """Give the ratio that a model multiplies by its width and rounds down, to get what is hidden."""
+    """Return the ratio that gives the hidden width when a model multiplies it by its width and rounds down."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
@@ -350,7 +369,7 @@ def _shape(file: WeightsFile, tensors: Mapping[str, Tensor], name: str, ndim: in
 
 
 def _number(file: WeightsFile, key: str) -> int | None:
-    """Read a number of safetensors metadata."""
+    """Return a number from the safetensors metadata."""
     text = file.metadata.get(key)
     if text is None:
         return None
@@ -365,9 +384,5 @@ def _check_tensors(contents: Contents) -> None:
             raise CheckpointError(
                 f"{contents.path}: {name}: found shape {tuple(tensor.shape)}, more values than the file holds"
             )
-    wrong = collections.Counter(
-        str(tensor.dtype) for tensor in contents.tensors.values() if not tensor.is_floating_point()
-    )
-    if wrong:
-        found = ", ".join(f"{count} of {dtype}" for dtype, count in wrong.items())
-        raise CheckpointError(f"{contents.path}: found tensors {found}. Allowed: floating point")
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{contents.path}: {name}: found {tensor.dtype}. Allowed: floating point")

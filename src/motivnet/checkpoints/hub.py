@@ -1,52 +1,52 @@
-"""Released weights from the Hugging Face hub, or a mirror of it, into the hub's own cache: resumed, checked, recorded.
+"""Released weights from the Hugging Face hub, or a mirror of it: downloaded by huggingface_hub, verified, recorded.
 
-The cache is the one that huggingface_hub and all its users share, in their layout: what is there is used, and what is
-put there serves them. Nothing that is fetched here enters it unchecked.
+The cache is the one that huggingface_hub and all its users share: files that are there are used, and downloads serve
+the others. A record of each file, with its licence and checksum, is kept in the user's cache folder. Torch-free.
 """
 
-import dataclasses
+import contextlib
 import datetime
+import hashlib
+import json
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from motivnet.checkpoints.records import Record, read_records, write_record
-from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, HubName, Released, parse_hub_name, released
-from motivnet.checkpoints.transfer import (
-    OFFLINE_VARIABLE,
-    clear_errors,
-    find_address,
-    find_mirror,
-    is_offline,
-    no_telemetry,
-    sha256_of,
-    timeout_s,
-    transfer,
-)
+from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, Released, parse_hub_name, released
 from motivnet.errors import CheckpointError, MissingExtraError
+from motivnet.storage import write_json
 from motivnet.version import __version__
 
-# What a bundle's repository is asked for; config.json comes last, so that a folder which has it is complete.
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MIRROR_VARIABLE = "MOTIVNET_MIRROR"
+OFFLINE_VARIABLE = "MOTIVNET_OFFLINE"
+UNKNOWN_LICENCE = "unknown: see its repository"
+
+# The files of a bundle's repository; config.json is downloaded last, so that a folder that has it is complete.
 _BUNDLE_FILE = re.compile(r"config\.json|README\.md|[\w-][\w.-]*\.safetensors|model\.onnx[\w.-]*")
 _WEIGHT_FILE = re.compile(r".*\.safetensors|model\.onnx.*")
-# Names from a server that become names of files: nothing that leads elsewhere.
+# Names from a server that become file names: no path separators.
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# The longest wait for another process that is fetching the same file.
-_LOCK_S = 3600.0
+_TIMEOUT_S = 10.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """A file's checksum, and what it should be.
+    """The checksum of a file, and the expected one.
 
     Args:
         path: of the file.
-        size_bytes: its size.
+        size_bytes: of the file.
         sha256: as computed now.
-        expected: what it should be, or None if nobody knows.
+        expected: None if unknown.
     """
 
     path: Path
@@ -56,51 +56,40 @@ class VerifyReport:
 
     @property
     def status(self) -> Literal["ok", "damaged", "unknown"]:
-        """Whether the checksum is as expected; `unknown` if there is nothing to compare it with."""
+        """Whether the checksum is the expected one; `unknown` if there is nothing to compare it with."""
         if self.expected is None:
             return "unknown"
         return "ok" if self.sha256 == self.expected else "damaged"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Source:
-    """A name, resolved: `place` is None for a file on no hub, `entry` for one that is not in the table."""
+class _Source(NamedTuple):
+    """What a name refers to: `repo` is None for a file on no hub, `file` for a bundle, `entry` for unlisted files."""
 
     name: str
-    place: HubName | None
+    repo: str | None
+    file: str | None
     entry: Released | None
-
-    @property
-    def sha256(self) -> str | None:
-        return self.entry.sha256 if self.entry else None
 
 
 def is_hub_name(name: str) -> bool:
-    """Tell whether `name` is what `fetch` takes, as opposed to a path or an embedded model."""
+    """Tell whether `fetch` accepts `name`, as opposed to a path or an embedded model."""
     return name.startswith(HUB_PREFIX) or any(entry.name == name for entry in RELEASED)
 
 
 def locate(name: str) -> Path:
-    """Give the file (or bundle folder) of a released or hub name: from the cache, else fetched.
-
-    Raises:
-        CheckpointError: see `fetch`.
-    """
+    """Return the file (or bundle folder) of a released or hub name from the cache, or fetch it; errors as `fetch`."""
     return cached(name) or fetch(name)
 
 
 def cached(name: str, *, cache: Path | None = None) -> Path | None:
-    """Look a released or hub name up in the cache; never touches the network.
+    """Return the cached file, or folder of a bundle, or None; never touches the network.
 
     Args:
-        name: see `fetch`.
-        cache: another folder than the hub's usual cache.
-
-    Returns:
-        The file, or a bundle's folder; None if it is not there.
+        name: as for `fetch`.
+        cache: folder; None takes the hub's usual cache.
 
     Raises:
-        CheckpointError: if there is no such name.
+        CheckpointError: if the name is unknown.
     """
     return _find(_source(name), cache)
 
@@ -110,94 +99,106 @@ def fetch(
     *,
     mirror: str | None = None,
     cache: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    echo: Callable[[str], None] | None = None,
 ) -> Path:
-    """Bring weights into the cache, unless they are there, and check them.
+    """Download weights into the cache, unless they are there, and verify their checksums.
 
-    A transfer that breaks off is taken up again where it stopped, in this call or a later one. `MOTIVNET_OFFLINE=1`
-    forbids the network. `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` count; a mirror is never sent the token.
+    `MOTIVNET_OFFLINE=1` forbids the network. `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` apply; the token is never sent to
+    a mirror.
 
     Args:
         name: of a released file; or `hf:owner/repo/file`; or `hf:owner/repo`, a repository that is a bundle.
-        mirror: address that answers as the hub does; otherwise `MOTIVNET_MIRROR`, or the hub.
-        cache: another folder than the hub's usual cache.
-        say: takes lines for people, the licence among them; by default they go to stderr.
+        mirror: address with the hub's API; None takes `MOTIVNET_MIRROR`, or the hub.
+        cache: folder; None takes the hub's usual cache.
+        echo: called with messages for the user, such as the licence; None writes them to stderr.
 
     Returns:
-        The file, or the bundle's folder.
+        The file, or the folder of a bundle.
 
     Raises:
-        CheckpointError: if there is no such name, the network or the place does not give it, or it arrives damaged.
+        CheckpointError: if the name is unknown, it cannot be downloaded, or its checksum is wrong; the file is then
+            deleted.
         MissingExtraError: if huggingface_hub is not installed.
     """
-    source, say, mirror = _source(name), say or _say, find_mirror(mirror)
-    if source.place is None:
+    source, mirror = _source(name), _checked_mirror(mirror)
+    echo = echo or (lambda line: print(line, file=sys.stderr))
+    if source.repo is None:
         raise CheckpointError(_not_on_a_hub(source))
-    with clear_errors(name, mirror):
+    with _clear_errors(name, mirror):
         found = _find(source, cache)
-        if found and all(_is_sound(source, path, say) for path in _files(found)):
+        if found and not [path for path in _files(found) if not _is_sound(source, path, echo)]:
             return found
+        place = _cache_folder(cache)
         if is_offline():
             raise CheckpointError(
-                f"{name}: not in the cache {_cache_folder(cache)}, and {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids "
-                f"the network. Unset it and run: motivnet weights fetch {name}"
+                f"{name}: not in the cache {place}, and {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network. "
+                f"Unset it and run: motivnet weights fetch {name}"
             )
-        with no_telemetry():
-            if source.place.file is None:
-                return _fetch_folder(source, mirror, cache, say)
-            where = "unknown here: read what its repository says"
-            say(f"{name}: licence {source.entry.licence if source.entry else where}")
-            return _fetch_file(source, source.place.file, _licence(source), mirror, cache)
+        with _hub_api(mirror) as api:
+            return _download(source, api, place, echo)
 
 
 def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
-    """Compute a file's checksum anew and compare it with what it should be.
+    """Compute the checksum of a file and compare it with the expected one.
 
     Args:
-        name: see `fetch`, but of a file; or the path of a file, whose checksum is known if it was fetched.
-        cache: another folder than the hub's usual cache.
+        name: as for `fetch`, but of a file; or a path, whose checksum is known if it was fetched.
+        cache: folder; None takes the hub's usual cache.
 
     Raises:
         CheckpointError: if there is no such file, or it is not in the cache.
     """
-    path, known = Path(name), None
+    path, expected = Path(name), None
     if is_hub_name(str(name)):
         source = _source(str(name))
-        known, found = source.sha256, _find(source, cache)
+        found, expected = _find(source, cache), source.entry and source.entry.sha256
         if found is None:
-            raise CheckpointError(_not_on_a_hub(source) if source.place is None else f"{name}: not fetched yet")
+            raise CheckpointError(_not_on_a_hub(source) if source.repo is None else f"{name}: not fetched yet")
         path = found
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    if expected is None and _SHA256.fullmatch(path.resolve().name):
+        expected = path.resolve().name  # the hub's cache names large files by their checksum
+    records = [(place, record) for place, record in _records() if record.get("path") == str(path)]
+    if expected is None and records:
+        expected = records[0][1].get("sha256")
     try:
-        report = VerifyReport(path, path.stat().st_size, sha256_of(path), known or _expected(path))
+        report = VerifyReport(path, path.stat().st_size, sha256_of(path), expected)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if report.status == "damaged":
-        for place, record in read_records():  # so that the next fetch does not trust it
-            if record.path == str(path):
-                place.unlink(missing_ok=True)
+        for place, _ in records:  # so that the next fetch does not trust it
+            place.unlink(missing_ok=True)
     return report
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Give a file itself, or a bundle folder's files of weights."""
+    """Return a file itself, or the weight files in the folder of a bundle."""
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if _WEIGHT_FILE.fullmatch(file.name))
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_offline() -> bool:
+    """Tell whether the environment forbids the network."""
+    values = (os.environ.get(name, "").strip().lower() for name in (OFFLINE_VARIABLE, "HF_HUB_OFFLINE"))
+    return any(value in {"1", "true", "yes", "on"} for value in values)
 
 
 def _source(name: str) -> _Source:
     if not name.startswith(HUB_PREFIX):
         entry = released(name)
-        return _Source(name, HubName(entry.repo, entry.file) if entry.repo else None, entry)
-    place = parse_hub_name(name)
-    entry = next((entry for entry in RELEASED if (entry.repo, entry.file) == (place.repo, place.file)), None)
-    return _Source(name, place, entry)
+        return _Source(name, entry.repo, entry.file, entry)
+    repo, file = parse_hub_name(name)
+    return _Source(
+        name, repo, file, next((entry for entry in RELEASED if (entry.repo, entry.file) == (repo, file)), None)
+    )
 
 
 def _not_on_a_hub(source: _Source) -> str:
@@ -206,7 +207,14 @@ def _not_on_a_hub(source: _Source) -> str:
 
 
 def _licence(source: _Source) -> str:
-    return str(source.entry.licence) if source.entry else "unknown"
+    return str(source.entry.licence) if source.entry else UNKNOWN_LICENCE
+
+
+def _checked_mirror(mirror: str | None) -> str | None:
+    address = (mirror or os.environ.get(MIRROR_VARIABLE, "")).strip().rstrip("/")
+    if address and not re.match(r"https?://[^/\s]+", address):
+        raise CheckpointError(f"mirror {address!r} is no address. Allowed: https://... or http://...")
+    return address or None
 
 
 def _cache_folder(cache: Path | None) -> Path:
@@ -216,17 +224,15 @@ def _cache_folder(cache: Path | None) -> Path:
 
 
 def _find(source: _Source, cache: Path | None) -> Path | None:
-    if source.place is None:
+    if source.repo is None or find_spec("huggingface_hub") is None:
         return None
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
-    found = try_to_load_from_cache(source.place.repo, source.place.file or "config.json", _cache_folder(cache))
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.repo, source.file or "config.json", _cache_folder(cache))
     if not isinstance(found, str):
         return None
     path = Path(found)
-    if source.place.file is None:
+    if source.file is None:
         return path.parent if weight_files(path.parent) else None
     return path
 
@@ -235,130 +241,156 @@ def _files(found: Path) -> list[Path]:
     return [file for file in found.iterdir() if _BUNDLE_FILE.fullmatch(file.name)] if found.is_dir() else [found]
 
 
-def _is_sound(source: _Source, path: Path, say: Callable[[str], None]) -> bool:
-    """Check a cached file, unless that was done and written down; remove it if it is damaged."""
-    assert source.place
+def _is_sound(source: _Source, path: Path, echo: Callable[[str], None]) -> bool:
+    """Verify a cached file, unless a record says that it was; delete it if it is damaged."""
     size = path.stat().st_size
-    if any((record.path, record.size_bytes) == (str(path), size) for _, record in read_records()):
+    if any((record.get("path"), record.get("size_bytes")) == (str(path), size) for _, record in _records()):
         return True
-    digest, expected = sha256_of(path), source.sha256 or _expected(path)
-    if expected not in (None, digest):
-        _remove(path)
-        say(f"{source.name}: {path} was damaged (sha256 {digest}, expected {expected}) and is removed")
+    report = verify(path)
+    if report.status == "damaged":
+        _delete(path)
+        echo(f"{source.name}: {path} was damaged (sha256 {report.sha256}, expected {report.expected}) and is deleted")
         return False
-    _write_record(source, path, digest, _licence(source), endpoint=None)
+    _write_record(source, path, report.sha256, _licence(source), endpoint=None)
     return True
 
 
-def _remove(path: Path) -> None:
-    """Take a file out of the hub's cache, where it is a link to what holds its bytes."""
-    target = path.resolve()
+def _delete(path: Path) -> None:
+    """Delete a file of the hub's cache, where it is a link to the blob with its bytes."""
+    blob = path.resolve()
     path.unlink(missing_ok=True)
-    target.unlink(missing_ok=True)
+    blob.unlink(missing_ok=True)
 
 
-def _fetch_folder(source: _Source, mirror: str | None, cache: Path | None, say: Callable[[str], None]) -> Path:
-    from huggingface_hub import HfApi
+def _download(source: _Source, api: "HfApi", cache: Path, echo: Callable[[str], None]) -> Path:
+    assert source.repo
+    if source.file is None:
+        files, licence = _bundle_files(source, api)
+    else:
+        files, licence = [source.file], _licence(source)
+    echo(f"{source.name}: licence {licence}")
+    paths = [_download_file(source.repo, file, api, cache) for file in files]
+    folder = paths[-1].parents[files[-1].count("/")]
+    if not all(path.is_relative_to(folder) for path in paths):
+        raise CheckpointError(f"{source.name}: changed during the download. Run it again")
+    # Against the hub's list: SHA-256 of large files, git's hash of small ones.
+    for item in (wrong := api.verify_repo_checksums(source.repo, revision=folder.name, cache_dir=cache).mismatches):
+        _delete(folder / item["path"])
+    if wrong:
+        _delete(paths[-1])  # of a bundle, it says that the others are there
+        raise CheckpointError(
+            f"{source.repo}/{wrong[0]['path']}: wrong checksum {wrong[0]['actual']}, expected {wrong[0]['expected']}. "
+            "The file is deleted; run it again"
+        )
+    for path in paths:
+        _write_record(source, path, sha256_of(path), licence, api.endpoint)
+    return paths[0] if source.file else folder
 
-    assert source.place
-    api = HfApi(mirror, **_caller(mirror))
-    try:
-        info = api.model_info(source.place.repo, timeout=timeout_s())
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{source.name}: {find_address(mirror)} does not answer as the hub does") from None
-    names = [item.rfilename for item in info.siblings or [] if _BUNDLE_FILE.fullmatch(item.rfilename)]
-    if "config.json" not in names or not any(map(_WEIGHT_FILE.fullmatch, names)):
+
+def _bundle_files(source: _Source, api: "HfApi") -> tuple[list[str], str]:
+    """List the files of a repository that is a bundle, and its licence."""
+    info = api.model_info(str(source.repo), timeout=_TIMEOUT_S)
+    files = [item.rfilename for item in info.siblings or [] if _BUNDLE_FILE.fullmatch(item.rfilename)]
+    if "config.json" not in files or not any(map(_WEIGHT_FILE.fullmatch, files)):
         raise CheckpointError(
             f"{source.name}: no bundle, which has a config.json and weights. For one of its files: {source.name}/FILE"
         )
     licences = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-    licence = ", ".join(licences) or "unknown here: read what its repository says"
-    say(f"{source.name}: licence {licence}")
-    names.sort(key=lambda file: file == "config.json")
-    folders = {_fetch_file(source, file, licence, mirror, cache).parent for file in names}
-    if len(folders) > 1:
-        raise CheckpointError(f"{source.name}: changed while it was fetched. Run it again")
-    return folders.pop()
+    return sorted(files, key=lambda file: file == "config.json"), ", ".join(licences) or UNKNOWN_LICENCE
 
 
-def _fetch_file(source: _Source, file: str, licence: str, mirror: str | None, cache: Path | None) -> Path:
-    """Transfer and check one file, and have huggingface_hub put it in its place."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+def _download_file(repo: str, file: str, api: "HfApi", cache: Path) -> Path:
+    from huggingface_hub import hf_hub_url
 
-    assert source.place
-    repo, what = source.place.repo, f"{source.place.repo}/{file}"
-    metadata = get_hf_file_metadata(
-        hf_hub_url(repo, file, endpoint=mirror), endpoint=mirror, timeout=timeout_s(), **_caller(mirror)
-    )
+    # Asked for first, because hf_hub_download makes file names of whatever a server answers.
+    metadata = api.get_hf_file_metadata(url=hf_hub_url(repo, file, endpoint=api.endpoint), timeout=_TIMEOUT_S)
     commit, etag = metadata.commit_hash or "", metadata.etag or ""
-    if metadata.size is None or not _PLAIN.fullmatch(commit) or not _PLAIN.fullmatch(etag):
-        raise CheckpointError(f"{what}: {find_address(mirror)} does not answer as the hub does")
-    url = hf_hub_url(repo, file, revision=commit, endpoint=mirror)
-    digest = _fill_blob(what, url, etag, metadata.size, source.sha256, mirror, _cache_folder(cache))
-    path = Path(hf_hub_download(repo, file, cache_dir=_cache_folder(cache), endpoint=mirror, **_caller(mirror)))
-    if commit not in path.parts:
-        raise CheckpointError(f"{what}: changed while it was fetched. Run it again")
-    _write_record(source, path, digest, licence, find_address(mirror))
-    return path
+    if not _PLAIN.fullmatch(commit) or not _PLAIN.fullmatch(etag):
+        raise CheckpointError(f"{repo}/{file}: {api.endpoint} does not answer as the hub does")
+    return Path(api.hf_hub_download(repo, file, cache_dir=cache))
 
 
-def _caller(mirror: str | None) -> dict[str, Any]:
-    """Say to huggingface_hub who asks; no mirror is told the user's token."""
-    return {"token": False if mirror else None, "library_name": "motivnet", "library_version": __version__}
+@contextlib.contextmanager
+def _hub_api(mirror: str | None) -> Iterator["HfApi"]:
+    """Give a client without telemetry; one of a mirror has no token, and stays off the hub's own store of chunks."""
+    from huggingface_hub import HfApi, constants
+
+    before = constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = True, before[1] or mirror is not None
+    try:
+        token = False if mirror else None
+        yield HfApi(mirror, token=token, library_name="motivnet", library_version=__version__)
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = before
 
 
-def _fill_blob(what: str, url: str, etag: str, size: int, sha256: str | None, mirror: str | None, cache: Path) -> str:
-    """Put a file's bytes where the hub's cache keeps them, unless they are there; give their SHA-256.
-
-    Raises:
-        CheckpointError: if they are not what they should be; they are then removed.
-    """
-    from huggingface_hub.utils import WeakFileLock, build_hf_headers
-
-    folder = "models--" + "--".join(what.split("/")[:2])
-    blob = cache / folder / "blobs" / etag
-    lock = cache / ".locks" / folder / f"{etag}.motivnet.lock"
-    for path in (blob, lock):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock, timeout=_LOCK_S):
-        arrived = blob
-        if not blob.exists():
-            arrived = blob.with_name(f"{etag}.incomplete")
-            transfer(what, url, build_hf_headers(**_caller(mirror)), arrived, size)
-        digest = sha256_of(arrived)
-        for expected in (sha256, etag if _SHA256.fullmatch(etag) else None):
-            if expected not in (None, digest):
-                arrived.unlink()
-                raise CheckpointError(
-                    f"{what}: arrived damaged: sha256 {digest}, expected {expected}. It is removed; run it again"
-                )
-        arrived.replace(blob)
-    return digest
+@contextlib.contextmanager
+def _clear_errors(what: str, mirror: str | None) -> Iterator[None]:
+    """Turn errors of the network, the hub and the disk into a CheckpointError of one line that says what to do."""
+    try:
+        import httpx2
+        from huggingface_hub import constants
+        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
+    address = mirror or constants.ENDPOINT
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"{what}: {address} {_explain_status(error, mirror)}") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise CheckpointError(
+            f"{what}: {address} cannot be reached, or broke off: {error}. Check the network and its proxy and run it "
+            "again, or give another --mirror"
+        ) from None
+    except (FileMetadataError, KeyError, TypeError, ValueError):  # an answer that huggingface_hub cannot read
+        raise CheckpointError(f"{what}: {address} does not answer as the hub does") from None
+    except OSError as error:
+        raise CheckpointError(f"{what}: {' '.join(str(error).split())}") from None
 
 
-def _expected(path: Path) -> str | None:
-    """Say what a file's SHA-256 should be: the hub's cache names large files by it, else a record may know."""
-    if _SHA256.fullmatch(path.resolve().name):
-        return path.resolve().name
-    return next((record.sha256 for _, record in read_records() if record.path == str(path)), None)
+def _explain_status(error: Any, mirror: str | None) -> str:
+    from huggingface_hub.errors import GatedRepoError
+
+    status = error.response.status_code
+    token = "a mirror is not sent the token" if mirror else "set HF_TOKEN to the token of an account with access"
+    if isinstance(error, GatedRepoError) or status == 403:
+        return f"restricts access to it. Ask for access on its page there; then {token}"
+    if status == 401:
+        return f"has no such repository, or it is private: check the name; {token}"
+    if status == 404:
+        return "has no such file (status 404). Check the name, or give another --mirror"
+    return f"refused (status {status}). Try again later, or another --mirror"
+
+
+def _records_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motivnet" / "weights"
+
+
+def _records() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for place in sorted(_records_folder().glob("*.json")):
+        # One that cannot be read is ignored: the file is then verified again.
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(place.read_text(encoding="utf-8"))
+            if isinstance(record, dict):
+                yield place, record
 
 
 def _write_record(source: _Source, path: Path, digest: str, licence: str, endpoint: str | None) -> None:
-    """Write down a file of the cache; its commit and its name inside the repository are read off its path."""
-    assert source.place
+    """Record a file of the cache; `endpoint` is None if another program downloaded it."""
     commit, *inside = path.parts[path.parts.index("snapshots") + 1 :]
     file = "/".join(inside)
-    name = source.name if source.place.file else f"{source.name}/{file}"
-    record = Record(
-        name=source.entry.name if source.entry else name,
-        repo=source.place.repo,
-        commit=commit,
-        file=file,
-        size_bytes=path.stat().st_size,
-        sha256=digest,
-        licence=licence,
-        fetched=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        endpoint=endpoint,
-        path=str(path),
-    )
-    write_record(record)
+    name = source.entry.name if source.entry else source.name if source.file else f"{source.name}/{file}"
+    record = {
+        "name": name,
+        "repo": source.repo,
+        "commit": commit,
+        "file": file,
+        "size_bytes": path.stat().st_size,
+        "sha256": digest,
+        "licence": licence,
+        "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "endpoint": endpoint,
+        "path": str(path),
+    }
+    write_json(_records_folder() / (name.replace(":", "--").replace("/", "--") + ".json"), record, parents=True)

@@ -1,7 +1,7 @@
-"""How the tensor names of released checkpoints map onto ours: declarative, complete, invertible.
+"""Key maps from the tensor names of released checkpoints to ours: declarative, complete, invertible.
 
-A rule maps a foreign name, or the part of it up to a dot, to ours; `{i}` stands for a number, and None drops the
-tensor on purpose. Every foreign name must meet a rule; of several, the longest counts.
+A rule maps a foreign name, or a prefix of it up to a dot, to ours; `{i}` stands for a number, and None drops the tensor
+on purpose. Every foreign name must match a rule; the longest match counts.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ TensorT = TypeVar("TensorT")
 
 @dataclasses.dataclass(frozen=True)
 class KeyMap:
-    """The names of one format.
+    """The key map of one format.
 
     Args:
         format: its name, for messages.
         rules: foreign pattern -> ours, or None to drop it.
-        wrapper: what files of the format may put before these names, all or some; the inverse map puts it there.
+        wrapper: prefix that some files of the format put before these names; the inverse map adds it.
     """
 
     format: str
@@ -35,9 +35,10 @@ class KeyMap:
             Tensors under our names, and the foreign names that were dropped on purpose.
 
         Raises:
-            CheckpointError: at a name that meets no rule, or two names that become one.
+            CheckpointError: at a name that matches no rule, or two names that become one.
         """
-        patterns = [(_compile(pattern), target) for pattern, target in self._longest_first()]
+        longest_first = sorted(self.rules.items(), key=lambda rule: -len(rule[0]))
+        patterns = [(_compile(pattern), target) for pattern, target in longest_first]
         renamed: dict[str, TensorT] = {}
         dropped = []
         for name, tensor in state.items():
@@ -51,7 +52,7 @@ class KeyMap:
         return renamed, tuple(dropped)
 
     def inverse(self) -> "KeyMap":
-        """Give the map from our names to the foreign ones."""
+        """Return the key map from our names to the foreign ones."""
         rules = {ours: self.wrapper + name for name, ours in self.rules.items() if ours is not None}
         return KeyMap(f"{self.format}, inverted", rules)
 
@@ -66,16 +67,13 @@ class KeyMap:
                 return target.replace("{i}", number) + bare[match.end() :]
         raise CheckpointError(f"{self.format}: unexpected tensor {name!r}")
 
-    def _longest_first(self) -> list[tuple[str, str | None]]:
-        return sorted(self.rules.items(), key=lambda rule: -len(rule[0]))
-
 
 def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)")
 
 
 def _prefixed(rules: Mapping[str, str | None], foreign: str, ours: str) -> dict[str, str | None]:
-    """Put prefixes before both sides of rules."""
+    """Add prefixes to both sides of rules."""
     return {foreign + name: None if target is None else ours + target for name, target in rules.items()}
 
 
@@ -112,35 +110,30 @@ def _sapiens_rules(patch_projection: str) -> dict[str, str | None]:
     }
 
 
-def _sapiens2_rules() -> dict[str, str | None]:
-    return {
-        "cls_token": "cls_token",
-        "storage_tokens": "reg_token",
-        "patch_embed.projection": "patch_embed.proj",
-        "blocks.{i}.ln1": "blocks.{i}.norm1",
-        "blocks.{i}.attn.wq": "blocks.{i}.attn.q_proj",
-        "blocks.{i}.attn.wk": "blocks.{i}.attn.k_proj",
-        "blocks.{i}.attn.wv": "blocks.{i}.attn.v_proj",
-        "blocks.{i}.attn.q_norm": "blocks.{i}.attn.q_norm",
-        "blocks.{i}.attn.k_norm": "blocks.{i}.attn.k_norm",
-        "blocks.{i}.attn.proj": "blocks.{i}.attn.proj",
-        "blocks.{i}.attn.gamma.weight": "blocks.{i}.gamma_1",
-        "blocks.{i}.ln2": "blocks.{i}.norm2",
-        "blocks.{i}.ffn.w12": "blocks.{i}.mlp.fc1",
-        "blocks.{i}.ffn.w3": "blocks.{i}.mlp.fc2",
-        "ln1": "norm",
-        # Tables that follow from the positions.
-        "rope_embed": None,
-        "rope": None,
-    }
-
-
-def _not_encoder(*names: str) -> dict[str, str | None]:
-    return dict.fromkeys(names)
+_SAPIENS2_RULES: dict[str, str | None] = {
+    "cls_token": "cls_token",
+    "storage_tokens": "reg_token",
+    "patch_embed.projection": "patch_embed.proj",
+    "blocks.{i}.ln1": "blocks.{i}.norm1",
+    "blocks.{i}.attn.wq": "blocks.{i}.attn.q_proj",
+    "blocks.{i}.attn.wk": "blocks.{i}.attn.k_proj",
+    "blocks.{i}.attn.wv": "blocks.{i}.attn.v_proj",
+    "blocks.{i}.attn.q_norm": "blocks.{i}.attn.q_norm",
+    "blocks.{i}.attn.k_norm": "blocks.{i}.attn.k_norm",
+    "blocks.{i}.attn.proj": "blocks.{i}.attn.proj",
+    "blocks.{i}.attn.gamma.weight": "blocks.{i}.gamma_1",
+    "blocks.{i}.ln2": "blocks.{i}.norm2",
+    "blocks.{i}.ffn.w12": "blocks.{i}.mlp.fc1",
+    "blocks.{i}.ffn.w3": "blocks.{i}.mlp.fc2",
+    "ln1": "norm",
+    # Rotary tables, which are computed.
+    "rope_embed": None,
+    "rope": None,
+}
 
 
 def _mobilenet_v2_rules() -> dict[str, str | None]:
-    """Torchvision numbers the 17 inverted residuals through; timm counts stages and blocks within them."""
+    """Torchvision numbers the 17 inverted residuals consecutively; timm numbers stages and blocks within them."""
     rules: dict[str, str | None] = {
         "features.0.0": "conv_stem",
         "features.0.1": "bn1",
@@ -160,28 +153,22 @@ def _mobilenet_v2_rules() -> dict[str, str | None]:
     return rules
 
 
-# What task checkpoints hold beside the encoder: pose and other heads, necks, and the decoder of pre-training.
-TASK_PARTS = ("head", "neck", "decode_head", "auxiliary_head", "data_preprocessor")
-PRETRAIN_PARTS = ("decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred", "mask_token")
+# Parts of a file beside the encoder: heads and necks of tasks, and the decoder of pre-training.
+_TASK_PARTS = ("head", "neck", "decode_head", "auxiliary_head", "data_preprocessor")
+_PRETRAIN_PARTS = ("decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred", "mask_token")
+_DROPPED: dict[str, str | None] = dict.fromkeys((*_TASK_PARTS, *_PRETRAIN_PARTS))
 
 # A Sapiens (v1) encoder, onto Backbone. The class token of pre-training is dropped when the model has none.
-SAPIENS = KeyMap(
-    "Sapiens",
-    _prefixed(_sapiens_rules("patch_embed.projection"), "", "net.") | _not_encoder(*TASK_PARTS, *PRETRAIN_PARTS),
-    wrapper="backbone.",
-)
+_SAPIENS_RULES = _prefixed(_sapiens_rules("patch_embed.projection"), "", "net.")
+SAPIENS = KeyMap("Sapiens", _SAPIENS_RULES | _DROPPED, wrapper="backbone.")
 
 # A Sapiens2 encoder, onto Backbone.
-SAPIENS2 = KeyMap(
-    "Sapiens2",
-    _prefixed(_sapiens2_rules(), "", "net.") | _not_encoder(*TASK_PARTS, *PRETRAIN_PARTS),
-    wrapper="backbone.",
-)
+SAPIENS2 = KeyMap("Sapiens2", _prefixed(_SAPIENS2_RULES, "", "net.") | _DROPPED, wrapper="backbone.")
 
-# ML-Decoder as its authors publish it, onto MLDecoder. They hang it into a classifier as its `head` or `fc`.
+# ML-Decoder as its authors publish it, onto MLDecoder. It is the `head` or `fc` of a classifier.
 ML_DECODER_UPSTREAM = KeyMap("ML-Decoder upstream", _ml_decoder_rules("multihead_attn"))
 
-# The released MotivNet.pth, onto MotivNet. Its encoder has no `patch_embed.`, its cross attention the name `self_attn`.
+# The released MotivNet.pth, onto MotivNet. Its encoder lacks `patch_embed.`; its cross-attention is named `self_attn`.
 MOTIVNET_RELEASED = KeyMap(
     "MotivNet released",
     _prefixed(_sapiens_rules("projection"), "pose_encoder.", "backbone.net.")

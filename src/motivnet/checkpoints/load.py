@@ -1,4 +1,4 @@
-"""Weights from disk into modules: strict, memory-mapped, one tensor at a time."""
+"""Loads weights into modules: strict, memory-mapped, one tensor at a time; converts released files to bundles."""
 
 import contextlib
 import dataclasses
@@ -10,18 +10,27 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from motivnet.checkpoints.bundle import Bundle, embedded_models, is_bundle, open_bundle, require_head
-from motivnet.checkpoints.files import open_weights, release
-from motivnet.checkpoints.formats import Contents, identify
+from motivnet.checkpoints.bundle import (
+    Bundle,
+    check_place,
+    embedded_models,
+    is_bundle,
+    open_bundle,
+    require_head,
+    write_config,
+)
+from motivnet.checkpoints.files import open_weights, release, write_tensors
+from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, below, identify, preprocessing_for, released_config
 from motivnet.checkpoints.hub import is_hub_name, locate
 from motivnet.errors import CheckpointError, ConfigError, unknown_name
 from motivnet.models.backbone import Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build_model
+from motivnet.storage import atomic_folder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -45,29 +54,26 @@ def load_model(
         model: name of an embedded model, folder of a bundle, file in a released format, or a name that
             `motivnet weights list` knows.
         image_size: (height, width) of the input, in pixels; None takes the model's own. Positions are resized.
-        num_heads: attention heads of the encoder, where neither its width nor its metadata tells.
-        device: where to put the weights.
-        dtype: what to turn floating-point weights into.
+        num_heads: attention heads of the encoder, where they follow neither from its width nor from its metadata.
+        device: of the weights.
+        dtype: of floating-point weights.
 
     Returns:
-        `model(pixels_BCHW)` gives logits (B, C), `model.backbone(pixels_BCHW)` tokens (B, N, D).
+        `model(pixels_BCHW)` returns logits (B, C), `model.forward_features(pixels_BCHW)` tokens (B, N, D).
 
     Raises:
-        CheckpointError: if there is no such model, or its weights are missing, damaged, of another one, or too large
-            for the memory that is free.
+        CheckpointError: if there is no such model, or its weights are missing, damaged, of another model, or too large
+            for the free memory.
     """
-    if is_bundle(model):
-        bundle = open_bundle(model)
-        return load_bundle(bundle, image_size=image_size, device=device, dtype=dtype)
-    path = find_weights(model)
-    if path.is_dir():
+    path = model if is_bundle(model) else find_weights(model)
+    if is_bundle(path):
         return load_bundle(open_bundle(path), image_size=image_size, device=device, dtype=dtype)
     contents = require_model(identify(open_weights(path), num_heads=num_heads, image_size=image_size))
     return load_contents(contents, image_size=image_size, device=device, dtype=dtype)
 
 
 def find_weights(name: str | Path) -> Path:
-    """Find a file, or a bundle's folder, by its path or by a name that `motivnet weights list` knows.
+    """Return a weight file or the folder of a bundle, given its path or a name that `motivnet weights list` knows.
 
     Raises:
         CheckpointError: if there is none, or it cannot be fetched.
@@ -77,16 +83,16 @@ def find_weights(name: str | Path) -> Path:
     if is_hub_name(str(name)):
         return locate(str(name))
     raise CheckpointError(
-        f"{unknown_name('model', str(name), embedded_models())}, the folder of a bundle, a file of weights, or a name "
+        f"{unknown_name('model', str(name), embedded_models())}, the folder of a bundle, a weight file, or a name "
         f"that `motivnet weights list` knows"
     )
 
 
 def require_model(contents: Contents) -> Contents:
-    """Pass a whole model through.
+    """Return the contents if they are a whole model.
 
     Raises:
-        CheckpointError: if it is only a part.
+        CheckpointError: if they are only a part.
     """
     if contents.part != "model":
         raise CheckpointError(
@@ -103,12 +109,10 @@ def load_bundle(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
-    """Load a bundle's weights; arguments and errors as for `load_model`."""
+    """Load the weights of a bundle; arguments and errors as for `load_model`."""
     own = require_head(bundle).config.model
     config = resized(own, image_size, bundle.path)
-    tensors = fit_encoder(open_weights(bundle.weights).tensors, own, config, prefix="backbone.")
-    net = _build(lambda: build_model(config), bundle.path)
-    return fill(net, tensors, bundle.weights, device=device, dtype=dtype).eval()
+    return _load_whole(own, config, open_weights(bundle.weights).tensors, bundle.weights, device, dtype)
 
 
 def load_contents(
@@ -118,11 +122,21 @@ def load_contents(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
-    """Load a released model that has been identified; arguments and errors as for `load_model`."""
+    """Load an identified released model; arguments and errors as for `load_model`."""
     own, config = contents.model_config(), contents.model_config(image_size)
-    tensors = fit_encoder(contents.tensors, own, config, prefix="backbone.")
-    net = _build(lambda: build_model(config), contents.path)
-    return fill(net, tensors, contents.path, device=device, dtype=dtype).eval()
+    return _load_whole(own, config, contents.tensors, contents.path, device, dtype)
+
+
+def _load_whole(
+    own: ModelConfig,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    where: Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> MotivNet:
+    fitted = fit_encoder(tensors, own, config, prefix="backbone.")
+    return fill(_build(lambda: build_model(config), where), fitted, where, device=device, dtype=dtype).eval()
 
 
 def load_backbone(
@@ -139,18 +153,18 @@ def load_backbone(
     Args:
         file: in a released format, or a name that `motivnet weights list` knows; of a whole model the encoder is taken.
         image_size: (height, width) of the input, in pixels. Positions are resized.
-        num_heads: attention heads, where neither the width nor the metadata tells.
+        num_heads: attention heads, where they follow neither from the width nor from the metadata.
         class_token: of a Sapiens (v1) pre-training file: True keeps the class token and the patches without padding,
-            as in pre-training; False drops it and pads the patches, as the task checkpoints do. None keeps it at the
+            as in pre-training; False drops it and pads the patches, as in the task checkpoints. None keeps it at the
             size of pre-training, where the encoder is then exactly the pre-trained one.
-        device: where to put the weights.
-        dtype: what to turn floating-point weights into.
+        device: of the weights.
+        dtype: of floating-point weights.
 
     Returns:
-        `backbone(pixels_BCHW)` gives tokens (B, N, D), row by row, without class or register tokens.
+        `backbone(pixels_BCHW)` returns tokens (B, N, D), row by row, without class or register tokens.
 
     Raises:
-        CheckpointError: if there is no such file, or it holds no encoder.
+        CheckpointError: if there is no such file, or it has no encoder.
     """
     path = find_weights(file)
     contents = identify(open_weights(path), num_heads=num_heads, image_size=image_size)
@@ -165,20 +179,16 @@ def load_backbone(
     if own.backbone == "sapiens":
         vit = dataclasses.replace(own.vit, class_token=keep, patch_padding=0 if keep else 2)
         config = dataclasses.replace(config, vit=vit)
-    left_out = contents.dropped + ((CLASS_TOKEN,) if own.vit.class_token and not keep else ())
-    if left_out:
-        _log.info("%s: left out on purpose: %s", path, ", ".join(left_out))
-    tensors = contents.tensors
-    if contents.part == "model":
-        tensors = {
-            name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")
-        }
+    dropped = contents.dropped + ((CLASS_TOKEN,) if own.vit.class_token and not keep else ())
+    if dropped:
+        _log.info("%s: dropped on purpose: %s", path, ", ".join(dropped))
+    tensors = below(contents.tensors, "backbone.") if contents.part == "model" else contents.tensors
     tensors = fit_encoder(tensors, own, config)
     return fill(_build(lambda: build_backbone(config), path), tensors, path, device=device, dtype=dtype).eval()
 
 
 def load_head(file: str | Path) -> nn.Module:
-    """Load ML-Decoder as its authors publish it, into a module in eval mode: tokens (B, N, D) to logits (B, C).
+    """Load an ML-Decoder file of its authors into a module in eval mode, from tokens (B, N, D) to logits (B, C).
 
     Raises:
         CheckpointError: if the file is damaged or of another format.
@@ -193,7 +203,7 @@ def load_head(file: str | Path) -> nn.Module:
 
 
 def resized(config: ModelConfig, image_size: tuple[int, int] | None, where: Path) -> ModelConfig:
-    """Give the dimensions of a model for another input size.
+    """Return the dimensions of a model for another input size.
 
     Raises:
         CheckpointError: if it cannot have that size.
@@ -209,13 +219,13 @@ def resized(config: ModelConfig, image_size: tuple[int, int] | None, where: Path
 def fit_encoder(
     tensors: Mapping[str, Tensor], own: ModelConfig, wanted: ModelConfig, *, prefix: str = ""
 ) -> dict[str, Tensor]:
-    """Fit an encoder's positions to another input size, and drop a class token that is not wanted.
+    """Resize the positions of an encoder to another input size, and drop an unwanted class token.
 
     Args:
         tensors: under our names.
-        own: dimensions that they belong to.
+        own: their dimensions.
         wanted: dimensions of the model to fill.
-        prefix: before the encoder's names.
+        prefix: of the names of the encoder.
     """
     fitted = dict(tensors)
     if own.backbone != "sapiens" or own.vit is None or wanted.vit is None:
@@ -228,7 +238,7 @@ def fit_encoder(
         return fitted
     old_grid, new_grid = _grid(own.image_size, own.vit), _grid(wanted.image_size, wanted.vit)
     num_prefix_tokens = int(wanted.vit.class_token)
-    # Positions of any other shape stay as they are, for `fill` to refuse.
+    # `fill` refuses positions of any other shape.
     if fitted[positions].shape == (1, num_prefix_tokens + math.prod(old_grid), own.vit.embed_dim):
         fitted[positions] = resize_positions(fitted[positions], old_grid, new_grid, num_prefix_tokens=num_prefix_tokens)
     return fitted
@@ -241,38 +251,20 @@ def _grid(image_size: tuple[int, int], vit: VitConfig) -> tuple[int, int]:
 def fill(
     net: ModuleT, tensors: Mapping[str, Tensor], where: Path, *, device: str | torch.device, dtype: torch.dtype
 ) -> ModuleT:
-    """Give a module of `built_without_memory` its weights, one tensor after the other.
+    """Fill a module of `built_without_memory` with weights, one tensor after the other.
 
     Args:
-        net: to be filled, in place.
-        tensors: of exactly its names and shapes, memory-mapped.
-        where: they come from, for messages.
-        device: where to put them.
-        dtype: what to turn those of floating point into.
+        net: changed in place.
+        tensors: with exactly its names and shapes, memory-mapped.
+        where: their file, for messages.
+        device: of the weights.
+        dtype: of floating-point weights.
 
     Raises:
-        CheckpointError: if names or shapes differ, or there is not memory enough.
+        CheckpointError: if names or shapes differ, or there is not enough memory.
     """
     check_names(net, tensors, where)
     device = torch.device(device)
-    check_memory(net, where, device, dtype)
-    filled: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        target = dtype if tensor.is_floating_point() else tensor.dtype
-        filled[name] = tensor.to(device, target, copy=True).contiguous()
-        # Read once and never again: without this, the mapped file would stay in memory beside the copy.
-        release(tensor)
-    net.load_state_dict(filled, strict=True, assign=True)
-    # What is computed, not loaded, such as rotary frequencies; it keeps its precision.
-    return net.to(device)
-
-
-def check_memory(net: nn.Module, where: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a model that cannot fit, before anything is allocated.
-
-    Raises:
-        CheckpointError: saying what it takes and what there is.
-    """
     needed = sum(parameter.numel() for parameter in net.parameters()) * dtype.itemsize
     free = free_bytes(device)
     if free is not None and needed > free:
@@ -280,10 +272,19 @@ def check_memory(net: nn.Module, where: Path, device: torch.device, dtype: torch
             f"{where}: takes {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, and {free / 1e9:.1f} GB are "
             f"free on {device}. Allowed: bfloat16, a smaller model, another device, or more memory"
         )
+    filled: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        target = dtype if tensor.is_floating_point() else tensor.dtype
+        filled[name] = tensor.to(device, target, copy=True).contiguous()
+        # Without this, the mapped file would stay in memory beside the copy.
+        release(tensor)
+    net.load_state_dict(filled, strict=True, assign=True)
+    # Computed buffers, such as rotary frequencies, keep their precision.
+    return net.to(device)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Give the memory that can still be used on a device; None where the system does not say."""
+    """Return the free memory of a device; None where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -298,9 +299,9 @@ _building = threading.Lock()
 
 @contextlib.contextmanager
 def built_without_memory() -> Iterator[None]:
-    """Inside, modules made by this thread get parameters without storage, which only `fill` makes real.
+    """Give modules that this thread builds in the block parameters without storage, until `fill` loads them.
 
-    Buffers are real: some are computed when a module is built, and come with no file.
+    Buffers have storage: some are computed when a module is built, and are in no file.
     """
     thread = threading.get_ident()
 
@@ -321,36 +322,17 @@ def _build(build: Callable[[], ModuleT], where: Path) -> ModuleT:
     try:
         with built_without_memory():
             return build()
-    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if one layer alone is beyond all memory
+    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if a single layer exceeds the address space
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file's tensors into memory; those kept in half precision are widened to float32.
-
-    Raises:
-        CheckpointError: if the file is missing or damaged.
-    """
-    tensors = open_weights(path).tensors
-    return {
-        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-        for name, tensor in tensors.items()
-    }
-
-
 def write_weights(bundle: Bundle, model: nn.Module) -> None:
-    """Write a model's weights into its bundle, in the precision they have."""
+    """Write the weights of a model into its bundle, in their own precision."""
     write_tensors(bundle.weights, model.state_dict())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # save_file lets nobody else read it
-
-
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str | Path, *, assign: bool = False) -> None:
-    """Copy tensors into a model of exactly these names and shapes; with `assign`, make them the model's own.
+    """Copy tensors into a model with exactly these names and shapes, or with `assign` use them as its parameters.
 
     Raises:
         CheckpointError: naming what is missing, unexpected or of another shape.
@@ -376,3 +358,43 @@ def check_names(model: nn.Module, state: Mapping[str, Tensor], where: str | Path
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         raise CheckpointError(f"{where}: not the weights of this model ({len(problems)} differences): {shown}")
+
+
+def convert(
+    file: str | Path,
+    out: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    image_size: tuple[int, int] | None = None,
+    geometry: str = DEFAULT_GEOMETRY,
+    num_heads: int | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Convert a released model to a bundle, which is written atomically.
+
+    Args:
+        file: in a released format, or a name that `motivnet weights list` knows.
+        out: folder to write.
+        dtype: of the weights.
+        image_size: (height, width) of the input, in pixels; None takes that of the file.
+        geometry: as for `preprocessing_for`.
+        num_heads: attention heads of the encoder, where they follow neither from its width nor from its metadata.
+        name: of the model; None takes that of the folder.
+        licence: of the weights; None takes that of the released files.
+        overwrite: replace an existing bundle; nothing else is ever replaced.
+
+    Raises:
+        CheckpointError: if the file is damaged, or no whole model.
+        OutputError: if `out` exists, or cannot be written.
+    """
+    out = out.resolve()
+    check_place(out, overwrite=overwrite)
+    contents = require_model(identify(open_weights(find_weights(file)), num_heads=num_heads, image_size=image_size))
+    preprocessing = preprocessing_for(geometry, image_size or contents.model_config().image_size)
+    config = released_config(contents, preprocessing, name=name or out.name, licence=licence)
+    model = load_contents(contents, image_size=config.model.image_size, dtype=dtype)
+    with atomic_folder(out, also=(SafetensorError,)) as temporary:
+        write_weights(write_config(temporary, config), model)
+    return Bundle(out, config)

@@ -1,11 +1,12 @@
-"""The weight files that others have released: where they are, how large, under which licence, what for. Torch-free.
+"""The catalogue of released weight files: where they are, size, licence and purpose. Torch-free.
 
-What is not known is None here and "unknown" to people; sizes and checksums are never guessed.
+What is not known is None here and shown as "unknown"; sizes and checksums are never guessed.
 """
 
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from motivnet.errors import CheckpointError, unknown_name
 
@@ -21,11 +22,11 @@ BYTES_PER_FLOAT32 = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Licence:
-    """What may be done with weights.
+    """The licence of weights.
 
     Args:
-        name: of the licence.
-        terms: what it asks, in one line.
+        name: short name.
+        terms: what it requires, in one line.
         url: of its text, or None if unknown.
     """
 
@@ -58,13 +59,13 @@ class Released:
 
     Args:
         name: what the command line and `load_model` call it.
-        repo: repository on the Hugging Face hub, or None if the file is on no hub that is known.
+        repo: repository on the Hugging Face hub, or None if it is on no known hub.
         file: its name there.
         purpose: what it is for, in one line.
         licence: of the weights.
         size_bytes: exact or as published, or None if unknown.
-        about_bytes: size calculated from the parameters that are known, or None.
-        note: what else one should know.
+        about_bytes: size estimated from the number of parameters, or None.
+        note: anything else worth knowing.
         sha256: checksum as published, or None if unknown.
     """
 
@@ -80,7 +81,7 @@ class Released:
 
     @property
     def size(self) -> str:
-        """Its size for people: "4.68 GB", "about 1.2 GB" or "unknown"."""
+        """Human-readable size: "4.68 GB", "about 1.2 GB" or "unknown"."""
         if self.size_bytes is not None:
             return f"{self.size_bytes / 1e9:.2f} GB"
         if self.about_bytes is not None:
@@ -89,24 +90,8 @@ class Released:
 
     @property
     def where(self) -> str:
-        """Repository on the hub, or where else to ask."""
+        """Repository on the hub, or where else to get it."""
         return self.repo or "from its authors; not on a hub that is known"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class HubName:
-    """A place on the hub, written `hf:owner/repo` or `hf:owner/repo/path/file.ext`.
-
-    Args:
-        repo: owner/name.
-        file: path inside the repository, or None for a repository that is a bundle.
-    """
-
-    repo: str
-    file: str | None = None
-
-    def __str__(self) -> str:
-        return HUB_PREFIX + self.repo + (f"/{self.file}" if self.file else "")
 
 
 def sapiens_parameters(width: int, depth: int, positions: int, class_token: bool) -> int:
@@ -114,64 +99,56 @@ def sapiens_parameters(width: int, depth: int, positions: int, class_token: bool
 
     Args:
         width: of a token.
-        depth: layers.
+        depth: number of blocks.
         positions: rows of the position embedding.
         class_token: whether there is one.
     """
     patches = 3 * 16 * 16 * width + width
-    layer = 12 * width * width + 13 * width
-    return patches + positions * width + class_token * width + depth * layer + 2 * width
+    block = 12 * width * width + 13 * width
+    return patches + positions * width + class_token * width + depth * block + 2 * width
 
 
-# size -> (width, depth, epoch of the pre-training file, average precision in the pose file's name)
-_SAPIENS = {
-    "0.3b": (1024, 24, 1600, 573),
-    "0.6b": (1280, 32, 1600, 609),
-    "1b": (1536, 40, 173, 639),
-    "2b": (1920, 48, 660, None),
-}
-_POSE_SIZES = {"1b": 4_680_000_000}
-_POSE_NOTES = {"1b": "an earlier upload of it is named sapiens_1b_goliath_best_goliath_AP_640.pth"}
+# size -> (width, depth)
+_SAPIENS_SIZES = {"0.3b": (1024, 24), "0.6b": (1280, 32), "1b": (1536, 40), "2b": (1920, 48)}
 
-# task -> purpose, and size -> file of the same encoder trained on for it
-_SAPIENS_TASKS = {
+# task -> purpose, and name of the file in the repository facebook/sapiens-TASK-SIZE, with size -> what the name has
+_SAPIENS: dict[str, tuple[str, str, dict[str, object]]] = {
+    "pretrain": (
+        "encoder to train from (masked autoencoder, 1024x1024)",
+        "sapiens_{}_epoch_{}_clean.pth",
+        {"0.3b": 1600, "0.6b": 1600, "1b": 173, "2b": 660},
+    ),
+    "pose": (
+        "308 body and face keypoints, 1024x768",
+        "sapiens_{}_goliath_best_goliath_AP_{}.pth",
+        {"0.3b": 573, "0.6b": 609, "1b": 639},
+    ),
     "depth": (
         "relative depth, 1024x768",
-        {
-            "0.3b": "sapiens_0.3b_render_people_epoch_100.pth",
-            "0.6b": "sapiens_0.6b_render_people_epoch_70.pth",
-            "1b": "sapiens_1b_render_people_epoch_88.pth",
-            "2b": "sapiens_2b_render_people_epoch_25.pth",
-        },
+        "sapiens_{}_render_people_epoch_{}.pth",
+        {"0.3b": 100, "0.6b": 70, "1b": 88, "2b": 25},
     ),
     "normal": (
         "surface normals, 1024x768",
-        {
-            "0.3b": "sapiens_0.3b_normal_render_people_epoch_66.pth",
-            "0.6b": "sapiens_0.6b_normal_render_people_epoch_200.pth",
-            "1b": "sapiens_1b_normal_render_people_epoch_115.pth",
-            "2b": "sapiens_2b_normal_render_people_epoch_70.pth",
-        },
+        "sapiens_{}_normal_render_people_epoch_{}.pth",
+        {"0.3b": 66, "0.6b": 200, "1b": 115, "2b": 70},
     ),
     "seg": (
         "28 body parts, 1024x768",
-        {
-            "0.3b": "sapiens_0.3b_goliath_best_goliath_mIoU_7673_epoch_194.pth",
-            "0.6b": "sapiens_0.6b_goliath_best_goliath_mIoU_7777_epoch_178.pth",
-            "1b": "sapiens_1b_goliath_best_goliath_mIoU_7994_epoch_151.pth",
-        },
+        "sapiens_{}_goliath_best_goliath_mIoU_{}.pth",
+        {"0.3b": "7673_epoch_194", "0.6b": "7777_epoch_178", "1b": "7994_epoch_151"},
     ),
 }
 
 # size -> parameters of timm's encoder of that size
-_SAPIENS2 = {
+_SAPIENS2_SIZES = {
     "0.1b": 113_993_472,
     "0.4b": 395_450_368,
     "0.8b": 814_283_520,
     "1b": 1_455_474_176,
     "5b": 5_066_902_976,
 }
-_SAPIENS2_TASKS = {
+_SAPIENS2 = {
     "pretrain": "encoder to train from",
     "pose": "body and face keypoints",
     "seg": "body part segmentation",
@@ -179,62 +156,53 @@ _SAPIENS2_TASKS = {
     "pointmap": "a 3D point for every pixel",
 }
 
+# Names that the pattern suggests, but that do not exist.
+_NEVER_RELEASED = {
+    "sapiens-pose-2b": "the plain 2b pose file was never released; the largest is sapiens-pose-1b",
+    "sapiens-seg-2b": "no plain 2b segmentation file is known; the largest is sapiens-seg-1b",
+    "sapiens2-pose-0.1b": "Sapiens2 0.1b has no pose file; its encoder is sapiens2-pretrain-0.1b",
+}
+
+# name -> what differs from the pattern
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "sapiens-pose-1b": {
+        "size_bytes": 4_680_000_000,
+        "about_bytes": None,
+        "note": "an earlier upload of it is named sapiens_1b_goliath_best_goliath_AP_640.pth",
+    },
+    "sapiens2-pretrain-0.1b": {"purpose": "encoder to train from; the practical encoder, 0.342 TFLOPs an image"},
+}
+
 
 def _sapiens() -> Iterator[Released]:
-    for size, (width, depth, epoch, _) in _SAPIENS.items():
-        yield Released(
-            name=f"sapiens-pretrain-{size}",
-            repo=f"facebook/sapiens-pretrain-{size}",
-            file=f"sapiens_{size}_epoch_{epoch}_clean.pth",
-            purpose="encoder to train from (masked autoencoder, 1024x1024)",
-            licence=CC_BY_NC,
-            about_bytes=BYTES_PER_FLOAT32 * sapiens_parameters(width, depth, 4097, class_token=True),
-            note="size of the encoder in float32",
-        )
-    for size, (width, depth, _, precision) in _SAPIENS.items():
-        if precision is None:
-            continue
-        about = None if size in _POSE_SIZES else sapiens_parameters(width, depth, 3072, class_token=False)
-        yield Released(
-            name=f"sapiens-pose-{size}",
-            repo=f"facebook/sapiens-pose-{size}",
-            file=f"sapiens_{size}_goliath_best_goliath_AP_{precision}.pth",
-            purpose="308 body and face keypoints, 1024x768",
-            licence=CC_BY_NC,
-            size_bytes=_POSE_SIZES.get(size),
-            about_bytes=about and BYTES_PER_FLOAT32 * about,
-            note=_POSE_NOTES.get(size, "size of the encoder in float32; the pose head comes on top"),
-        )
-    for task, (purpose, files) in _SAPIENS_TASKS.items():
-        for size, file in files.items():
-            width, depth, *_ = _SAPIENS[size]
-            yield Released(
-                name=f"sapiens-{task}-{size}",
-                repo=f"facebook/sapiens-{task}-{size}",
-                file=file,
-                purpose=purpose,
-                licence=CC_BY_NC,
-                about_bytes=BYTES_PER_FLOAT32 * sapiens_parameters(width, depth, 3072, class_token=False),
-                note=f"size of the encoder in float32; the {task} head comes on top",
-            )
+    for task, (purpose, file, numbers) in _SAPIENS.items():
+        head = "" if task == "pretrain" else f"; the {task} head comes on top"
+        positions = 4097 if task == "pretrain" else 3072
+        for size, number in numbers.items():
+            parameters = sapiens_parameters(*_SAPIENS_SIZES[size], positions, class_token=task == "pretrain")
+            yield _entry(f"sapiens-{task}-{size}", file.format(size, number), purpose, CC_BY_NC, parameters, head)
 
 
 def _sapiens2() -> Iterator[Released]:
-    for task, purpose in _SAPIENS2_TASKS.items():
-        for size, parameters in _SAPIENS2.items():
-            if (task, size) == ("pose", "0.1b"):
-                continue
-            head = "" if task == "pretrain" else "; the head comes on top"
-            practical = "; the practical encoder, 0.342 TFLOPs an image" if (task, size) == ("pretrain", "0.1b") else ""
-            yield Released(
-                name=f"sapiens2-{task}-{size}",
-                repo=f"facebook/sapiens2-{task}-{size}",
-                file=f"sapiens2_{size}_{task}.safetensors",
-                purpose=purpose + practical,
-                licence=SAPIENS2_LICENCE,
-                about_bytes=BYTES_PER_FLOAT32 * parameters,
-                note=f"size of the encoder in float32{head}",
-            )
+    for task, purpose in _SAPIENS2.items():
+        head = "" if task == "pretrain" else "; the head comes on top"
+        for size, parameters in _SAPIENS2_SIZES.items():
+            name, file = f"sapiens2-{task}-{size}", f"sapiens2_{size}_{task}.safetensors"
+            if name not in _NEVER_RELEASED:
+                yield _entry(name, file, purpose, SAPIENS2_LICENCE, parameters, head)
+
+
+def _entry(name: str, file: str, purpose: str, licence: Licence, parameters: int, head: str) -> Released:
+    entry = Released(
+        name=name,
+        repo=f"facebook/{name}",
+        file=file,
+        purpose=purpose,
+        licence=licence,
+        about_bytes=BYTES_PER_FLOAT32 * parameters,
+        note=f"size of the encoder in float32{head}",
+    )
+    return dataclasses.replace(entry, **_SPECIAL.get(name, {}))
 
 
 _MOTIVNET = Released(
@@ -249,13 +217,6 @@ _MOTIVNET = Released(
 
 RELEASED: tuple[Released, ...] = (_MOTIVNET, *_sapiens(), *_sapiens2())
 
-# What one would expect from the pattern of the names, and would look for in vain.
-_NEVER_RELEASED = {
-    "sapiens-pose-2b": "the plain 2b pose file was never released; the largest is sapiens-pose-1b",
-    "sapiens-seg-2b": "no plain 2b segmentation file is known; the largest is sapiens-seg-1b",
-    "sapiens2-pose-0.1b": "Sapiens2 0.1b has no pose file; its encoder is sapiens2-pretrain-0.1b",
-}
-
 
 def released(name: str) -> Released:
     """Find a released file by its name.
@@ -265,27 +226,21 @@ def released(name: str) -> Released:
     """
     if name in _NEVER_RELEASED:
         raise CheckpointError(f"{name}: {_NEVER_RELEASED[name]}")
-    for entry in RELEASED:
-        if entry.name == name:
-            return entry
-    message = unknown_name("weights", name, [entry.name for entry in RELEASED])
-    raise CheckpointError(f"{message}; or {HUB_PREFIX}owner/repo/file")
+    by_name = {entry.name: entry for entry in RELEASED}
+    if name not in by_name:
+        raise CheckpointError(f"{unknown_name('weights', name, by_name)}; or {HUB_PREFIX}owner/repo/file")
+    return by_name[name]
 
 
-def parse_hub_name(name: str) -> HubName:
-    """Read `hf:owner/repo` or `hf:owner/repo/path/file.ext`.
+def parse_hub_name(name: str) -> tuple[str, str | None]:
+    """Split `hf:owner/repo/path/file.ext` into repository and file; `hf:owner/repo`, a bundle, has no file.
 
     Raises:
         CheckpointError: if it is written otherwise.
     """
     parts = name.removeprefix(HUB_PREFIX).split("/")
-    owner_repo, path = parts[:2], parts[2:]
-    if (
-        not name.startswith(HUB_PREFIX)
-        or len(owner_repo) != 2
-        or not all(map(_REPO_PART.fullmatch, owner_repo))
-        or not all(map(_FILE_PART.fullmatch, path))
-        or len("/".join(owner_repo)) > _REPO_LENGTH
-    ):
+    repo, file = "/".join(parts[:2]), "/".join(parts[2:])
+    well_formed = all(map(_REPO_PART.fullmatch, parts[:2])) and all(map(_FILE_PART.fullmatch, parts[2:]))
+    if not (name.startswith(HUB_PREFIX) and len(parts) > 1 and well_formed and len(repo) <= _REPO_LENGTH):
         raise CheckpointError(f"{name!r} is no place on the hub. Allowed: hf:owner/repo, or hf:owner/repo/path/file")
-    return HubName("/".join(owner_repo), "/".join(path) or None)
+    return repo, file or None

@@ -1,11 +1,13 @@
-"""The tensors of a TorchScript archive, without TorchScript: `torch.jit.load` compiles whatever code a file brings.
+"""Reads the tensors of a TorchScript archive without executing it.
+
+Kept on purpose instead of `torch.jit.load`, which compiles whatever code a file brings: here nothing is compiled.
 
 ```
 archive (zip)
 ├── NAME/data.pkl                  the tree of modules; a tensor is a view of a numbered storage
 ├── NAME/data/0, 1, ...            the storages, uncompressed
 ├── NAME/code/__torch__/*.py       the classes of the modules, which name their parameters and buffers
-└── NAME/constants.pkl             constants of the code, which are no weights
+└── NAME/constants.pkl             constants of the code, not weights
 ```
 """
 
@@ -24,7 +26,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-# Sapiens-2B has about 1,000 modules; a file whose module contains itself has no end of them.
+# Sapiens-2B has about 1,000 modules; a module that contains itself would never end.
 MAX_MODULES = 20_000
 MAX_TEXT_BYTES = 1 << 28
 
@@ -54,7 +56,7 @@ def read_torchscript(path: Path, archive: zipfile.ZipFile, root: str) -> dict[st
 
     Raises:
         ValueError, LookupError, pickle.UnpicklingError, RuntimeError: if the archive is damaged, or its pickle names
-            what no module of tensors needs.
+            anything that modules of tensors do not need.
     """
     byteorder = f"{root}/byteorder"
     if byteorder in archive.namelist() and archive.read(byteorder).decode() != sys.byteorder:
@@ -71,11 +73,11 @@ def read_torchscript(path: Path, archive: zipfile.ZipFile, root: str) -> dict[st
 
 
 def names_in_pickle(file: BinaryIO) -> set[str]:
-    """Name every class and function that a pickle would use. Nothing of it is executed.
+    """Return the names of all classes and functions that a pickle would use, without executing it.
 
     Raises:
-        pickle.UnpicklingError: if it is not what torch writes: another protocol, or a memo with holes, which would
-            make Python's unpickler reserve memory for all that is missing.
+        pickle.UnpicklingError: if torch did not write it: another protocol, or a memo with gaps, for which Python's
+            unpickler would reserve memory.
         ValueError: if it is no pickle.
     """
     names: set[str] = set()
@@ -102,16 +104,16 @@ def names_in_pickle(file: BinaryIO) -> set[str]:
 
 
 def _full_name(module: str, name: str) -> str:
-    """Join a name, as of today: pickles of protocol 2 say `__builtin__` for `builtins`."""
+    """Return the current name: pickles of protocol 2 have `__builtin__` for `builtins`."""
     return ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read a member that is text or a pickle, not numbers; compressed, it may claim to be of any size.
+    """Read a member that is text or a pickle.
 
     Raises:
-        ValueError: if it is too large.
-        KeyError: if there is none.
+        ValueError: if it is too large once decompressed.
+        KeyError: if it does not exist.
     """
     if archive.getinfo(name).file_size > MAX_TEXT_BYTES:
         raise ValueError(f"{name} has {archive.getinfo(name).file_size} bytes, allowed are {MAX_TEXT_BYTES}")
@@ -131,7 +133,7 @@ class _Storages:
         member = self.archive.getinfo(f"{self.root}/data/{key}")
         with self.path.open("rb") as file:
             file.seek(member.header_offset)
-            # The name and the padding behind it have lengths of their own in the header before the numbers.
+            # The local header gives the lengths of the name and of the padding before the data.
             name_length, padding = struct.unpack("<26xHH", file.read(30))
         start = member.header_offset + 30 + name_length + padding
         size = numel * dtype.itemsize
@@ -143,7 +145,7 @@ class _Storages:
 
 
 class _ScriptObject:
-    """Stands in for any class of an archive: keeps the attributes and does nothing."""
+    """Stands in for any class of an archive: stores the attributes and does nothing else."""
 
     attributes: dict[str, Any]
 
@@ -153,7 +155,7 @@ class _ScriptObject:
         return made
 
     def __setstate__(self, state: object) -> None:
-        # A class with a __getstate__ of its own may have any state; its tensors are in nobody's state_dict.
+        # A class with its own __getstate__ may have any state; its tensors are in no state_dict.
         self.attributes = state if isinstance(state, dict) else {}
 
 
@@ -163,7 +165,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, pickled: bytes, storages: _Storages) -> None:
         super().__init__(io.BytesIO(pickled))
         self._storages = storages
-        # Methods, because a pickle could set the attributes of functions and classes.
+        # Bound methods, because a pickle could set attributes of functions and classes.
         self._functions = {
             "collections.OrderedDict": OrderedDict,
             "torch._utils._rebuild_tensor_v2": self._view,
@@ -196,7 +198,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _named_tensors(root_module: _ScriptObject, archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
-    """Walk the tree depth first; of each module come the parameters, the buffers, the modules inside it."""
+    """Walk the tree depth first: parameters and buffers of a module, then the modules inside it."""
     tensors: dict[str, Tensor] = {}
     own_names: dict[type, list[str] | None] = {}
     pending = [("", root_module)]
@@ -219,7 +221,7 @@ def _named_tensors(root_module: _ScriptObject, archive: zipfile.ZipFile, root: s
 
 
 def _parameters_and_buffers(kind: type, archive: zipfile.ZipFile, root: str) -> list[str] | None:
-    """Read the names off the source of a class, which is not compiled; None if it is no module."""
+    """Parse the names from the source of a class, which is not compiled; None if it is no module."""
     source = read_member(archive, f"{root}/code/{kind.__module__.replace('.', '/')}.py").decode()
     match = re.search(_MODULE_CLASS.format(name=re.escape(kind.__name__)), source, re.MULTILINE)
     return match and re.findall(r'"([^"]+)"', f"{match[1]},{match[2]}")

@@ -1,19 +1,17 @@
-"""`motivnet data`: what is in a data set, what is wrong with it, and which rows to take."""
+"""`motivnet data`: inspect, build and sample data sets."""
 
-import contextlib
 import json
 import os
-import re
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.extras import needs_extra
-from motivnet.errors import ConfigError, OutputError
+from motivnet.cli.options import Overwrite
+from motivnet.cli.progress import track
+from motivnet.errors import ConfigError, OutputError, needs_extra
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,11 +30,8 @@ SourceArgument = Annotated[
     ),
 ]
 ManifestOption = Annotated[Path, typer.Option(metavar="FILE", help="The manifest to write, a .parquet file.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
 
-PROBLEM_FILES = ("problems.parquet", "problems.csv", "summary.json")
-SHEETS = "sheet_*.png"
 # Rich assumes 80 columns where there is no terminal.
 PIPE_COLUMNS = 160
 
@@ -44,9 +39,9 @@ PIPE_COLUMNS = 160
 @data.command("inspect", epilog="Exit codes: 0 inspected; 1 a problem was found, with --strict; 2 a mistake.")
 def inspect(
     source: SourceArgument,
-    split: Annotated[str | None, typer.Option(help="Look at one split only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Inspect one split only.")] = None,
     no_pixels: Annotated[
-        bool, typer.Option("--no-pixels", help="Open no image: look for files, and compare paths and subjects.")
+        bool, typer.Option("--no-pixels", help="Decode no image: check files, paths and subjects only.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -54,27 +49,23 @@ def inspect(
     ] = None,
     as_json: JsonOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is any problem.")] = False,
-    overwrite: OverwriteOption = False,
+    overwrite: Overwrite = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = os.cpu_count() or 1,
 ) -> None:
-    """Count what is in a data set, and find what is wrong with it.
+    """Count what is in a data set, and find its problems.
 
-    Problems are missing and unreadable files, faces' boxes outside their image, images of one value, files listed
-    twice, exact and near duplicates, one image under two labels, and subjects that splits share.
+    Problems are missing and unreadable files, face boxes outside their image, blank images, files listed twice, exact
+    and near duplicates, one image under two labels, and subjects shared by splits.
     """
-    if out:
-        _check_folder(out, overwrite=overwrite)
     with needs_extra("pyarrow", "evaluate"):
-        import cv2
-
         from motivnet.data.inspect import inspect_manifest
 
-    # Our own threads work on one image each; OpenCV's would only get in their way.
-    cv2.setNumThreads(1)
-    manifest = _read(source, split)
-    inspection = inspect_manifest(manifest, pixels=not no_pixels, workers=workers, track=_track)
     if out:
-        _write_folder(inspection, out, pixels=not no_pixels)
+        _check_folder(out, overwrite=overwrite)
+    manifest = _read(source, split)
+    inspection = inspect_manifest(manifest, pixels=not no_pixels, workers=workers, track=track)
+    if out:
+        inspection.write(out, track=track)
         typer.echo(f"written to {out}", err=True)
     if as_json:
         typer.echo(json.dumps(inspection.to_dict()))
@@ -92,14 +83,15 @@ def build(
     out: ManifestOption,
     labels: Annotated[
         str | None,
-        typer.Option(help="7 keeps the seven emotions, 8 contempt as well; the default keeps what the source has."),
+        typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source."),
     ] = None,
     as_json: JsonOption = False,
-    overwrite: OverwriteOption = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Read a data set and write it as a manifest, which `manifest:FILE` reads again."""
     _check_manifest(out, overwrite=overwrite)
     with needs_extra("pyarrow", "evaluate"):
+        from motivnet.data.manifest import write_manifest
         from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
     manifest = _read(source)
@@ -108,36 +100,37 @@ def build(
         if labels not in sets:
             raise ConfigError(f"labels {labels!r}. Allowed: {', '.join(sets)}")
         manifest = manifest.restrict(sets[labels])
-    _write_manifest(manifest, out)
-    _say_counts(manifest, out, as_json=as_json)
+    write_manifest(manifest, out)
+    _report_counts(manifest, out, as_json=as_json)
 
 
 @data.command("sample")
 def sample(
     source: SourceArgument,
     out: ManifestOption,
-    split: Annotated[str | None, typer.Option(help="Take rows of one split only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Sample from one split only.")] = None,
     kind: Annotated[
         str,
         typer.Option(
-            help="uniform: equally many rows of each class, without replacement; balanced: as many rows as there are, "
+            help="uniform: the same number of rows per class, without replacement; balanced: all rows, "
             "with replacement, each class equally often."
         ),
     ] = "uniform",
     per_class: Annotated[
-        int | None, typer.Option(min=1, help="Rows of each class, of uniform; the default is the smallest class's.")
+        int | None, typer.Option(min=1, help="Rows per class, for uniform; default: size of the smallest class.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw, which it decides on every platform.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the sample is the same on every platform.")] = 0,
     as_json: JsonOption = False,
-    overwrite: OverwriteOption = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Draw rows as training would, and write them as a manifest."""
+    """Sample rows as training would, and write them as a manifest."""
     if kind not in ("uniform", "balanced"):
-        raise ConfigError(f"kind {kind!r} draws no rows. Allowed: uniform, balanced")
+        raise ConfigError(f"unknown kind {kind!r}. Allowed: uniform, balanced")
     if per_class is not None and kind != "uniform":
         raise ConfigError("--per-class belongs to --kind uniform")
     _check_manifest(out, overwrite=overwrite)
     with needs_extra("pyarrow", "evaluate"):
+        from motivnet.data.manifest import write_manifest
         from motivnet.data.sampling import balanced_rows, uniform_rows
 
     manifest = _read(source, split)
@@ -146,8 +139,8 @@ def sample(
     else:
         rows = balanced_rows(manifest.targets, manifest.labels, seed=seed, epoch=0)
     manifest = manifest.select(rows)
-    _write_manifest(manifest, out)
-    _say_counts(manifest, out, as_json=as_json)
+    write_manifest(manifest, out)
+    _report_counts(manifest, out, as_json=as_json)
 
 
 def _read(source: str, split: str | None = None) -> "Manifest":
@@ -159,7 +152,7 @@ def _read(source: str, split: str | None = None) -> "Manifest":
 
 
 def _check_manifest(path: Path, *, overwrite: bool) -> None:
-    """Refuse a manifest that could not be written, before any work is done."""
+    """Check that a manifest can be written, before any work is done."""
     from motivnet.inference.tables import check_output
 
     if path.suffix.lower() != ".parquet":
@@ -167,87 +160,16 @@ def _check_manifest(path: Path, *, overwrite: bool) -> None:
     check_output(path, overwrite=overwrite)
 
 
-def _write_manifest(manifest: "Manifest", path: Path) -> None:
-    from motivnet.data.manifest import write_manifest
-
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _writing(path):
-        try:
-            write_manifest(manifest, unfinished)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file, not a folder")
-    if folder.is_dir() and not overwrite and (names := sorted(path.name for path in _written(folder))):
-        raise OutputError(f"{folder}: holds {names[0]} already; --overwrite replaces it")
+    from motivnet.data.inspect import written_files
+    from motivnet.inference.tables import check_folder
+
+    check_folder(folder, [path.name for path in written_files(folder)], overwrite=overwrite)
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"{folder}: the folder {folder.parent} does not exist")
 
 
-def _written(folder: Path) -> list[Path]:
-    """Name the files in a folder that an inspection wrote."""
-    return [*filter(Path.is_file, (folder / name for name in PROBLEM_FILES)), *folder.glob(SHEETS)]
-
-
-def _write_folder(inspection: "Inspection", folder: Path, *, pixels: bool) -> None:
-    """Write everything into a temporary folder, and move it to its place when it is complete."""
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    new, unfinished = not folder.exists(), folder / f".inspection.{os.getpid()}.tmp"
-    with _writing(folder):
-        try:
-            unfinished.mkdir(parents=True)
-            pyarrow.parquet.write_table(inspection.problems, unfinished / "problems.parquet")
-            pyarrow.csv.write_csv(inspection.problems, unfinished / "problems.csv")
-            summary = json.dumps(inspection.to_dict(), indent=2) + "\n"
-            (unfinished / "summary.json").write_text(summary, encoding="utf-8")
-            if pixels:
-                _draw_sheets(inspection, unfinished)
-            for old in _written(folder):
-                old.unlink()
-            for file in unfinished.iterdir():
-                file.replace(folder / file.name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if new and folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _draw_sheets(inspection: "Inspection", folder: Path) -> None:
-    from motivnet.data.sheet import contact_sheet
-
-    labels = inspection.manifest.labels.names
-    for label in _track(labels, len(labels), "contact sheets"):
-        sheet = contact_sheet(inspection.manifest, label, inspection.usable)
-        # A label may hold what no file name can.
-        name = re.sub(r"[^\w-]", "_", label)
-        sheet.save(folder / f"sheet_{name}.png")
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    """Show a bar on stderr while the items come, if somebody is there to see it."""
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, what, total, console=Console(stderr=True), transient=True)
-
-
-def _say_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
+def _report_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
     if as_json:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
         typer.echo(json.dumps(counts))
@@ -291,7 +213,7 @@ def _dropped_table(dropped: Mapping[str, int]) -> "list[Table]":
 
 
 def _table(title: str, columns: list[str], rows: Mapping[str, Mapping[str, int]]) -> "Table":
-    """Lay out numbers: a row each, and - where a row has none."""
+    """Build a table of numbers, with `-` for missing ones."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

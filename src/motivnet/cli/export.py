@@ -1,4 +1,4 @@
-"""`motivnet export`: a bundle's weights as ONNX, checked against torch."""
+"""`motivnet export`: the weights of a bundle as ONNX, verified against torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,20 +8,18 @@ import typer
 
 def export(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", metavar="BUNDLE")],
-    out: Annotated[Path | None, typer.Option(help="Another place for the ONNX file than the bundle.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Path of the ONNX file; else inside the bundle.")] = None,
     dtype: Annotated[
         Literal["fp32", "fp16", "bf16"],
-        typer.Option(help="Precision to store matrices in: half of it halves the file. Arithmetic stays in fp32."),
+        typer.Option(help="Storage precision of matrices: half precision halves the file. Arithmetic stays in fp32."),
     ] = "fp32",
     external_data: Annotated[
         bool,
-        typer.Option(
-            "--external-data", help="Weights in a file beside it, OUT.data, as they are in any case over 2 GB."
-        ),
+        typer.Option("--external-data", help="Weights in a separate file OUT.data, which is always used over 1 GB."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an ONNX file that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing ONNX file.")] = False,
 ) -> None:
-    """Write a bundle's weights as ONNX and verify that onnxruntime answers as torch does (needs the extra `train`)."""
+    """Export the weights of a bundle as ONNX and compare onnxruntime with torch (needs the extra `train`)."""
     from motivnet.checkpoints.bundle import open_bundle
     from motivnet.cli.extras import needs_extra
     from motivnet.errors import OutputError

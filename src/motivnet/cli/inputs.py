@@ -51,7 +51,8 @@ def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
         MissingExtraError: if there is a video, and PyAV is not installed.
     """
     from motivnet.images import NamedImage
-    from motivnet.video.sources import frames_of, is_video
+    from motivnet.video.reader import frames_of
+    from motivnet.video.video_config import is_video
 
     for named in inputs:
         if isinstance(named, Path) and is_video(named):
@@ -112,8 +113,20 @@ def _find_files(argument: str) -> list[Path]:
         if not found:
             raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
         return found
+    return match_files(argument)
+
+
+def match_files(argument: str) -> list[Path]:
+    """Return the file of this path, or the files that match this glob pattern, sorted.
+
+    Raises:
+        DataError: if there is none.
+    """
+    path = Path(argument)
     if path.is_file():
         return [path]
+    if path.is_dir():
+        raise DataError(f"{argument}: is a folder. Allowed: files, or a pattern such as '{path}/*.mp4'")
     if path.exists():
         raise DataError(f"{argument}: neither a file nor a folder")
     if not glob.has_magic(argument):

@@ -27,6 +27,7 @@ from motivnet.cli.video import EPILOG as VIDEO_EPILOG
 from motivnet.cli.video import video
 from motivnet.cli.weights import weights
 from motivnet.errors import MotivNetError
+from motivnet.storage import end_on_sigterm
 from motivnet.version import __version__
 
 app = typer.Typer(
@@ -35,21 +36,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("predict", epilog=PREDICT_EPILOG)(predict)
-app.command("video", epilog=VIDEO_EPILOG)(video)
-app.command("live", epilog=LIVE_EPILOG)(live)
-app.command("bulk")(bulk)
-app.command("serve")(serve)
-app.command("models")(models)
-app.command("train")(train)
-app.command("pretrain")(pretrain)
-app.command("ablate")(ablate)
-app.command("export")(export)
-app.command("evaluate")(evaluate)
-app.command("benchmark")(benchmark)
-app.command("audit")(audit)
-app.command("calibrate")(calibrate)
-app.command("explain")(explain)
+EPILOGS = {predict: PREDICT_EPILOG, video: VIDEO_EPILOG, live: LIVE_EPILOG}
+VERBS = (
+    *(predict, video, live, bulk, serve, models),
+    *(train, pretrain, ablate, export),
+    *(evaluate, benchmark, audit, calibrate, explain),
+)
+for verb in VERBS:
+    app.command(verb.__name__, epilog=EPILOGS.get(verb))(verb)
 app.add_typer(data)
 app.add_typer(weights)
 
@@ -63,10 +57,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _app(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version, and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Tell seven emotions from the faces in photographs."""
+    """Recognise seven emotions in the faces of photographs and videos."""
 
 
 def main() -> None:
@@ -75,7 +69,8 @@ def main() -> None:
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
-        app(prog_name="motivnet")
+        with end_on_sigterm():
+            app(prog_name="motivnet")
     except MotivNetError as error:
         # Messages of the libraries below may span lines.
         sys.stderr.write(f"motivnet: {' '.join(str(error).split())}\n")

@@ -1,4 +1,4 @@
-"""`motivnet predict`: the emotions of the faces in photographs, wherever they are."""
+"""`motivnet predict`: recognise the emotions of the faces in photographs."""
 
 import collections
 import contextlib
@@ -7,27 +7,26 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from motivnet.cli.inputs import file_name, find_inputs, open_inputs
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
+from motivnet.cli.progress import track
 from motivnet.errors import ConfigError
 from motivnet.inference.annotate import plan_targets, write_annotated
 from motivnet.inference.draw import COLORS
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import printable
-from motivnet.inference.tables import check_output, open_output
+from motivnet.inference.rows import Row, all_columns, printable, to_rows
+from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
-from motivnet.video.sources import is_video
+from motivnet.video.video_config import is_video
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from motivnet.inference.results import ImageResult
-
-T = TypeVar("T")
 
 EPILOG = (
     "Exit codes: 0 every image was read, with faces or without; 1 some image could not be read; 2 a mistake in the "
@@ -84,15 +83,18 @@ def predict(
         if as_json:
             sinks.append(_print_json)
         if out:
-            labels = loaded.config.labels.names
-            sinks.append(stack.enter_context(open_output(out, labels, overwrite=overwrite)))
+            columns = all_columns(loaded.config.labels.names)
+            write_row = stack.enter_context(open_table(out, columns, overwrite=overwrite))
+            sinks.append(functools.partial(_write_rows, write_row))
         if table:
             sinks.append(functools.partial(_add_rows, table, top_k))
         if targets:
             sinks.append(functools.partial(_annotate_next, iter(targets)))
         results = loaded.stream(open_inputs(inputs, every), keep_images=bool(targets))
-        # The number of frames of a video is not known beforehand.
-        counts = _send(_progress(results, None if videos else len(inputs), quiet=as_json), sinks)
+        # The number of frames of a video is not known in advance.
+        quiet = as_json and sys.stdout.isatty()
+        shown = results if quiet else track(results, total=None if videos else len(inputs), what="photographs")
+        counts = _send(shown, sinks)
     if table:
         _print_table(table)
     _say_summary(counts, [place for place in (out, annotate) if place])
@@ -101,7 +103,7 @@ def predict(
 
 
 def _send(results: "Iterable[ImageResult]", sinks: "list[Callable[[ImageResult], None]]") -> "collections.Counter[str]":
-    """Give every result to every sink; count images, faces and statuses."""
+    """Pass every result to every sink; count images, faces and statuses."""
     counts: collections.Counter[str] = collections.Counter()
     for result in results:
         abstained = sum(face.abstained for face in result.faces)
@@ -116,23 +118,15 @@ def _print_json(result: "ImageResult") -> None:
     print(json.dumps(result.to_dict()), flush=True)
 
 
+def _write_rows(write_row: "Callable[[Row], None]", result: "ImageResult") -> None:
+    for row in to_rows(result):
+        write_row(row)
+
+
 def _annotate_next(targets: Iterator[Path], result: "ImageResult") -> None:
     target = next(targets)
     if result.status != "unreadable":
         write_annotated(result.picture(), result.faces, target)
-
-
-def _progress(items: Iterable[T], total: int | None, *, quiet: bool) -> Iterator[T]:
-    """Show a bar on stderr while the items come, if somebody is there to see it."""
-    if not sys.stderr.isatty() or (quiet and sys.stdout.isatty()):
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description="photographs")
 
 
 def _table(top_k: int, *, affect: bool) -> "Table":

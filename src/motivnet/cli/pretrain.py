@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.extras import needs_extra
 from motivnet.cli.options import derive_options
-from motivnet.cli.train import RunOptions, Settings, choose_recipe
-from motivnet.errors import ConfigError
+from motivnet.cli.train import RunOptions, SetOption, choose_recipe
+from motivnet.errors import ConfigError, needs_extra
 
 
 @derive_options
@@ -21,7 +20,7 @@ def pretrain(
         str | None,
         typer.Option(metavar="KIND:PATH", help="Faces, such as images:FOLDER, which need no labels, or fer2013:FILE."),
     ] = None,
-    settings: Settings = None,
+    settings: SetOption = None,
     *,
     options: RunOptions,
 ) -> None:

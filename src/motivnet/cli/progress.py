@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where somebody is there to see it."""
+"""A progress bar on stderr, if that is a terminal."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -7,13 +7,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
-    """Pass items on as they come, and show how many have.
+def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
+    """Yield the items, with a progress bar.
 
     Args:
-        items: any number of things.
-        total: how many there will be.
-        what: the word before the bar.
+        items: what to iterate over.
+        total: number of items; None if it is not known.
+        what: the description before the bar.
     """
     if not sys.stderr.isatty():
         yield from items

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.options import Model, derive_options
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.server.settings import ServerSettings
 
@@ -40,8 +40,6 @@ def serve(
 
     SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes in /openapi.json.
     """
-    from motivnet.cli.extras import needs_extra
-
     settings = dataclasses.replace(settings, token=_read_token(token_env, token_file))
     if log_level not in LOG_LEVELS:
         raise ConfigError(f"log level {log_level!r}. Allowed: {', '.join(LOG_LEVELS)}")
@@ -52,7 +50,7 @@ def serve(
     with bind(host, port) as sock:
         from motivnet.inference.predictor import Predictor
         from motivnet.server.attention import find_attention
-        from motivnet.server.logs import log_to_stderr
+        from motivnet.server.telemetry import log_to_stderr
 
         loaded = Predictor.load(model, predictor)
         log_to_stderr(log_level)

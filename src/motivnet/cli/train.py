@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from motivnet import config
-from motivnet.cli.extras import needs_extra
 from motivnet.cli.options import derive_options
 from motivnet.config import setting
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from motivnet.training.settings import Place
 
 T = TypeVar("T")
 
-Settings = Annotated[
+SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change a setting of the recipe, such as run.epochs=2; repeatable."
@@ -62,7 +61,7 @@ def train(
         str | None,
         typer.Option(metavar="KIND:PATH", help="Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER."),
     ] = None,
-    settings: Settings = None,
+    settings: SetOption = None,
     init: Annotated[
         Path | None,
         typer.Option(

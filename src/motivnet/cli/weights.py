@@ -1,32 +1,23 @@
-"""`motivnet weights`: what others have released; fetch it, look into it, turn it into a bundle, check it."""
+"""`motivnet weights`: list, fetch, inspect, convert and verify released weights."""
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from motivnet.inference.predictor_config import parse_size
 
-if TYPE_CHECKING:
-    from motivnet.checkpoints.released import Released
-
 weights = typer.Typer(
     name="weights",
-    help="List, fetch, inspect, convert and verify the weights that others have released.",
+    help="List, fetch, inspect, convert and verify released weights.",
     no_args_is_help=True,
 )
 
-# Rich assumes 80 columns where there is no terminal, and would break names.
-PIPE_COLUMNS = 160
-
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", metavar="DIR", help="Another folder than the Hugging Face hub's usual cache.")
+    Path | None, typer.Option("--cache", metavar="DIR", help="Folder for downloads; else the Hugging Face hub's cache.")
 ]
-HeadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Attention heads, for a width that was never released: no tensor tells them.")
-]
+HeadsOption = Annotated[int | None, typer.Option(min=1, help="Attention heads, for widths that were never released.")]
 
 
 @weights.command("list")
@@ -34,16 +25,25 @@ def list_weights(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file and line.")] = False,
     cache: CacheOption = None,
 ) -> None:
-    """List every known file: where it is, its size and licence, what it is for, and whether it is here already."""
+    """List all known files: their place, size, licence, purpose, and whether they are cached."""
+    from motivnet import config
+    from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
+    from motivnet.cli.tables import print_table
 
-    if as_json:
-        for entry in RELEASED:
-            print(json.dumps(_to_dict(entry, _cached(entry, cache))))
-        return
-    _print_table(RELEASED, cache)
-    for licence in dict.fromkeys(entry.licence for entry in RELEASED):
-        typer.echo(f"Licence {licence}", err=True)
+    rows = []
+    for entry in RELEASED:
+        path = cached(entry.name, cache=cache)
+        if as_json:
+            shown = {"size": entry.size, "where": entry.where, "cached": path and str(path)}
+            print(json.dumps(config.to_plain(entry) | shown))
+        place = f"{entry.repo}/{entry.file}" if entry.repo else f"{entry.file}, {entry.where}"
+        about = "\n".join(filter(None, (entry.purpose, place, entry.note)))
+        rows.append((entry.name, "yes" if path else "no", entry.size, entry.licence.name, about))
+    if not as_json:
+        print_table(("name", "cached", "size", "licence", "purpose and place"), rows, no_wrap=("name", "size"))
+        for licence in dict.fromkeys(entry.licence for entry in RELEASED):
+            typer.echo(f"Licence {licence}", err=True)
 
 
 @weights.command("fetch")
@@ -56,24 +56,22 @@ def fetch_weights(
             help="A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle.",
         ),
     ],
-    mirror: Annotated[
-        str | None, typer.Option(metavar="URL", help="Address that answers as the hub does; else MOTIVNET_MIRROR.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
     cache: CacheOption = None,
 ) -> None:
-    """Bring weights into the cache, checked, and print where they are. A broken transfer goes on where it stopped."""
+    """Download weights into the cache, verify their checksums, and print their path."""
     from motivnet.checkpoints.hub import fetch
 
-    print(fetch(name, mirror=mirror, cache=cache, say=lambda line: typer.echo(line, err=True)))
+    print(fetch(name, mirror=mirror, cache=cache, echo=lambda line: typer.echo(line, err=True)))
 
 
 @weights.command("inspect")
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A file of weights, or its name.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A weight file, or its name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     num_heads: HeadsOption = None,
 ) -> None:
-    """Say what a file of weights is: format, dimensions, precision, labels, and what loading it would drop."""
+    """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop."""
     from motivnet import config
     from motivnet.cli.extras import needs_extra
 
@@ -86,31 +84,34 @@ def inspect(
         print(json.dumps(found))
         return
     for key, value in found.items():
-        print(f"{key:14} {_for_people(value)}")
+        shown = ", ".join(map(str, value)) or "nothing" if isinstance(value, list) else value
+        print(f"{key:14} {'unknown' if shown is None else shown}")
 
 
 @weights.command("convert")
 def convert_weights(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A file of weights, or its name.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A weight file, or its name.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Folder of the bundle to write.")],
-    dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision to keep them in.")] = "fp32",
+    dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Input size in pixels, such as 512x384; else the file's own.")
+        str | None, typer.Option(metavar="HxW", help="Input size in pixels, such as 512x384; else that of the file.")
     ] = None,
     geometry: Annotated[
         Literal["motivnet-pad", "motivnet-stretch"], typer.Option(help="How a face crop becomes the input.")
     ] = "motivnet-pad",
     num_heads: HeadsOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; else that of its folder.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Licence of the weights; else as the format's is known.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights; else that of the released files.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
 ) -> None:
-    """Turn a released file into a bundle."""
+    """Convert a released file to a bundle."""
     from motivnet.cli.extras import needs_extra
 
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.convert import convert
+        from motivnet.checkpoints.load import convert
         from motivnet.inference.torch_backend import DTYPES
 
     bundle = convert(
@@ -134,86 +135,17 @@ def verify_weights(
         typer.Argument(
             metavar="FILE_OR_NAME",
             show_default=False,
-            help="A file of weights, a bundle, or the name of a fetched one.",
+            help="A weight file, a bundle, or the name of a fetched one.",
         ),
     ],
     cache: CacheOption = None,
 ) -> None:
-    """Compare the checksum with what it should be, and read every number: exit code 2 if anything is damaged."""
-    from motivnet.checkpoints.bundle import open_bundle
-    from motivnet.checkpoints.hub import cached, is_hub_name, verify, weight_files
-    from motivnet.errors import CheckpointError
-
-    place = (cached(file, cache=cache) if is_hub_name(file) else None) or Path(file)
-    if place.is_dir():
-        open_bundle(place)
-    files = weight_files(place)
-    if not files:
-        raise CheckpointError(f"{place}: a folder without weights")
-    for path in files:
-        report = verify(path if place.is_dir() else file, cache=cache)
-        if report.status == "damaged":
-            raise CheckpointError(
-                f"{report.path}: damaged: sha256 {report.sha256}, expected {report.expected}. Fetch it again"
-            )
-        against = "as expected" if report.status == "ok" else "nothing known to compare it with"
-        print(f"{report.path}: {_read_through(report.path)}; sha256 {report.sha256}, {against}")
-
-
-def _read_through(path: Path) -> str:
-    """Read every number of a file, and say what it holds."""
+    """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged."""
     from motivnet.cli.extras import needs_extra
-    from motivnet.errors import CheckpointError
 
-    if ".onnx" in path.suffixes:
-        return "onnx, whose numbers are not read"
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.integrity import read_through
+        from motivnet.checkpoints.files import verify_weights
 
-    found = read_through(path)
-    if found.num_not_finite:
-        raise CheckpointError(
-            f"{path}: damaged: {found.num_not_finite} of {found.num_values} values are NaN or infinite"
-        )
-    return f"{found.container}, {found.num_tensors} tensor(s), {found.num_values} values, all finite"
-
-
-def _cached(entry: "Released", cache: Path | None) -> Path | None:
-    from motivnet.checkpoints.hub import cached
-    from motivnet.errors import MissingExtraError
-
-    try:
-        return cached(entry.name, cache=cache)
-    except MissingExtraError:  # without huggingface_hub nothing was fetched
-        return None
-
-
-def _to_dict(entry: "Released", path: Path | None) -> dict:
-    from motivnet import config
-
-    return config.to_plain(entry) | {"size": entry.size, "where": entry.where, "cached": path and str(path)}
-
-
-def _print_table(entries: "tuple[Released, ...]", cache: Path | None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("name", "here", "size", "licence", "what it is for, and where it is"):
-        table.add_column(title, overflow="fold", no_wrap=title in {"name", "size"})
-    for entry in entries:
-        here = "yes" if _cached(entry, cache) else "no"
-        place = f"{entry.repo}/{entry.file}" if entry.repo else f"{entry.file}, {entry.where}"
-        about = "\n".join(filter(None, (entry.purpose, place, entry.note)))
-        table.add_row(*map(Text, (entry.name, here, entry.size, entry.licence.name, about)))
-    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
-
-
-def _for_people(value: object) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "nothing"
-    return str(value)
+    for report, contents in verify_weights(file, cache=cache):
+        against = "as expected" if report.status == "ok" else "nothing known to compare it with"
+        print(f"{report.path}: {contents}; sha256 {report.sha256}, {against}")

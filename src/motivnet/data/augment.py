@@ -1,4 +1,4 @@
-"""Random changes to a batch of training faces that keep their emotion.
+"""Random augmentation of a batch of training faces.
 
 Shape suffixes: B images, C channels, H height, W width.
 """
@@ -14,17 +14,17 @@ from torch.nn import functional
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """How far a face may be changed; each amount is drawn evenly between its two signs.
+    """Strength of the augmentation; each amount is drawn uniformly from minus to plus its value.
 
     Args:
         flip: whether half of the faces are mirrored.
-        rotation_deg: largest rotation.
-        scale: largest relative change of size.
-        translate: largest shift, as a share of the side.
-        contrast: largest relative change of contrast.
-        brightness: largest shift, in standard deviations of the preprocessing.
-        erase_prob: share of faces in which a rectangle is painted over.
-        erase_side: shortest and longest side of the rectangle, as a share of the side.
+        rotation_deg: maximum rotation, in degrees.
+        scale: maximum relative change of size.
+        translate: maximum shift, as a fraction of the side.
+        contrast: maximum relative change of contrast.
+        brightness: maximum shift, in standard deviations of the preprocessing.
+        erase_prob: probability that a rectangle of the face is erased.
+        erase_side: minimum and maximum side of the rectangle, as fractions of the image's side.
     """
 
     flip: bool = True
@@ -45,15 +45,15 @@ NO_CHANGE = AugmentConfig(
 def augment(
     pixels_BCHW: Tensor, config: AugmentConfig, generator: torch.Generator, *, rank: int = 0, world_size: int = 1
 ) -> Tensor:
-    """Change a batch of normalised faces.
+    """Augment a batch of normalised faces.
 
     Args:
         pixels_BCHW: normalised faces, on any device.
-        config: how far.
-        generator: on the CPU; the same state gives the same changes on every device.
-        rank: of this process, whose image i is image i * world_size + rank of the batch that all processes share: the
-            changes are drawn for all of it, so that they do not depend on how it is shared.
-        world_size: processes.
+        config: strength of the augmentation.
+        generator: a CPU generator; the same state gives the same augmentation on every device.
+        rank: rank of this process, whose image i is image i * world_size + rank of the global batch. Random numbers are
+            drawn for the global batch, so the augmentation does not depend on the number of processes.
+        world_size: number of processes.
     """
     if config == NO_CHANGE:
         return pixels_BCHW
@@ -67,7 +67,7 @@ def augment(
 
     angle, size = spread(math.radians(config.rotation_deg)), 1 + spread(config.scale)
     mirror = torch.where(spread(1.0) < 0, -1.0, 1.0) if config.flip else torch.ones(batch)
-    # affine_grid counts in half sides, so a shift of one side is 2.
+    # affine_grid has coordinates from -1 to 1, so a shift by the whole side is 2.
     shift_x, shift_y = spread(2 * config.translate), spread(2 * config.translate)
     cos, sin = angle.cos() * size, angle.sin() * size
     rows = [torch.stack([cos * mirror, -sin, shift_x], 1), torch.stack([sin * mirror, cos, shift_y], 1)]
@@ -81,17 +81,17 @@ def augment(
 
 
 def mix(pixels_BCHW: Tensor, target_BC: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend every face and its target with another of the batch (mixup, Zhang et al., arXiv 1710.09412).
+    """Blend every face and its target with another one of the batch (mixup, Zhang et al., arXiv 1710.09412).
 
     Args:
         pixels_BCHW: faces.
-        target_BC: their distributions over classes.
-        alpha: of the Beta(alpha, alpha) distribution that the share is drawn from; 0 blends nothing.
-        generator: on the CPU.
+        target_BC: target distributions over the classes.
+        alpha: the blending weight is drawn from Beta(alpha, alpha); 0 disables mixup.
+        generator: a CPU generator.
     """
     if alpha == 0:
         return pixels_BCHW, target_BC
-    # Two Gamma(alpha) draws give a Beta draw; torch.distributions takes no generator.
+    # Two Gamma(alpha) samples give a Beta sample; torch.distributions accepts no generator.
     gammas = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
     share = float(gammas[0] / gammas.sum())
     other = torch.randperm(len(pixels_BCHW), generator=generator).to(pixels_BCHW.device)

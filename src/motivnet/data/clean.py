@@ -1,4 +1,4 @@
-"""What training must not see: images of a test split, and images that show nothing. All of it is counted."""
+"""Remove images from training that are in another split, or blank, and count them."""
 
 import dataclasses
 import hashlib
@@ -11,19 +11,19 @@ from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError, ImageError
 from motivnet.images import decode_image
 
-# Images of up to so many bytes are decoded to tell copies; of larger ones, the last so many are compared.
+# Copies of images of up to this size are found by their pixels, of larger ones by the last bytes of their files.
 KEY_BYTES = 16 * 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class CleanReport:
-    """How many rows of training were there, and how many were removed, by reason.
+    """Number of training rows, and of those removed, by reason.
 
     Args:
-        rows: of the training split, before.
-        black: wholly of one value.
-        in_test: with exactly the pixels of an image of another split.
-        kept: after.
+        rows: rows of the training split before cleaning.
+        black: blank images, all of whose pixels have the same value.
+        in_test: images with the same pixels as an image of another split.
+        kept: rows after cleaning.
     """
 
     rows: int
@@ -33,33 +33,35 @@ class CleanReport:
 
 
 def pixel_hash(image_hwc_u8: np.ndarray) -> str:
-    """Hash pixels and shape, so that one picture in two files has one hash: 40 hex digits."""
+    """Return a hash of shape and pixels, 40 hex digits: the same for the same picture in different files."""
     return hashlib.sha1(image_hwc_u8.tobytes() + str(image_hwc_u8.shape).encode(), usedforsecurity=False).hexdigest()
 
 
+def is_blank(image_hwc_u8: np.ndarray) -> bool:
+    """Return whether all values of an image are the same."""
+    return bool(image_hwc_u8.min() == image_hwc_u8.max())
+
+
 def pixel_hashes(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Hash the decoded pixels of every row, so that one picture in two files counts as one.
+    """Hash the decoded pixels of every row.
 
     Returns:
-        The hashes, (rows,) of hex text, and whether the image is of one value throughout, (rows,) of bool.
+        The hashes, (rows,) of hex text, and whether the image is blank, (rows,) of bool.
     """
-    hashes, flat = [], []
-    for row in range(len(manifest)):
-        image = decode_image(manifest.source(row))
-        hashes.append(pixel_hash(image))
-        flat.append(bool(image.min() == image.max()))
-    return np.array(hashes), np.array(flat)
+    images = (decode_image(manifest.source(row)) for row in range(len(manifest)))
+    hashed = [(pixel_hash(image), is_blank(image)) for image in images]
+    return np.array([text for text, _ in hashed]), np.array([blank for _, blank in hashed])
 
 
 def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Tell pictures apart without decoding large files, which training does anyway: equal keys, equal pictures.
+    """Return keys that are equal for copies of an image, without decoding large files.
 
-    An image of up to 16 KiB is decoded, and known by its pixels; a larger one is known by its length and its last
-    16 KiB. So copies of a large one are found only if they are copies of the file, and a blank one only where it
-    compresses to little, as blank ones do.
+    The key of an image of up to 16 KiB is the hash of its pixels; of a larger one, of its size and last 16 KiB. So
+    copies of large images are found only if the files are identical, and blank images only if they are small files,
+    as they usually are.
 
     Returns:
-        The keys, (rows,) of text, and whether the image is of one value throughout, (rows,) of bool.
+        The keys, (rows,) of text, and whether the image is blank, (rows,) of bool.
 
     Raises:
         DataError: naming an image that is missing or cannot be decoded.
@@ -70,8 +72,7 @@ def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
         try:
             key, flat = _key(source)
         except (OSError, ImageError) as error:
-            where = source if isinstance(source, str) else f"row {manifest.table['row'][row].as_py()}"
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{manifest.where(row)}: {error}") from None
         keys.append(key)
         blank.append(flat)
     return np.array(keys, dtype=np.str_), np.array(blank, dtype=np.bool_)
@@ -88,15 +89,15 @@ def _key(source: str | bytes) -> tuple[str, bool]:
     if length > KEY_BYTES:
         return hashlib.sha1(end + str(length).encode(), usedforsecurity=False).hexdigest(), False
     image = decode_image(end)
-    return pixel_hash(image), bool(image.min() == image.max())
+    return pixel_hash(image), is_blank(image)
 
 
 def clean_training(manifest: Manifest, train_split: str) -> tuple[Manifest, CleanReport]:
-    """Take out of training what recurs in any other split, and what is blank; other splits stay as they are.
+    """Remove images from training that are blank or occur in any other split, by `picture_keys`.
 
     Args:
-        manifest: all splits; pictures are told apart as `picture_keys` says.
-        train_split: name of the one to clean.
+        manifest: all splits.
+        train_split: name of the training split.
 
     Returns:
         The cleaned training rows, and the report.
@@ -108,13 +109,13 @@ def clean_training(manifest: Manifest, train_split: str) -> tuple[Manifest, Clea
 def fit_for_training(
     manifest: Manifest, train_split: str, keys: np.ndarray, blank: np.ndarray
 ) -> tuple[np.ndarray, CleanReport]:
-    """Mark the rows of training that neither recur in any other split nor are blank.
+    """Mark the training rows that are neither blank nor in any other split.
 
     Args:
         manifest: all splits.
-        train_split: name of the one to clean.
-        keys: of each row's picture, as `pixel_hashes` or `picture_keys` gives them.
-        blank: whether it is of one value throughout.
+        train_split: name of the training split.
+        keys: key of each row's image, from `pixel_hashes` or `picture_keys`.
+        blank: whether each image is blank.
 
     Returns:
         bool (rows,), and the report.
@@ -139,13 +140,13 @@ def repeated_rows(manifest: Manifest, split: str, train_split: str) -> np.ndarra
 
 
 def leave_out_repeated(manifest: Manifest, split: str, train_split: str) -> Manifest:
-    """Take a split without the images whose exact pixels also occur in training; they are counted as dropped.
+    """Return a split without the images whose exact pixels also occur in training; they are counted as dropped.
 
     Raises:
-        DataError: if there is no such split, or nothing is left.
+        DataError: if one of the splits does not exist, or no image is left.
     """
     part = manifest.split(split)
-    manifest.split(train_split)  # says so if there is none
+    manifest.split(train_split)  # raises if there is none
     repeated = repeated_rows(manifest, split, train_split)
     if repeated.all():
         raise DataError(f"every image of {split} also occurs in {train_split}")

@@ -1,7 +1,7 @@
-"""Pictures that occur more than once: with the very same pixels, or encoded, resized or lit anew.
+"""Near duplicates: copies of an image that were re-encoded, resized, or changed in brightness or contrast.
 
-A perceptual hash finds the candidates, and a comparison of small thumbnails decides: aligned faces are so much alike
-that a hash alone would call strangers copies of one another.
+A perceptual hash finds the candidates, and a comparison of small thumbnails decides: aligned faces are so similar that
+a hash alone would match different people.
 
 Shape suffixes: B images, T side of a thumbnail, G side of a grid, F coefficients, P pairs.
 """
@@ -11,28 +11,28 @@ from collections.abc import Hashable, Iterable, Iterator
 
 import numpy as np
 
-# A thumbnail keeps what makes a face this one, and little of what JPEG or another size changes.
+# Large enough to tell faces apart, small enough to hide the effects of JPEG and resizing.
 THUMB_PX = 32
 HASH_BITS = 64
-# Most bits in which the hashes of two copies may differ.
+# Maximum number of bits in which the hashes of two copies differ.
 MAX_BITS = 7
-# Thumbnails are compared on a grid of half their side, which forgives lost detail.
+# Thumbnails are compared on a grid of half their side, which ignores lost detail.
 GRID_PX = THUMB_PX // 2
-# Most that two copies may differ at any place of the grid, in standard deviations of the image. Of copies of FER-2013's
-# faces, those encoded or resized anew stay below, 96 % of those so bright that they lose their lights, and nearly all
-# others that are lit anew; of faces that were given another's mouth, which is what one person's next expression looks
-# like, less than 1 % do (`benchmarks/results/data_tools.json`). The largest difference tells the two apart better than
-# the correlation of the whole, in which a mouth weighs little.
+# Maximum difference of two copies in any cell of the grid, in standard deviations of the image. Of copies of FER-2013's
+# faces, all re-encoded and resized ones are below it, 96 % of those so bright that highlights clip, and nearly all
+# others with changed brightness or contrast; of faces with the mouth of another face, which resembles another
+# expression of the same person, less than 1 % are (`benchmarks/results/data_tools.json`). The maximum separates the two
+# better than the correlation of the whole image, in which a mouth has little weight.
 MAX_DIFFERENCE = 0.8
-# A hash is searched by chunks. Hashes that differ in at most r bits differ in at most r of the m chunks, so that m - r
-# chunks are equal: two of nine here, which few strangers share.
+# Hashes are searched by chunks. Hashes that differ in at most r bits differ in at most r of m chunks, so m - r chunks
+# are equal: here two of nine, which few unrelated images share.
 NUM_CHUNKS = MAX_BITS + 2
 
 _BITS_SET = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
 
 def thumbnail(image_hwc_u8: np.ndarray) -> np.ndarray:
-    """Shrink an RGB image to grey, uint8 (T, T), whatever its shape: the average of the pixels under each."""
+    """Shrink an RGB image of any shape to a grey thumbnail, uint8 (T, T), by averaging pixels."""
     import cv2
 
     small = cv2.resize(image_hwc_u8, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
@@ -40,7 +40,7 @@ def thumbnail(image_hwc_u8: np.ndarray) -> np.ndarray:
 
 
 def first_of(keys: Iterable[Hashable | None]) -> np.ndarray:
-    """Give for each key the position of its first occurrence, int64; None equals nothing but itself."""
+    """Return the position of each key's first occurrence, int64; no two None are the same key."""
     first: dict[Hashable, int] = {}
     return np.array(
         [place if key is None else first.setdefault(key, place) for place, key in enumerate(keys)], np.int64
@@ -48,13 +48,13 @@ def first_of(keys: Iterable[Hashable | None]) -> np.ndarray:
 
 
 def perceptual_hashes(thumbs_BTT: np.ndarray) -> np.ndarray:
-    """Hash thumbnails so that copies differ in few bits: uint64 (B,).
+    """Return perceptual hashes of thumbnails, which differ in few bits for copies: uint64 (B,).
 
-    Each bit is the sign of one of the 64 lowest frequencies of the discrete cosine transform, the mean left out, so
-    that neither brightness nor contrast matters.
+    Each bit is the sign of one of the 64 lowest frequencies of the discrete cosine transform without the mean, so
+    brightness and contrast do not matter.
     """
     basis_FT = _cosines(THUMB_PX)
-    # By rising frequency u + v, the mean at 0 left out: 64 of them reach to the tenth diagonal.
+    # In order of the frequency u + v, without the mean at 0: the first 64 reach the tenth diagonal.
     order = sorted(itertools.product(range(THUMB_PX), repeat=2), key=lambda uv: (sum(uv), uv))[1 : HASH_BITS + 1]
     u, v = np.array(order).T
     hashes = np.empty(len(thumbs_BTT), np.uint64)
@@ -67,34 +67,34 @@ def perceptual_hashes(thumbs_BTT: np.ndarray) -> np.ndarray:
 
 
 def _cosines(size: int) -> np.ndarray:
-    """Give the basis of the type II transform, float32 (size, size), a row a frequency."""
+    """Return the basis of the type II transform, float32 (size, size), with one row per frequency."""
     frequency, place = np.mgrid[:size, :size]
     return np.cos(np.pi * frequency * (2 * place + 1) / (2 * size)).astype(np.float32)
 
 
 def close_pairs(hashes: np.ndarray) -> Iterator[np.ndarray]:
-    """Find every pair of hashes that differ in at most MAX_BITS bits, each exactly once.
+    """Yield every pair of hashes that differ in at most MAX_BITS bits exactly once.
 
-    Hashes are sorted by two of the nine chunks at a time, and compared with those of equal chunks.
+    Hashes are sorted by two of the nine chunks at a time, and compared with those whose chunks are equal.
 
     Args:
         hashes: uint64 (B,).
 
     Yields:
-        Blocks of positions, int64 (P, 2), in no order.
+        Blocks of positions, int64 (P, 2), in no particular order.
     """
     edges = np.linspace(0, HASH_BITS, NUM_CHUNKS + 1).round().astype(int)
     chunks = [np.uint64((1 << int(end)) - (1 << int(start))) for start, end in itertools.pairwise(edges)]
     for chosen in itertools.combinations(range(NUM_CHUNKS), NUM_CHUNKS - MAX_BITS):
         mask = np.bitwise_or.reduce([chunks[number] for number in chosen])
-        # A pair may share more chunks; it belongs to the search of the first of them.
+        # A pair that shares more chunks is yielded by the first combination of them only.
         earlier = [chunks[number] for number in range(chosen[-1]) if number not in chosen]
         keys = hashes & mask
         order = np.argsort(keys, kind="stable")
         keys, sorted_hashes = keys[order], hashes[order]
         left = np.arange(len(keys))
         for step in range(1, len(keys)):
-            # Equal keys stand together: who has no equal a step away has none further away.
+            # Equal keys are adjacent: a key without an equal `step` positions away has none further away.
             left = left[left + step < len(keys)]
             left = left[keys[left] == keys[left + step]]
             if not left.size:
@@ -108,23 +108,23 @@ def close_pairs(hashes: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def count_bits(numbers: np.ndarray) -> np.ndarray:
-    """Count the bits that are set in each of an array of uint64."""
+    """Return the number of set bits of each uint64 in an array."""
     return _BITS_SET[np.ascontiguousarray(numbers).view(np.uint16)].reshape(*numbers.shape, 4).sum(-1, dtype=np.uint8)
 
 
 def near_duplicates(thumbs_BTT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the pairs of near copies among thumbnails, none of which is of one value.
+    """Find the pairs of near duplicates among thumbnails, none of which may be blank.
 
     Args:
         thumbs_BTT: uint8.
 
     Returns:
-        Positions, int64 (P, 2), the smaller first, sorted; and the largest difference of each pair, float32 (P,).
+        Positions, int64 (P, 2), the smaller first, sorted; and the maximum difference of each pair, float32 (P,).
     """
     hashes = perceptual_hashes(thumbs_BTT)
     pairs, differing = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
     for block in close_pairs(hashes):
-        # Two float copies of the thumbnails at a time, not of a whole block's.
+        # Bounds the memory of the float copies.
         for start in range(0, len(block), 8192):
             part = block[start : start + 8192]
             difference = largest_differences(thumbs_BTT[part[:, 0]], thumbs_BTT[part[:, 1]])
@@ -137,17 +137,17 @@ def near_duplicates(thumbs_BTT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest_differences(first_BTT: np.ndarray, second_BTT: np.ndarray) -> np.ndarray:
-    """Compare thumbnails pair by pair, whatever their brightness and contrast.
+    """Compare thumbnails pair by pair, independently of brightness and contrast.
 
     Returns:
-        The most that a pair differs at any place of the grid, in standard deviations, float32 (B,); not a number
-        where one is of one value.
+        The maximum difference of each pair in any cell of the grid, in standard deviations, float32 (B,); NaN if one is
+        blank.
     """
     return np.abs(_standardise(first_BTT) - _standardise(second_BTT)).max((1, 2))
 
 
 def _standardise(thumbs_BTT: np.ndarray) -> np.ndarray:
-    """Give thumbnails mean 0 and standard deviation 1, and average them onto the grid: float32 (B, G, G)."""
+    """Scale thumbnails to mean 0 and standard deviation 1, and average them onto the grid: float32 (B, G, G)."""
     values = thumbs_BTT.astype(np.float32)
     values -= values.mean((1, 2), keepdims=True)
     deviation = values.std((1, 2), keepdims=True)

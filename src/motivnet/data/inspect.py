@@ -1,9 +1,11 @@
-"""What is in a data set, and what is wrong with it, row by row.
+"""Inspection of a data set: its counts, and its problems row by row.
 
 Shape suffixes: B rows, S splits, T side of a thumbnail.
 """
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,60 +14,53 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
 
-from motivnet.data.clean import pixel_hash
+from motivnet.data.clean import is_blank, pixel_hash
 from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbnail
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError, ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import Box, crop
+from motivnet.storage import atomic_folder, write_json
 
 T = TypeVar("T")
-# Its functions are made when it is loaded, unknown to type checkers.
+# Its functions are defined at import, unknown to type checkers.
 pc: Any = pyarrow.compute
-# Hands the items on, one by one, and may show how far it got: items, their number, what they are.
+# Yields the items and may show progress. Arguments: items, their number, what they are.
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 # Kinds of problem, in the order in which they are listed.
 PROBLEMS = {
-    "missing": "the file is not there",
+    "missing": "the file does not exist",
     "unreadable": "the image cannot be decoded",
     "bad_box": "the face's box has no area inside the image",
-    "blank": "the image is of one value throughout",
-    "listed_twice": "the same file, and the same face in it, as an earlier row",
+    "blank": "all pixels have the same value",
+    "listed_twice": "the same file and box as an earlier row",
     "duplicate": "the same pixels as an earlier row",
-    "near_duplicate": "a copy of an earlier row, encoded, resized or lit anew",
-    "two_labels": "the same pixels or file as an earlier row, under another label",
-    "shared_subject": "the person is in an earlier row of another split",
+    "near_duplicate": "a copy of an earlier row: re-encoded, resized, or with other brightness or contrast",
+    "two_labels": "the same pixels or file as an earlier row, with another label",
+    "shared_subject": "the subject is in an earlier row of another split",
 }
-PROBLEM_SCHEMA = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("row", pa.int64()),
-        ("split", pa.string()),
-        ("label", pa.string()),
-        ("path", pa.string()),
-        ("other_row", pa.int64()),
-        ("other_split", pa.string()),
-        ("other_label", pa.string()),
-        ("other_path", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+ROW_SCHEMA = {"row": pa.int64(), "split": pa.string(), "label": pa.string(), "path": pa.string()}
+OTHER_SCHEMA = {f"other_{name}": kind for name, kind in ROW_SCHEMA.items()}
+PROBLEM_SCHEMA = pa.schema({"kind": pa.string(), **ROW_SCHEMA, **OTHER_SCHEMA, "detail": pa.string()})
+PROBLEM_FILES = ("problems.parquet", "problems.csv", "summary.json")
 ROWS_PER_TASK = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The results of an inspection.
 
     Args:
-        manifest: what was looked at.
+        manifest: the inspected rows.
         pixels: whether the images were decoded.
-        problems: rows of PROBLEM_SCHEMA, by kind and row; `row` and `other_row` are the source's row numbers.
-        copies: `exact` and `near`: split -> split -> how many rows of the first occur in the second as well; `near`
-            counts those of which the second has no exact copy.
-        usable: which rows have an image, as far as was looked, bool (B,).
+        problems: rows of PROBLEM_SCHEMA, sorted by kind and row; `row` and `other_row` are row numbers in the source.
+        copies: `exact` and `near`: split -> other split -> number of rows of the first that also occur in the other;
+            `near` counts those without an exact copy in the other.
+        usable: which rows have an image, bool (B,); without `pixels`, which files exist.
     """
 
     manifest: Manifest
@@ -75,7 +70,7 @@ class Inspection:
     usable: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """Give counts of everything, as JSON can say it."""
+        """Return all counts as plain data for JSON."""
         return {
             "rows": len(self.manifest),
             "labels": list(self.manifest.labels),
@@ -89,33 +84,56 @@ class Inspection:
         }
 
     def count_problems(self) -> dict[str, dict[str, int]]:
-        """Count problems by kind: rows in all, those whose other row is of another split, and of another label."""
-        differs = {
-            name: pc.fill_null(pc.not_equal(self.problems[name], self.problems[f"other_{name}"]), False)
-            for name in ("split", "label")
-        }
-        counted = (
-            pa.table({"kind": self.problems["kind"], **differs})
-            .group_by("kind")
-            .aggregate([([], "count_all"), ("split", "sum"), ("label", "sum")])
-            .to_pylist()
-        )
-        counts = {
-            row["kind"]: {"rows": row["count_all"], "across_splits": row["split_sum"], "other_label": row["label_sum"]}
-            for row in counted
-        }
-        return {kind: counts[kind] for kind in PROBLEMS if kind in counts}
+        """Return kind -> number of rows, of those whose other row is in another split, and has another label."""
+        names = ("kind", "split", "other_split", "label", "other_label")
+        counts: dict[str, dict[str, int]] = {}
+        for kind, *values in zip(*(self.problems[name].to_pylist() for name in names), strict=True):
+            split, other_split, label, other_label = values
+            count = counts.setdefault(kind, {"rows": 0, "across_splits": 0, "other_label": 0})
+            count["rows"] += 1
+            count["across_splits"] += other_split not in (None, split)
+            count["other_label"] += other_label not in (None, label)
+        return counts
+
+    def write(self, folder: Path, *, track: "Track | None" = None) -> None:
+        """Write the problems, a summary, and, if images were decoded, a contact sheet per class.
+
+        Files of an earlier inspection are replaced, others stay.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        from motivnet.data.sheet import contact_sheet
+
+        track = track or (lambda items, total, what: items)
+        old = written_files(folder)
+        with atomic_folder(folder, merge=True, last=PROBLEM_FILES[-1]) as temporary:
+            pyarrow.parquet.write_table(self.problems, temporary / PROBLEM_FILES[0])
+            pyarrow.csv.write_csv(self.problems, temporary / PROBLEM_FILES[1])
+            labels = self.manifest.labels.names if self.pixels else ()
+            for label in track(labels, len(labels), "contact sheets"):
+                # A label may contain characters that are not allowed in file names.
+                name = re.sub(r"[^\w-]", "_", label)
+                contact_sheet(self.manifest, label, self.usable).save(temporary / f"sheet_{name}.png")
+            write_json(temporary / PROBLEM_FILES[-1], self.to_dict())
+            for file in old:
+                file.unlink()
+
+
+def written_files(folder: Path) -> list[Path]:
+    """List the files of an earlier inspection in a folder."""
+    return [*filter(Path.is_file, (folder / name for name in PROBLEM_FILES)), *folder.glob("sheet_*.png")]
 
 
 def inspect_manifest(
     manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track | None = None
 ) -> Inspection:
-    """Look for everything that PROBLEMS names.
+    """Find all kinds of problems in PROBLEMS.
 
     Args:
-        manifest: all the splits that are to be compared.
-        pixels: decode the images; else only files are looked for, and paths and subjects compared.
-        workers: threads that read and decode.
+        manifest: all splits to compare.
+        pixels: whether to decode the images; otherwise only files, paths and subjects are checked.
+        workers: threads that read and decode images.
         track: shows progress.
     """
     track = track or (lambda items, total, what: items)
@@ -151,24 +169,31 @@ _NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 class _Findings:
-    """Problems as they are found, by the positions of their rows."""
+    """Collects problems, by the positions of their rows."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        splits, self.split_B = encode(manifest.table["split"])
-        self.splits: list[str] = splits.to_pylist()
-        self._parts: dict[str, list[tuple[np.ndarray, np.ndarray, list[str | None]]]] = {kind: [] for kind in PROBLEMS}
+        splits = manifest.table["split"].to_pylist()
+        self.splits: list[str] = list(dict.fromkeys(splits))
+        self.split_B = np.array([self.splits.index(split) for split in splits], np.int64)
+        self._kinds: list[str] = []
+        self._rows: list[int] = []
+        self._others: list[int | None] = []
+        self._details: list[str | None] = []
 
     def add(
         self, kind: str, rows: Iterable[int], others: Iterable[int] | None = None, details: list[str] | None = None
     ) -> None:
-        """Note rows, each with the earlier row it belongs to (-1: none) and words about it."""
-        rows = np.asarray(rows, np.int64)
-        others = np.full(len(rows), -1) if others is None else np.asarray(others, np.int64)
-        self._parts[kind].append((rows, others, [*details] if details else [None] * len(rows)))
+        """Add rows, each with the earlier row that it copies or contradicts, and a description."""
+        rows = [int(row) for row in rows]
+        nothing = [None] * len(rows)
+        self._kinds += [kind] * len(rows)
+        self._rows += rows
+        self._others += nothing if others is None else map(int, others)
+        self._details += details or nothing
 
     def add_near(self, pairs: np.ndarray, difference: np.ndarray) -> None:
-        """Note each row once for every split that has an earlier copy, with the likest one."""
+        """Add each row once for every split that has an earlier copy, with the most similar one."""
         earlier, later = pairs.T
         order = np.lexsort((difference, self.split_B[earlier], later))
         earlier, later, difference = earlier[order], later[order], difference[order]
@@ -178,81 +203,52 @@ class _Findings:
         self.add("near_duplicate", later[first], earlier[first], details)
 
     def add_shared_subjects(self) -> None:
-        """Note, for every subject of several splits, the first row in each split but the first."""
+        """Add, for every subject in several splits, the first row in each split but the first."""
         table = self.manifest.table
-        subjects = pa.table(
-            {"subject": table["subject"], "split": table["split"], "position": np.arange(len(self.manifest))}
-        ).filter(pc.is_valid(table["subject"]))
-        grouped = subjects.group_by(["subject", "split"]).aggregate([("position", "min"), ("position", "count")])
-        parts = grouped.sort_by([("subject", "ascending"), ("position_min", "ascending")]).to_pydict()
-        first: dict[str, tuple[int, int]] = {}
-        rows, others, details = [], [], []
-        for name, row, count in zip(parts["subject"], parts["position_min"], parts["position_count"], strict=True):
-            other, other_count = first.setdefault(name, (row, count))
-            if other != row:
-                rows.append(row)
-                others.append(other)
-                details.append(f"subject {name}: {count} rows here, {other_count} there")
-        self.add("shared_subject", rows, others, details)
+        columns = (table[name].to_pylist() for name in ("subject", "split"))
+        found: dict[tuple[str, str], list[int]] = {}
+        for subject, split, row in zip(*columns, range(len(table)), strict=True):
+            if subject is not None:
+                found.setdefault((subject, split), []).append(row)
+        first: dict[str, list[int]] = {}
+        for (subject, _), rows in found.items():
+            others = first.setdefault(subject, rows)
+            if others is not rows:
+                detail = f"subject {subject}: {len(rows)} rows here, {len(others)} there"
+                self.add("shared_subject", rows[:1], others[:1], [detail])
 
     def to_table(self) -> pa.Table:
-        """Lay out all of them as PROBLEM_SCHEMA."""
-        tables = [self._lay_out(kind, *part) for kind, parts in self._parts.items() for part in _merged(parts)]
-        return pa.concat_tables([PROBLEM_SCHEMA.empty_table(), *tables])
-
-    def _lay_out(self, kind: str, rows: np.ndarray, others: np.ndarray, details: list[str | None]) -> pa.Table:
-        names = ["row", "split", "label", "path"]
-        own = self.manifest.table.select(names).take(pa.array(rows))
-        other = self.manifest.table.select(names).take(pa.array(others, mask=others < 0))
-        columns = [pa.array([kind] * len(rows), pa.string()), *own.columns, *other.columns]
-        return pa.table([*columns, pa.array(details, pa.string())], schema=PROBLEM_SCHEMA)
-
-
-def _merged(
-    parts: list[tuple[np.ndarray, np.ndarray, list[str | None]]],
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[str | None]]]:
-    if parts:
-        rows, others = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        details = [detail for part in parts for detail in part[2]]
-        order = np.argsort(rows, kind="stable")
-        yield rows[order], others[order], [details[place] for place in order]
-
-
-def encode(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Give the distinct values of a column and the place of each row's among them, int64; a null's is -1."""
-    values = pc.unique(column).drop_null()
-    return values, pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy().astype(np.int64)
+        """Return the problems as a table with PROBLEM_SCHEMA."""
+        kinds = list(PROBLEMS)
+        place = np.array([kinds.index(kind) for kind in self._kinds], np.int64)
+        order = np.lexsort((np.array(self._rows, np.int64), place))
+        named = self.manifest.table.select(list(ROW_SCHEMA))
+        columns = [
+            pa.array(self._kinds, pa.string()),
+            *named.take(pa.array(self._rows, pa.int64())).columns,
+            *named.take(pa.array(self._others, pa.int64())).columns,
+            pa.array(self._details, pa.string()),
+        ]
+        # In one chunk: older versions of pyarrow write a CSV header for each.
+        return pa.table(columns, schema=PROBLEM_SCHEMA).take(pa.array(order)).combine_chunks()
 
 
 def count_groups(manifest: Manifest) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
-    """Count rows: group -> its value -> split -> label -> number, of those there are."""
-    table = manifest.table
-    pairs = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
-    lists = pa.chunked_array([chunk.cast(pairs) for chunk in table["groups"].chunks], pairs).combine_chunks()
-    rows, items = pc.list_parent_indices(lists), pc.list_flatten(lists)
-    counted = (
-        pa.table(
-            {
-                "key": pc.struct_field(items, "key"),
-                "value": pc.struct_field(items, "value"),
-                "split": table["split"].take(rows),
-                "label": table["label"].take(rows),
-            }
-        )
-        .group_by(["key", "value", "split", "label"])
-        .aggregate([([], "count_all")])
-        .sort_by([(name, "ascending") for name in ("key", "value", "split", "label")])
-        .to_pydict()
+    """Return the number of rows: group -> its value -> split -> label -> number."""
+    columns = (manifest.table[name].to_pylist() for name in ("groups", "split", "label"))
+    counted = Counter(
+        (key, str(value), split, label)
+        for pairs, split, label in zip(*columns, strict=True)
+        for key, value in pairs or ()
     )
     groups: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
-    names = ("key", "value", "split", "label", "count_all")
-    for key, value, split, label, count in zip(*(counted[name] for name in names), strict=True):
-        groups.setdefault(key, {}).setdefault(str(value), {}).setdefault(split, {})[label] = count
+    for (key, value, split, label), count in sorted(counted.items()):
+        groups.setdefault(key, {}).setdefault(value, {}).setdefault(split, {})[label] = count
     return groups
 
 
 def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
-    """Mark the rows whose file is not there: bool (B,)."""
+    """Mark the rows whose file does not exist: bool (B,)."""
 
     def look(rows: range) -> list[bool]:
         named = paths.slice(rows.start, len(rows)).to_pylist()
@@ -264,32 +260,24 @@ def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
 
 
 def _first_of_files(table: pa.Table) -> np.ndarray:
-    """Give for each row the first one with the same path and box, int64 (B,); few rows are looked at one by one."""
-    first_B = np.arange(len(table))
-    _, path_B = encode(table["path"])
-    if not (path_B >= 0).any():
-        return first_B
-    counts = np.bincount(path_B[path_B >= 0])
-    repeated = np.flatnonzero((path_B >= 0) & (counts[path_B] > 1))
-    boxes = table["box"].take(pa.array(repeated)).to_pylist()
-    keys = [(path, box and tuple(box)) for path, box in zip(path_B[repeated].tolist(), boxes, strict=True)]
-    first_B[repeated] = repeated[first_of(keys)]
-    return first_B
+    """Return for each row the position of the first one with the same path and box, int64 (B,)."""
+    columns = (table[name].to_pylist() for name in ("path", "box"))
+    return first_of(path and (path, box and tuple(box)) for path, box in zip(*columns, strict=True))
 
 
 def _first_of_pixels(hashes: list[str | None], same_file_B: np.ndarray) -> np.ndarray:
-    """Give for each row the first one with the same pixels; of rows that were not decoded, with the same file."""
+    """Return for each row the position of the first one with the same pixels, or the same file if not decoded."""
     return first_of(file if text is None else text for text, file in zip(hashes, same_file_B.tolist(), strict=True))
 
 
 class _Looks(NamedTuple):
-    """What the images say.
+    """Properties of the decoded images.
 
     Attributes:
-        hashes: of the pixels; None where there is no image.
-        blank: whether an image is of one value, bool (B,).
-        thumbs: uint8 (B, T, T); zeros where there is no image.
-        errors: row -> kind of problem and what is wrong.
+        hashes: of the pixels; None without an image.
+        blank: whether all pixels have the same value, bool (B,).
+        thumbs: thumbnails, uint8 (B, T, T); zeros without an image.
+        errors: row -> kind of problem and error message.
     """
 
     hashes: list[str | None]
@@ -312,7 +300,7 @@ def _look_at_all(manifest: Manifest, there_B: np.ndarray, workers: int, track: T
         except (ImageError, DataError) as error:
             errors[row] = ("bad_box" if isinstance(error, DataError) else "unreadable", str(error))
             return None
-        blank_B[row] = image.min() == image.max()
+        blank_B[row] = is_blank(image)
         thumbs_BTT[row] = thumbnail(image)
         return pixel_hash(image)
 
@@ -321,11 +309,11 @@ def _look_at_all(manifest: Manifest, there_B: np.ndarray, workers: int, track: T
 
 
 def read_face(manifest: Manifest, row: int) -> np.ndarray:
-    """Decode a row's image and cut out its box, as far as that lies in the image: RGB uint8 (h, w, 3).
+    """Decode a row's image and crop it to the part of its box inside the image: RGB uint8 (h, w, 3).
 
     Raises:
-        ImageError: if there is no image that can be decoded.
-        DataError: if the box has no area inside it.
+        ImageError: if the image cannot be decoded.
+        DataError: if the box has no area inside the image.
     """
     image = decode_image(manifest.source(row))
     box = manifest.table["box"][row].as_py()
@@ -335,14 +323,14 @@ def read_face(manifest: Manifest, row: int) -> np.ndarray:
     x, y, box_width, box_height = box
     left, top = max(x, 0.0), max(y, 0.0)
     right, bottom = min(x + box_width, width), min(y + box_height, height)
-    # Written so that a box that is no number is refused as well.
+    # Written so that NaN is refused, too.
     if not (right - left > 0 and bottom - top > 0):
         raise DataError(f"box of x, y, width, height {box} in an image of {width} x {height} pixels")
     return crop(image, Box(left, top, right - left, bottom - top), None)
 
 
 def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: Track, what: str) -> Iterator[T]:
-    """Work on blocks of rows in threads; what is slow about images happens outside the interpreter's lock."""
+    """Process blocks of rows in threads; decoding releases the GIL."""
     blocks = [range(start, min(start + ROWS_PER_TASK, num_rows)) for start in range(0, num_rows, ROWS_PER_TASK)]
     pool = ThreadPoolExecutor(workers)
     try:
@@ -354,7 +342,7 @@ def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: 
 def _copies(
     found: _Findings, same_B: np.ndarray, near: np.ndarray, *, pixels: bool
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Count the rows of each split that occur in each other split as well."""
+    """Return the number of rows of each split that also occur in each other split."""
     shape = (len(same_B), len(found.splits))
     exact_BS, near_BS = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     exact_BS[same_B, found.split_B] = True

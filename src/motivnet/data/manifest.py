@@ -1,16 +1,16 @@
-"""The one table that every reader produces and every sampler, training and evaluation consumes.
+"""The table that every reader returns, and that samplers, training and evaluation use.
 
 | column | type | meaning |
 |---|---|---|
 | path | string or null | image file |
-| image | binary or null | bytes of an image file, where the data set is one file |
-| label | string | its emotion |
-| split | string | the publisher's split |
-| box | four floats or null | the face: x, y, width, height in pixels of the upright image; null: all of it |
-| subject | string or null | who is shown |
+| image | binary or null | bytes of an image file, if the data set is a single file |
+| label | string | the emotion |
+| split | string | the published split |
+| box | four floats or null | the face: x, y, width, height in pixels of the upright image; null: whole image |
+| subject | string or null | the person shown |
 | groups | map of strings | such as race, gender, age group |
 | valence, arousal | float or null | from -1 to 1 |
-| votes | list of floats or null | how many annotators chose each label, in label order |
+| votes | list of floats or null | number of annotators that chose each label, in label order |
 | row | int | row number in the source, 0-based |
 """
 
@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from motivnet.errors import DataError
 from motivnet.labels import AFFECT, EMOTIONS, LabelSet
+from motivnet.storage import atomic_path
 
 SCHEMA = pa.schema(
     [
@@ -36,7 +37,7 @@ SCHEMA = pa.schema(
         ("image", pa.binary()),
         ("label", pa.string()),
         ("split", pa.string()),
-        ("box", pa.list_(pa.float32(), 4)),
+        ("box", pa.list_(pa.float32())),
         ("subject", pa.string()),
         ("groups", pa.map_(pa.string(), pa.string())),
         ("valence", pa.float32()),
@@ -55,8 +56,8 @@ class Manifest:
 
     Args:
         table: rows of SCHEMA.
-        labels: the set that `label` and `votes` are of.
-        dropped: why rows of the source are not in the table -> how many of them.
+        labels: the label set of `label` and `votes`.
+        dropped: reason why rows of the source are left out -> their number.
     """
 
     table: pa.Table
@@ -74,31 +75,36 @@ class Manifest:
 
     @property
     def votes(self) -> np.ndarray:
-        """Votes a label, float32 (rows, labels); zeros where a row has none."""
+        """Votes per label, float32 (rows, labels); zeros if a row has none."""
         zeros = [0.0] * len(self.labels)
         votes = [zeros if row is None else row for row in self.table["votes"].to_pylist()]
         return np.array(votes, dtype=np.float32).reshape(len(self), len(self.labels))
 
     @property
     def affect(self) -> np.ndarray:
-        """Valence and arousal, float32 (rows, 2); NaN where a row has none."""
+        """Valence and arousal, float32 (rows, 2); NaN if a row has none."""
         columns = [self.table[name].to_numpy(zero_copy_only=False) for name in AFFECT]
         return np.stack(columns, axis=1).astype(np.float32)
 
     def source(self, row: int) -> str | bytes:
-        """Give what `decode_image` takes: the row's path, else its bytes."""
+        """Return the path of a row's image, or its bytes, for `decode_image`."""
         path = self.table["path"][row].as_py()
         return self.table["image"][row].as_py() if path is None else path
 
+    def where(self, row: int) -> str:
+        """Return what identifies a row in messages: its path, or its number in the source."""
+        path = self.table["path"][row].as_py()
+        return f"row {self.table['row'][row].as_py()}" if path is None else path
+
     def select(self, keep: np.ndarray) -> "Manifest":
-        """Keep the rows of a boolean mask, or of an array of row positions."""
+        """Return the rows of a boolean mask, or of an array of row positions."""
         positions = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
         return dataclasses.replace(self, table=self.table.take(pa.array(positions)))
 
     def restrict(self, labels: LabelSet) -> "Manifest":
-        """Keep the rows whose label is in another set, and count the others as dropped.
+        """Return the rows whose label is in another set, and count the others as dropped.
 
-        Votes for labels outside the set are left out; those for labels that were not voted on are 0.
+        Votes for labels outside the set are left out; labels that could not be voted for get 0.
 
         Raises:
             DataError: if no row is left.
@@ -122,9 +128,9 @@ class Manifest:
         return Manifest(table, labels, dict(Counter(self.dropped) + left_out))
 
     def fingerprint(self) -> str:
-        """Return the letter `d` and 12 hex digits that change when a label, split, box or image does.
+        """Return the letter `d` and 12 hex digits that change if a label, split, box or image changes.
 
-        An image in a file counts by the file's name below the folder that all have in common, and by its size.
+        Of an image file, its size and its path below the folder common to all files are hashed.
         """
         digest = hashlib.sha256("\n".join(self.labels).encode())
         paths = self.table["path"].to_pylist()
@@ -141,10 +147,10 @@ class Manifest:
         return "d" + digest.hexdigest()[:12]
 
     def split(self, name: str) -> "Manifest":
-        """Keep one split.
+        """Return the rows of one split.
 
         Raises:
-            DataError: if it has no rows.
+            DataError: if there are none.
         """
         splits = np.array(self.table["split"].to_pylist(), dtype=object)
         part = self.select(splits == name)
@@ -153,7 +159,7 @@ class Manifest:
         return part
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Count rows: split -> label -> number, labels in their order."""
+        """Return the number of rows: split -> label -> number, in label order."""
         pairs = Counter(zip(self.table["split"].to_pylist(), self.table["label"].to_pylist(), strict=True))
         splits = sorted({split for split, _ in pairs})
         return {split: {label: pairs[split, label] for label in self.labels} for split in splits}
@@ -162,15 +168,15 @@ class Manifest:
 def make_manifest(
     columns: Mapping[str, Sequence[Any]], labels: LabelSet = EMOTIONS, *, dropped: Mapping[str, int] | None = None
 ) -> Manifest:
-    """Build a manifest; columns that are left out are null.
+    """Build a manifest; missing columns are null.
 
     Args:
-        columns: name -> values, all of one length; `label`, `split` and `path` or `image` at least.
+        columns: name -> values, all of one length; `label`, `split` and `path` or `image` are required.
         labels: the label set.
-        dropped: why rows of the source were left out -> how many of them.
+        dropped: reason why rows of the source are left out -> their number.
 
     Raises:
-        DataError: at an unknown column, a label outside the set, or a row without an image.
+        DataError: if a column is unknown, a label is not in the set, or a row has no image.
     """
     unknown = columns.keys() - set(SCHEMA.names)
     if unknown:
@@ -191,28 +197,47 @@ def make_manifest(
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as Parquet, its label set in the file's metadata."""
+    """Write a manifest as Parquet, with its label set in the file's metadata.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     metadata = {
         LABELS_KEY: "\n".join(manifest.labels).encode(),
         DROPPED_KEY: json.dumps(dict(manifest.dropped)).encode(),
     }
-    pq.write_table(manifest.table.replace_schema_metadata(metadata), path)
+    with atomic_path(path) as temporary:
+        pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest that `write_manifest` wrote.
 
     Raises:
-        DataError: if it is missing, no Parquet, or of other columns.
+        DataError: if it cannot be read, or lacks columns.
+    """
+    table = read_table(path, SCHEMA.names)
+    metadata = table.schema.metadata or {}
+    names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
+    labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
+    return Manifest(table.select(SCHEMA.names), labels, json.loads(dropped) if dropped else {})
+
+
+def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
+    """Read a Parquet file.
+
+    Args:
+        path: the file.
+        columns: the required columns.
+
+    Raises:
+        DataError: if it cannot be read, or lacks columns.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
-    missing = set(SCHEMA.names) - set(table.schema.names)
+    missing = sorted(set(columns) - set(table.schema.names))
     if missing:
-        raise DataError(f"{path}: no manifest: columns {sorted(missing)} are missing")
-    metadata = table.schema.metadata or {}
-    names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
-    labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
-    return Manifest(table.select(SCHEMA.names), labels, json.loads(dropped) if dropped else {})
+        raise DataError(f"{path}: columns {missing} are missing")
+    return table

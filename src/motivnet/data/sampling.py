@@ -1,4 +1,4 @@
-"""Which rows an epoch sees, and how much each counts: the one place that answers for unequal classes.
+"""Sampling of rows and weights of classes, for data sets with imbalanced classes.
 
 Shape suffixes: B rows, C classes, N rows that were drawn.
 """
@@ -12,24 +12,24 @@ from motivnet.errors import ConfigError, DataError
 from motivnet.labels import LabelSet
 
 SamplingKind = Literal["natural", "uniform", "balanced", "class-weighted", "effective-number"]
-# Those that leave the rows alone and weigh the loss instead.
+# These keep all rows and weight the loss.
 WEIGHTED_KINDS = ("class-weighted", "effective-number")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
-    """What is done about classes of unequal size.
+    """How imbalanced classes are handled.
 
-    A weighted loss, a balanced sampler and `loss.prior_weight` are three answers to one question: take one of them.
+    A weighted loss, a balanced sampler and `loss.prior_weight` are alternatives: use one of them.
 
     Args:
-        kind: `natural` takes the rows as they are; `uniform` takes equally many of every class, drawn once without
-            replacement (MotivNet's own, arXiv 2512.24231: 3,803 of each in AffectNet); `balanced` draws as many rows
-            as there are anew for each epoch, with replacement, every class equally often; `class-weighted` weighs
-            the loss of a class by n / (C n_c); `effective-number` by (1 - beta) / (1 - beta^n_c).
-        per_class: rows of each class, of `uniform` only; None takes the size of the smallest.
-        beta: of `effective-number`: 0 weighs all classes alike, towards 1 they are weighed by 1 / n_c.
-        seed: of the draw.
+        kind: `natural` uses the rows as they are; `uniform` uses the same number of every class, drawn once without
+            replacement (MotivNet's own, arXiv 2512.24231: 3,803 of each in AffectNet); `balanced` draws as many rows as
+            there are for each epoch, with replacement, every class equally often; `class-weighted` weights the loss of
+            a class by n / (C n_c); `effective-number` by (1 - beta) / (1 - beta^n_c).
+        per_class: for `uniform`: rows per class; None: the size of the smallest class.
+        beta: for `effective-number`: 0 weights all classes equally; as it approaches 1, weights approach 1 / n_c.
+        seed: random seed of `uniform` and `balanced`.
     """
 
     kind: SamplingKind = "natural"
@@ -41,7 +41,7 @@ class SamplingConfig:
         """Check ranges.
 
         Raises:
-            ConfigError: at a value out of range, or `per_class` where it has no meaning.
+            ConfigError: if a value is out of range, or `per_class` is set for another kind than `uniform`.
         """
         if self.kind not in get_args(SamplingKind):
             raise ConfigError(f"sampling: kind {self.kind!r}. Allowed: {', '.join(get_args(SamplingKind))}")
@@ -56,29 +56,29 @@ class SamplingConfig:
 
 
 def uniform_rows(target_B: np.ndarray, labels: LabelSet, *, per_class: int | None = None, seed: int = 0) -> np.ndarray:
-    """Draw equally many rows of every class, without replacement.
+    """Draw the same number of rows of every class, without replacement.
 
-    The draw is the same on every platform and with every version of numpy, and a smaller one of the same seed is part
-    of a larger one.
+    The sample is the same on every platform and with every version of numpy, and a smaller sample is a subset of a
+    larger one with the same seed.
 
     Args:
         target_B: label indices.
-        labels: what they mean; every one of them is drawn.
-        per_class: how many of each; None takes the size of the smallest class.
-        seed: of the draw.
+        labels: the classes, all of which are drawn.
+        per_class: rows per class; None: the size of the smallest class.
+        seed: random seed.
 
     Returns:
         Row positions in ascending order, int64 (N,).
 
     Raises:
-        DataError: naming the class that has too few rows.
+        DataError: if a class has too few rows.
     """
     counts_C = class_counts(target_B, labels)
     smallest = int(counts_C.argmin())
     wanted = int(counts_C[smallest]) if per_class is None else per_class
     if counts_C[smallest] < max(wanted, 1):
         raise DataError(
-            f"{labels.names[smallest]} has {counts_C[smallest]} rows, {wanted or 'some'} of each class are wanted"
+            f"{labels.names[smallest]} has {counts_C[smallest]} rows, {wanted or 'some'} of each class are needed"
         )
     keys_B = _raw(len(target_B), seed)
     drawn = [_first_by(keys_B, np.flatnonzero(target_B == label), wanted) for label in range(len(labels))]
@@ -90,49 +90,49 @@ def balanced_rows(target_B: np.ndarray, labels: LabelSet, *, seed: int, epoch: i
 
     Args:
         target_B: label indices.
-        labels: what they mean.
-        seed: of the run.
-        epoch: its number; the draw depends on it and the seed alone.
+        labels: the classes.
+        seed: random seed.
+        epoch: number of the epoch; the sample depends on it and the seed only.
 
     Returns:
-        Row positions in the order of the draw, int64 (B,).
+        Row positions in the order in which they were drawn, int64 (B,).
 
     Raises:
-        DataError: naming a class without rows.
+        DataError: if a class has no rows.
     """
     until_B = np.cumsum(row_weights(target_B, labels))
-    # 53 random bits are the fraction of a double from 0 to below 1.
+    # 53 random bits make a double from 0 to below 1.
     places = (_raw(len(target_B), seed, epoch) >> np.uint64(11)) * 2.0**-53
     rows = np.searchsorted(until_B, places * until_B[-1], side="right")
     return np.minimum(rows, len(target_B) - 1).astype(np.int64)
 
 
 def row_weights(target_B: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """Give the probability of each row under a class-balanced sampler, 1 / (C n_c): float64 (B,), summing to 1.
+    """Return the probability of each row under a class-balanced sampler, 1 / (C n_c): float64 (B,), summing to 1.
 
     Raises:
-        DataError: naming a class without rows.
+        DataError: if a class has no rows.
     """
     counts_C = _all_present(target_B, labels)
     return 1.0 / (len(labels) * counts_C[target_B])
 
 
 def class_weights(target_B: np.ndarray, labels: LabelSet, sampling: SamplingConfig) -> np.ndarray | None:
-    """Weigh classes for the loss.
+    """Return the weights of the classes in the loss.
 
-    `class-weighted`: n / (C n_c), whose mean over the rows is 1. `effective-number`: in proportion to
+    `class-weighted`: n / (C n_c), whose mean over the rows is 1. `effective-number`: proportional to
     (1 - beta) / (1 - beta^n_c), summing to C (Cui et al., arXiv 1901.05555, equation 2 and section 4.1).
 
     Args:
         target_B: label indices.
-        labels: what they mean.
-        sampling: its kind and beta.
+        labels: the classes.
+        sampling: its kind and beta are used.
 
     Returns:
-        float64 (C,), or None for the kinds that do not weigh the loss.
+        float64 (C,), or None if the kind does not weight the loss.
 
     Raises:
-        DataError: naming a class without rows.
+        DataError: if a class has no rows.
     """
     if sampling.kind not in WEIGHTED_KINDS:
         return None
@@ -141,13 +141,13 @@ def class_weights(target_B: np.ndarray, labels: LabelSet, sampling: SamplingConf
         return len(target_B) / (len(labels) * counts_C)
     if sampling.beta == 0:
         return np.ones(len(labels))
-    # 1 - beta^n, without the cancellation that a beta near 1 would suffer.
+    # 1 - beta^n, without cancellation for a beta near 1.
     weights_C = (1 - sampling.beta) / -np.expm1(counts_C * np.log(sampling.beta))
     return weights_C * len(labels) / weights_C.sum()
 
 
 def class_counts(target_B: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """Count the rows of each class: int64 (C,)."""
+    """Return the number of rows of each class, int64 (C,)."""
     return np.bincount(target_B, minlength=len(labels))
 
 
@@ -155,12 +155,12 @@ def _all_present(target_B: np.ndarray, labels: LabelSet) -> np.ndarray:
     counts_C = class_counts(target_B, labels)
     if not counts_C.all():
         missing = ", ".join(name for name, count in zip(labels, counts_C, strict=True) if not count)
-        raise DataError(f"no rows of {missing}: classes without rows can be neither weighed nor drawn")
+        raise DataError(f"no rows of {missing}: classes without rows can be neither weighted nor sampled")
     return counts_C
 
 
 def _raw(count: int, *seeds: int) -> np.ndarray:
-    """Give random 64-bit numbers: the raw stream of a bit generator, the one of numpy's that never changes."""
+    """Return random 64-bit numbers: the raw stream of a bit generator is the same in every version of numpy."""
     return np.random.PCG64(list(seeds)).random_raw(count)
 
 

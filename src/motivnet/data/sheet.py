@@ -1,4 +1,4 @@
-"""Contact sheets: what a class looks like, at a glance."""
+"""Contact sheets: pictures with faces of one class."""
 
 import math
 from collections import Counter
@@ -22,26 +22,26 @@ INK, PALE, PAPER = "#202124", "#6b7078", "#ffffff"
 
 
 def sheet_rows(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Draw the rows that a class's sheet shows: at most PER_SHEET usable ones, in their order."""
+    """Sample the rows of a class's sheet: at most PER_SHEET usable ones, in their order."""
     rows = np.flatnonzero((manifest.targets == manifest.labels.index(label)) & usable_B)
     keys = np.random.PCG64(seed).random_raw(len(rows))
     return np.sort(rows[np.argsort(keys, kind="stable")[:PER_SHEET]])
 
 
 def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> "Image.Image":
-    """Lay out faces of one class, drawn at random, each above its row number and split.
+    """Lay out randomly sampled faces of one class, with row number and split below each.
 
     Args:
         manifest: the rows.
         label: the class.
         usable_B: which rows have an image.
-        seed: of the draw.
+        seed: random seed.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ImageError: if a row has no image after all.
+        ImageError: if an image cannot be decoded.
     """
     from PIL import Image, ImageDraw
 
@@ -68,7 +68,7 @@ def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
         if own == label
     )
     splits = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
-    return f"{counts.total():,} rows ({splits or 'none'}); {shown} of them, drawn at random, with row number and split"
+    return f"{counts.total():,} rows ({splits or 'none'}); {shown} random ones, with row number and split"
 
 
 def _tile(image_hwc_u8: np.ndarray) -> "Image.Image":
@@ -82,7 +82,7 @@ def _tile(image_hwc_u8: np.ndarray) -> "Image.Image":
 
 
 def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> None:
-    """Write one line as wide as a tile, cut where it is too long."""
+    """Write one line, cut to the width of a tile."""
     font = _font(10)
     while text and draw.textlength(text, font) > TILE_PX:
         text = text[:-1]

@@ -1,38 +1,187 @@
-"""Making probabilities mean what they say, and abstaining where they are low.
+"""Calibration of a model's probabilities, and the threshold below which it abstains.
+
+The split to fit on must be one that is not reported: scores of the images that a calibration was fitted on are too
+good.
 
 Shape suffixes: B images, C classes, N distinct thresholds.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from motivnet.checkpoints.bundle import Calibration
-from motivnet.errors import DataError
+from motivnet.checkpoints import bundle as bundles
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
+from motivnet.config import to_plain
+from motivnet.data.sources.named import read_source
+from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra
+from motivnet.evaluation.evaluate import Track, no_progress
 from motivnet.evaluation.metrics import checked_classes, checked_length
-from motivnet.evaluation.probabilities import checked_probs
+from motivnet.evaluation.predictions import Predictions, predict_manifest
+from motivnet.evaluation.probabilities import ProbabilityScores, checked_probs
+from motivnet.inference.backends import CALIBRATION_KEY
+from motivnet.inference.predictor import Predictor
+from motivnet.storage import atomic_folder
+from motivnet.version import __version__
 
+# Key of the calibration in a bundle's provenance.
+RECORD = "calibration"
 TEMPERATURES = (0.05, 20.0)
 EXPONENTS = (0.2, 5.0)
-# What float32 makes 0 of is below this, so that a probability of 0 is at most as much.
+# Every probability that float32 rounds to 0 is below this.
 SMALLEST_PROB = float(np.finfo(np.float32).smallest_subnormal)
 
 
-class RiskCoverage(NamedTuple):
-    """What abstaining gains: images are answered from the surest to the least sure.
+def calibrate(
+    model: str | Path,
+    data: str,
+    *,
+    split: str,
+    out: Path | None = None,
+    exponent: bool = False,
+    accuracy: float | None = None,
+    detect: bool = False,
+    overwrite: bool = False,
+    track: Track = no_progress,
+) -> Bundle:
+    """Fit the calibration of a bundle on a validation split, and store it there; what `motivnet calibrate` does.
 
-    Attributes:
-        threshold: highest probability from which on images are answered, (N,), falling.
-        coverage: share of the images that are answered then, (N,), rising to 1.
-        risk: share of the answered that are wrong, (N,).
-        area: under risk over coverage, from 0 to 1; less is better.
+    Args:
+        model: an embedded model, or folder of a bundle.
+        data: `KIND:PATH`, such as `fer2013:fer2013.parquet`.
+        split: to fit on: never the one whose scores are reported.
+        out: folder for a calibrated copy; None changes the bundle.
+        exponent: fit an exponent as well: for models trained with label smoothing or mixup.
+        accuracy: also find the threshold of abstention that reaches this accuracy.
+        detect: detect faces; otherwise the face is the data set's box, and without one the whole image.
+        overwrite: replace `out`; or a calibration; or change a model of the package.
+        track: shows progress.
+
+    Returns:
+        The calibrated bundle, with `config.provenance["calibration"]` as of `calibrated_config`.
+
+    Raises:
+        CheckpointError: if there is no such bundle.
+        DataError: if the data cannot be read; see also `calibrated_config`.
+        OutputError: if something would be replaced without `overwrite`, or cannot be written.
+        MissingExtraError: if the bundle's ONNX file states a calibration, and onnx is not installed to change it.
     """
+    if not bundles.is_bundle(model) and Path(model).exists():
+        raise CheckpointError(f"{model}: no bundle, so it has no place for a calibration: motivnet weights convert")
+    bundle = bundles.open_bundle(model)
+    _check_place(bundle, out, overwrite=overwrite)
+    predictor = Predictor.load(bundle.path, detector="libfacedetection" if detect else "whole")
+    manifest = read_source(data).split(split)
+    bar = functools.partial(track, total=len(manifest), what="images")
+    predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=bar)
+    config = calibrated_config(bundle.config, predictions, exponent=exponent, accuracy=accuracy)
+    onnx_too = CALIBRATION_KEY in getattr(predictor.backend, "metadata", {})
+    if out is None:
+        return _store(bundle.path, config, onnx_too=onnx_too)
+    with atomic_folder(out) as folder:
+        for file in bundle.path.iterdir():
+            if file.name.startswith(bundles.BUNDLE_NAMES):
+                shutil.copyfile(file, folder / file.name)
+        _store(folder, config, onnx_too=onnx_too)
+    return Bundle(out.resolve(), config)
 
-    threshold: np.ndarray
-    coverage: np.ndarray
-    risk: np.ndarray
-    area: float
+
+def _check_place(bundle: Bundle, out: Path | None, *, overwrite: bool) -> None:
+    """Refuse to replace anything without `overwrite`, before any work is done."""
+    if out is not None:
+        bundles.check_place(out.resolve(), overwrite=overwrite)
+    elif overwrite:
+        return
+    elif bundle.path.resolve().is_relative_to(bundles.ASSETS.resolve()):
+        raise OutputError(f"{bundle.config.name} is part of the package. Allowed: --out DIR, or --overwrite")
+    elif bundle.config.calibration != Calibration():
+        raise OutputError(f"{bundle.path}: is calibrated already. Allowed: --out DIR, or --overwrite")
+
+
+def _store(folder: Path, config: BundleConfig, *, onnx_too: bool) -> Bundle:
+    """Write the settings; an ONNX file that states a calibration of its own must not contradict them."""
+    if onnx_too:
+        with needs_extra("onnx", "train"):
+            from motivnet.export.onnx import state_calibration
+        state_calibration(folder / bundles.ONNX_NAME, config.calibration)
+    return bundles.write_config(folder, config)
+
+
+def calibrated_config(
+    config: BundleConfig, predictions: Predictions, *, exponent: bool = False, accuracy: float | None = None
+) -> BundleConfig:
+    """Fit a calibration, and a threshold of abstention for a wanted accuracy.
+
+    Args:
+        config: of the model's bundle.
+        predictions: of the model on a validation split, calibrated as their protocol states.
+        exponent: fit an exponent beside the temperature.
+        accuracy: share of correct answers that the threshold reaches there, above 0 and at most 1; None leaves the
+            bundle without a threshold, since one that was fitted with another calibration means nothing.
+
+    Returns:
+        The bundle's settings with `calibration` and `abstain_below`, and under `provenance["calibration"]` what they
+        were fitted on and the scores before and after; "before" is uncalibrated.
+
+    Raises:
+        DataError: if no image has an answer, the predictions are of other labels than the model's, no temperature is
+            best, or the accuracy is not reached at any threshold.
+    """
+    protocol, answered_B = predictions.protocol, predictions.answered_B
+    if predictions.labels != config.labels:
+        raise DataError(f"{protocol.data}: predictions of other labels than those of model {config.name!r}")
+    if not answered_B.any():
+        raise DataError(f"{protocol.data}: none of {len(answered_B)} images has an answer to calibrate by")
+    target_B = predictions.target_B[answered_B]
+    applied = protocol.calibration or Calibration()
+    before_BC = apply_calibration(predictions.probs_BC[answered_B], applied.inverse())
+    calibration = fit_calibration(before_BC, target_B, exponent=exponent)
+    low, high = TEMPERATURES
+    flawless = bool((before_BC.argmax(axis=1) == target_B).all())
+    if flawless or not 1.001 * low < calibration.temperature < 0.999 * high:
+        raise DataError(
+            f"{protocol.data}: no temperature from {low:g} to {high:g} is best for its {len(target_B)} images: all of "
+            "them are classified correctly, or the probabilities are uninformative"
+        )
+    after_BC = apply_calibration(before_BC, calibration)
+    before, after = ProbabilityScores(before_BC, target_B), ProbabilityScores(after_BC, target_B)
+    abstention = None if accuracy is None else _abstention(after_BC, target_B, accuracy)
+    record = {
+        "data": protocol.data,
+        "data_fingerprint": protocol.data_fingerprint,
+        "split": protocol.split,
+        "detection": protocol.detection,
+        "n": len(target_B),
+        "left_out": dict(Counter(status for status in predictions.status if status != "ok")),
+        **to_plain(calibration),
+        "log_loss": {"before": before.log_loss(), "after": after.log_loss()},
+        "ece": {"before": before.ece(), "after": after.ece()},
+        "abstention": abstention,
+        "version": __version__,
+    }
+    return dataclasses.replace(
+        config,
+        calibration=calibration,
+        abstain_below=abstention and abstention["abstain_below"],
+        provenance={**config.provenance, RECORD: record},
+    )
+
+
+def _abstention(probs_BC: np.ndarray, target_B: np.ndarray, accuracy: float) -> dict[str, Any]:
+    threshold = threshold_for_accuracy(probs_BC, target_B, accuracy)
+    kept_B = probs_BC.max(axis=1) >= threshold
+    return {
+        "wanted_accuracy": accuracy,
+        "abstain_below": threshold,
+        "accuracy": float((probs_BC.argmax(axis=1) == target_B)[kept_B].mean()),
+        "coverage": float(kept_B.mean()),
+    }
 
 
 def fit_calibration(probs: ArrayLike, target: ArrayLike, *, exponent: bool = False) -> Calibration:
@@ -40,22 +189,23 @@ def fit_calibration(probs: ArrayLike, target: ArrayLike, *, exponent: bool = Fal
 
     The temperature alone is after Guo et al., On calibration of modern neural networks, 2017, arXiv 1706.04599, section
     4.2: the loss is convex in 1 / temperature, so that the search finds its one minimum. With an exponent the search
-    starts there, and gives the nearest minimum; it is the same each time. Probabilities serve as well as logits: their
-    logarithms differ from the logits by a constant an image, which the softmax removes.
+    starts there, and returns the nearest minimum; it is the same each time. Probabilities serve as well as logits:
+    their logarithms differ from the logits by a constant per image, which the softmax removes.
 
-    Without a minimum between the bounds, the temperature is near the upper one if the probabilities tell nothing; and
-    merely low if all images are classified rightly, as there is then no mistake to weigh the certainty against.
+    Without a minimum between the bounds, the temperature is near the upper one if the probabilities are uninformative;
+    and merely low if all images are classified correctly, as there is then no mistake to weigh the confidence against.
 
     Args:
         probs: uncalibrated probability of every class, (B, C), of images that the model was not trained on.
-        target: true class of each image, whole numbers (B,) from 0 to C - 1.
+        target: true class of each image, integers (B,) from 0 to C - 1.
         exponent: fit it as well; otherwise it is 1.
 
     Returns:
         Its temperature is from 0.05 to 20, its exponent from 0.2 to 5.
 
     Raises:
-        DataError: if there are no images, lengths differ, a class is out of range, or a row holds no probabilities.
+        DataError: if there are no images, lengths differ, a class is out of range, or a row of probabilities is
+            invalid.
     """
     from scipy.optimize import minimize, minimize_scalar
 
@@ -84,36 +234,20 @@ def fit_calibration(probs: ArrayLike, target: ArrayLike, *, exponent: bool = Fal
 
 
 def apply_calibration(probs: ArrayLike, calibration: Calibration) -> np.ndarray:
-    """Give the probabilities that a calibration makes of uncalibrated ones, float64 (B, C).
+    """Return calibrated probabilities, float64 (B, C).
 
     Args:
         probs: probability of every class, (B, C).
-        calibration: the inverse of one takes back what it did.
+        calibration: to apply; the inverse of one undoes it.
 
     Raises:
-        DataError: if a row holds no probabilities.
+        DataError: if a row of probabilities is invalid.
     """
     return calibration.probs(_logarithms(checked_probs(probs)))
 
 
-def risk_coverage(probs: ArrayLike, target: ArrayLike) -> RiskCoverage:
-    """Give the error among the answered images at every threshold of the highest probability.
-
-    Images with the same highest probability are answered together, so that their order does not matter; the area is
-    then the mean risk over the images as they are taken in (Geifman, Uziel and El-Yaniv, Bias-reduced uncertainty
-    estimation, 2019, arXiv 1805.08206), all of a tie at the tie's own risk.
-
-    Args and errors are those of `fit_calibration`.
-    """
-    threshold_N, answered_N, correct_N = _answered(*_checked(probs, target))
-    coverage_N = answered_N / answered_N[-1]
-    risk_N = 1 - correct_N / answered_N
-    area = float((np.diff(coverage_N, prepend=0) * risk_N).sum())
-    return RiskCoverage(threshold_N, coverage_N, risk_N, area)
-
-
 def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float) -> float:
-    """Find the smallest threshold such that the images with at least that highest probability are right often enough.
+    """Find the smallest threshold such that the images with at least that highest probability are correct often enough.
 
     So as many images as possible are answered. Images with the same highest probability are answered together. The
     threshold is one of the highest probabilities themselves, or 0 if all images may be answered.
@@ -122,16 +256,20 @@ def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float)
 
     Args:
         probs: probability of every class, (B, C), of images that the model was not trained on.
-        target: true class of each image, whole numbers (B,) from 0 to C - 1.
-        accuracy: wanted share of right answers, above 0 and at most 1.
+        target: true class of each image, integers (B,) from 0 to C - 1.
+        accuracy: wanted share of correct answers, above 0 and at most 1.
 
     Raises:
         DataError: as `fit_calibration`, or if `accuracy` is out of range or not reached at any threshold.
     """
     if not 0 < accuracy <= 1:
         raise DataError(f"accuracy must be above 0 and at most 1, not {accuracy}")
-    threshold_N, answered_N, correct_N = _answered(*_checked(probs, target))
-    accuracy_N = correct_N / answered_N
+    probs_BC, target_B = _checked(probs, target)
+    correct_B = probs_BC.argmax(axis=1) == target_B
+    # The distinct highest probabilities, descending, and how many images have at least that.
+    threshold_N, place_B = np.unique(-probs_BC.max(axis=1), return_inverse=True)
+    threshold_N, answered_N = -threshold_N, np.bincount(place_B).cumsum()
+    accuracy_N = np.bincount(place_B, correct_B).cumsum() / answered_N
     reached = np.flatnonzero(accuracy_N >= accuracy)
     if not len(reached):
         best = int(np.argmax(accuracy_N))
@@ -141,13 +279,6 @@ def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float)
         )
     last = reached[-1]
     return 0.0 if last == len(threshold_N) - 1 else float(threshold_N[last])
-
-
-def _answered(probs_BC: np.ndarray, target_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the distinct highest probabilities, falling, and how many images have at least that, and rightly, (N,)."""
-    correct_B = probs_BC.argmax(axis=1) == target_B
-    threshold_N, place_B = np.unique(-probs_BC.max(axis=1), return_inverse=True)
-    return -threshold_N, np.bincount(place_B).cumsum(), np.bincount(place_B, correct_B).cumsum()
 
 
 def _checked(probs: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

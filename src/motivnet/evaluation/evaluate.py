@@ -1,183 +1,86 @@
-"""Score a model on a data set: predictions under a protocol, all metrics with intervals, by class and by group.
+"""Evaluate a model on a data set: predictions, all metrics with intervals, by class and by group.
 
-Shape suffixes: B images, C classes.
+Shape suffixes: B images, A images with an answer, C classes.
 """
 
 import dataclasses
 import functools
+import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from motivnet.config import to_plain
+from motivnet.checkpoints.bundle import model_fingerprint
+from motivnet.config import replace, to_plain
+from motivnet.data import clean
 from motivnet.data.manifest import Manifest
-from motivnet.errors import DataError
+from motivnet.data.sources.named import read_source
+from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation import metrics
-from motivnet.evaluation.affect import affect_scores
-from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol
-from motivnet.evaluation.probabilities import ProbabilityScores
+from motivnet.evaluation.external_predictions import read_predictions
+from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, predict_manifest
+from motivnet.evaluation.probabilities import ProbabilityScores, Reliability
 from motivnet.evaluation.resampling import Interval, bootstrap
-from motivnet.faces import load_detector
 from motivnet.inference.predictor import Predictor
-from motivnet.inference.results import FaceResult, ImageResult, Status
+from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.inference.results import Status
+from motivnet.inference.tables import check_folder
 from motivnet.labels import AFFECT
-from motivnet.preprocess import Box
+from motivnet.storage import atomic_folder
 
+T = TypeVar("T")
+
+# The metrics come last: where they are, all is.
+FILES = ("predictions.parquet", "report.html", "metrics.json")
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
-# Measures of probabilities, and whether resampling gives them an interval: noise of a resample adds to a calibration
+# Metrics of probabilities, and whether resampling gives them an interval: noise of a resample adds to a calibration
 # error, so that the interval would lie too high.
 PROBABILITY_SCORES = {"auroc_macro": True, "log_loss": True, "brier": True, "ece": False, "classwise_ece": False}
-CLASS_SCORES = {
-    "recall": metrics.recall_per_class,
-    "precision": metrics.precision_per_class,
-    "f1": metrics.f1_per_class,
-}
-CLASS_METRICS = {
-    "war": metrics.war,
-    "uar": metrics.uar,
-    "precision_macro": metrics.precision_macro,
-    "precision_weighted": metrics.precision_weighted,
-    "f1_macro": metrics.f1_macro,
-    "f1_weighted": metrics.f1_weighted,
-}
-METRICS = ("war", "uar", "top2", *[name for name in CLASS_METRICS if name not in ("war", "uar")], *PROBABILITY_SCORES)
-
-Track = Callable[[Iterable[ImageResult]], Iterable[ImageResult]]
+CLASS_SCORES = {name: getattr(metrics, f"{name}_per_class") for name in ("recall", "precision", "f1")}
+AVERAGES = ("precision_macro", "precision_weighted", "f1_macro", "f1_weighted")
+CLASS_METRICS = {name: getattr(metrics, name) for name in ("war", "uar", *AVERAGES)}
+AFFECT_SCORES = {"ccc": metrics.ccc, "rmse": metrics.rmse, "sign_agreement": metrics.sign_agreement}
+METRICS = ("war", "uar", "top2", *AVERAGES, *PROBABILITY_SCORES)
 
 
-def predict_manifest(
-    predictor: Predictor,
-    manifest: Manifest,
-    *,
-    detect: bool,
-    data: str,
-    split: str | None,
-    model_fingerprint: str | None = None,
-    unanswered: str = UNANSWERED["error"],
-    track: Track = iter,
-) -> Predictions:
-    """Ask a model for every row of a manifest, in its order.
+class Track(typing.Protocol):
+    """A progress bar, such as `motivnet.cli.progress.track`."""
 
-    Args:
-        predictor: the model, and the detector that `detect` asks for.
-        manifest: what to ask; rows of labels that the model does not know are left out, and counted.
-        detect: look for faces: the largest counts, or where the manifest has a box the one that overlaps it most, and
-            none if none does. Otherwise the face is the manifest's box, and without one the whole image.
-        data: the source as it was named, for the protocol.
-        split: the publisher's split, for the protocol.
-        model_fingerprint: what `checkpoints.fingerprint.model_fingerprint` gives, for the protocol.
-        unanswered: one of the values of UNANSWERED, for the protocol.
-        track: goes through the results as they come, such as a progress bar.
-
-    Raises:
-        DataError: if no row has a label that the model knows.
-    """
-    labels = predictor.config.labels
-    manifest = manifest.restrict(labels)
-    boxes = [Box(*box) if box else None for box in manifest.table["box"].to_pylist()]
-    sources = (manifest.source(row) for row in range(len(manifest)))
-    results = predictor.stream(sources) if detect else _without_detector(predictor).stream(sources, boxes=boxes)
-    probs_BC = np.full((len(manifest), len(labels)), np.nan)
-    affect_B2 = np.full((len(manifest), len(AFFECT)), np.nan)
-    status: list[Status] = []
-    errors: dict[int, str] = {}
-    faces: dict[int, Box] = {}
-    for row, (result, box) in enumerate(zip(track(results), boxes, strict=True)):
-        face = choose_face(result.faces, box if detect else None)
-        status.append("no_face" if face is None and result.status == "ok" else result.status)
-        if result.error is not None:
-            errors[row] = result.error
-        if face is not None:
-            probs_BC[row] = list(face.probs.values())
-            affect_B2[row] = face.valence, face.arousal  # None becomes NaN
-            if detect or box:
-                faces[row] = face.box
-    protocol = Protocol(
-        model=predictor.config.name,
-        model_fingerprint=model_fingerprint,
-        data=data,
-        data_fingerprint=manifest.fingerprint(),
-        split=split,
-        n=len(manifest),
-        dropped=dict(manifest.dropped),
-        labels=labels.names,
-        detection=_describe(predictor.detector.name if detect else None, boxes),
-        preprocessing=predictor.config.preprocessing.fingerprint,
-        calibration=predictor.config.calibration,
-        unanswered=unanswered,
-    )
-    return Predictions(
-        manifest=manifest,
-        probs_BC=probs_BC,
-        status=tuple(status),
-        protocol=protocol,
-        errors=errors,
-        faces=faces,
-        affect_B2=affect_B2 if predictor.config.model.affect else None,
-    )
+    def __call__(self, items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
+        """Return the items, as they come; `total` of them, named `what`."""
+        ...
 
 
-def _without_detector(predictor: Predictor) -> Predictor:
-    return Predictor(predictor.config, predictor.backend, load_detector("whole"), predictor.options)
-
-
-def _describe(detector: str | None, boxes: Sequence[Box | None]) -> str:
-    """Say how faces were found, for the protocol."""
-    num_boxes = sum(box is not None for box in boxes)
-    if detector is None:
-        if not num_boxes:
-            return "none: images are crops"
-        others = len(boxes) - num_boxes
-        return "none: boxes of the data set" + (f"; {others} images without one are crops" if others else "")
-    if not num_boxes:
-        return f"{detector}: the largest face counts"
-    rule = f"{detector}: the face counts that overlaps the data set's box most"
-    return rule if num_boxes == len(boxes) else f"{rule}, the largest in {len(boxes) - num_boxes} images without one"
-
-
-def choose_face(faces: Sequence[FaceResult], box: Box | None) -> FaceResult | None:
-    """Choose the face that counts: of those that overlap `box` the one that does most; without a box the first.
-
-    Args:
-        faces: largest first.
-        box: where the data set says that the face is.
-    """
-    if box is None:
-        return faces[0] if faces else None
-    best = max(faces, key=lambda face: _overlap(face.box, box), default=None)
-    return best if best and _overlap(best.box, box) > 0 else None
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Give intersection over union."""
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / (a.width * a.height + b.width * b.height - shared) if shared else 0.0
+def no_progress(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
+    """Return the items without a progress bar."""
+    return items
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How well predictions do, under which protocol.
+    """The metrics of predictions.
 
     Args:
-        protocol: what exactly was measured.
-        metrics: `n`, the images that are scored, and each of METRICS, as fractions; NaN where a measure does not exist,
-            such as the AUROC of answers without probabilities.
+        predictions: that were evaluated.
+        metrics: `n`, the number of images that are scored, and each of METRICS, as fractions; NaN where a metric does
+            not exist, such as the AUROC of answers without probabilities.
         intervals: of the metrics that have one.
-        per_class: label -> n, predicted, recall, precision, f1, auroc, and `intervals` of the first three.
-        confusion: row is the true class, column the predicted one; images without an answer are in no column.
-        status: how many images of the protocol ended how.
-        groups: of every group column, value by value: group, value, n, war, uar.
-        affect: what `affect_scores` gives of valence and arousal; empty where model or data have none.
+        per_class: label -> n, predicted, recall, precision, f1, auroc, and `intervals` of recall, precision and f1.
+        confusion: confusion matrix, a row per true class and a column per predicted class; images without an answer are
+            in no column.
+        status: number of images of the protocol by status.
+        groups: a row per value of every group column: group, value, n, war, uar.
+        affect: of `affect_scores`; empty where model or data have no valence and arousal.
+        reliability: of the images with an answer; None where there are no probabilities.
         bootstrap: level, num_resamples, seed, and `by`: `image` or `subject`; None without intervals.
     """
 
-    protocol: Protocol
+    predictions: Predictions
     metrics: dict[str, float]
     intervals: dict[str, Interval]
     per_class: dict[str, dict[str, Any]]
@@ -185,143 +88,274 @@ class Evaluation:
     status: dict[str, int]
     groups: list[dict[str, Any]]
     affect: dict[str, dict[str, Any]]
+    reliability: Reliability | None
     bootstrap: dict[str, Any] | None
 
+    @property
+    def protocol(self) -> Protocol:
+        """What exactly was measured."""
+        return self.predictions.protocol
+
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON; what does not exist is None."""
-        return _jsonable(
-            {
-                **self.metrics,
-                **({"affect": self.affect} if self.affect else {}),
-                "intervals": self.intervals,
-                "bootstrap": self.bootstrap,
-                "per_class": self.per_class,
-                "confusion": self.confusion,
-                "status": self.status,
-                "groups": self.groups,
-                "protocol": to_plain(self.protocol),
-            }
-        )
+        """Return plain data for JSON, as in `metrics.json`; what does not exist is None."""
+        names = ("intervals", "bootstrap", "per_class", "confusion", "status", "groups")
+        affect = {"affect": self.affect} if self.affect else {}
+        rest = {name: getattr(self, name) for name in names}
+        return _without_nan({**self.metrics, **affect, **rest, "protocol": to_plain(self.protocol)})
+
+    def write(self, out: Path, *, thumbnails: bool = True) -> None:
+        """Write FILES to a folder, in place of those that it may hold.
+
+        Args:
+            out: the folder, which is made if it does not exist.
+            thumbnails: embed small copies of the worst mistakes in `report.html`; otherwise they are named only.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        from motivnet.report.evaluation_report import evaluation_report
+
+        with atomic_folder(out, merge=True, last=FILES[-1]) as folder:
+            self.predictions.write(folder / FILES[0])
+            (folder / FILES[1]).write_text(evaluation_report(self, with_thumbnails=thumbnails), encoding="utf-8")
+            text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+            (folder / FILES[2]).write_text(text, encoding="utf-8")
 
 
-def evaluate(predictions: Predictions, *, intervals: bool = True, seed: int = 0) -> Evaluation:
-    """Compute every metric of predictions, as their protocol has it.
+def evaluate(
+    model: str | Path | None,
+    data: str,
+    *,
+    out: Path | None = None,
+    predictions: Path | None = None,
+    split: str | None = None,
+    unseen_in: str | None = None,
+    detect: bool = False,
+    unanswered: str = "error",
+    thumbnails: bool = True,
+    seed: int = 0,
+    overwrite: bool = False,
+    config: PredictorConfig | None = None,
+    track: Track = no_progress,
+) -> Evaluation:
+    """Evaluate a model, or the predictions of another tool, on a labelled data set; what `motivnet evaluate` does.
 
     Args:
-        predictions: answers to a manifest.
+        model: as `Predictor.load` takes it; None with `predictions`.
+        data: `KIND:PATH`, such as `fer2013:fer2013.parquet`.
+        out: folder to write FILES to; None writes nothing.
+        predictions: a file of predictions instead of a model; see `read_predictions`.
+        split: the publisher's split; None takes all rows.
+        unseen_in: leave out images of `split` whose exact pixels also occur in this split.
+        detect: detect faces; otherwise the face is the data set's box, and without one the whole image.
+        unanswered: `error` or `leave-out`: how images that cannot be read or show no face are scored.
+        thumbnails: show the worst mistakes in the report.
+        seed: of the resamples that give the intervals.
+        overwrite: replace FILES in `out`.
+        config: options of the predictor; its detector is used with `detect`.
+        track: shows progress.
+
+    Raises:
+        ConfigError: unless exactly one of model and predictions is given, or if options contradict each other.
+        DataError: if the data or predictions cannot be read, or there is nothing to score.
+        CheckpointError: if there is no such model, or it is damaged.
+        OutputError: if `out` holds results already, or cannot be written.
+    """
+    if unseen_in and not split:
+        raise ConfigError("unseen_in leaves images out of a split. Allowed: with split")
+    if out is not None:
+        check_folder(out, FILES, overwrite=overwrite)
+    # The model comes before the data: a mistake in its name is found sooner.
+    predict = prediction_source(
+        model,
+        data,
+        predictions=predictions,
+        split=split,
+        detect=detect,
+        unanswered=unanswered,
+        config=config,
+        track=track,
+    )
+    manifest = read_source(data)
+    if split:
+        manifest = clean.leave_out_repeated(manifest, split, unseen_in) if unseen_in else manifest.split(split)
+    found = score(predict(manifest), seed=seed, track=track)
+    if out is not None:
+        found.write(out, thumbnails=thumbnails)
+    return found
+
+
+def prediction_source(
+    model: str | Path | None,
+    data: str,
+    *,
+    predictions: Path | None,
+    split: str | None,
+    detect: bool,
+    unanswered: str = "error",
+    config: PredictorConfig | None = None,
+    track: Track = no_progress,
+) -> Callable[[Manifest], Predictions]:
+    """Load a model, or name a file of predictions; arguments and errors as for `evaluate`.
+
+    Returns:
+        A function that returns the predictions for a manifest.
+    """
+    if (model is None) == (predictions is None):
+        raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
+    if unanswered not in UNANSWERED:
+        raise ConfigError(f"unanswered {unanswered!r}. Allowed: {', '.join(UNANSWERED)}")
+    if model is None:
+        if detect:
+            raise ConfigError(
+                "detect finds faces for a model; predictions are answers already. Allowed: without detect"
+            )
+        path = predictions or Path()
+        return lambda manifest: read_predictions(
+            path, manifest, data=data, split=split, unanswered=UNANSWERED[unanswered]
+        )
+    config = config or PredictorConfig()
+    predictor = Predictor.load(model, config if detect else replace(config, {"detector": "whole"}))
+    return lambda manifest: predict_manifest(
+        predictor,
+        manifest,
+        detect=detect,
+        data=data,
+        split=split,
+        model_fingerprint=model_fingerprint(model),
+        unanswered=UNANSWERED[unanswered],
+        track=functools.partial(track, total=len(manifest), what="images"),
+    )
+
+
+def score(predictions: Predictions, *, intervals: bool = True, seed: int = 0, track: Track = no_progress) -> Evaluation:
+    """Compute every metric of predictions, as their protocol states.
+
+    Args:
+        predictions: for a manifest.
         intervals: also resample for 95 % intervals, by subject where the manifest knows subjects.
         seed: of the resamples.
+        track: shows progress.
 
     Raises:
         DataError: if there is nothing to score.
     """
-    status = {name: Counter(predictions.status)[name] for name in ("ok", "no_face", "unreadable")}
-    protocol = predictions.protocol
-    if protocol.unanswered == UNANSWERED["leave-out"]:
-        predictions = predictions.select(predictions.answered_B)
-    if not len(predictions.manifest):
+    scored = predictions.scored
+    if not len(scored.manifest):
         raise DataError("none of the images has an answer, so there is nothing to score")
-    scorer = _Scorer(predictions)
-    by_class, scores = scorer.by_class(), scorer.scores()
-    found: dict[str, Interval] = {}
-    bootstrapped = None
-    subjects = predictions.manifest.table["subject"].to_pylist()
+    scorer = _Scorer(scored)
+    by_class, scores, probable = scorer.by_class(), scorer.scores(), scorer.probability_scores
+    subjects = scored.manifest.table["subject"].to_pylist()
     by_subject = any(subject is not None for subject in subjects)
+    resamples = {"level": LEVEL, "num_resamples": NUM_RESAMPLES, "seed": seed}
+    found: dict[str, Interval] = {}
     if intervals:
-        units = subjects if by_subject else len(subjects)
-        found = bootstrap(scorer.resampled, units, num_resamples=NUM_RESAMPLES, level=LEVEL, seed=seed)
-        bootstrapped = {
-            "by": "subject" if by_subject else "image",
-            "level": LEVEL,
-            "num_resamples": NUM_RESAMPLES,
-            "seed": seed,
-        }
+        bar = functools.partial(track, total=NUM_RESAMPLES, what="intervals by resampling")
+        found = bootstrap(scorer.resampled, subjects if by_subject else len(subjects), track=bar, **resamples)
     for label, values in by_class.items():
         values["intervals"] = {name: found[f"{name}.{label}"] for name in CLASS_SCORES if found}
     return Evaluation(
-        protocol=protocol,
-        metrics={"n": len(predictions.manifest), **{name: scores[name] for name in METRICS}},
+        predictions=predictions,
+        metrics={"n": len(scored.manifest), **scores},
         intervals={name: found[name] for name in METRICS if name in found},
         per_class=by_class,
-        confusion=scorer.confusion().tolist(),
-        status=status,
-        groups=list(_groups(predictions)),
+        confusion=metrics.confusion_matrix(*scorer.classes).tolist(),
+        status={name: predictions.status.count(name) for name in get_args(Status)},
+        groups=list(_groups(scored)),
         affect=affect_scores(
-            predictions,
-            subjects if by_subject else None,
-            num_resamples=NUM_RESAMPLES if intervals else 0,
-            level=LEVEL,
-            seed=seed,
+            scored, subjects if by_subject else None, num_resamples=NUM_RESAMPLES if intervals else 0, seed=seed
         ),
-        bootstrap=bootstrapped,
+        reliability=probable.reliability() if probable else None,
+        bootstrap={"by": "subject" if by_subject else "image", **resamples} if intervals else None,
     )
 
 
 class _Scorer:
-    """All measures of predictions, under any weights of the images."""
+    """All metrics of predictions, under any weights of the images."""
 
     def __init__(self, predictions: Predictions) -> None:
-        self.labels = predictions.labels
-        self.preds_B, self.target_B = predictions.preds_B, predictions.target_B
-        self.answered_B = predictions.answered_B
-        self.probs_BC = predictions.probs_BC[self.answered_B] if predictions.has_probs else None
-
-    @functools.cached_property
-    def in_top2(self) -> np.ndarray:
-        """Whether the true class is among the two most probable; not so where there is no answer."""
-        in_top2 = np.zeros(len(self.target_B))
-        if self.probs_BC is not None and len(self.probs_BC):
-            in_top2[self.answered_B] = metrics.rank_of_truth(self.probs_BC, self.target_B[self.answered_B]) < 2
-        return in_top2
-
-    @functools.cached_property
-    def probability_scores(self) -> ProbabilityScores | None:
-        if self.probs_BC is None or not len(self.probs_BC):
-            return None
-        return ProbabilityScores(self.probs_BC, self.target_B[self.answered_B])
+        self.labels, self.answered_B = predictions.labels, predictions.answered_B
+        # Arguments of the metrics of classes.
+        self.classes = (predictions.preds_B, predictions.target_B, len(self.labels))
+        # Whether the true class is among the two most probable; not so where there is no answer.
+        self.in_top2 = np.zeros(len(self.answered_B)) if predictions.has_probs else None
+        self.probability_scores = None
+        if self.in_top2 is not None and self.answered_B.any():
+            probs_AC, target_A = predictions.probs_BC[self.answered_B], predictions.target_B[self.answered_B]
+            self.in_top2[self.answered_B] = metrics.rank_of_truth(probs_AC, target_A) < 2
+            self.probability_scores = ProbabilityScores(probs_AC, target_A)
 
     def scores(self, weights_B: np.ndarray | None = None, names: Iterable[str] = METRICS) -> dict[str, float]:
-        """Give metrics; those of probabilities are of the images with an answer, if there are any."""
+        """Return metrics; those of probabilities are of the images with an answer, if there are any."""
         scores: dict[str, float] = {}
         weights_A = None if weights_B is None else weights_B[self.answered_B]
-        probable = self.probability_scores
-        if weights_A is not None and not weights_A.any():
-            probable = None
+        probable = self.probability_scores if weights_A is None or weights_A.any() else None
         for name in names:
             if name in CLASS_METRICS:
-                args = (self.preds_B, self.target_B, len(self.labels))
-                scores[name] = CLASS_METRICS[name](*args, weights=weights_B)
+                scores[name] = CLASS_METRICS[name](*self.classes, weights=weights_B)
             elif name == "top2":
-                known = self.probs_BC is not None
-                scores[name] = metrics.weighted_mean(self.in_top2, weights_B) if known else math.nan
+                scores[name] = math.nan if self.in_top2 is None else metrics.weighted_mean(self.in_top2, weights_B)
             else:
                 scores[name] = getattr(probable, name)(weights_A) if probable else math.nan
         return scores
 
     def resampled(self, weights_B: np.ndarray) -> dict[str, float]:
-        """Give the measures that resampling tells the spread of: metrics, and `recall.LABEL` and so on."""
+        """Return what gets an interval: metrics, and `recall.LABEL` and so on."""
         scores = self.scores(weights_B, [name for name in METRICS if PROBABILITY_SCORES.get(name, True)])
-        for name, score in CLASS_SCORES.items():
-            values_C = score(self.preds_B, self.target_B, len(self.labels), weights=weights_B)
+        for name, metric in CLASS_SCORES.items():
+            values_C = metric(*self.classes, weights=weights_B)
             scores |= {f"{name}.{label}": value for label, value in zip(self.labels, values_C.tolist(), strict=True)}
         return scores
 
-    def confusion(self) -> np.ndarray:
-        return metrics.confusion_matrix(self.preds_B, self.target_B, len(self.labels))
-
     def by_class(self) -> dict[str, dict[str, Any]]:
-        num_classes = len(self.labels)
-        nothing = np.full(num_classes, np.nan)
+        """Return the counts and scores of each label."""
+        preds_B, target_B, num_classes = self.classes
+        probable = self.probability_scores
         columns = {
-            "n": np.bincount(self.target_B, minlength=num_classes),
-            "predicted": np.bincount(self.preds_B[self.answered_B], minlength=num_classes),
-            **{name: score(self.preds_B, self.target_B, num_classes) for name, score in CLASS_SCORES.items()},
-            "auroc": self.probability_scores.auroc_per_class() if self.probability_scores else nothing,
+            "n": np.bincount(target_B, minlength=num_classes),
+            "predicted": np.bincount(preds_B[self.answered_B], minlength=num_classes),
+            **{name: metric(*self.classes) for name, metric in CLASS_SCORES.items()},
+            "auroc": probable.auroc_per_class() if probable else np.full(num_classes, np.nan),
         }
         return {
             label: {name: values[row].item() for name, values in columns.items()}
             for row, label in enumerate(self.labels)
         }
+
+
+def affect_scores(
+    predictions: Predictions, subjects: list[str | None] | None, *, num_resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Score valence and arousal on the images that have both a label and an answer.
+
+    Args:
+        predictions: for a manifest.
+        subjects: of each image, to resample by; None resamples images.
+        num_resamples: for the 95 % intervals; 0 for none.
+        seed: of the resamples.
+
+    Returns:
+        `valence` and `arousal` -> n, ccc, rmse, sign_agreement, and `intervals` of these three; empty if the model does
+        not predict them, or no image has a label.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if predictions.affect_B2 is None:
+        return found
+    for name, preds_B, target_B in zip(AFFECT, predictions.affect_B2.T, predictions.manifest.affect.T, strict=True):
+        (scored,) = np.nonzero(~np.isnan(preds_B) & ~np.isnan(target_B))
+        if not len(scored):
+            continue
+        scores = functools.partial(_affect_scores, preds_B[scored], target_B[scored])
+        units = len(scored) if subjects is None else [subjects[row] for row in scored]
+        intervals = {}
+        if num_resamples:
+            intervals = bootstrap(scores, units, num_resamples=num_resamples, level=LEVEL, seed=seed)
+        found[name] = {"n": len(scored), **scores(), "intervals": intervals}
+    return found
+
+
+def _affect_scores(preds_A: np.ndarray, target_A: np.ndarray, weights_A: np.ndarray | None = None) -> dict[str, float]:
+    return {name: metric(preds_A, target_A, weights=weights_A) for name, metric in AFFECT_SCORES.items()}
 
 
 def _groups(predictions: Predictions) -> Iterator[dict[str, Any]]:
@@ -333,24 +367,23 @@ def _groups(predictions: Predictions) -> Iterator[dict[str, Any]]:
             if value is not None:
                 members.setdefault((group, value), []).append(row)
     splits = table["split"].to_pylist()
-    if len(set(splits)) > 1:
-        for row, split in enumerate(splits):
-            members.setdefault(("split", split), []).append(row)
-    num_classes = len(predictions.labels)
+    for row, split in enumerate(splits if len(set(splits)) > 1 else ()):
+        members.setdefault(("split", split), []).append(row)
     for (group, value), rows in sorted(members.items()):
-        preds_B, target_B = predictions.preds_B[rows], predictions.target_B[rows]
+        classes = predictions.preds_B[rows], predictions.target_B[rows], len(predictions.labels)
         yield {
             "group": group,
             "value": value,
             "n": len(rows),
-            **{name: CLASS_METRICS[name](preds_B, target_B, num_classes) for name in ("war", "uar")},
+            "war": metrics.war(*classes),
+            "uar": metrics.uar(*classes),
         }
 
 
-def _jsonable(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     """Replace NaN, which JSON does not know, by None."""
     if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

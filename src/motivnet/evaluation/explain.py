@@ -1,25 +1,27 @@
-"""Where a model looks for each emotion: ML-Decoder's cross-attention, on the face as it was photographed.
+"""Explain a model by maps of each emotion over the face: ML-Decoder's cross-attention, traced back to the pixels.
 
-ML-Decoder asks one question an emotion; attention decides how much of each token goes into the answer. The tokens of a
+ML-Decoder has a query per emotion; attention decides how much of each token goes into its logit. The tokens of a
 transformer such as Sapiens stand for places. Those of a small convolutional network do not: each of nano's nine has
-seen the whole face, and attention on them says nothing of where in the face (`benchmarks/explain_deletion.py` measures
-it). The map of an emotion therefore follows what attention took on to the places where it came from:
+the whole face in its receptive field, and attention on them says nothing about where in the face
+(`benchmarks/explain_deletion.py` measures it). The map of an emotion is therefore traced from the attended tokens to
+the places that they were computed from:
 
-- the attention weights, of every layer and head, are taken for constants;
+- the attention weights, of every layer and head, are held constant;
 - through them the emotion's logit has a gradient at the deepest feature map of the backbone with at least `MIN_PLACES`
   places on its shorter side; at the tokens themselves, where they are as fine, or nothing before them is;
-- there, gradient times feature is summed over channels (as in HiResCAM, arXiv 2011.08891), what speaks against the
-  emotion is left out, and the rest is scaled to sum to 1.
+- there, gradient times feature is summed over channels (as in HiResCAM, arXiv 2011.08891), evidence against the
+  emotion is clamped to 0, and the rest is scaled to sum to 1.
 
 Heads are joined by the sum that the model itself makes of them, layers by their sum as well, and classes that share a
-query still have maps of their own. The bare weights are there, too: `Explanation.attention` is the last layer's, the
-mean of its heads, of the query that answers the emotion.
+query still have maps of their own. `Explanation.attention` holds the bare weights: the last layer's, the mean of its
+heads, of the query of the emotion.
 
 Shape suffixes: B images, C channels (pixels) or classes (maps), H height, W width of the model's input, N tokens,
 Q queries; i, j rows and columns of a map; h height, w width, c channels of an image.
 """
 
 import dataclasses
+import io
 import math
 import threading
 from pathlib import Path
@@ -31,16 +33,18 @@ from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, DataError, OutputError
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.images import ColorOrder, ImageLimits, decode_image
+from motivnet.inference.backends import load_backend
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
-from motivnet.inference.runtime import load_backend
+from motivnet.inference.tables import check_output
 from motivnet.inference.torch_backend import TorchBackend
-from motivnet.models.ml_decoder import Look, MLDecoder
+from motivnet.models.ml_decoder import AttentionTrace, MLDecoder
 from motivnet.models.motivnet import MotivNet
 from motivnet.preprocess import Box
+from motivnet.storage import write_bytes
 
 if TYPE_CHECKING:
     from motivnet.images import ImageSource
@@ -49,13 +53,13 @@ if TYPE_CHECKING:
 MIN_PLACES = 12
 
 
-class Looked(NamedTuple):
-    """What a model made of a batch.
+class Attribution(NamedTuple):
+    """The probabilities of a batch, and the maps that explain them.
 
     Attributes:
         probs: probability of every class, float64 (B, C).
-        maps: where what speaks for each class came from, float32 (B, C, i, j); each sums to 1, or is 0 throughout
-            where nothing does.
+        maps: evidence for each class by place, float32 (B, C, i, j); each sums to 1, or is 0 throughout where there is
+            none.
         attention: bare weights of each class's query, float32 (B, C, N); each sums to 1.
     """
 
@@ -66,13 +70,13 @@ class Looked(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Explanation:
-    """A face, its emotion, and where the model looked for each of the emotions.
+    """A face, its emotion, and a map per emotion of the evidence for it.
 
     Args:
-        face: box, emotion and probabilities, as `Predictor` gives them.
-        maps: label -> where what attention found for it came from, float32 (i, j); sums to 1, or is 0 throughout.
+        face: box, emotion and probabilities, as of `Predictor`.
+        maps: label -> evidence for it by place, float32 (i, j); sums to 1, or is 0 throughout.
         attention: label -> bare weights on the tokens, float32 (i, j) of the token grid; sums to 1.
-        seen: the rectangle of the photograph that the model saw, in whole pixels; may reach beyond its edges.
+        seen: the rectangle of the photograph in the model's input, in whole pixels; may reach beyond its edges.
         filled: the rectangle of the model's input that it fills, in pixels; the rest of the input is padding.
         input_size: (height, width) of the model's input, which every map covers.
     """
@@ -85,15 +89,15 @@ class Explanation:
     input_size: tuple[int, int]
 
     def heat(self, emotion: str | None = None, *, bare: bool = False) -> np.ndarray:
-        """Draw a map out over `seen`.
+        """Resize a map to `seen`.
 
         Args:
             emotion: a label; None takes the face's.
             bare: the attention weights on the tokens instead of the map.
 
         Returns:
-            The map relative to an even spread over the whole input, float32 (h, w) of the size of `seen`: 1 is what
-            every place would get if all counted alike.
+            The map relative to a uniform one over the whole input, float32 (h, w) of the size of `seen`: 1 is the value
+            of every place of a uniform map.
         """
         import cv2
 
@@ -103,7 +107,7 @@ class Explanation:
         return cv2.resize(heat_HW[y : y + h, x : x + w], (seen_w, seen_h), interpolation=cv2.INTER_LINEAR)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON; rectangles are [x, y, width, height]."""
+        """Return plain data for JSON; rectangles are [x, y, width, height]."""
         return self.face.to_dict() | {
             "seen": [round(value) for value in self.seen],
             "maps": _plain(self.maps),
@@ -112,7 +116,7 @@ class Explanation:
 
 
 class Explainer:
-    """A model that can be asked where it looks. Safe to use from several threads at once, one after the other."""
+    """A model that explains its predictions. Safe to use from several threads, which take turns."""
 
     def __init__(self, config: BundleConfig, model: MotivNet) -> None:
         """Wrap a model in torch.
@@ -122,13 +126,13 @@ class Explainer:
             model: in eval mode.
 
         Raises:
-            CheckpointError: if its head has no attention a class.
+            CheckpointError: if its head has no attention per class.
         """
         head = model.head
         if not isinstance(head, MLDecoder):
             raise CheckpointError(
-                f"model {config.name!r} has the head {config.model.head.kind!r}, which asks no question per emotion, "
-                "so there is no attention to show. Allowed: ml_decoder"
+                f"model {config.name!r} has the head {config.model.head.kind!r}, which has no query per emotion, so "
+                "there is no attention to show. Allowed: ml_decoder"
             )
         self.config = config
         self.model = model
@@ -150,17 +154,17 @@ class Explainer:
         return cls(bundle, backend.model)
 
     def explain(self, image_hwc_u8: np.ndarray, box: Box | None = None, *, score: float = 1.0) -> Explanation:
-        """Explain the answer to one face.
+        """Explain the prediction for one face.
 
         Args:
             image_hwc_u8: upright RGB image, uint8 (h, w, 3).
             box: the face, in its pixels; None takes the whole image.
-            score: the detector's confidence, which is passed on.
+            score: the detector's confidence, for the result.
         """
         preprocessing, labels = self.config.preprocessing, self.config.labels.names
-        looked = self.look(preprocessing(image_hwc_u8, box)[None])
-        rows, columns = token_grid(preprocessing.size, looked.attention.shape[2])
-        probs = looked.probs[0].tolist()
+        found = self.attribute(preprocessing(image_hwc_u8, box)[None])
+        rows, columns = token_grid(preprocessing.size, found.attention.shape[2])
+        probs = found.probs[0].tolist()
         height, width = image_hwc_u8.shape[:2]
         seen, filled = preprocessing.placement((height, width), box)
         return Explanation(
@@ -170,22 +174,22 @@ class Explainer:
                 labels[probs.index(max(probs))],
                 dict(zip(labels, probs, strict=True)),
             ),
-            maps=dict(zip(labels, looked.maps[0], strict=True)),
-            attention=dict(zip(labels, looked.attention[0].reshape(-1, rows, columns), strict=True)),
+            maps=dict(zip(labels, found.maps[0], strict=True)),
+            attention=dict(zip(labels, found.attention[0].reshape(-1, rows, columns), strict=True)),
             seen=seen,
             filled=filled,
             input_size=preprocessing.size,
         )
 
-    def look(self, pixels_BCHW: np.ndarray) -> Looked:
-        """Give probabilities, maps and attention of normalised pixels, float32 (B, C, H, W)."""
+    def attribute(self, pixels_BCHW: np.ndarray) -> Attribution:
+        """Return probabilities, maps and attention of normalised pixels, float32 (B, C, H, W)."""
         weight = next(self.model.parameters())
-        looks: list[Look] = []
+        traces: list[AttentionTrace] = []
         with self._lock, torch.enable_grad():
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(weight.device, weight.dtype)
             features, tokens_BND = self._features(pixels)
-            # Valence and arousal, which may stand behind the logits, are not explained.
-            logits_BC = self.head(tokens_BND, looks)[:, : self.head.num_classes]
+            # Valence and arousal, which may follow the logits, are not explained.
+            logits_BC = self.head(tokens_BND, traces)[:, : self.head.num_classes]
             # The sum over the images has the gradient of each at its own features.
             gradients = [
                 torch.autograd.grad(logit_B.sum(), features, retain_graph=True)[0] for logit_B in logits_BC.unbind(1)
@@ -193,17 +197,17 @@ class Explainer:
         relevance = torch.stack([gradient * features.detach() for gradient in gradients], 1)
         maps_BCij = self._places(relevance).clamp(min=0).float().cpu().numpy()
         total_BC11 = maps_BCij.sum((2, 3), keepdims=True)
-        return Looked(
+        return Attribution(
             self.config.calibration.probs(logits_BC.detach().float().cpu().numpy()),
             np.divide(maps_BCij, total_BC11, out=np.zeros_like(maps_BCij), where=total_BC11 > 0),
-            class_attention(looks, self.head).float().cpu().numpy(),
+            class_attention(traces, self.head).float().cpu().numpy(),
         )
 
     def _features(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the features that maps are of, where gradients end, and the tokens made of them."""
+        """Return the features that maps are of, detached from what they were computed from, and the tokens."""
         caught: list[Tensor] = []
 
-        def begin_anew(module: nn.Module, inputs: Any, output: Any) -> Any:
+        def detach_output(module: nn.Module, inputs: Any, output: Any) -> Any:
             if isinstance(output, Tensor) and output.ndim == 4:
                 caught.append(output.detach().requires_grad_())
                 return caught[-1]
@@ -214,19 +218,19 @@ class Explainer:
                 tokens_BND = self.model.backbone(pixels_BCHW)
             caught.append(tokens_BND.detach().requires_grad_())
             return caught[0], caught[0]
-        handle = self._stage.register_forward_hook(begin_anew)
+        handle = self._stage.register_forward_hook(detach_output)
         try:
             tokens_BND = self.model.backbone(pixels_BCHW)
         finally:
             handle.remove()
         if not caught:
-            # Features that are no grid: the tokens have to do.
+            # The features are not a grid: fall back to the tokens.
             self._stage = None
             return self._features(pixels_BCHW)
         return caught[-1], tokens_BND
 
     def _places(self, relevance: Tensor) -> Tensor:
-        """Sum relevance a feature, (B, C, *features), over channels, onto the grid of places: (B, C, i, j)."""
+        """Sum relevance, (B, C, *features), over channels, onto the grid of places, (B, C, i, j)."""
         if self._stage is None:
             return relevance.sum(3).unflatten(2, token_grid(self.config.preprocessing.size, relevance.shape[2]))
         last = getattr(self.model.backbone.net, "output_fmt", "NCHW") == "NHWC"
@@ -234,7 +238,7 @@ class Explainer:
 
 
 def _finer_stage(net: nn.Module, input_size: tuple[int, int]) -> nn.Module | None:
-    """Find the deepest stage of a timm network with places enough; None if the tokens themselves are as good."""
+    """Return the deepest stage of a timm network with enough places; None if the tokens themselves are as fine."""
     stages = getattr(net, "feature_info", None)
     stages = getattr(stages, "info", stages)
     if not isinstance(stages, list) or not stages:
@@ -245,9 +249,9 @@ def _finer_stage(net: nn.Module, input_size: tuple[int, int]) -> nn.Module | Non
     return net.get_submodule(fine[-1]["module"])
 
 
-def class_attention(looks: list[Look], head: MLDecoder) -> Tensor:
-    """Give attention a class, (B, C, N): the last layer's weights, the mean of its heads, of the class's query."""
-    weights_BQN = looks[-1].weights.mean(1)
+def class_attention(traces: list[AttentionTrace], head: MLDecoder) -> Tensor:
+    """Return attention per class, (B, C, N): the last layer's weights, averaged over heads, of the class's query."""
+    weights_BQN = traces[-1].weights.mean(1)
     classes_per_query = head.group_weight.shape[2]
     return weights_BQN.repeat_interleave(classes_per_query, 1)[:, : head.num_classes]
 
@@ -256,46 +260,88 @@ def explain(
     model: "str | Path | Explainer",
     image: "ImageSource",
     *,
-    detector: str | FaceDetector = "libfacedetection",
+    out: Path | None = None,
+    emotion: str | None = None,
+    bare: bool = False,
+    overwrite: bool = False,
+    detector: str | FaceDetector | None = None,
     color: ColorOrder = "rgb",
     limits: ImageLimits | None = None,
+    config: PredictorConfig | None = None,
 ) -> list[Explanation]:
-    """Find the faces of an image, and say where the model looks in each.
+    """Explain the emotion of every face in an image, and draw the maps; what `motivnet explain` does.
 
     Args:
         model: as `Predictor.load` takes it, with torch weights and ML-Decoder; or a loaded `Explainer`, for many
             images.
-        image: what `decode_image` takes.
-        detector: a name that `load_detector` knows, or a detector; `whole` for an image that is the crop of a face.
+        image: as of `decode_image`.
+        out: PNG file to draw the maps to; None draws nothing.
+        emotion: draw this one alone, larger; None draws all.
+        bare: draw the bare attention weights on the model's tokens.
+        overwrite: replace `out`.
+        detector: a name that `load_detector` knows, or a detector; None takes that of `config`.
         color: colour order of an array.
         limits: sizes beyond which an image is refused; None takes the defaults.
+        config: options of the predictor; None takes the defaults.
 
     Returns:
-        One explanation a face, largest first; empty if there is none.
+        One explanation per face, largest first; empty if there is none.
 
     Raises:
         ImageError: if the image cannot be read.
         CheckpointError: if there is no such model, it has no torch weights, or another head.
         DetectorError: if there is no such detector, or it cannot run here.
+        DataError: if there is no such emotion, or no face to draw.
+        OutputError: if `out` exists, or cannot be written.
     """
+    if out is not None:
+        check_output(out, overwrite=overwrite, formats=(".png",))
+        if isinstance(image, (str, Path)) and out.resolve() == Path(image).resolve():
+            raise OutputError(f"{out}: is the photograph itself")
+    config = config or PredictorConfig()
     image_hwc_u8 = decode_image(image, color=color, limits=limits)
-    found = load_detector(detector) if isinstance(detector, str) else detector
-    explainer = model if isinstance(model, Explainer) else Explainer.load(model)
-    return [
-        explainer.explain(image_hwc_u8, detection.crop_box, score=detection.score)
-        for detection in found.detect(image_hwc_u8)
-    ]
+    explainer = model if isinstance(model, Explainer) else Explainer.load(model, config)
+    labels = explainer.config.labels
+    name = labels.names[labels.index(emotion)] if emotion else None
+    detector = config.detector if detector is None else detector
+    detections = (load_detector(detector) if isinstance(detector, str) else detector).detect(image_hwc_u8)
+    found = [explainer.explain(image_hwc_u8, each.crop_box, score=each.score) for each in detections]
+    if out is not None:
+        if not found:
+            raise DataError("no face found; --detector whole takes the whole image for one")
+        _draw(explainer.config, image_hwc_u8, found, name, out, bare=bare)
+    return found
+
+
+def _draw(
+    config: BundleConfig,
+    image_hwc_u8: np.ndarray,
+    found: list[Explanation],
+    emotion: str | None,
+    out: Path,
+    *,
+    bare: bool,
+) -> None:
+    from motivnet.report.heatmaps import draw_explanations
+
+    head, how = config.model.head, "evidence for the emotion, traced through attention to its place"
+    if bare:
+        how = f"bare attention: last of {head.num_layers} layer(s), mean of {head.num_heads} heads"
+    fill, note = config.preprocessing.fill, f"{config.name}, {how}"
+    picture = io.BytesIO()
+    draw_explanations(image_hwc_u8, found, emotion, fill=fill, note=note, bare=bare).save(picture, format="PNG")
+    write_bytes(out, picture.getvalue())
 
 
 def spread(map_ij: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Draw a map out over the model's input, its places side by side.
+    """Resize a map to the model's input.
 
     Args:
         map_ij: (rows, columns), which sums to 1.
         input_size: (height, width), in pixels.
 
     Returns:
-        The map relative to an even spread, float32 (H, W).
+        The map relative to a uniform one, float32 (H, W).
     """
     import cv2
 
@@ -306,7 +352,7 @@ def spread(map_ij: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
 
 
 def token_grid(input_size: tuple[int, int], num_tokens: int) -> tuple[int, int]:
-    """Give (rows, columns) of the tokens of an input of (height, width): one stride for both directions makes them.
+    """Return (rows, columns) of the tokens of an input of (height, width), of one stride in both directions.
 
     Raises:
         CheckpointError: if no stride does.

@@ -1,8 +1,10 @@
-"""The file of answers of any tool: its columns, checked, and its rows found for the images they are of.
+"""Predictions read from a file, ours or another tool's: its columns, checked, and its rows matched to the images.
 
 Shape suffixes: B images, C classes.
 """
 
+import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +15,96 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from motivnet.checkpoints.hub import sha256_of
+from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
-from motivnet.errors import DataError
-from motivnet.evaluation.probabilities import SUM_TOLERANCE
+from motivnet.errors import ConfigError, DataError
+from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
+from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
 from motivnet.inference.results import Status
-from motivnet.labels import AFFECT, LabelSet
+from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
+from motivnet.preprocess import Box
+from motivnet.version import __version__
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read Parquet or CSV.
+def read_predictions(
+    path: Path, manifest: Manifest, *, data: str = "", split: str | None = None, unanswered: str = UNANSWERED["error"]
+) -> Predictions:
+    """Read predictions for a manifest: what `Predictions.write` wrote, or the file of another tool.
+
+    A row is matched by the column `row` (the manifest's), else by `path`: as it stands in the manifest, below the
+    folder that all images have in common, or by the file's name alone where that is enough. There is a column of
+    probabilities per label, or only `pred`, a label. Labels may be synonyms such as `happy`, and columns of
+    probabilities may start with `prob_`. Without a column `status`, a row without an answer means that no face was
+    detected. Columns `valence` and `arousal`, if both exist, are predicted ones.
+
+    Args:
+        path: a Parquet or CSV file.
+        manifest: the images; its rows of other labels than the file's are left out, and counted.
+        data: the source as it was named, for the protocol.
+        split: the publisher's split, for the protocol.
+        unanswered: one of the values of UNANSWERED.
 
     Raises:
-        DataError: if it is neither, or damaged.
+        DataError: naming file and row, at an unknown label, an image without a row or with two, invalid
+            probabilities, or a valence or arousal out of range.
     """
+    table = _read_table(path)
+    known = LabelSet(tuple(dict.fromkeys((*WITH_CONTEMPT, *manifest.labels))))
+    columns, preds = _prob_columns(path, table.column_names, known), _read_preds(path, table, known)
+    if not columns and "pred" not in table.column_names:
+        found = ", ".join(table.column_names)
+        raise DataError(f"{path}: neither a column of probabilities per label nor `pred`; found {found}")
+    # A label that was never predicted does not occur: at least the seven emotions are assumed known.
+    labels = LabelSet(tuple(columns)) if columns else EMOTIONS if set(preds) <= {*EMOTIONS, None} else known
+    manifest = manifest.restrict(labels)
+    places, num_others = _match_rows(path, table, manifest)
+    probs_BC = _read_numbers(path, table, columns, "probabilities") if columns else _one_hot(preds, labels)
+    _check_probs(path, probs_BC, preds, labels)
+    status, affect_B2 = _read_status(path, table, ~np.isnan(probs_BC[:, 0])), _read_affect(path, table)
+    protocol = _own_protocol(path, table) or Protocol(
+        model=path.name,
+        model_fingerprint="m" + sha256_of(path)[:12],
+        data=data,
+        data_fingerprint="",
+        n=len(manifest),
+        labels=labels.names,
+        detection="unknown: answers of another tool",
+    )
+    return Predictions(
+        manifest=manifest,
+        probs_BC=probs_BC[places],
+        status=tuple(status[place] for place in places),
+        has_probs=bool(columns),
+        errors=_values_at(table, "error", places),
+        faces={row: Box(*box) for row, box in _values_at(table, "box", places).items()},
+        affect_B2=None if affect_B2 is None else affect_B2[places],
+        protocol=dataclasses.replace(
+            protocol,
+            data=data or protocol.data,
+            data_fingerprint=manifest.fingerprint(),
+            split=split,
+            n=len(manifest),
+            dropped=dict(manifest.dropped) | ({"predictions of other rows": num_others} if num_others else {}),
+            labels=labels.names,
+            unanswered=unanswered,
+            version=__version__,
+        ),
+    )
+
+
+def _own_protocol(path: Path, table: pa.Table) -> Protocol | None:
+    text = (table.schema.metadata or {}).get(PROTOCOL_KEY)
+    if text is None:
+        return None
+    try:
+        return from_plain(Protocol, json.loads(text))
+    except (ValueError, ConfigError) as error:
+        raise DataError(f"{path}: its protocol cannot be read: {error}") from None
+
+
+def _read_table(path: Path) -> pa.Table:
+    """Read Parquet or CSV."""
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: .parquet, .csv")
     try:
@@ -39,12 +118,8 @@ def read_table(path: Path) -> pa.Table:
     return table.rename_columns([name.strip() for name in table.column_names])
 
 
-def prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
-    """Map each label that has probabilities to their column, in the order of the labels.
-
-    Raises:
-        DataError: at a column `prob_...` of no label, two columns of one label, or a single one.
-    """
+def _prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
+    """Map each label that has probabilities to their column, in the order of the labels."""
     found: dict[str, str] = {}
     for name in [name for name in names if name.startswith("prob_")] or names:
         try:
@@ -61,49 +136,35 @@ def prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str
     return {label: found[label] for label in known if label in found}
 
 
-def pred_classes(path: Path, table: pa.Table, known: LabelSet) -> list[int | None] | None:
-    """Read the column `pred`, if there is one, as classes of `known`; None in a row without an answer.
-
-    Raises:
-        DataError: at a label that is not known.
-    """
+def _read_preds(path: Path, table: pa.Table, known: LabelSet) -> list[str | None]:
+    """Read the column `pred` as labels; None in a row without an answer, and everywhere without the column."""
     if "pred" not in table.column_names:
-        return None
-    column = table["pred"].cast(pa.string()).to_pylist()
-    classes: dict[str, int] = {}
-    for row, text in enumerate(column):
-        if text and text not in classes:
-            try:
-                classes[text] = known.index(text)
-            except DataError as error:
-                raise DataError(f"{path}, row {row}: pred: {error}") from None
-    return [classes[text] if text else None for text in column]
+        return [None] * table.num_rows
+    preds: list[str | None] = []
+    for row, text in enumerate(table["pred"].cast(pa.string()).to_pylist()):
+        try:
+            preds.append(known.names[known.index(text)] if text else None)
+        except DataError as error:
+            raise DataError(f"{path}, row {row}: pred: {error}") from None
+    return preds
 
 
-def read_probs(path: Path, table: pa.Table, columns: dict[str, str], *, what: str = "probabilities") -> np.ndarray:
-    """Read columns of probabilities, or of other numbers, float64 (B, C); NaN where there is none.
-
-    Raises:
-        DataError: if a column is not of numbers.
-    """
-    probs = []
+def _read_numbers(path: Path, table: pa.Table, columns: dict[str, str], what: str) -> np.ndarray:
+    """Read columns of numbers, float64 (B, C); NaN where there is none."""
+    values = []
     for name in columns.values():
         try:
-            probs.append(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
+            values.append(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(f"{path}: column {name!r} is not of {what}: {error}") from None
-    return np.stack(probs, axis=1)
+    return np.stack(values, axis=1)
 
 
-def read_affect(path: Path, table: pa.Table) -> np.ndarray | None:
-    """Read valence and arousal, float64 (B, 2), NaN where there is none; None unless the file has columns of both.
-
-    Raises:
-        DataError: if one is not a number from -1 to 1.
-    """
+def _read_affect(path: Path, table: pa.Table) -> np.ndarray | None:
+    """Read valence and arousal, float64 (B, 2), NaN where there is none; None unless the file has columns of both."""
     if not set(AFFECT) <= set(table.column_names):
         return None
-    affect_B2 = read_probs(path, table, {name: name for name in AFFECT}, what="numbers")
+    affect_B2 = _read_numbers(path, table, {name: name for name in AFFECT}, "numbers")
     rows, columns = np.nonzero(~np.isnan(affect_B2) & ~(np.abs(affect_B2) <= 1))
     if len(rows):
         name, value = AFFECT[columns[0]], affect_B2[rows[0], columns[0]]
@@ -111,24 +172,17 @@ def read_affect(path: Path, table: pa.Table) -> np.ndarray | None:
     return affect_B2
 
 
-def one_hot(preds: list[int | None], known: LabelSet, labels: LabelSet) -> np.ndarray:
-    """Give probability 1 to each predicted class, (B, C); NaN rows where there is none."""
-    rows = {pred: np.eye(len(labels))[labels.names.index(known.names[pred])] for pred in set(preds) if pred is not None}
-    nothing = np.full(len(labels), np.nan)
-    return np.array([nothing if pred is None else rows[pred] for pred in preds]).reshape(-1, len(labels))
+def _one_hot(preds: list[str | None], labels: LabelSet) -> np.ndarray:
+    """Return probability 1 for each predicted class, (B, C); NaN rows where there is none."""
+    eye_CC, nothing_C = np.eye(len(labels)), np.full(len(labels), np.nan)
+    rows = [nothing_C if pred is None else eye_CC[labels.names.index(pred)] for pred in preds]
+    return np.array(rows).reshape(-1, len(labels))
 
 
-def check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], labels: LabelSet) -> None:
-    """Refuse probabilities that are none, and such as contradict the class predicted beside them.
-
-    Raises:
-        DataError: naming the row.
-    """
+def _check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], labels: LabelSet) -> None:
+    """Refuse invalid probabilities, and such as contradict the class predicted beside them."""
     nan_BC = np.isnan(probs_BC)
-    with np.errstate(invalid="ignore"):  # infinities, which are refused below
-        sum_B = probs_BC.sum(axis=1)
-    wrong_B = (probs_BC < 0).any(axis=1) | ~(np.abs(sum_B - 1) <= SUM_TOLERANCE)
-    wrong_B &= ~nan_BC.all(axis=1)
+    wrong_B = invalid_rows(probs_BC) & ~nan_BC.all(axis=1)
     if wrong_B.any():
         row = int(np.argmax(wrong_B))
         values = ", ".join(f"{label} {value:.4g}" for label, value in zip(labels, probs_BC[row], strict=True))
@@ -145,12 +199,8 @@ def check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], label
             raise DataError(f"{path}, row {row}: pred is {pred}, but {best} is more probable: which one counts?")
 
 
-def read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[Status]:
-    """Read what became of each image; without such a column, what has no answer shows no face.
-
-    Raises:
-        DataError: at an unknown status, or one that does not agree with the answer.
-    """
+def _read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[Status]:
+    """Read the status of each image; without such a column, an image without an answer shows no face."""
     if "status" not in table.column_names:
         return ["ok" if answered else "no_face" for answered in answered_B]
     status = table["status"].cast(pa.string()).to_pylist()
@@ -162,12 +212,8 @@ def read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[Sta
     return status
 
 
-def match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.ndarray, int]:
-    """Find the file's row of each row of the manifest; count those that belong to none.
-
-    Raises:
-        DataError: if there is nothing to find them by, one is missing or there twice, or it is of another image.
-    """
+def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.ndarray, int]:
+    """Return the file's row of each row of the manifest, and how many of the file's belong to none."""
     rows, paths = manifest.table["row"].to_pylist(), manifest.table["path"].to_pylist()
     theirs = table["path"].cast(pa.string()).to_pylist() if "path" in table.column_names else None
     if "row" in table.column_names and len(set(rows)) == len(rows):
@@ -189,7 +235,7 @@ def _find(path: Path, what: str, keys: list, wanted: list) -> np.ndarray:
     needed = set(wanted)
     for place, key in enumerate(keys):
         if key in places and key in needed:
-            raise DataError(f"{path}, row {place}: {what} {key!r} stands in row {places[key]} already")
+            raise DataError(f"{path}, row {place}: {what} {key!r} is already in row {places[key]}")
         places[key] = place
     missing = [key for key in wanted if key not in places]
     if missing:
@@ -227,9 +273,7 @@ def _check_names(path: Path, places: np.ndarray, theirs: list[str | None], paths
             raise DataError(f"{path}, row {place}: is of {their}, where the data have {own}: predictions of other data")
 
 
-def values_at(table: pa.Table, name: str, places: np.ndarray) -> dict[int, Any]:
-    """Give what a column holds at the places: position among them -> value, where there is one."""
-    if name not in table.column_names:
-        return {}
-    values = table[name].to_pylist()
+def _values_at(table: pa.Table, name: str, places: np.ndarray) -> dict[int, Any]:
+    """Return the values of a column: position in `places` -> value, where there is one."""
+    values = table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
     return {row: values[place] for row, place in enumerate(places) if values[place] is not None}

@@ -1,43 +1,66 @@
-"""Is a model as good for one group of faces as for the others? Gaps, their intervals, and tests that count themselves.
+"""Audit of fairness: gaps between a group of faces and the rest, their intervals, and tests corrected for their number.
 
-How gaps are measured and tested stands in `gaps.py`. All p-values of one audit, over columns, groups and measures, are
-corrected together after Holm, so that an audit of many groups finds nothing by chance alone more often than it says.
+Groups differ in their expressions, and expressions in difficulty: a group that is photographed smiling is not treated
+better for it. So there are two gaps. The raw one is the plain difference between the group and the rest. The adjusted
+one compares faces of the same label: the mean over labels of the differences, weighted
+n_group n_rest / (n_group + n_rest) (Mantel and Haenszel 1959). Only the adjusted one is tested.
 
-Shape suffixes: B images, G the rest and the group, C classes, A the answers: none, then the C classes, M measures.
+The null hypothesis is that among faces of one label the outcome is independent of group membership. Where images are
+independent, membership is permuted within each label, which is exact (the permutation form of the Cochran-Mantel-
+Haenszel test): nothing but the number of hits of a group bears on the gap, and that is hypergeometric. Where there are
+subjects, the contribution of each whole subject to the gap keeps its size and is given a random sign (a wild bootstrap
+of the score; Kline and Santos, Journal of Econometric Methods 2012), so that a subject with many images counts once.
+
+All p-values of one audit, over columns, groups and measures, are corrected together after Holm.
+
+Shape suffixes: B images, G the rest and the group, C classes, A answers: none, then the C classes, M measures,
+J subjects, R permutations.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from motivnet.config import to_plain
+from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError
-from motivnet.evaluation.gaps import Measures, permutation_p_values, ratio, subject_p_values, table
-from motivnet.evaluation.groups import Column
+from motivnet.evaluation.evaluate import Track, no_progress, prediction_source
+from motivnet.evaluation.groups import Column, group_columns
+from motivnet.evaluation.metrics import ratio
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.evaluation.resampling import Interval, bootstrap, holm
-from motivnet.labels import LabelSet
+from motivnet.evaluation.resampling import Interval, bootstrap, holm, number_units
+from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.inference.tables import check_folder
+from motivnet.labels import Emotion, LabelSet
+from motivnet.storage import atomic_folder
 
-# Fewer subjects than this tell more of themselves than of a group.
+# The data come last: where they are, all is.
+FILES = ("audit.md", "audit.html", "audit.json")
+# Groups of fewer subjects are not tested.
 MIN_SUBJECTS = 5
 # The fewest; more where there are so many tests that a corrected p-value could not become small.
 NUM_PERMUTATIONS = 9_999
+# Being predicted as one of these does harm that being predicted as happy does not.
+NEGATIVE = (Emotion.SADNESS, Emotion.FEAR, Emotion.DISGUST, Emotion.ANGER)
+# Random signs held at once.
+CHUNK = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Gap:
-    """How a group differs from the rest in one measure, group less rest, as a fraction.
+    """The difference between a group and the rest in one measure, group minus rest, as a fraction.
 
     Args:
-        measure: `war`, `uar`, or `fpr_EMOTION`: taken for this emotion while labelled otherwise.
+        measure: `war`, `uar`, or `fpr_EMOTION`: rate of false positives of this emotion.
         raw: the plain difference; of `uar`, over the labels that both have. None where one side has no such faces.
         raw_interval: of it.
-        adjusted: among faces of the same label; None for `uar`, which weighs labels alike already.
+        adjusted: among faces of the same label; None for `uar`, which weights labels equally already.
         interval: of it.
-        p_value: of there being no difference among faces of the same label; None if not tested.
+        p_value: of no difference among faces of the same label; None if not tested.
         p_holm: corrected for all tests of the audit.
         found: whether it is significant after the correction.
     """
@@ -54,7 +77,7 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """What the model does for one group.
+    """The scores of one group.
 
     Args:
         column: that the group is of.
@@ -62,11 +85,11 @@ class Group:
         n: its images.
         subjects: its subjects; None if unknown.
         unanswered: images without an answer, which count as errors.
-        war: share classified rightly.
+        war: accuracy.
         uar: mean recall of its labels.
-        recall: label -> share recognised; None for a label that it has no faces of.
-        false_positives: negative emotion -> share of the faces labelled otherwise that are taken for it.
-        confusion: row is the true label, column the predicted one.
+        recall: label -> recall; None for a label that it has no faces of.
+        false_positives: negative emotion -> share of the faces of other labels that are predicted as it.
+        confusion: a row per true label, a column per predicted one.
         untested: why its gaps are neither given nor tested; None if they are.
         gaps: to the rest.
     """
@@ -94,7 +117,7 @@ class Audit:
         groups: by column, largest first.
         ungrouped: column -> images whose group is not known.
         min_size: images below which a group, or its rest, is not tested.
-        alpha: chance of a false alarm in the whole audit.
+        alpha: family-wise error rate of the audit.
         level: of the intervals.
         tests: number of tests that p-values are corrected for.
         permutations: of each test.
@@ -119,11 +142,74 @@ class Audit:
         return [(group, gap) for group in self.groups for gap in group.gaps if gap.found]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON."""
+        """Return plain data for JSON, as in `audit.json`."""
         return to_plain(self)
+
+    def write(self, out: Path) -> None:
+        """Write FILES to a folder, in place of those that it may hold; OutputError if they cannot be written."""
+        from motivnet.report.audit_report import audit_files
+
+        with atomic_folder(out, merge=True, last=FILES[-1]) as folder:
+            for name, text in audit_files(self).items():
+                (folder / name).write_text(text, encoding="utf-8")
 
 
 def audit(
+    model: str | Path | None,
+    data: str,
+    *,
+    by: Sequence[str],
+    out: Path | None = None,
+    predictions: Path | None = None,
+    split: str | None = None,
+    groups_csv: Path | None = None,
+    min_size: int = 50,
+    detect: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    config: PredictorConfig | None = None,
+    track: Track = no_progress,
+) -> Audit:
+    """Audit a model for gaps between groups of faces; what `motivnet audit` does.
+
+    Args:
+        model: as for `evaluate`, as are `data`, `predictions`, `split`, `detect`, `config` and `track`.
+        data: `KIND:PATH`.
+        by: names of the columns that divide the images into groups; see `group_columns`.
+        out: folder to write FILES to; None writes nothing.
+        predictions: a file of predictions instead of a model.
+        split: the publisher's split; None takes all rows.
+        groups_csv: a table of further columns.
+        min_size: images below which a group, or its rest, is listed and not tested.
+        detect: detect faces.
+        seed: of permutations and intervals.
+        overwrite: replace FILES in `out`.
+        config: options of the predictor.
+        track: shows progress.
+
+    Raises:
+        MotivNetError: as for `evaluate`; also DataError if there is no such column.
+    """
+    if out is not None:
+        check_folder(out, FILES, overwrite=overwrite)
+    predict = prediction_source(
+        model, data, predictions=predictions, split=split, detect=detect, config=config, track=track
+    )
+    whole = read_source(data)
+    manifest = whole.split(split) if split else whole
+    # Before the model runs: a mistake in a column is found sooner.
+    columns = group_columns(manifest, by, whole=whole, table=groups_csv)
+    answers = predict(manifest)
+    # The answers are without the images of labels that the model does not know.
+    kept = [row for row, label in enumerate(manifest.table["label"].to_pylist()) if label in answers.labels.names]
+    columns = {name: [column[row] for row in kept] for name, column in columns.items()}
+    found = compare_groups(answers, columns, min_size=min_size, seed=seed)
+    if out is not None:
+        found.write(out)
+    return found
+
+
+def compare_groups(
     predictions: Predictions,
     columns: Mapping[str, Column],
     *,
@@ -139,10 +225,10 @@ def audit(
     A column of two groups is one question, and tested once. Where the column is `subject`, images are the units.
 
     Args:
-        predictions: answers of a model.
-        columns: name -> group of each row; None: not known, so in no group and in nobody's rest.
+        predictions: of a model.
+        columns: name -> group of each row; None: not known, so neither in a group nor in the rest.
         min_size: images below which a group, or its rest, is listed and not tested.
-        alpha: chance of a false alarm in the whole audit.
+        alpha: family-wise error rate of the audit.
         level: of the intervals.
         num_permutations: of each test, at least.
         num_resamples: for the intervals; 0 leaves them out.
@@ -156,30 +242,27 @@ def audit(
     for name, column in columns.items():
         if len(column) != len(predictions.target_B):
             raise DataError(f"group column {name!r} of {len(column)} rows, predictions of {len(predictions.target_B)}")
-    compared = [
-        each for name, column in columns.items() for each in _compare(predictions, name, column, min_size=min_size)
-    ]
     measures = Measures(predictions.labels)
-    asked = [each for each in compared if each.group.untested is None and each.mirror is None]
-    num_tests = len(asked) * len(measures.names)
+    compared = [
+        each for name, column in columns.items() for each in _compare(predictions, measures, name, column, min_size)
+    ]
+    to_test = [each for each in compared if each.group.untested is None and each.mirror is None]
+    num_tests = len(to_test) * len(measures.names)
     # Holm multiplies the smallest p-value by the number of tests: it must be able to stay below alpha.
     num_permutations = max(num_permutations, math.ceil(2 * num_tests / alpha))
     p_values = [
         _test(each, measures, num_permutations, np.random.default_rng([seed, number]))
-        for number, each in enumerate(asked)
+        for number, each in enumerate(to_test)
     ]
-    p_holm = holm(np.concatenate(p_values)).reshape(len(asked), -1) if asked else []
-    tested = {
-        (each.group.column, each.group.name): (p_M, holm_M)
-        for each, p_M, holm_M in zip(asked, p_values, p_holm, strict=True)
-    }
+    p_holm = holm(np.concatenate(p_values)).reshape(len(to_test), -1) if to_test else []
+    tested = {(each.group.column, each.group.name): pair for each, *pair in zip(to_test, p_values, p_holm, strict=True)}
     groups = []
     for each in compared:
         gaps: tuple[Gap, ...] = ()
         if each.group.untested is None:
             p_M, holm_M = tested[each.group.column, each.group.name if each.mirror is None else each.mirror]
-            intervals = _intervals(each, measures, num_resamples, level, seed) if num_resamples else {}
-            gaps = tuple(_gaps(each, measures, intervals, p_M, holm_M, alpha))
+            resampling = {"num_resamples": num_resamples, "level": level, "seed": seed}
+            gaps = tuple(_gaps(each, measures, p_M, holm_M, alpha, resampling))
         groups.append(dataclasses.replace(each.group, gaps=gaps))
     return Audit(
         protocol=predictions.protocol,
@@ -190,160 +273,278 @@ def audit(
         level=level,
         tests=num_tests,
         permutations=num_permutations,
-        by_subject=tuple(dict.fromkeys(each.group.column for each in compared if each.subjects is not None)),
+        by_subject=tuple(dict.fromkeys(each.group.column for each in compared if each.subject_B is not None)),
         seed=seed,
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Comparison:
-    """A group and its rest: the images of a column whose group is known."""
+    """A group and its rest: the images of a column whose group is known.
+
+    Args:
+        group: without its gaps.
+        label_B: true class of each image, from 0.
+        answer_B: 0 for no answer, else 1 + the predicted class.
+        member_B: whether an image is of the group, bool.
+        subject_B: number of the subject, from 0 without gaps; None where images are independent.
+        mirror: name of the other group of a column of two, if that comes first.
+    """
 
     group: Group
-    target: np.ndarray
-    answers: np.ndarray
-    members: np.ndarray
-    subjects: Sequence[str | None] | None
-    num_classes: int
-    # The other group of a column of two, if that comes first.
+    label_B: np.ndarray
+    answer_B: np.ndarray
+    member_B: np.ndarray
+    subject_B: np.ndarray | None
     mirror: str | None
 
-    @property
-    def counts(self) -> np.ndarray:
-        return table(self.target, self.answers, self.members, self.num_classes)
+    def counts(self, weights_B: np.ndarray | None = None) -> np.ndarray:
+        return table(self.label_B, self.answer_B, self.member_B, len(self.group.recall), weights_B)
 
 
-def _compare(predictions: Predictions, name: str, column: Column, *, min_size: int) -> list[_Comparison]:
+def _compare(
+    predictions: Predictions, measures: "Measures", name: str, column: Column, min_size: int
+) -> Iterator[_Comparison]:
     known = np.array([row for row, value in enumerate(column) if value is not None], np.int64)
-    every = predictions.manifest.table["subject"].to_pylist()
-    subjects = None
-    if name != "subject" and any(subject is not None for subject in every):
-        subjects = [every[row] for row in known]
+    subjects = predictions.manifest.table["subject"].to_pylist()
+    has_subjects = name != "subject" and any(subject is not None for subject in subjects)
+    subject_B = number_units([subjects[row] for row in known]) if has_subjects else None
     label_B, answer_B = predictions.target_B[known], predictions.preds_B[known] + 1
     values = np.array([column[row] for row in known], dtype=str)
     found, value_B, sizes = np.unique(values, return_inverse=True, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
-    compared = []
     for place in order:
-        value, member_B = str(found[place]), value_B == place
+        member_B = value_B == place
         num_subjects = None
-        if subjects is not None:
-            num_subjects = tuple(_num_subjects(subjects, side_B) for side_B in (member_B, ~member_B))
-        group = _describe(predictions.labels, name, value, label_B[member_B], answer_B[member_B])
-        group = dataclasses.replace(
-            group,
-            subjects=None if num_subjects is None else num_subjects[0],
-            untested=_too_small(group.n, len(known) - group.n, num_subjects, min_size),
+        if subject_B is not None:
+            num_subjects = (len(np.unique(subject_B[member_B])), len(np.unique(subject_B[~member_B])))
+        group = _describe(predictions.labels, measures, label_B[member_B], answer_B[member_B])
+        group = Group(
+            column=name,
+            name=str(found[place]),
+            subjects=num_subjects and num_subjects[0],
+            untested=_too_small(len(known), int(sizes[place]), num_subjects, min_size),
+            **group,
         )
-        compared.append(
-            _Comparison(
-                group=group,
-                target=label_B,
-                answers=answer_B,
-                members=member_B,
-                subjects=subjects,
-                num_classes=len(predictions.labels),
-                mirror=str(found[order[0]]) if len(order) == 2 and place == order[1] else None,
-            )
-        )
-    return compared
+        mirror = str(found[order[0]]) if len(order) == 2 and place == order[1] else None
+        yield _Comparison(group, label_B, answer_B, member_B, subject_B, mirror)
 
 
-def _num_subjects(subjects: Sequence[str | None], side_B: np.ndarray) -> int:
-    """Count subjects; an image of nobody in particular is one by itself."""
-    ours = [subject for subject, inside in zip(subjects, side_B, strict=True) if inside]
-    return len({subject for subject in ours if subject is not None}) + sum(subject is None for subject in ours)
-
-
-def _too_small(n: int, rest: int, num_subjects: tuple[int, ...] | None, min_size: int) -> str | None:
-    if rest == 0:
+def _too_small(total: int, n: int, num_subjects: tuple[int, int] | None, min_size: int) -> str | None:
+    if n == total:
         return "the only group: there is nothing to compare it with"
     if n < min_size:
         return f"{n} images, fewer than {min_size}"
-    if rest < min_size:
-        return f"only {rest} images in all other groups, fewer than {min_size}"
+    if total - n < min_size:
+        return f"only {total - n} images in all other groups, fewer than {min_size}"
     if num_subjects is not None and min(num_subjects) < MIN_SUBJECTS:
         return f"{num_subjects[0]} subjects against {num_subjects[1]}; at least {MIN_SUBJECTS} are needed on each side"
     return None
 
 
-def _describe(labels: LabelSet, column: str, name: str, label_B: np.ndarray, answer_B: np.ndarray) -> Group:
+def _describe(labels: LabelSet, measures: "Measures", label_B: np.ndarray, answer_B: np.ndarray) -> dict[str, Any]:
     counts_CA = table(label_B, answer_B, np.ones(len(label_B), np.bool_), len(labels))[1]
     num_C, right_C = counts_CA.sum(axis=1), np.diagonal(counts_CA[:, 1:])
-    recall_C = ratio(right_C, num_C)
-    measures = Measures(labels)
-    rates_M = measures.rates(counts_CA[None])[:, 0]
-    return Group(
-        column=column,
-        name=name,
-        n=len(label_B),
-        subjects=None,
-        unanswered=int(counts_CA[:, 0].sum()),
-        war=float(right_C.sum() / num_C.sum()),
-        uar=float(np.nanmean(recall_C)),
-        recall=dict(zip(labels, map(_number, recall_C), strict=True)),
-        false_positives=dict(zip(measures.negative, map(_number, rates_M[1:]), strict=True)),
-        confusion=counts_CA[:, 1:].astype(np.int64).tolist(),
-    )
+    recall_C, rates_M = ratio(right_C, num_C), measures.rates(counts_CA[None])[:, 0]
+    return {
+        "n": len(label_B),
+        "unanswered": int(counts_CA[:, 0].sum()),
+        "war": float(right_C.sum() / num_C.sum()),
+        "uar": float(np.nanmean(recall_C)),
+        "recall": dict(zip(labels, map(_number, recall_C), strict=True)),
+        "false_positives": dict(zip(measures.negative, map(_number, rates_M[1:]), strict=True)),
+        "confusion": counts_CA[:, 1:].astype(np.int64).tolist(),
+    }
 
 
-def _test(each: _Comparison, measures: Measures, num_permutations: int, rng: np.random.Generator) -> np.ndarray:
-    if each.subjects is None:
-        return permutation_p_values(measures, each.counts, num_permutations=num_permutations, rng=rng)
-    numbers: dict[Any, int] = {}
-    keys = (("alone", row) if subject is None else subject for row, subject in enumerate(each.subjects))
-    subject_B = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-    return subject_p_values(
-        measures,
-        each.target,
-        each.answers,
-        each.members,
-        subject_B,
-        num_permutations=num_permutations,
-        rng=rng,
-    )
-
-
-def _intervals(
-    each: _Comparison, measures: Measures, num_resamples: int, level: float, seed: int
-) -> dict[str, Interval]:
-    def score(weights_B: np.ndarray) -> dict[str, float]:
-        return measures.gaps(table(each.target, each.answers, each.members, each.num_classes, weights_B))
-
-    units = len(each.target) if each.subjects is None else each.subjects
-    return bootstrap(score, units, num_resamples=num_resamples, level=level, seed=seed)
+def _test(each: _Comparison, measures: "Measures", num_permutations: int, rng: np.random.Generator) -> np.ndarray:
+    if each.subject_B is None:
+        return permutation_p_values(measures, each.counts(), num_permutations=num_permutations, rng=rng)
+    images = each.label_B, each.answer_B, each.member_B, each.subject_B
+    return subject_p_values(measures, *images, num_permutations=num_permutations, rng=rng)
 
 
 def _gaps(
     each: _Comparison,
-    measures: Measures,
-    intervals: Mapping[str, Interval],
+    measures: "Measures",
     p_M: np.ndarray,
     holm_M: np.ndarray,
     alpha: float,
+    resampling: dict[str, Any],
 ) -> list[Gap]:
-    values = measures.gaps(each.counts)
-
-    def interval(name: str) -> Interval | None:
-        found = intervals.get(name)
-        return None if found is None or math.isnan(found.low) else found
-
+    values = {name: _number(value) for name, value in measures.gaps(each.counts()).items()}
+    known: dict[str, Interval] = {}
+    if resampling["num_resamples"]:
+        units = len(each.label_B) if each.subject_B is None else each.subject_B
+        found = bootstrap(lambda weights_B: measures.gaps(each.counts(weights_B)), units, **resampling)
+        known = {name: interval for name, interval in found.items() if not math.isnan(interval.low)}
     gaps = [
         Gap(
             measure=name,
-            raw=_number(values[f"raw {name}"]),
-            raw_interval=interval(f"raw {name}"),
-            adjusted=_number(values[f"adjusted {name}"]),
-            interval=interval(f"adjusted {name}"),
+            raw=values[f"raw {name}"],
+            raw_interval=known.get(f"raw {name}"),
+            adjusted=values[f"adjusted {name}"],
+            interval=known.get(f"adjusted {name}"),
             p_value=float(p_value),
             p_holm=float(corrected),
             found=bool(corrected <= alpha),
         )
         for name, p_value, corrected in zip(measures.names, p_M, holm_M, strict=True)
     ]
-    gaps.insert(1, Gap(measure="uar", raw=_number(values["raw uar"]), raw_interval=interval("raw uar")))
+    gaps.insert(1, Gap(measure="uar", raw=values["raw uar"], raw_interval=known.get("raw uar")))
     return gaps
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+class Measures:
+    """Accuracy and rates of false positives, each the share of faces of some labels that got one of some answers."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        """Set up the measures of a label set."""
+        negative = [labels.names.index(name) for name in NEGATIVE if name in labels.names]
+        num_classes = len(labels)
+        self.negative = tuple(labels.names[index] for index in negative)
+        self.names = ("war", *(f"fpr_{name}" for name in self.negative))
+        self.hits_MCA = np.zeros((len(self.names), num_classes, num_classes + 1))
+        self.hits_MCA[0, :, 1:] = np.eye(num_classes)
+        self.eligible_MC = np.ones((len(self.names), num_classes))
+        for measure, index in enumerate(negative, start=1):
+            self.hits_MCA[measure, :, 1 + index] = 1
+            self.hits_MCA[measure, index] = 0
+            self.eligible_MC[measure, index] = 0
+
+    def count(self, counts_GCA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return hits and faces that count, both (M, G, C)."""
+        hits_MGC = np.einsum("mca,gca->mgc", self.hits_MCA, counts_GCA)
+        return hits_MGC, self.eligible_MC[:, None] * counts_GCA.sum(axis=-1)
+
+    def rates(self, counts_GCA: np.ndarray) -> np.ndarray:
+        """Return the plain measures (M, G); NaN where no face counts."""
+        hits_MGC, eligible_MGC = self.count(counts_GCA)
+        return ratio(hits_MGC.sum(axis=-1), eligible_MGC.sum(axis=-1))
+
+    def adjusted(self, counts_GCA: np.ndarray) -> np.ndarray:
+        """Return the differences among faces of the same label, group minus rest (M,); NaN where no label is shared."""
+        hits_MGC, eligible_MGC = self.count(counts_GCA)
+        both_MC = eligible_MGC.sum(axis=1)
+        weight_MC = np.divide(eligible_MGC.prod(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
+        rate_MGC = np.divide(hits_MGC, eligible_MGC, out=np.zeros_like(hits_MGC), where=eligible_MGC > 0)
+        return ratio((weight_MC * (rate_MGC[:, 1] - rate_MGC[:, 0])).sum(axis=-1), weight_MC.sum(axis=-1))
+
+    def gaps(self, counts_GCA: np.ndarray) -> dict[str, float]:
+        """Return all differences by name: `raw MEASURE`, `adjusted MEASURE` and `raw uar`."""
+        rates_MG = self.rates(counts_GCA)
+        raw = dict(zip(self.names, rates_MG[:, 1] - rates_MG[:, 0], strict=True))
+        raw["uar"] = uar_gap(counts_GCA)
+        adjusted = dict(zip(self.names, self.adjusted(counts_GCA), strict=True))
+        return {f"raw {name}": value for name, value in raw.items()} | {
+            f"adjusted {name}": value for name, value in adjusted.items()
+        }
+
+
+def uar_gap(counts_GCA: np.ndarray) -> float:
+    """Return the difference of mean recall over the labels that both sides have; NaN where they share none."""
+    num_GC = counts_GCA.sum(axis=-1)
+    shared_C = (num_GC > 0).all(axis=0)
+    if not shared_C.any():
+        return math.nan
+    right_GC = np.diagonal(counts_GCA[:, :, 1:], axis1=1, axis2=2)
+    rest, group = (right_GC[:, shared_C] / num_GC[:, shared_C]).mean(axis=1)
+    return float(group - rest)
+
+
+def permutation_p_values(
+    measures: Measures, counts_GCA: np.ndarray, *, num_permutations: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Test each measure by permuting membership within labels: two-sided p-values (M,).
+
+    Args:
+        measures: to test.
+        counts_GCA: images of the rest and of the group, by label and answer.
+        num_permutations: R; p-values are at least 1 / (R + 1).
+        rng: for the draws.
+    """
+    hits_MGC, eligible_MGC = measures.count(counts_GCA.astype(np.int64))
+    p_M = np.ones(len(measures.names))
+    for m, (hits_GC, eligible_GC) in enumerate(
+        zip(hits_MGC.astype(np.int64), eligible_MGC.astype(np.int64), strict=True)
+    ):
+        hits_C, eligible_C = hits_GC.sum(axis=0), eligible_GC.sum(axis=0)
+        use_C = (hits_C > 0) & (hits_C < eligible_C) & (eligible_GC > 0).all(axis=0)
+        if not use_C.any():
+            continue
+        drawn_RC = rng.hypergeometric(
+            hits_C[use_C],
+            (eligible_C - hits_C)[use_C],
+            eligible_GC[1, use_C],
+            size=(num_permutations, int(use_C.sum())),
+        )
+        expected = (eligible_GC[1, use_C] * hits_C[use_C] / eligible_C[use_C]).sum()
+        p_M[m] = _p_value(hits_GC[1, use_C].sum() - expected, drawn_RC.sum(axis=1) - expected)
+    return p_M
+
+
+def subject_p_values(
+    measures: Measures,
+    label_B: np.ndarray,
+    answer_B: np.ndarray,
+    member_B: np.ndarray,
+    subject_B: np.ndarray,
+    *,
+    num_permutations: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Test each measure by random signs of whole subjects: two-sided p-values (M,).
+
+    Args:
+        measures: to test.
+        label_B: true class of each image, from 0.
+        answer_B: 0 for no answer, else 1 + the predicted class.
+        member_B: whether an image is of the group, bool.
+        subject_B: number of the subject, from 0 without gaps.
+        num_permutations: R; p-values are at least 1 / (R + 1).
+        rng: for the signs.
+    """
+    num_classes = measures.eligible_MC.shape[1]
+    counts_GCA = table(label_B, answer_B, member_B, num_classes)
+    hits_MGC, eligible_MGC = measures.count(counts_GCA)
+    both_MC = eligible_MGC.sum(axis=1)
+    rate_MC = np.divide(hits_MGC.sum(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
+    num_GC = counts_GCA.sum(axis=-1)
+    share_C = num_GC[1] / np.maximum(num_GC.sum(axis=0), 1)
+    excess_MB = (measures.hits_MCA[:, label_B, answer_B] - rate_MC[:, label_B]) * measures.eligible_MC[:, label_B]
+    excess_MB *= member_B - share_C[label_B]
+    num_subjects = int(subject_B.max()) + 1
+    excess_JM = np.stack([np.bincount(subject_B, row_B, num_subjects) for row_B in excess_MB], axis=1)
+    at_once = max(1, CHUNK // num_subjects)
+    drawn_RM = np.concatenate(
+        [
+            (2.0 * rng.integers(2, size=(min(at_once, num_permutations - done), num_subjects)) - 1) @ excess_JM
+            for done in range(0, num_permutations, at_once)
+        ]
+    )
+    pairs = zip(excess_JM.sum(axis=0), drawn_RM.T, strict=True)
+    return np.array([_p_value(observed, drawn_R) for observed, drawn_R in pairs])
+
+
+def table(
+    label_B: np.ndarray,
+    answer_B: np.ndarray,
+    member_B: np.ndarray,
+    num_classes: int,
+    weights_B: np.ndarray | None = None,
+) -> np.ndarray:
+    """Count images of the rest and the group by label and answer, float64 (2, C, A); arguments as in `_Comparison`."""
+    shape = (2, num_classes, num_classes + 1)
+    place_B = np.ravel_multi_index((member_B.astype(np.int64), label_B, answer_B), shape)
+    return np.bincount(place_B, weights_B, math.prod(shape)).astype(np.float64).reshape(shape)
+
+
+def _p_value(observed: float, drawn_R: np.ndarray) -> float:
+    """Return the share of draws at least as far from 0, the observed one included."""
+    # Ties may differ in the last digits.
+    as_far = np.abs(drawn_R) >= abs(observed) - 1e-9 * (1 + abs(observed))
+    return float((1 + as_far.sum()) / (1 + len(drawn_R)))

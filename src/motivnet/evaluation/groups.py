@@ -1,9 +1,9 @@
-"""Columns that part the images of a manifest into groups: its own, those that follow from it, and the user's."""
+"""Columns that divide the images of a manifest into groups: its own, derived ones, and the user's."""
 
 import csv
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +12,33 @@ from motivnet.data.clean import pixel_hashes
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError, unknown_name
 
-# Group of each image; None: not known, so in no group and in nobody's rest.
+# Group of each image; None: not known, so neither in a group nor in the rest.
 Column = list[str | None]
 
 DERIVED = ("agreement", "duplicate", "intensity", "split", "subject")
 
-# The share of votes from which annotators agree, and the distance from the middle of the plane of valence and arousal
-# from which an expression is strong.
+# Minimum share of votes for high agreement, and minimum distance from neutral in valence and arousal of a strong
+# expression.
 AGREED = 0.8
 STRONG = 0.5
 KEYS = ("row", "path")
-# Beyond this a column numbers things, and groups none.
+# A column of more values identifies images rather than groups them.
 MAX_GROUPS = 1000
 
 
 def group_columns(
     manifest: Manifest, names: Sequence[str], *, whole: Manifest | None = None, table: Path | None = None
 ) -> dict[str, Column]:
-    """Find columns by name.
+    """Return columns by name.
 
     A name is a key of the manifest's `groups`, a column of `table`, or, if it is neither, one of these:
 
     | name | groups |
     |---|---|
     | subject, split | as in the manifest |
-    | agreement | high: one label has at least 0.8 of the annotators' votes for any; else low |
+    | agreement | high: one label has at least 0.8 of the annotators' votes; else low |
     | duplicate | whether exactly these pixels are also in the training split |
-    | intensity | strong: at least 0.5 from the middle of the plane of valence and arousal; else weak |
+    | intensity | strong: valence and arousal are at least 0.5 from neutral; else weak |
 
     Args:
         manifest: the images.
@@ -52,23 +52,23 @@ def group_columns(
 
     Raises:
         DataError: if there is no such column, it is empty or has more than MAX_GROUPS values, it is both in the
-            manifest and in the table, or the table is not as said.
+            manifest and in the table, or the table is invalid.
     """
     maps = [dict(pairs or ()) for pairs in manifest.table["groups"].to_pylist()]
     own = {str(key) for pairs in maps for key in pairs}
-    foreign = _read_table(table, manifest) if table else {}
+    listed = _read_table(table, manifest) if table else {}
     columns = {}
     for name in dict.fromkeys(names):
-        if name in own and name in foreign:
+        if name in own and name in listed:
             raise DataError(f"group column {name!r} is both in the data and in {table}: rename one")
         if name in own:
             column = [pairs.get(name) for pairs in maps]
-        elif name in foreign:
-            column = foreign[name]
+        elif name in listed:
+            column = listed[name]
         elif name in DERIVED:
             column = _derive(name, manifest, whole)
         else:
-            raise DataError(unknown_name("group column", name, {*own, *foreign, *DERIVED}))
+            raise DataError(unknown_name("group column", name, {*own, *listed, *DERIVED}))
         num_groups = len(set(column) - {None})
         if not 1 <= num_groups <= MAX_GROUPS:
             raise DataError(f"group column {name!r} has {num_groups} values. Allowed: from 1 to {MAX_GROUPS}")
@@ -149,24 +149,17 @@ def _read_table(path: Path, manifest: Manifest) -> dict[str, Column]:
 
 
 def _places(manifest: Manifest, key: str) -> dict[str, int]:
-    """Give the position of each image by what a table may call it."""
+    """Return the position of each image by the names that a table may use."""
     names = manifest.table[key].to_pylist()
-    if key == "row":
-        places = _unique(map(str, names), key)
-    else:
-        known = {position: name for position, name in enumerate(names) if name is not None}
-        if not known:
+    if key == "path":
+        paths = {name: position for position, name in enumerate(names) if name is not None}
+        if not paths:
             raise DataError("images without a path cannot be found by it. Allowed: a table keyed by row")
-        folder = os.path.commonpath([os.path.dirname(name) for name in known.values()])  # noqa: PTH120
-        places = {os.path.relpath(name, folder): position for position, name in known.items() if folder}
-        places |= {name: position for position, name in known.items()}
-    return places
-
-
-def _unique(names: Iterable[str], key: str) -> dict[str, int]:
+        folder = os.path.commonpath([os.path.dirname(name) for name in paths])  # noqa: PTH120
+        return {os.path.relpath(name, folder): position for name, position in paths.items() if folder} | paths
     places: dict[str, int] = {}
-    for position, name in enumerate(names):
+    for position, name in enumerate(map(str, names)):
         if name in places:
-            raise DataError(f"{key} {name} is that of two images. Allowed: a table keyed by path, or one split")
+            raise DataError(f"row {name} is that of two images. Allowed: a table keyed by path, or one split")
         places[name] = position
     return places

@@ -1,17 +1,17 @@
-"""Scores of a classifier, as pure functions of numpy arrays; all are fractions from 0 to 1.
+"""Metrics of a classifier, and of valence and arousal, as pure functions of numpy arrays.
 
-An image without an answer (no face found) has the prediction `NO_ANSWER`: wrong for every score, counted among the
-images of its true class, in no column of the confusion matrix.
+Metrics of classes are fractions from 0 to 1. An image without an answer (no face detected) has the prediction
+`NO_ANSWER`: wrong for every metric, counted among the images of its true class, in no column of the confusion matrix.
 
-Every score takes `weights`, one an image, as scikit-learn's `sample_weight`: a weight of 2 is the same as the image
+Every metric takes `weights`, one per image, as scikit-learn's `sample_weight`: a weight of 2 is the same as the image
 listed twice, a weight of 0 the same as the image left out. So a class whose images all have weight 0 counts as absent
 (scikit-learn still lists it).
 
-A mean over classes leaves out those that cannot have the score: `uar` those absent from the target, precision and F1
+A macro average leaves out the classes that cannot have the metric: `uar` those absent from the target, precision and F1
 those in neither target nor predictions. scikit-learn does so too unless `labels=range(C)` is given; then it counts an
 absent class as 0.
 
-Shape suffixes: B images, C classes, A the answers: none, then the C classes.
+Shape suffixes: B images, C classes, A answers: none, then the C classes.
 """
 
 import numpy as np
@@ -20,22 +20,21 @@ from numpy.typing import ArrayLike
 from motivnet.errors import DataError
 
 NO_ANSWER = -1
+Weights = ArrayLike | None
 
 
-def confusion_matrix(
-    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None
-) -> np.ndarray:
-    """Count how often each class was taken for each.
+def confusion_matrix(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> np.ndarray:
+    """Count images by true and predicted class.
 
     Args:
-        preds: predicted class of each image, whole numbers (B,) from 0 to C - 1, or `NO_ANSWER`.
-        target: true class of each image, whole numbers (B,) from 0 to C - 1.
+        preds: predicted class of each image, integers (B,) from 0 to C - 1, or `NO_ANSWER`.
+        target: true class of each image, integers (B,) from 0 to C - 1.
         num_classes: C.
-        weights: how much each image counts, numbers (B,) of at least 0, not all 0; None: 1 each.
+        weights: weight of each image, numbers (B,) of at least 0, not all 0; None: 1 each.
 
     Returns:
-        Counts (C, C), a row for each true class and a column for each predicted one; int64, or float64 with `weights`.
-        Images without an answer are in no column, so that a row may sum to less than the class has images.
+        Counts (C, C), a row per true class and a column per predicted class; int64, or float64 with `weights`. Images
+        without an answer are in no column, so that a row may sum to less than the class has images.
 
     Raises:
         DataError: if there are no images, lengths differ, a class is out of range or a weight not allowed.
@@ -43,104 +42,93 @@ def confusion_matrix(
     return _counts(preds, target, num_classes, weights)[:, 1:].copy()
 
 
-def war(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None) -> float:
-    """Share of images classified rightly: accuracy, also called weighted average recall.
-
-    Args and errors are those of `confusion_matrix`.
-    """
+def war(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
+    """Return the accuracy, also called weighted average recall; arguments and errors as for `confusion_matrix`."""
     counts_CA = _counts(preds, target, num_classes, weights)
     return float(_hits(counts_CA).sum() / counts_CA.sum())
 
 
-def uar(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None) -> float:
-    """Mean recall of the classes present in `target`: balanced accuracy, unweighted average recall, recall (macro).
+def uar(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
+    """Return the mean recall of the classes present in `target`: balanced accuracy, unweighted average recall.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     return float(np.nanmean(recall_per_class(preds, target, num_classes, weights=weights)))
 
 
-def recall_per_class(
-    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None
-) -> np.ndarray:
-    """Share of each class's images that were recognised, float64 (C,); NaN for a class absent from `target`.
+def recall_per_class(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> np.ndarray:
+    """Return the recall of each class, float64 (C,); NaN for a class absent from `target`.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     counts_CA = _counts(preds, target, num_classes, weights)
-    return _ratio(_hits(counts_CA), _support(counts_CA), absent=np.nan)
+    return ratio(_hits(counts_CA), counts_CA.sum(axis=1))
 
 
 def precision_per_class(
-    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None
+    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None
 ) -> np.ndarray:
-    """Share of the images taken for each class that are of it, float64 (C,).
+    """Return the precision of each class, float64 (C,).
 
     It is 0 for a class that was never predicted, and NaN for one that is in neither `target` nor `preds`.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     return _precision(_counts(preds, target, num_classes, weights))
 
 
-def precision_macro(
-    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None
-) -> float:
-    """Mean precision of the classes present in `target` or `preds`; 0 for one that was never predicted.
+def precision_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
+    """Return the mean precision of the classes present in `target` or `preds`; 0 for one that was never predicted.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     return float(np.nanmean(precision_per_class(preds, target, num_classes, weights=weights)))
 
 
-def precision_weighted(
-    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None
-) -> float:
-    """Mean precision of the classes present in `target`, each weighted by its number of images there.
+def precision_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
+    """Return the mean precision of the classes present in `target`, each weighted by its number of images there.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     counts_CA = _counts(preds, target, num_classes, weights)
     return _by_support(_precision(counts_CA), counts_CA)
 
 
-def f1_per_class(
-    preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None
-) -> np.ndarray:
-    """Harmonic mean of each class's precision and recall, float64 (C,); NaN for one in neither `target` nor `preds`.
+def f1_per_class(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> np.ndarray:
+    """Return the F1 score of each class, float64 (C,); NaN for one in neither `target` nor `preds`.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     return _f1(_counts(preds, target, num_classes, weights))
 
 
-def f1_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None) -> float:
-    """Mean F1, the harmonic mean of precision and recall, of the classes present in `target` or `preds`.
+def f1_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
+    """Return the mean F1 score of the classes present in `target` or `preds`.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     return float(np.nanmean(f1_per_class(preds, target, num_classes, weights=weights)))
 
 
-def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: ArrayLike | None = None) -> float:
-    """Mean F1 of the classes present in `target`, each weighted by its number of images there.
+def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
+    """Return the mean F1 score of the classes present in `target`, each weighted by its number of images there.
 
-    Args and errors are those of `confusion_matrix`.
+    Arguments and errors as for `confusion_matrix`.
     """
     counts_CA = _counts(preds, target, num_classes, weights)
     return _by_support(_f1(counts_CA), counts_CA)
 
 
-def top_k_accuracy(probs: ArrayLike, target: ArrayLike, k: int, *, weights: ArrayLike | None = None) -> float:
-    """Share of images whose true class is among the `k` most probable.
+def top_k_accuracy(probs: ArrayLike, target: ArrayLike, k: int, *, weights: Weights = None) -> float:
+    """Return the share of images whose true class is among the `k` most probable.
 
-    Of equal values the lower class counts as the more probable, as `argmax` has it, so that k=1 is `war` of the argmax.
+    Of equal values the lower class counts as the more probable, as in `argmax`, so that k=1 is `war` of the argmax.
 
     Args:
         probs: probabilities, logits or any other scores, (B, C).
-        target: true class of each image, whole numbers (B,) from 0 to C - 1.
+        target: true class of each image, integers (B,) from 0 to C - 1.
         k: from 1 to C.
-        weights: how much each image counts, as in `confusion_matrix`.
+        weights: as in `confusion_matrix`.
 
     Raises:
         DataError: if there are no images, lengths differ, a class is out of range, a score is NaN or a weight not
@@ -154,9 +142,9 @@ def top_k_accuracy(probs: ArrayLike, target: ArrayLike, k: int, *, weights: Arra
 
 
 def rank_of_truth(probs: ArrayLike, target: ArrayLike) -> np.ndarray:
-    """Say how many classes were held more probable than the true one, int64 (B,); `top_k_accuracy` is `rank < k`.
+    """Return how many classes are more probable than the true one, int64 (B,); `top_k_accuracy` is `rank < k`.
 
-    Args and errors are those of `top_k_accuracy`.
+    Arguments and errors as for `top_k_accuracy`.
     """
     probs_BC = checked_scores(probs)
     num_classes = probs_BC.shape[1]
@@ -167,20 +155,68 @@ def rank_of_truth(probs: ArrayLike, target: ArrayLike) -> np.ndarray:
     return ((probs_BC > true_B1) | ((probs_BC == true_B1) & earlier_BC)).sum(axis=1)
 
 
-def weighted_mean(values: np.ndarray, weights: ArrayLike | None) -> float:
-    """Average one checked number an image, (B,), by weights as in `confusion_matrix`.
+def ccc(preds: ArrayLike, target: ArrayLike, *, weights: Weights = None) -> float:
+    """Return the concordance correlation coefficient, from -1 to 1.
+
+    After Lin, A concordance correlation coefficient to evaluate reproducibility, Biometrics 1989: twice the covariance,
+    divided by the sum of both variances and the squared difference of the means; all moments divide by the number of
+    images. (torchmetrics divides by one less, and so is a little further from 0 where the means differ.)
+
+    It is NaN where `preds` or `target` is constant, as in torchmetrics.
+
+    Args:
+        preds: predicted value of each image, (B,).
+        target: true value of each image, (B,).
+        weights: as in `confusion_matrix`.
 
     Raises:
-        DataError: if a weight is not allowed.
+        DataError: if there are no images, lengths differ, a value is not finite or a weight not allowed.
     """
+    preds_B, target_B = _values(preds, target)
+    weights_B = checked_weights(weights, len(target_B))
+    counted_B = weights_B > 0
+    if np.ptp(preds_B[counted_B]) == 0 or np.ptp(target_B[counted_B]) == 0:
+        return float("nan")
+    share_B = weights_B / weights_B.sum()
+    preds_mean, target_mean = share_B @ preds_B, share_B @ target_B
+    preds_B, target_B = preds_B - preds_mean, target_B - target_mean
+    spread = share_B @ (preds_B**2 + target_B**2) + (preds_mean - target_mean) ** 2
+    return float(2 * (share_B @ (preds_B * target_B)) / spread)
+
+
+def rmse(preds: ArrayLike, target: ArrayLike, *, weights: Weights = None) -> float:
+    """Return the root mean squared error, in units of the target; arguments and errors as for `ccc`."""
+    preds_B, target_B = _values(preds, target)
+    return float(np.sqrt(weighted_mean((preds_B - target_B) ** 2, weights)))
+
+
+def sign_agreement(preds: ArrayLike, target: ArrayLike, *, weights: Weights = None) -> float:
+    """Return the share of images whose predicted value has the sign of the true one (SAGR), from 0 to 1.
+
+    After Nicolaou et al., Continuous prediction of spontaneous affect, IEEE Transactions on Affective Computing 2011.
+    0 is a sign of its own: it agrees with 0 alone.
+
+    Arguments and errors as for `ccc`.
+    """
+    preds_B, target_B = _values(preds, target)
+    return weighted_mean(np.sign(preds_B) == np.sign(target_B), weights)
+
+
+def weighted_mean(values: np.ndarray, weights: Weights) -> float:
+    """Average checked numbers, one per image, (B,); weights and errors as for `confusion_matrix`."""
     if weights is None:
         return float(values.mean())
     weights_B = checked_weights(weights, len(values))
     return float((weights_B * values).sum() / weights_B.sum())
 
 
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide; NaN where `whole` is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
 def checked_scores(probs: ArrayLike) -> np.ndarray:
-    """Give one row of scores an image as float64 (B, C).
+    """Return one row of scores per image as float64 (B, C).
 
     Raises:
         DataError: unless it is a matrix of numbers with at least one row and column, none NaN.
@@ -198,14 +234,14 @@ def checked_scores(probs: ArrayLike) -> np.ndarray:
 
 
 def checked_classes(what: str, values: ArrayLike, num_classes: int, *, no_answer: bool = False) -> np.ndarray:
-    """Give one class an image as int64 (B,); `no_answer`: it may be `NO_ANSWER`.
+    """Return one class per image as int64 (B,); `no_answer`: it may be `NO_ANSWER`.
 
     Raises:
         DataError: unless there is at least one, of an integer type, and all from 0 to C - 1.
     """
     values_B = np.asarray(values)
     if values_B.ndim != 1 or values_B.size == 0:
-        raise DataError(f"{what} of shape {values_B.shape}. Allowed: one class an image, at least one image")
+        raise DataError(f"{what} of shape {values_B.shape}. Allowed: one class per image, at least one image")
     if values_B.dtype.kind not in "iu":
         raise DataError(f"{what} of {values_B.dtype}. Allowed: whole numbers of an integer type")
     wrong_B = (values_B < (NO_ANSWER if no_answer else 0)) | (values_B >= num_classes)
@@ -216,11 +252,11 @@ def checked_classes(what: str, values: ArrayLike, num_classes: int, *, no_answer
     return values_B.astype(np.int64)
 
 
-def checked_weights(weights: ArrayLike | None, num_rows: int) -> np.ndarray:
-    """Give one weight an image as float64 (B,); ones for None.
+def checked_weights(weights: Weights, num_rows: int) -> np.ndarray:
+    """Return one weight per image as float64 (B,); ones for None.
 
     Raises:
-        DataError: unless there is one weight an image, all finite and at least 0, not all of them 0.
+        DataError: unless there is one weight per image, all finite and at least 0, not all of them 0.
     """
     if weights is None:
         return np.ones(num_rows)
@@ -240,16 +276,31 @@ def checked_weights(weights: ArrayLike | None, num_rows: int) -> np.ndarray:
 
 
 def checked_length(what: str, length: int, target_length: int) -> None:
-    """Refuse predictions for another number of images than the target has.
-
-    Raises:
-        DataError: if the lengths differ.
-    """
+    """Raise DataError if predictions and target are of different numbers of images."""
     if length != target_length:
         raise DataError(f"{what} of {length} images, target of {target_length}")
 
 
-def _counts(preds: ArrayLike, target: ArrayLike, num_classes: int, weights: ArrayLike | None) -> np.ndarray:
+def _values(preds: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    preds_B, target_B = _finite("preds", preds), _finite("target", target)
+    checked_length("preds", len(preds_B), len(target_B))
+    return preds_B, target_B
+
+
+def _finite(what: str, values: ArrayLike) -> np.ndarray:
+    values_B = np.asarray(values)
+    if values_B.ndim != 1 or values_B.size == 0 or values_B.dtype.kind not in "iuf":
+        raise DataError(
+            f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: one number per image, at least one image"
+        )
+    wrong_B = ~np.isfinite(values_B)
+    if wrong_B.any():
+        row = int(np.argmax(wrong_B))
+        raise DataError(f"{what}[{row}] is {values_B[row]}. Allowed: finite numbers")
+    return values_B.astype(np.float64)
+
+
+def _counts(preds: ArrayLike, target: ArrayLike, num_classes: int, weights: Weights) -> np.ndarray:
     """Count images by true class (row) and answer (column; the first is no answer at all), (C, A)."""
     if num_classes < 1:
         raise DataError(f"num_classes must be at least 1, not {num_classes}")
@@ -266,26 +317,17 @@ def _hits(counts_CA: np.ndarray) -> np.ndarray:
     return np.diagonal(counts_CA, offset=1)
 
 
-def _support(counts_CA: np.ndarray) -> np.ndarray:
-    return counts_CA.sum(axis=1)
-
-
 def _precision(counts_CA: np.ndarray) -> np.ndarray:
     predicted_C = counts_CA[:, 1:].sum(axis=0)
-    precision_C = _ratio(_hits(counts_CA), predicted_C, absent=0.0)
-    precision_C[predicted_C + _support(counts_CA) == 0] = np.nan
-    return precision_C
+    # Of a class that was never predicted: no hits of its images, or 0 of 0.
+    return ratio(_hits(counts_CA), np.where(predicted_C > 0, predicted_C, counts_CA.sum(axis=1)))
 
 
 def _f1(counts_CA: np.ndarray) -> np.ndarray:
-    return _ratio(2 * _hits(counts_CA), counts_CA[:, 1:].sum(axis=0) + _support(counts_CA), absent=np.nan)
+    return ratio(2 * _hits(counts_CA), counts_CA[:, 1:].sum(axis=0) + counts_CA.sum(axis=1))
 
 
 def _by_support(score_C: np.ndarray, counts_CA: np.ndarray) -> float:
-    support_C = _support(counts_CA)
+    support_C = counts_CA.sum(axis=1)
     present_C = support_C > 0
     return float(np.average(score_C[present_C], weights=support_C[present_C]))
-
-
-def _ratio(part_C: np.ndarray, whole_C: np.ndarray, *, absent: float) -> np.ndarray:
-    return np.divide(part_C, whole_C, out=np.full(len(whole_C), absent), where=whole_C > 0)

@@ -1,4 +1,4 @@
-"""What a model answered, image by image, under which protocol; written to a file, and read from anybody's.
+"""Predictions for the rows of a manifest, under a stated protocol: made by a model, written to a file.
 
 Shape suffixes: B images, C classes.
 """
@@ -6,7 +6,7 @@ Shape suffixes: B images, C classes.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -15,21 +15,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.checkpoints.bundle import Calibration
-from motivnet.checkpoints.transfer import sha256_of
-from motivnet.config import from_plain, to_plain
+from motivnet.config import to_plain
 from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError, DataError, OutputError
-from motivnet.evaluation import external_predictions as foreign
+from motivnet.errors import DataError
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
-from motivnet.inference.results import Status
-from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
+from motivnet.faces import load_detector
+from motivnet.inference.predictor import Predictor
+from motivnet.inference.results import FaceResult, ImageResult, Status
+from motivnet.labels import AFFECT, LabelSet
 from motivnet.preprocess import Box
+from motivnet.storage import atomic_path
 from motivnet.version import __version__
 
-# What becomes of images without an answer: the word of the command line -> the protocol's.
+# How images without an answer are scored: the word of the command line -> the protocol's.
 UNANSWERED = {"error": "counted as errors", "leave-out": "left out"}
 PROTOCOL_KEY = b"motivnet.protocol"
+
+Track = Callable[[Iterable[ImageResult]], Iterable[ImageResult]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,30 +70,27 @@ class Protocol:
     version: str = __version__
 
     def __post_init__(self) -> None:
-        """Check what is chosen from a list.
-
-        Raises:
-            DataError: at an unknown way to treat unanswered images.
-        """
+        """Raise DataError at an unknown way to score images without an answer."""
         if self.unanswered not in UNANSWERED.values():
             raise DataError(f"unanswered {self.unanswered!r}. Allowed: {', '.join(UNANSWERED.values())}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Answers to the rows of a manifest, in its order.
+    """Predictions for the rows of a manifest, in its order.
 
     Args:
-        manifest: what was asked, its labels those of the answers.
+        manifest: the images, its labels those of the predictions.
         probs_BC: probability of every class, float64 (B, C); NaN rows where there is no answer.
         status: of each image: `ok`, `no_face` or `unreadable`.
         protocol: what exactly was measured.
-        has_probs: False where only a class is known: its probability is 1 then, and measures of probabilities mean
+        has_probs: False where only a class is known: its probability is 1 then, and metrics of probabilities mean
             nothing.
         errors: row position -> why the image could not be read.
-        faces: row position -> the face that was judged, in pixels of the upright image, where that is not all of it.
+        faces: row position -> the face that was classified, in pixels of the upright image, where that is not all of
+            it.
         affect_B2: predicted valence and arousal, from -1 to 1, float64 (B, 2); NaN rows where there is no answer; None
-            of a model that does not give them.
+            if the model does not predict them.
     """
 
     manifest: Manifest
@@ -106,7 +106,7 @@ class Predictions:
         """Check that the parts fit together.
 
         Raises:
-            DataError: if lengths or labels differ, a status is unknown, or probabilities are none.
+            DataError: if lengths or labels differ, a status is unknown, or probabilities are invalid.
         """
         num_rows, num_classes = len(self.manifest), len(self.protocol.labels)
         if self.manifest.labels.names != tuple(self.protocol.labels):
@@ -139,31 +139,37 @@ class Predictions:
 
     @functools.cached_property
     def answered_B(self) -> np.ndarray:
-        """Which images have an answer, bool (B,)."""
+        """Whether each image has an answer, bool (B,)."""
         return np.array([status == "ok" for status in self.status], dtype=np.bool_)
 
     @functools.cached_property
     def preds_B(self) -> np.ndarray:
-        """Most probable class of each image, int64 (B,); `NO_ANSWER` where there is none."""
+        """Predicted class of each image, int64 (B,); `NO_ANSWER` where there is none."""
         preds_B = np.full(len(self.status), NO_ANSWER, dtype=np.int64)
         preds_B[self.answered_B] = self.probs_BC[self.answered_B].argmax(axis=1)
         return preds_B
 
+    @property
+    def scored(self) -> "Predictions":
+        """Those that the protocol scores: all, or the images with an answer alone."""
+        return self.select(self.answered_B) if self.protocol.unanswered == UNANSWERED["leave-out"] else self
+
     def select(self, keep: np.ndarray) -> "Predictions":
         """Keep the rows of a boolean mask, or of an array of row positions; the protocol stays that of the whole."""
         positions = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
+        places = list(enumerate(positions.tolist()))
         return dataclasses.replace(
             self,
             manifest=self.manifest.select(positions),
             probs_BC=self.probs_BC[positions],
             affect_B2=None if self.affect_B2 is None else self.affect_B2[positions],
-            status=tuple(self.status[position] for position in positions),
-            errors={new: self.errors[old] for new, old in enumerate(positions.tolist()) if old in self.errors},
-            faces={new: self.faces[old] for new, old in enumerate(positions.tolist()) if old in self.faces},
+            status=tuple(self.status[old] for _, old in places),
+            errors={new: self.errors[old] for new, old in places if old in self.errors},
+            faces={new: self.faces[old] for new, old in places if old in self.faces},
         )
 
     def write(self, path: Path) -> None:
-        """Write one row an image as Parquet, with the protocol in the file's metadata; the path's folder must exist.
+        """Write one row per image as Parquet, with the protocol in the file's metadata; the path's folder must exist.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -174,96 +180,119 @@ class Predictions:
             **{name: source[name] for name in ("row", "path", "split", "label")},
             "status": pa.array(self.status, pa.string()),
             "error": pa.array([self.errors.get(row) for row in rows], pa.string()),
-            "box": pa.array([self.faces.get(row) for row in rows], pa.list_(pa.float32(), 4)),
+            "box": pa.array([self.faces.get(row) for row in rows], pa.list_(pa.float32())),
             "pred": pa.array([None if pred == NO_ANSWER else names[pred] for pred in self.preds_B], pa.string()),
         }
-        if self.has_probs:
-            for name, probs in zip(names, self.probs_BC.T, strict=True):
-                columns[f"prob_{name}"] = pa.array(probs, pa.float64(), from_pandas=True)
+        numbers = {f"prob_{name}": self.probs_BC[:, c] for c, name in enumerate(names)} if self.has_probs else {}
         if self.affect_B2 is not None:
-            for name, values in zip(AFFECT, self.affect_B2.T, strict=True):
-                columns[name] = pa.array(values, pa.float64(), from_pandas=True)
+            numbers |= dict(zip(AFFECT, self.affect_B2.T, strict=True))
+        columns |= {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in numbers.items()}
         protocol = json.dumps(to_plain(self.protocol), sort_keys=True).encode()
-        try:
-            pq.write_table(pa.table(columns).replace_schema_metadata({PROTOCOL_KEY: protocol}), path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.table(columns).replace_schema_metadata({PROTOCOL_KEY: protocol}), temporary)
 
 
-def read_predictions(
-    path: Path, manifest: Manifest, *, data: str = "", split: str | None = None, unanswered: str = UNANSWERED["error"]
+def predict_manifest(
+    predictor: Predictor,
+    manifest: Manifest,
+    *,
+    detect: bool,
+    data: str,
+    split: str | None,
+    model_fingerprint: str | None = None,
+    unanswered: str = UNANSWERED["error"],
+    track: Track = iter,
 ) -> Predictions:
-    """Read answers to a manifest: what `Predictions.write` wrote, or the file of another tool.
-
-    A row is found by the column `row` (the manifest's), else by `path`: as it stands in the manifest, below the folder
-    that all images have in common, or by the file's name alone where that is enough. There is a column of probabilities
-    a label, or only `pred`, a label. Labels may be synonyms such as `happy`, and columns of probabilities may start
-    with `prob_`. A column `status` is heeded; without it, a row without an answer means that no face was found. Columns
-    `valence` and `arousal`, if both are there, are predicted ones.
+    """Predict every row of a manifest, in its order.
 
     Args:
-        path: a Parquet or CSV file.
-        manifest: what was asked; its rows of other labels than the file's are left out, and counted.
+        predictor: the model, and the detector for `detect`.
+        manifest: the images; rows of labels that the model does not know are left out, and counted.
+        detect: detect faces: the largest counts, or where the manifest has a box the one that overlaps it most, and
+            none if none does. Otherwise the face is the manifest's box, and without one the whole image.
         data: the source as it was named, for the protocol.
         split: the publisher's split, for the protocol.
-        unanswered: one of the values of UNANSWERED.
+        model_fingerprint: of `checkpoints.fingerprint.model_fingerprint`, for the protocol.
+        unanswered: one of the values of UNANSWERED, for the protocol.
+        track: wraps the iterator of results, such as a progress bar.
 
     Raises:
-        DataError: naming file and row, at an unknown label, a row without a partner, one given twice, probabilities
-            that are none, or a valence or arousal out of range.
+        DataError: if no row has a label that the model knows.
     """
-    table = foreign.read_table(path)
-    known = LabelSet(tuple(dict.fromkeys((*WITH_CONTEMPT, *manifest.labels))))
-    columns = foreign.prob_columns(path, table.column_names, known)
-    preds = foreign.pred_classes(path, table, known)
-    if not columns and preds is None:
-        found = ", ".join(table.column_names)
-        raise DataError(f"{path}: neither a column of probabilities a label nor `pred`; found {found}")
-    named = {known.names[pred] for pred in preds or () if pred is not None}
-    # A label that was never predicted is not named: the seven emotions are taken for known.
-    labels = LabelSet(tuple(columns)) if columns else EMOTIONS if named <= set(EMOTIONS) else known
+    config, labels = predictor.config, predictor.config.labels
     manifest = manifest.restrict(labels)
-    places, num_others = foreign.match_rows(path, table, manifest)
-    probs_BC = foreign.read_probs(path, table, columns) if columns else foreign.one_hot(preds or [], known, labels)
-    foreign.check_probs(path, probs_BC, [None if pred is None else known.names[pred] for pred in preds or ()], labels)
-    status = foreign.read_status(path, table, ~np.isnan(probs_BC[:, 0]))
-    affect_B2 = foreign.read_affect(path, table)
-    protocol = _own_protocol(path, table) or Protocol(
-        model=path.name,
-        model_fingerprint="m" + sha256_of(path)[:12],
+    boxes = [Box(*box) if box else None for box in manifest.table["box"].to_pylist()]
+    sources = (manifest.source(row) for row in range(len(manifest)))
+    if not detect:
+        predictor = Predictor(config, predictor.backend, load_detector("whole"), predictor.options)
+    results = predictor.stream(sources, boxes=None if detect else boxes)
+    probs_BC = np.full((len(manifest), len(labels)), np.nan)
+    affect_B2 = np.full((len(manifest), len(AFFECT)), np.nan)
+    status: list[Status] = []
+    errors: dict[int, str] = {}
+    faces: dict[int, Box] = {}
+    for row, (result, box) in enumerate(zip(track(results), boxes, strict=True)):
+        face = choose_face(result.faces, box if detect else None)
+        status.append("no_face" if face is None and result.status == "ok" else result.status)
+        if result.error is not None:
+            errors[row] = result.error
+        if face is not None:
+            probs_BC[row] = list(face.probs.values())
+            affect_B2[row] = face.valence, face.arousal  # None becomes NaN
+            if detect or box:
+                faces[row] = face.box
+    protocol = Protocol(
+        model=config.name,
+        model_fingerprint=model_fingerprint,
         data=data,
-        data_fingerprint="",
+        data_fingerprint=manifest.fingerprint(),
+        split=split,
         n=len(manifest),
+        dropped=dict(manifest.dropped),
         labels=labels.names,
-        detection="unknown: answers of another tool",
+        detection=_describe(predictor.detector.name if detect else None, boxes),
+        preprocessing=config.preprocessing.fingerprint,
+        calibration=config.calibration,
+        unanswered=unanswered,
     )
     return Predictions(
         manifest=manifest,
-        probs_BC=probs_BC[places],
-        status=tuple(status[place] for place in places),
-        has_probs=bool(columns),
-        errors=foreign.values_at(table, "error", places),
-        faces={row: Box(*box) for row, box in foreign.values_at(table, "box", places).items()},
-        affect_B2=None if affect_B2 is None else affect_B2[places],
-        protocol=dataclasses.replace(
-            protocol,
-            data=data or protocol.data,
-            data_fingerprint=manifest.fingerprint(),
-            split=split,
-            n=len(manifest),
-            dropped=dict(manifest.dropped) | ({"predictions of other rows": num_others} if num_others else {}),
-            labels=labels.names,
-            unanswered=unanswered,
-            version=__version__,
-        ),
+        probs_BC=probs_BC,
+        status=tuple(status),
+        protocol=protocol,
+        errors=errors,
+        faces=faces,
+        affect_B2=affect_B2 if config.model.affect else None,
     )
 
 
-def _own_protocol(path: Path, table: pa.Table) -> Protocol | None:
-    text = (table.schema.metadata or {}).get(PROTOCOL_KEY)
-    if text is None:
-        return None
-    try:
-        return from_plain(Protocol, json.loads(text))
-    except (ValueError, ConfigError) as error:
-        raise DataError(f"{path}: its protocol cannot be read: {error}") from None
+def _describe(detector: str | None, boxes: Sequence[Box | None]) -> str:
+    """Describe for the protocol how faces were found."""
+    others = sum(box is None for box in boxes)
+    if others == len(boxes):
+        return f"{detector}: the largest face counts" if detector else "none: images are crops"
+    if detector is None:
+        return "none: boxes of the data set" + (f"; {others} images without one are crops" if others else "")
+    rule = f"{detector}: the face counts that overlaps the data set's box most"
+    return f"{rule}, the largest in {others} images without one" if others else rule
+
+
+def choose_face(faces: Sequence[FaceResult], box: Box | None) -> FaceResult | None:
+    """Choose the face that counts: the one that overlaps `box` most, if any does; without a box the first.
+
+    Args:
+        faces: largest first.
+        box: where the data set says that the face is.
+    """
+    if box is None:
+        return faces[0] if faces else None
+    best = max(faces, key=lambda face: _overlap(face.box, box), default=None)
+    return best if best and _overlap(best.box, box) > 0 else None
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Return the intersection over union."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / (a.width * a.height + b.width * b.height - shared) if shared else 0.0

@@ -1,7 +1,7 @@
-"""Scores of predicted probabilities, as pure functions of numpy arrays.
+"""Metrics of predicted probabilities, from numpy arrays.
 
-Probabilities are one row an image: numbers of at least 0 that sum to 1. Images without an answer have none; leave them
-out, and say so. Weights are those of `motivnet.evaluation.metrics`.
+Probabilities are one row per image: numbers of at least 0 that sum to 1. Images without an answer have none; leave them
+out, and report how many. Weights are those of `motivnet.evaluation.metrics`.
 
 Shape suffixes: B images, C classes, M bins.
 """
@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 
 from motivnet.errors import DataError
 from motivnet.evaluation.metrics import (
+    Weights,
     checked_classes,
     checked_length,
     checked_scores,
     checked_weights,
+    ratio,
     weighted_mean,
 )
 
@@ -26,13 +28,13 @@ SUM_TOLERANCE = 1e-3
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows: equal-width bins of the highest probability.
+    """The equal-width bins of a reliability diagram.
 
     Attributes:
         edges: of the bins, from 0 to 1, (M + 1,); a bin has its lower edge and not its upper one, the last has both.
-        share: of all images that fall into the bin, (M,).
+        share: of the images whose highest probability falls into the bin, (M,).
         confidence: their mean highest probability, (M,); NaN for an empty bin.
-        accuracy: share of them classified rightly, (M,); NaN for an empty bin.
+        accuracy: share of them classified correctly, (M,); NaN for an empty bin.
     """
 
     edges: np.ndarray
@@ -42,18 +44,18 @@ class Reliability(NamedTuple):
 
 
 class ProbabilityScores:
-    """This module's scores of one set of answers under many weights, as a bootstrap asks for them.
+    """Metrics of one set of predictions, such as `ProbabilityScores(probs, target).ece()`.
 
-    What weights do not change is checked, sorted and binned once. The methods are the functions of the same names.
+    What weights do not change is checked, sorted and binned once, so that a bootstrap can ask with many weights.
 
     Args:
         probs: probability of every class, (B, C).
-        target: true class of each image, whole numbers (B,) from 0 to C - 1.
+        target: true class of each image, integers (B,) from 0 to C - 1.
         num_bins: M, of the calibration errors.
 
     Raises:
         DataError: if there are no images, lengths differ, a class is out of range, or a row of `probs` holds NaN, a
-            negative number, or does not sum to 1.
+            negative number, or does not sum to 1; each method also at a weight that is not allowed.
     """
 
     def __init__(self, probs: ArrayLike, target: ArrayLike, *, num_bins: int = NUM_BINS) -> None:
@@ -64,8 +66,12 @@ class ProbabilityScores:
         checked_length("probs", len(self.probs_BC), len(self.target_B))
         self.edges = np.linspace(0, 1, num_bins + 1)
 
-    def auroc_per_class(self, weights: ArrayLike | None = None) -> np.ndarray:
-        """Area under the ROC curve of each class against the rest, float64 (C,)."""
+    def auroc_per_class(self, weights: Weights = None) -> np.ndarray:
+        """Return the area under the ROC curve of each class against the rest, float64 (C,).
+
+        That is the probability that an image of the class is ranked above one of another; equal probabilities count
+        half. NaN for a class absent from the target, and for one that all images are of.
+        """
         weights_B = checked_weights(weights, len(self.target_B))
         order_CB, own_CB, first_B, end_B = self._ranking
         num_classes = len(order_CB)
@@ -77,52 +83,69 @@ class ProbabilityScores:
         # Mean of what is strictly below an image and what is at most equal: so an equal one counts half.
         beaten_B = (below_CB[self.target_B, first_B] + below_CB[self.target_B, end_B]) / 2
         area_C = np.bincount(self.target_B, weights_B * beaten_B, minlength=num_classes)
-        pairs_C = np.bincount(self.target_B, weights_B, minlength=num_classes) * below_CB[:, -1]
-        return np.divide(area_C, pairs_C, out=np.full(num_classes, np.nan), where=pairs_C > 0)
+        return ratio(area_C, np.bincount(self.target_B, weights_B, minlength=num_classes) * below_CB[:, -1])
 
-    def auroc_macro(self, weights: ArrayLike | None = None) -> float:
-        """Mean of the areas that exist; NaN if none does."""
+    def auroc_macro(self, weights: Weights = None) -> float:
+        """Return the mean of `auroc_per_class` over the classes that have one; NaN if none has.
+
+        A class absent from the target is left out of the mean, where torchmetrics counts 0 and scikit-learn gives NaN.
+        """
         auroc_C = self.auroc_per_class(weights)
         exists_C = ~np.isnan(auroc_C)
         return float(auroc_C[exists_C].mean()) if exists_C.any() else float("nan")
 
-    def log_loss(self, weights: ArrayLike | None = None) -> float:
-        """Mean negative logarithm of the true class's probability."""
+    def log_loss(self, weights: Weights = None) -> float:
+        """Return the mean negative natural logarithm of the true class's probability (cross entropy), in nats.
+
+        A probability below float64's epsilon, 2.2e-16, counts as that, as in scikit-learn: an image costs at most 36.
+        """
         return weighted_mean(self._losses, weights)
 
-    def brier(self, weights: ArrayLike | None = None) -> float:
-        """Mean squared distance of the probabilities from the truth."""
+    def brier(self, weights: Weights = None) -> float:
+        """Return the mean squared distance of the probabilities from the truth, summed over classes; from 0 to 2.
+
+        After Brier, Verification of forecasts expressed in terms of probability, 1950. What is called Brier score of
+        two classes elsewhere is half of this.
+        """
         return weighted_mean(self._distances, weights)
 
-    def ece(self, weights: ArrayLike | None = None) -> float:
-        """Mean gap between confidence and accuracy, over bins of the highest probability."""
+    def ece(self, weights: Weights = None) -> float:
+        """Return the expected calibration error: mean gap between highest probability and accuracy; from 0 to 1.
+
+        Images are put into equal-width bins by their highest probability; the gaps of the bins are weighted by the
+        images in them. After Guo et al., On calibration of modern neural networks, 2017, arXiv 1706.04599, equation 3.
+        A bin has its lower edge and not its upper one, as in torchmetrics; but the last has both (torchmetrics opens a
+        further bin for a probability of exactly 1).
+        """
         weights_B = checked_weights(weights, len(self.target_B))
         bin_B, confidence_B, correct_B = self._top
         gap_M = np.bincount(bin_B, weights_B * (confidence_B - correct_B))
         return float(np.abs(gap_M).sum() / weights_B.sum())
 
-    def classwise_ece(self, weights: ArrayLike | None = None) -> float:
-        """Mean gap between probability and frequency, over bins of each class's probability, and over classes."""
+    def classwise_ece(self, weights: Weights = None) -> float:
+        """Return the classwise expected calibration error: `ece` of every class's probability, averaged over classes.
+
+        After Kull et al., Beyond temperature scaling, 2019, arXiv 1910.12656; the static calibration error of Nixon et
+        al., 2019, arXiv 1904.01685. All C classes count, also those absent from the target.
+        """
         weights_B = checked_weights(weights, len(self.target_B))
         place_BC, gap_BC = self._classwise
         gap_CM = np.bincount(place_BC.ravel(), (weights_B[:, None] * gap_BC).ravel())
         return float(np.abs(gap_CM).sum() / weights_B.sum() / gap_BC.shape[1])
 
-    def reliability(self, weights: ArrayLike | None = None) -> Reliability:
-        """Give the bins of a reliability diagram."""
+    def reliability(self, weights: Weights = None) -> Reliability:
+        """Return the bins of a reliability diagram, those of `ece`."""
         weights_B = checked_weights(weights, len(self.target_B))
         bin_B, confidence_B, correct_B = self._top
-        num_bins = len(self.edges) - 1
         weight_M, confidence_M, correct_M = (
-            np.bincount(bin_B, weights_B * values_B, minlength=num_bins)
+            np.bincount(bin_B, weights_B * values_B, minlength=len(self.edges) - 1)
             for values_B in (np.ones(len(bin_B)), confidence_B, correct_B)
         )
-        empty_M = np.full(num_bins, np.nan)
         return Reliability(
             edges=self.edges.copy(),
             share=weight_M / weight_M.sum(),
-            confidence=np.divide(confidence_M, weight_M, out=empty_M.copy(), where=weight_M > 0),
-            accuracy=np.divide(correct_M, weight_M, out=empty_M.copy(), where=weight_M > 0),
+            confidence=ratio(confidence_M, weight_M),
+            accuracy=ratio(correct_M, weight_M),
         )
 
     @cached_property
@@ -158,13 +181,13 @@ class ProbabilityScores:
 
     @cached_property
     def _top(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give the bin of each image's highest probability, that probability, and whether its class is right."""
+        """Return the bin of each image's highest probability, that probability, and whether its class is correct."""
         confidence_B = self.probs_BC.max(axis=1)
         return self._bins(confidence_B), confidence_B, self.probs_BC.argmax(axis=1) == self.target_B
 
     @cached_property
     def _classwise(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give each probability's bin, numbered through over the classes, and its distance from the truth."""
+        """Return each probability's bin, numbered across the classes, and its distance from the truth."""
         num_bins = len(self.edges) - 1
         place_BC = self._bins(self.probs_BC) + num_bins * np.arange(self.probs_BC.shape[1])
         return place_BC, self.probs_BC - self._truth
@@ -174,98 +197,24 @@ class ProbabilityScores:
         return np.minimum(np.searchsorted(self.edges, values, side="right") - 1, len(self.edges) - 2)
 
 
-def auroc_per_class(probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> np.ndarray:
-    """Area under the ROC curve of each class against the rest, float64 (C,).
-
-    It is the chance that an image of the class is given a higher probability of it than an image of another class;
-    equal probabilities count half. NaN for a class absent from `target`, and for one that all images are of.
-
-    Args and errors are those of `ProbabilityScores`, and a weight that is not allowed.
-    """
-    return ProbabilityScores(probs, target).auroc_per_class(weights)
-
-
-def auroc_macro(probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """Mean one-vs-rest AUROC of the classes that have one; NaN if none has, as `target` is of a single class.
-
-    A class absent from `target` is left out of the mean, where torchmetrics counts 0 and scikit-learn gives NaN.
-
-    Args and errors are those of `auroc_per_class`.
-    """
-    return ProbabilityScores(probs, target).auroc_macro(weights)
-
-
-def log_loss(probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """Mean negative natural logarithm of the true class's probability (cross entropy), in nats; from 0.
-
-    A probability below 2.2e-16 (float64's epsilon) counts as that, as in scikit-learn, so an image costs at most 36.
-
-    Args and errors are those of `auroc_per_class`.
-    """
-    return ProbabilityScores(probs, target).log_loss(weights)
-
-
-def brier(probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """Mean squared distance of the probabilities from the truth, summed over the classes; from 0 to 2.
-
-    After Brier, Verification of forecasts expressed in terms of probability, 1950. What is called Brier score of two
-    classes elsewhere is half of this.
-
-    Args and errors are those of `auroc_per_class`.
-    """
-    return ProbabilityScores(probs, target).brier(weights)
-
-
-def ece(probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = NUM_BINS) -> float:
-    """Expected calibration error: mean gap between highest probability and accuracy; from 0 to 1.
-
-    Images are put into equal-width bins by their highest probability; the gaps of the bins are weighted by the images
-    in them. After Guo et al., On calibration of modern neural networks, 2017, arXiv 1706.04599, equation 3. A bin has
-    its lower edge and not its upper one, as in torchmetrics; but the last has both (torchmetrics opens a further bin
-    for a probability of exactly 1).
-
-    Args and errors are those of `auroc_per_class`, and `num_bins` of at least 1.
-    """
-    return ProbabilityScores(probs, target, num_bins=num_bins).ece(weights)
-
-
-def classwise_ece(
-    probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = NUM_BINS
-) -> float:
-    """Classwise expected calibration error: as `ece`, of every class's probability, and averaged over the classes.
-
-    After Kull et al., Beyond temperature scaling, 2019, arXiv 1910.12656; the static calibration error of
-    Nixon et al., 2019, arXiv 1904.01685. All C classes count, also those absent from `target`.
-
-    Args and errors are those of `ece`.
-    """
-    return ProbabilityScores(probs, target, num_bins=num_bins).classwise_ece(weights)
-
-
-def reliability(
-    probs: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None, num_bins: int = NUM_BINS
-) -> Reliability:
-    """Give the bins of a reliability diagram, those of `ece`.
-
-    Args and errors are those of `ece`.
-    """
-    return ProbabilityScores(probs, target, num_bins=num_bins).reliability(weights)
+def invalid_rows(probs_BC: np.ndarray) -> np.ndarray:
+    """Return whether each row is not a probability distribution, bool (B,); rows with NaN are not."""
+    with np.errstate(invalid="ignore"):  # inf - inf, whose NaN is invalid
+        return (probs_BC < 0).any(axis=1) | ~(np.abs(probs_BC.sum(axis=1) - 1) <= SUM_TOLERANCE)
 
 
 def checked_probs(probs: ArrayLike) -> np.ndarray:
-    """Give one row of probabilities an image as float64 (B, C).
+    """Return one row of probabilities per image as float64 (B, C).
 
     Raises:
         DataError: unless it is a matrix of numbers, each row of at least 0 and with a sum of 1 within 1e-3.
     """
     probs_BC = checked_scores(probs)
-    with np.errstate(invalid="ignore"):  # inf - inf; its NaN is refused below
-        sum_B = probs_BC.sum(axis=1)
-    wrong_B = (probs_BC < 0).any(axis=1) | ~(np.abs(sum_B - 1) <= SUM_TOLERANCE)
+    wrong_B = invalid_rows(probs_BC)
     if wrong_B.any():
         row = int(np.argmax(wrong_B))
         raise DataError(
-            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {sum_B[row]:.6g}"
+            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {probs_BC[row].sum():.6g}"
             f" ({wrong_B.sum()} such rows). Allowed: values from 0 to 1 that sum to 1 within {SUM_TOLERANCE}"
         )
     return probs_BC

@@ -1,12 +1,13 @@
-"""Confidence intervals and comparisons of two models, by resampling images or whole subjects.
+"""Confidence intervals, and comparisons of two models, by resampling images or whole subjects.
 
-A resample is a weight for every image: how often it was drawn. So anything that takes weights can be resampled, and
-its sorting need not be repeated.
+Our own rather than scipy's or torchmetrics' bootstrap: these resample neither whole subjects nor weights. A resample is
+a weight for every image: how often it was drawn. So any metric that takes weights can be resampled, and its sorting
+need not be repeated.
 
-Shape suffixes: B images, R resamples, K things drawn (images or clusters).
+Shape suffixes: B images, R resamples, K units drawn (images or clusters), N tests.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,24 +16,25 @@ from numpy.typing import ArrayLike
 from motivnet.errors import DataError
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
-# Two models' scores that are equal may differ in the last digits, and must count as a tie.
+Units = int | Sequence[Any] | np.ndarray
+# Equal scores of two models may differ in the last digits, and must count as a tie.
 TIE = 1e-12
 
 
 class Interval(NamedTuple):
-    """Where a score lies with the wanted confidence; both NaN where that cannot be told."""
+    """A confidence interval; both ends NaN where there is none."""
 
     low: float
     high: float
 
 
 class Difference(NamedTuple):
-    """One score of model a less that of model b.
+    """The difference of one score, model a minus model b.
 
     Attributes:
-        value: the difference on the images themselves.
-        interval: of it.
-        p_value: of there being none, two-sided.
+        value: on the images themselves.
+        interval: of the difference.
+        p_value: two-sided, of no difference.
     """
 
     value: float
@@ -41,12 +43,12 @@ class Difference(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """How two models differ in the images that they classify rightly.
+    """McNemar's test of two models on the same images.
 
     Attributes:
-        only_a: images that only model a classifies rightly.
+        only_a: images that only model a classifies correctly.
         only_b: images that only model b does.
-        p_value: of both being as often right, two-sided.
+        p_value: two-sided, of equal accuracy.
     """
 
     only_a: int
@@ -56,15 +58,16 @@ class McNemar(NamedTuple):
 
 def bootstrap(
     score: Score,
-    units: int | Sequence[Any] | np.ndarray,
+    units: Units,
     *,
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Interval]:
-    """Give percentile intervals of scores (Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13).
+    """Return percentile intervals of scores (Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13).
 
-    Images of one subject resemble each other, so that drawing them one by one makes intervals too narrow: give the
+    Images of one subject resemble each other, so that drawing them one by one makes intervals too narrow: pass the
     subjects, and whole subjects are drawn.
 
     A resample in which a score is NaN, such as the recall of a class that was not drawn, is left out for that score.
@@ -72,12 +75,13 @@ def bootstrap(
     themselves: their intervals lie a little too high.
 
     Args:
-        score: takes a weight an image, float64 (B,), whole numbers; gives scores by name, the same names each time.
+        score: takes a weight per image, float64 (B,), whole numbers; returns scores by name, the same names each time.
         units: number of images, each drawn by itself; or the cluster of each image, (B,), numbers or strings, such as
             its subject; an image whose cluster is None is one by itself.
-        num_resamples: R; 1,000 settle the limits of a 95 % interval to about a fiftieth of its width.
-        level: share of all such intervals that hold the truth, above 0 and below 1.
+        num_resamples: R; 1,000 settle the ends of a 95 % interval to about a fiftieth of its width.
+        level: confidence level, above 0 and below 1.
         seed: of the draws; the same seed gives the same intervals.
+        track: wraps the loop over the resamples, such as a progress bar.
 
     Returns:
         Interval of every score; NaN where it is NaN on every resample, or where there are fewer than two units.
@@ -85,19 +89,12 @@ def bootstrap(
     Raises:
         DataError: if there are no images, or `num_resamples` or `level` is not allowed.
     """
-    names = list(score(np.ones(_num_rows(units))))
-    resampled_NR = _resample(score, names, units, num_resamples=num_resamples, level=level, seed=seed)
-    return {name: _interval(values_R, level) for name, values_R in zip(names, resampled_NR, strict=True)}
+    _, resampled = _resample(score, units, num_resamples, level, seed, track)
+    return {name: _interval(values_R, level) for name, values_R in resampled.items()}
 
 
 def paired_bootstrap(
-    score_a: Score,
-    score_b: Score,
-    units: int | Sequence[Any] | np.ndarray,
-    *,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    score_a: Score, score_b: Score, units: Units, *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, Difference]:
     """Compare two models on the same images: each resample scores both, so what the images share cancels out.
 
@@ -114,7 +111,7 @@ def paired_bootstrap(
         seed: of the draws.
 
     Returns:
-        Difference of every score, a less b; interval and p-value are NaN where `bootstrap` gives NaN.
+        Difference of every score, a minus b; interval and p-value are NaN where `bootstrap` returns NaN.
 
     Raises:
         DataError: as `bootstrap`, or if the models have no score in common.
@@ -124,47 +121,49 @@ def paired_bootstrap(
         a, b = score_a(weights_B), score_b(weights_B)
         return {name: a[name] - b[name] for name in a if name in b}
 
-    observed = difference(np.ones(_num_rows(units)))
+    observed, resampled = _resample(difference, units, num_resamples, level, seed)
     if not observed:
         raise DataError("the two models have no score in common")
-    resampled_NR = _resample(difference, list(observed), units, num_resamples=num_resamples, level=level, seed=seed)
     return {
-        name: Difference(float(value), _interval(values_R, level), _sides_p_value(values_R))
-        for (name, value), values_R in zip(observed.items(), resampled_NR, strict=True)
+        name: Difference(float(observed[name]), _interval(values_R, level), _sides_p_value(values_R))
+        for name, values_R in resampled.items()
     }
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
-    """Test whether two models classify the same images rightly equally often (McNemar 1947), by its mid-p version.
+    """Test whether two models are equally accurate on the same images (McNemar 1947), by the mid-p version.
 
-    Only images that one of them alone gets right tell the models apart; if the models are equally good, either is the
-    one with a chance of a half. The exact binomial test rejects too seldom, the chi-squared test with few images too
-    often; the mid-p test, which counts the observed outcome half, does neither, and is used for any number of images
+    Only images that one of them alone classifies correctly count; if the models are equally good, either is the one
+    with probability 1/2. The exact binomial test rejects too seldom, the chi-squared test with few images too often;
+    the mid-p test, which counts the observed outcome half, does neither, and is used for any number of images
     (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 2013, 13:91).
 
-    Images are taken as independent. Where there are several of a subject, use `paired_bootstrap` with subjects.
+    Images are assumed independent. Where there are several per subject, use `paired_bootstrap` with subjects.
 
     Args:
-        correct_a: whether model a classifies each image rightly, bools (B,).
+        correct_a: whether model a classifies each image correctly, bools (B,).
         correct_b: whether model b does.
 
     Raises:
-        DataError: if there are no images, lengths differ, or the values are no bools.
+        DataError: if there are no images, lengths differ, or the values are not bools.
     """
+    from scipy.stats import binom
+
     a_B, b_B = np.asarray(correct_a), np.asarray(correct_b)
     for what, values_B in (("correct_a", a_B), ("correct_b", b_B)):
         if values_B.ndim != 1 or values_B.size == 0 or values_B.dtype != np.bool_:
             raise DataError(
-                f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: a bool an image, at least one image"
+                f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: a bool per image, at least one image"
             )
     if len(a_B) != len(b_B):
         raise DataError(f"correct_a of {len(a_B)} images, correct_b of {len(b_B)}")
     only_a, only_b = int((a_B & ~b_B).sum()), int((b_B & ~a_B).sum())
-    return McNemar(only_a, only_b, _mid_p(only_a, only_b))
+    fewer, both = min(only_a, only_b), only_a + only_b
+    return McNemar(only_a, only_b, float(2 * binom.cdf(fewer, both, 0.5) - binom.pmf(fewer, both, 0.5)))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Correct p-values for their number: those at most alpha then hold a false alarm with a chance of at most alpha.
+    """Correct p-values for multiple testing, controlling the family-wise error rate.
 
     After Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979. Never
     less powerful than Bonferroni's correction, and like it valid however the tests depend on each other.
@@ -180,7 +179,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     """
     p_N = np.asarray(p_values, dtype=np.float64)
     if p_N.ndim != 1:
-        raise DataError(f"p_values of shape {p_N.shape}. Allowed: one number a test")
+        raise DataError(f"p_values of shape {p_N.shape}. Allowed: one number per test")
     wrong_N = ~((p_N >= 0) & (p_N <= 1))
     if wrong_N.any():
         place = int(np.argmax(wrong_N))
@@ -192,53 +191,42 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted_N
 
 
+def number_units(units: Units) -> np.ndarray:
+    """Return the number of each image's unit, from 0 in order of appearance, int64 (B,); `units` as in `bootstrap`."""
+    if isinstance(units, (int, np.integer)):
+        return np.arange(units)
+    numbers: dict[Any, int] = {}
+    # An image without a cluster gets a key that nothing else has: its position.
+    keys = (("alone", row) if unit is None else unit for row, unit in enumerate(units))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
 def _resample(
     score: Score,
-    names: Sequence[str],
-    units: int | Sequence[Any] | np.ndarray,
-    *,
+    units: Units,
     num_resamples: int,
     level: float,
     seed: int,
-) -> np.ndarray:
-    """Give the values of every score on the resamples, (names, R); all NaN where there is one unit alone."""
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
+    """Return the scores of the images themselves, and on the resamples, (R,); these are NaN if there is one unit."""
+    unit_B = number_units(units)
+    if not len(unit_B):
+        raise DataError("there are no images to draw from")
     if num_resamples < 1:
         raise DataError(f"num_resamples must be at least 1, not {num_resamples}")
     if not 0 < level < 1:
         raise DataError(f"level must be above 0 and below 1, not {level}")
-    unit_B = _numbered(units)
-    values_NR = np.full((len(names), num_resamples), np.nan)
-    num_units = int(unit_B.max()) + 1
-    if num_units > 1:
-        for r, weights_B in enumerate(_draws(unit_B, num_units, num_resamples, seed)):
-            scores = score(weights_B)
-            values_NR[:, r] = [scores[name] for name in names]
-    return values_NR
-
-
-def _draws(unit_B: np.ndarray, num_units: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw as many units as there are, with replacement; yield how often each image came with them, (B,)."""
-    rng = np.random.default_rng(seed)
-    for _ in range(num_resamples):
+    observed = score(np.ones(len(unit_B)))
+    resampled = {name: np.full(num_resamples, np.nan) for name in observed}
+    num_units, rng = int(unit_B.max()) + 1, np.random.default_rng(seed)
+    for r in track(range(num_resamples)) if num_units > 1 and observed else ():
+        # As many units as there are, with replacement.
         drawn_K = np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
-        yield drawn_K[unit_B].astype(np.float64)
-
-
-def _num_rows(units: int | Sequence[Any] | np.ndarray) -> int:
-    num_rows = int(units) if isinstance(units, (int, np.integer)) else len(units)
-    if num_rows < 1:
-        raise DataError("there are no images to draw from")
-    return num_rows
-
-
-def _numbered(units: int | Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Number the units from 0, and give that of each image, int64 (B,)."""
-    if isinstance(units, (int, np.integer)):
-        return np.arange(units)
-    numbers: dict[Any, int] = {}
-    # An image without a cluster gets a key that nothing else has: its place, marked as such.
-    keys = (("alone", row) if unit is None else unit for row, unit in enumerate(units))
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+        scores = score(drawn_K[unit_B].astype(np.float64))
+        for name, values_R in resampled.items():
+            values_R[r] = scores[name]
+    return observed, resampled
 
 
 def _interval(values_R: np.ndarray, level: float) -> Interval:
@@ -255,10 +243,3 @@ def _sides_p_value(values_R: np.ndarray) -> float:
         return float("nan")
     rarer = min((values_R <= TIE).sum(), (values_R >= -TIE).sum())
     return float(min(1.0, 2 * (1 + rarer) / (1 + len(values_R))))
-
-
-def _mid_p(only_a: int, only_b: int) -> float:
-    from scipy.stats import binom
-
-    fewer, both = min(only_a, only_b), only_a + only_b
-    return float(2 * binom.cdf(fewer, both, 0.5) - binom.pmf(fewer, both, 0.5))

@@ -1,63 +1,68 @@
-"""Run a grid of recipes over several seeds, one run after the other, so that it can be stopped at any moment.
+"""Train the cells of a grid with several seeds, one run after another, so that it can be stopped at any moment.
 
 ```
 OUT/
-├── ablation.json                  the grid, its data and its seeds: what a resumed ablation must agree with
+├── ablation.json                  the plan: grid, data and seeds, which a resumed ablation must agree with
 ├── runs/CELL-SEED/
-│   ├── result.json                written last: where it is, the run is done
-│   ├── predictions.parquet        answers to the reported split, as `motivnet evaluate` writes them
+│   ├── result.json                written last, when the run is done: `finished` or `failed` for a `reason`, the rows
+│   │                              that it trained on, score of the selected epoch, scores on the reported split
+│   ├── predictions.parquet        on the reported split, as `motivnet evaluate` writes them
 │   ├── recipe.json, metrics.csv, validation.csv
-│   └── checkpoints/               only while the run lasts
-└── report/                        `report`
+│   └── checkpoints/               only during the run
+└── report/                        see `report.ablation_report`
 ```
+
+Shape suffixes: B rows or images.
 """
 
 import dataclasses
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from motivnet import config
-from motivnet.checkpoints.bundle import Bundle, is_bundle
+from motivnet.checkpoints.bundle import is_bundle
 from motivnet.checkpoints.hub import cached, is_hub_name
-from motivnet.checkpoints.released import RELEASED
+from motivnet.data.clean import clean_training
 from motivnet.data.manifest import Manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from motivnet.evaluation import metrics
-from motivnet.evaluation.evaluate import predict_manifest
-from motivnet.evaluation.predictions import Predictions
-from motivnet.experiments.ablation_data import AblationData, prepare, rows_of
-from motivnet.experiments.grids import Cell, Grid
+from motivnet.evaluation.predictions import predict_manifest
+from motivnet.evaluation.resampling import holm
+from motivnet.experiments.comparison import CLASS_METRICS
+from motivnet.experiments.contrasts import contrast
+from motivnet.experiments.grids import Grid
 from motivnet.inference.predictor import Predictor
-from motivnet.storage import differences, write_json
+from motivnet.labels import EMOTIONS
+from motivnet.report import ablation_report
+from motivnet.storage import LockedError, RunFolder, atomic_folder, check_same, locked, write_json
+from motivnet.training.data_module import Rows, choose_rows
 from motivnet.training.fit import fit
 from motivnet.training.init_weights import check
 from motivnet.training.run_dir import RECIPE_NAME
 
-PLAN_NAME = "ablation.json"
-RUNS_NAME = "runs"
-RESULT_NAME = "result.json"
-PREDICTIONS_NAME = "predictions.parquet"
-# What is left of a run when it is done; models are made again by `motivnet train` with the run's recipe.json.
+PLAN_NAME, RESULT_NAME, PREDICTIONS_NAME = "ablation.json", "result.json", "predictions.parquet"
+# Removed when a run is done; `motivnet train` makes the model again from the run's recipe.json.
 TRANSIENT = ("checkpoints", "bundle", "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What an ablation is: everything that its results depend on, but the machine.
+    """Everything that the results of an ablation depend on, except the machine.
 
     Args:
-        grid: recipes and comparisons.
+        grid: configurations and comparisons.
         seeds: 0 to this number less one; a resumed ablation may have more.
-        data: the source as it was named.
+        data: name of the source.
         data_fingerprint: of all its rows.
-        report_split: what scores are of.
+        report_split: the split that is scored.
         rarest: the label with the fewest training rows.
     """
 
@@ -68,42 +73,9 @@ class Plan:
     report_split: str
     rarest: str
 
-    def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: if there are fewer than two seeds, which have no spread.
-        """
-        if self.seeds < 2:
-            raise ConfigError(f"--seeds must be at least 2, since one run has no spread; found {self.seeds}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """What came of one run.
-
-    Args:
-        cell: of the grid.
-        seed: of everything random in the run, the choice of labels among it.
-        status: `failed` if it ended without a model.
-        reason: why it failed.
-        rows: what it learnt from.
-        selected: score on the selection split of the epoch that was kept.
-        scores: on the reported split.
-        seconds: that the run took; since the last start, if it was interrupted.
-    """
-
-    cell: str
-    seed: int
-    status: Literal["finished", "failed"]
-    reason: str | None = None
-    rows: dict[str, Any] = dataclasses.field(default_factory=dict)
-    selected: dict[str, Any] = dataclasses.field(default_factory=dict)
-    scores: dict[str, float] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-
-
-Say = Callable[[str], None]
+    def runs(self, out: Path) -> dict[tuple[str, int], Path]:
+        """Return the folder of each cell and seed, seed by seed, so that an unfinished ablation has complete grids."""
+        return {(cell, seed): out / "runs" / f"{cell}-{seed}" for seed in range(self.seeds) for cell in self.grid.cells}
 
 
 def ablate(
@@ -115,147 +87,249 @@ def ablate(
     seeds: int = 3,
     report_split: str | None = None,
     resume: bool = False,
-    say: Say = print,
-) -> bool:
-    """Run every cell of a grid with every seed; runs that are done are not repeated.
+    say: Callable[[str], object] = print,
+) -> dict[str, Any] | None:
+    """Run every cell of a grid with every seed, and write the report; completed runs are not repeated.
 
-    Several processes may work on one folder: each run is locked by the one that is at it.
+    Several processes may work in one folder: each run is locked by the process that works on it.
 
     Args:
         grid: what to run.
-        manifest: rows with the splits that the recipes name.
+        manifest: rows with the splits that the recipes name; labels other than the emotions are left out.
         out: folder of the ablation.
-        data: the source as it was named, for the protocol.
-        seeds: how many, from 0 on.
-        report_split: what is reported, and nothing is selected on; None takes the grid's.
-        resume: go on with what `out` holds.
-        say: takes lines for people.
+        data: name of the source, for the protocol.
+        seeds: number of seeds, counted from 0.
+        report_split: the split to score, which nothing is trained or selected on; None takes the grid's.
+        resume: continue with what `out` holds.
+        say: receives progress messages.
 
     Returns:
-        Whether all runs are done; else another process is at the others.
+        The report, see `summarise`; None while other processes work on runs, the last of which writes the report.
 
     Raises:
-        CheckpointError: if encoders are missing or of other dimensions, all of them named, before anything is run.
-        ConfigError: if `out` holds another ablation; the differences are listed.
-        OutputError: if `out` holds this one, and `resume` is not asked for.
+        CheckpointError: if encoders are missing or of other dimensions, naming all of them, before any run.
+        ConfigError: if `out` holds another ablation, naming the differences, or a recipe uses the reported split.
+        DataError: if a split has no rows, or the reported one none of the rarest class.
+        OutputError: if `out` holds this ablation and `resume` is False.
     """
     check_weights(grid)
     report_split = report_split or grid.report_split
-    prepared = prepare(manifest, grid.cells, report_split)
+    train, others = split_rows(grid, manifest, report_split)
     plan = Plan(
         grid=grid,
         seeds=seeds,
         data=data,
         data_fingerprint=manifest.fingerprint(),
         report_split=report_split,
-        rarest=prepared.rarest,
+        rarest=EMOTIONS.names[int(np.bincount(train.targets, minlength=len(EMOTIONS)).argmin())],
     )
-    _open_plan(plan, out, resume=resume)
-    say(f"{grid.name}: {len(grid.cells)} cells, {seeds} seeds; training rows: {dataclasses.asdict(prepared.report)}")
-    for cell, seed in runs_of(plan):
-        folder = run_folder(out, cell.name, seed)
-        if (folder / RESULT_NAME).is_file():
-            continue
+    if plan.rarest not in others.split(report_split).table["label"].to_pylist():
+        raise DataError(f"{report_split!r} has no rows of {plan.rarest}, the rarest class of the training rows")
+    _begin(plan, out, resume=resume)
+    say(f"{grid.name}: {len(grid.cells)} cells, {seeds} seeds, {len(train):,} training rows")
+    for (cell, seed), folder in plan.runs(out).items():
         folder.mkdir(parents=True, exist_ok=True)
-        # The system lets go of the lock when its process ends, however it ends.
-        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
         try:
-            with lock.acquire(blocking=False):
-                if not (folder / RESULT_NAME).is_file():  # it may have been finished a moment ago
-                    result = _run(cell, seed, prepared, plan, folder)
-                    say(_line(result))
-        except filelock.Timeout:
-            say(f"{cell.name} seed {seed}: another process is at it")
-    return not unfinished(plan, out)
+            with locked(folder.with_name(f".{folder.name}.lock"), f"{cell} seed {seed}"):
+                if not (folder / RESULT_NAME).is_file():
+                    say(_run(plan, cell, seed, train, others, folder))
+        except LockedError as error:
+            say(str(error))
+    done = all((folder / RESULT_NAME).is_file() for folder in plan.runs(out).values())
+    return write_report(out) if done else None
 
 
-def runs_of(plan: Plan) -> Iterator[tuple[Cell, int]]:
-    """Go through all runs, seed by seed, so that an unfinished ablation has whole grids."""
-    for seed in range(plan.seeds):
-        for cell in plan.grid.cells:
-            yield cell, seed
+def write_report(out: Path, *, name: str | None = None) -> dict[str, Any]:
+    """Write the report of the completed runs into `out/report`; arguments, result and errors as of `summarise`."""
+    report = summarise(out, name=name)
+    with atomic_folder(out / "report", merge=True, last=ablation_report.FILES[-1]) as folder:
+        ablation_report.write_files(report, folder)
+    return report
 
 
-def unfinished(plan: Plan, out: Path) -> list[tuple[str, int]]:
-    """Name the runs without a result."""
-    return [
-        (cell.name, seed)
-        for cell, seed in runs_of(plan)
-        if not (run_folder(out, cell.name, seed) / RESULT_NAME).is_file()
-    ]
+def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) -> dict[str, Any]:
+    """Read the results of an ablation, complete or not, and test its comparisons.
+
+    Args:
+        out: folder of the ablation.
+        name: that the ablation must have.
+        num_resamples: of the images, see `contrast`.
+
+    Returns:
+        The content of report.json: the plan, per cell its runs and the spread of their scores, the comparisons whose
+        cells have two finished seeds in common, and the base recipe.
+
+    Raises:
+        ConfigError: if `out` holds no ablation, or another one, or one of its files is damaged.
+        DataError: if no run is completed, or two runs were tested on different images.
+    """
+    plan = read_plan(out)
+    if name not in (None, plan.grid.name):
+        raise ConfigError(f"{out}: holds the ablation {plan.grid.name!r}, not {name!r}")
+    read = {key: RunFolder(folder, plan_name=RESULT_NAME).read_plan() for key, folder in plan.runs(out).items()}
+    results = {key: result for key, result in read.items() if result}
+    if not results:
+        raise DataError(f"{out}: no run is completed yet")
+    finished = [key for key, result in results.items() if result["status"] == "finished"]
+    answers = {key: _read_predictions(plan.runs(out)[key] / PREDICTIONS_NAME) for key in finished}
+    images = next(iter(answers.values()))[0] if answers else []
+    if any(rows != images for rows, _ in answers.values()):
+        raise DataError(f"{out}: predictions for different images")
+    correct = {key: correct_B for key, (_, correct_B) in answers.items()}
+    target_B = np.array([EMOTIONS.names.index(label) for _, label in images])
+    comparisons: list[dict[str, Any]] = []
+    for cell, reference in plan.grid.comparisons:
+        seeds = [seed for seed in range(plan.seeds) if (cell, seed) in correct and (reference, seed) in correct]
+        if len(seeds) >= 2:
+            runs = (np.stack([correct[each, seed] for seed in seeds]) for each in (cell, reference))
+            found = contrast(*runs, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples)
+            pair = {"cell": cell, "reference": reference}
+            comparisons += [{**pair, "metric": metric, **each._asdict()} for metric, each in found.items()]
+    corrected = holm([each["p_value"] for each in comparisons]).tolist()
+    flat = {cell: config.flatten(config.to_plain(plan.grid.recipe_of(cell))) for cell in plan.grid.cells}
+    return {
+        "ablation": plan.grid.name,
+        "question": plan.grid.question,
+        **{key: value for key, value in config.to_plain(plan).items() if key != "grid"},
+        "num_images": len(images),
+        "cells": [
+            {
+                "name": cell,
+                "label_share": each.label_share,
+                "settings": {key: flat[cell].get(key) for key in plan.grid.varied()},
+                "runs": [result for (of, _), result in results.items() if of == cell],
+                "scores": _spread([results[of, seed]["scores"] for of, seed in finished if of == cell]),
+            }
+            for cell, each in plan.grid.cells.items()
+        ],
+        "comparisons": [{**each, "p_holm": p} for each, p in zip(comparisons, corrected, strict=True)],
+        "recipe": config.to_plain(plan.grid.recipe),
+    }
 
 
-def run_folder(out: Path, cell: str, seed: int) -> Path:
-    """Give the folder of a run."""
-    return out / RUNS_NAME / f"{cell}-{seed}"
+def _read_predictions(file: Path) -> tuple[list[tuple[int, str]], np.ndarray]:
+    """Return row and label of each image, and whether it was classified correctly, bool (B,)."""
+    try:
+        table = pq.read_table(file, columns=["row", "label", "pred"]).to_pydict()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
+    rows = list(zip(table["row"], table["label"], strict=True))
+    return rows, np.array(table["label"]) == np.array(table["pred"], dtype=object)
+
+
+def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return mean, sample standard deviation and values of each score."""
+    values = {metric: [scores[metric] for scores in runs] for metric in (runs[0] if runs else ())}
+    return {
+        metric: {"mean": float(np.mean(each)), "std": float(np.std(each, ddof=1)) if each[1:] else None, "runs": each}
+        for metric, each in values.items()
+    }
 
 
 def read_plan(out: Path) -> Plan:
-    """Read what an ablation is.
-
-    Raises:
-        ConfigError: if there is none, or it is damaged.
-    """
-    file = out / PLAN_NAME
-    try:
-        return config.from_plain(Plan, json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"{out}: holds no ablation, {PLAN_NAME} is missing") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
-
-
-def read_result(folder: Path) -> Result:
-    """Read what came of a run.
-
-    Raises:
-        ConfigError: if the file is damaged.
-    """
-    file = folder / RESULT_NAME
-    try:
-        return config.from_plain(Result, json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    """Read the plan of an ablation; ConfigError if there is none, or it is damaged."""
+    plan = RunFolder(out, plan_name=PLAN_NAME).read_plan()
+    if plan is None:
+        raise ConfigError(f"{out}: holds no ablation")
+    return config.from_plain(Plan, plan)
 
 
 def check_weights(grid: Grid) -> None:
-    """Find what every cell starts from, and compare it with the cell's model, before anything is run.
+    """Check that the encoders that the cells start from are there and fit, before any run. Downloads nothing.
 
     Raises:
-        CheckpointError: naming all files that are missing, or one of other dimensions.
+        CheckpointError: naming all encoders that are missing, or one of other dimensions.
     """
-    first_users = {cell.recipe.backbone.weights: cell for cell in reversed(grid.cells)}
-    problems = [
-        f"{cell.name}: {problem}"
-        for weights, cell in reversed(first_users.items())
-        if weights is not None and (problem := _missing(weights))
+    recipes = {cell: grid.recipe_of(cell) for cell in grid.cells}
+    first = {recipe.backbone.weights: cell for cell, recipe in reversed(recipes.items())}
+    starts = {cell: name for name, cell in reversed(first.items()) if name is not None}
+    missing = [
+        f"{cell}: {name} is neither a file nor in the cache of `motivnet weights fetch`"
+        for cell, name in starts.items()
+        if not (is_bundle(name) or Path(name).exists() or (is_hub_name(name) and cached(name)))
     ]
-    if problems:
-        raise CheckpointError(f"the ablation {grid.name} lacks {len(problems)} encoder(s): {'; '.join(problems)}")
-    for weights, cell in first_users.items():
-        if weights is not None:
-            check(cell.recipe, None)
+    if missing:
+        raise CheckpointError(f"the ablation {grid.name} lacks {len(missing)} encoder(s): {'; '.join(missing)}")
+    for cell in starts:
+        check(recipes[cell], None)
 
 
-def _missing(weights: str) -> str | None:
-    """Say why weights are not here, and how to get them; None if they are. Nothing is fetched."""
-    if is_bundle(weights) or Path(weights).exists():
-        return None
-    if is_hub_name(weights):
-        entry = next((entry for entry in RELEASED if entry.name == weights), None)
-        if entry is not None and entry.repo is None:
-            return f"{weights} comes {entry.where}"
-        return None if cached(weights) else f"{weights} is not in the cache: motivnet weights fetch {weights}"
-    return f"{weights} is neither a file nor a name of `motivnet weights list`"
+def split_rows(grid: Grid, manifest: Manifest, report_split: str) -> tuple[Manifest, Manifest]:
+    """Return the training rows, cleaned once for all runs, and the rows of all other splits.
+
+    Raises:
+        ConfigError: if a cell trains or selects on the reported split, or cells train on different splits.
+        DataError: if there is no such split.
+    """
+    manifest, recipes = manifest.restrict(EMOTIONS), [grid.recipe_of(cell) for cell in grid.cells]
+    train_split = recipes[0].split.train
+    if {recipe.split.train for recipe in recipes} != {train_split}:
+        raise ConfigError(f"the cells of {grid.name} train on several splits. Allowed: one")
+    if report_split in {train_split, *(recipe.split.select for recipe in recipes)}:
+        raise ConfigError(f"{report_split!r} is reported, and must not be trained or selected on")
+    manifest.split(report_split)  # raises if there is none
+    train, _ = clean_training(manifest, train_split)
+    return train, manifest.select(np.array(manifest.table["split"].to_pylist(), dtype=object) != train_split)
 
 
-def _open_plan(plan: Plan, out: Path, *, resume: bool) -> None:
+def choose_run_rows(grid: Grid, cell: str, seed: int, train: Manifest, others: Manifest) -> Rows:
+    """Choose the rows of one run, with epochs as long as those of the cell with the largest share of the labels.
+
+    So all cells of a grid take the same number of optimizer steps at the same learning rates, and are validated as
+    often.
+
+    Args:
+        grid: of the ablation.
+        cell: of the grid.
+        seed: of the run.
+        train: cleaned training rows of all cells.
+        others: rows of the other splits.
+
+    Raises:
+        DataError: if a class has too few rows.
+    """
+    recipe, share = grid.recipe_of(cell, seed), grid.cells[cell].label_share
+    part = train.select(subset(train.targets, share, seed=seed))
+    # The reported split is left out: no run has access to it.
+    selection = others.select(np.array(others.table["split"].to_pylist(), dtype=object) == recipe.split.select)
+    rows = choose_rows(recipe, dataclasses.replace(part, table=pa.concat_tables([part.table, selection.table])))
+    longest = len(subset(train.targets, max(each.label_share for each in grid.cells.values()), seed=seed))
+    positions = repeat_to(len(rows.train), longest, seed=seed)
+    chosen = {"label_share": share, "distinct": len(rows.train), "epoch": len(positions)}
+    return dataclasses.replace(rows, train=rows.train.select(positions), report=rows.report | chosen)
+
+
+def subset(target_B: np.ndarray, share: float, *, seed: int) -> np.ndarray:
+    """Draw a share of each class's rows, at least one; smaller shares of a seed are part of larger ones.
+
+    Returns:
+        Row positions in ascending order, int64.
+    """
+    order_B = np.random.default_rng(seed).permutation(len(target_B))
+    by_class = (order_B[target_B[order_B] == label] for label in np.unique(target_B))
+    return np.sort(np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in by_class]))
+
+
+def repeat_to(num_rows: int, length: int, *, seed: int) -> np.ndarray:
+    """Repeat row positions to a length: each equally often, except one more of some that are drawn.
+
+    Raises:
+        DataError: if there are no rows, or more than `length`.
+    """
+    if not 1 <= num_rows <= length:
+        raise DataError(f"{num_rows} rows cannot fill an epoch of {length}")
+    rest = np.random.default_rng(seed).permutation(num_rows)[: length % num_rows]
+    return np.sort(np.concatenate([np.repeat(np.arange(num_rows), length // num_rows), rest]))
+
+
+def _begin(plan: Plan, out: Path, *, resume: bool) -> None:
+    """Write the plan, or check that it is the same."""
+    if plan.seeds < 2:
+        raise ConfigError(f"--seeds must be at least 2, since one run has no spread; found {plan.seeds}")
     if (out / PLAN_NAME).is_file():
         then = read_plan(out)
-        known = dataclasses.replace(plan, seeds=then.seeds)
-        found = differences(_by_cell(then), _by_cell(known))
-        if found:
-            raise ConfigError(f"{out}: holds another ablation: {'; '.join(found)}")
+        known = config.to_plain(dataclasses.replace(then, seeds=plan.seeds))
+        check_same(out, known, config.to_plain(plan), kind="ablation", allowed="another folder")
         if not resume:
             raise OutputError(f"{out}: holds an ablation already. Allowed: another folder, or --resume")
         if plan.seeds <= then.seeds:
@@ -265,67 +339,33 @@ def _open_plan(plan: Plan, out: Path, *, resume: bool) -> None:
     write_json(out / PLAN_NAME, config.to_plain(plan), parents=True)
 
 
-def _run(cell: Cell, seed: int, prepared: AblationData, plan: Plan, folder: Path) -> Result:
-    """Do one run, and write its result."""
+def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path) -> str:
+    """Do one run, write its result, and return a line about it."""
     began = time.monotonic()
-    recipe = dataclasses.replace(
-        cell.recipe,
-        run=dataclasses.replace(cell.recipe.run, seed=seed),
-        sampling=dataclasses.replace(cell.recipe.sampling, seed=seed),
-    )
-    cell = dataclasses.replace(cell, recipe=recipe)
-    # A run that was killed goes on from its last checkpoint, and from the beginning if it had none.
+    result: dict[str, Any] = {"cell": cell, "seed": seed, "status": "finished", "reason": None}
+    result |= {"rows": {}, "selected": {}, "scores": {}}
+    # A run that was killed continues from its last checkpoint, or from the beginning if it had none.
     resume = (folder / RECIPE_NAME).is_file()
     try:
-        rows = rows_of(cell, prepared, seed)
-        bundle = fit(recipe, prepared.others, folder, rows=rows, resume=resume, progress=False)
-        answers = _predict(bundle, prepared.others.split(plan.report_split), plan)
+        rows = choose_run_rows(plan.grid, cell, seed, train, others)
+        bundle = fit(plan.grid.recipe_of(cell, seed), others, folder, rows=rows, resume=resume, progress=False)
+        predictor = Predictor.load(
+            bundle.path, detector="whole", backend="torch", dtype="fp32", workers=1, threads=torch.get_num_threads()
+        )
+        reported = others.split(plan.report_split)
+        answers = predict_manifest(predictor, reported, detect=False, data=plan.data, split=plan.report_split)
     except (DataError, TrainingError) as error:
-        result = Result(cell=cell.name, seed=seed, status="failed", reason=" ".join(str(error).split()))
+        result |= {"status": "failed", "reason": " ".join(str(error).split())}
+        shown = f"failed: {result['reason']}"
     else:
         answers.write(folder / PREDICTIONS_NAME)
-        result = Result(
-            cell=cell.name,
-            seed=seed,
-            status="finished",
-            rows=rows.report,
-            selected=bundle.config.provenance["selected"],
-            scores=scores_of(answers.preds_B, answers.target_B, answers.labels.names, plan.rarest),
-            seconds=round(time.monotonic() - began, 1),
-        )
-    write_json(folder / RESULT_NAME, config.to_plain(result))
+        args = answers.preds_B, answers.target_B, len(EMOTIONS)
+        scores = {name: metric(*args) for name, metric in CLASS_METRICS.items()}
+        scores["minority_recall"] = float(metrics.recall_per_class(*args)[EMOTIONS.names.index(plan.rarest)])
+        result |= {"rows": rows.report, "selected": bundle.config.provenance["selected"], "scores": scores}
+        shown = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
+    result["seconds"] = round(time.monotonic() - began, 1)
+    write_json(folder / RESULT_NAME, result)
     for name in TRANSIENT:
         shutil.rmtree(folder / name, ignore_errors=True)
-    return result
-
-
-def _predict(bundle: Bundle, manifest: Manifest, plan: Plan) -> Predictions:
-    predictor = Predictor.load(
-        bundle.path, detector="whole", backend="torch", dtype="fp32", workers=1, threads=torch.get_num_threads()
-    )
-    return predict_manifest(predictor, manifest, detect=False, data=plan.data, split=plan.report_split)
-
-
-def scores_of(preds_B: Any, target_B: Any, labels: Sequence[str], rarest: str) -> dict[str, float]:
-    """Give WAR, UAR, macro F1 and the recall of the rarest class."""
-    recall_C = metrics.recall_per_class(preds_B, target_B, len(labels))
-    return {
-        "war": metrics.war(preds_B, target_B, len(labels)),
-        "uar": metrics.uar(preds_B, target_B, len(labels)),
-        "f1_macro": metrics.f1_macro(preds_B, target_B, len(labels)),
-        "minority_recall": float(recall_C[list(labels).index(rarest)]),
-    }
-
-
-def _line(result: Result) -> str:
-    if result.status == "failed":
-        return f"{result.cell} seed {result.seed}: failed: {result.reason}"
-    scores = ", ".join(f"{name} {value:.1%}" for name, value in result.scores.items())
-    return f"{result.cell} seed {result.seed}: {scores}; {result.seconds:.0f} s"
-
-
-def _by_cell(plan: Plan) -> dict[str, Any]:
-    """Give a plan as plain data whose cells are named, so that differences can be."""
-    plain = config.to_plain(plan)
-    cells = {cell.pop("name"): cell for cell in plain["grid"].pop("cells")}
-    return plain | {"cells": cells}
+    return f"{cell} seed {seed}: {shown}; {result['seconds']:.0f} s"

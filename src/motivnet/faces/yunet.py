@@ -1,4 +1,4 @@
-"""OpenCV's YuNet, from a model file that the user brings: for platforms without libfacedetection."""
+"""OpenCV's YuNet, from a model file that the user provides, for platforms without libfacedetection."""
 
 import threading
 from pathlib import Path
@@ -14,7 +14,7 @@ MAX_CANDIDATES = 5000
 
 
 class YuNet:
-    """Find faces with OpenCV's `FaceDetectorYN`."""
+    """Detect faces with OpenCV's `FaceDetectorYN`."""
 
     name = "yunet"
 
@@ -23,10 +23,10 @@ class YuNet:
 
         Args:
             model_file: OpenCV Zoo's `face_detection_yunet_*.onnx`.
-            config: how it looks at an image.
+            config: image size and score threshold.
 
         Raises:
-            DetectorError: if the file is missing or no such model.
+            DetectorError: if the file is missing or not such a model.
         """
         import cv2
 
@@ -42,19 +42,19 @@ class YuNet:
         # Input size and image are set in two calls.
         self._lock = threading.Lock()
         try:
-            # OpenCV finds out only now whether the outputs are YuNet's.
+            # OpenCV checks only now whether the outputs are YuNet's.
             self.detect(np.zeros((32, 32, 3), np.uint8))
         except cv2.error:
             raise DetectorError(f"detector 'yunet': {model_file}: a model, but not YuNet") from None
 
     def detect(self, image_hwc_u8: np.ndarray) -> list[Detection]:
-        """Find the faces of an upright RGB image, uint8 (h, w, 3); largest area first."""
+        """Detect the faces in an upright RGB image, uint8 (h, w, 3); largest area first."""
         small_hwc, (scale_x, scale_y) = self.config.resize(image_hwc_u8)
         bgr_hwc = np.ascontiguousarray(small_hwc[:, :, ::-1])
         with self._lock:
             self._model.setInputSize((bgr_hwc.shape[1], bgr_hwc.shape[0]))
             _, rows = self._model.detect(bgr_hwc)
-        # A row is x, y, width, height, five landmarks (x, y), score; None stands for no rows.
+        # A row is x, y, width, height, five landmarks (x, y), score; None means no rows.
         return largest_first(
             Detection(Box(x * scale_x, y * scale_y, w * scale_x, h * scale_y), min(1.0, max(0.0, score)))
             for x, y, w, h, *_, score in ([] if rows is None else np.asarray(rows, dtype=float).tolist())

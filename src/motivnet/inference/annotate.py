@@ -1,14 +1,14 @@
-"""Files of photographs with boxes and emotions drawn on them."""
+"""Write annotated copies of photographs."""
 
-import contextlib
+import io
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motivnet.errors import OutputError
 from motivnet.inference.draw import draw_faces
+from motivnet.storage import write_bytes
 
 if TYPE_CHECKING:
     from motivnet.inference.results import FaceResult
@@ -17,13 +17,13 @@ JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 def plan_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool) -> list[Path]:
-    """Choose a file in `folder` for every photograph, and make the folder.
+    """Choose a file in `folder` for every photograph, and create the folder.
 
-    JPEG stays JPEG, everything else becomes PNG. Where names recur, the later ones get the name of their folder in
-    front, or a number behind.
+    JPEG stays JPEG, everything else becomes PNG. Repeated names get their folder's name as a prefix, or a number as a
+    suffix.
 
     Raises:
-        OutputError: if a file exists already, is one of the photographs, or the folder cannot be made.
+        OutputError: if a file exists, is one of the photographs, or the folder cannot be created.
     """
     taken: set[str] = set()
     targets = []
@@ -40,35 +40,29 @@ def plan_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool) -> l
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}") from None
     return targets
 
 
 def _unused_name(source: Path, extension: str, taken: set[str]) -> str:
     numbered = (f"{source.stem}-{number}" for number in itertools.count(2))
     stems = itertools.chain([source.stem, f"{source.absolute().parent.name}-{source.stem}"], numbered)
-    # Some file systems do not tell upper from lower case.
+    # Some file systems ignore case.
     name = next(name for stem in stems if (name := f"{stem}{extension}").casefold() not in taken)
     taken.add(name.casefold())
     return name
 
 
 def write_annotated(image_hwc_u8: Any, faces: Iterable["FaceResult"], target: Path) -> None:
-    """Draw the faces on an upright RGB image, uint8 (h, w, 3), and write it: completely, or not at all.
+    """Draw the faces on an upright RGB image, uint8 (h, w, 3), and write it, completely or not at all.
 
     Raises:
         OutputError: if it cannot be written.
     """
     from PIL import Image
 
-    drawn = draw_faces(Image.fromarray(image_hwc_u8), faces)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     is_jpeg = target.suffix.lower() in JPEG_EXTENSIONS
-    try:
-        drawn.save(unfinished, **({"format": "JPEG", "quality": 92} if is_jpeg else {"format": "PNG"}))
-        unfinished.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    drawn = draw_faces(Image.fromarray(image_hwc_u8), faces)
+    drawn.save(buffer, **({"format": "JPEG", "quality": 92} if is_jpeg else {"format": "PNG"}))
+    write_bytes(target, buffer.getvalue())

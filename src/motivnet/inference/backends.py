@@ -1,8 +1,9 @@
-"""What runs a model: pixels in, logits out; beside them valence and arousal, if the model has them.
+"""Backends run a model: pixels in, logits out, and valence and arousal if the model predicts them.
 
 Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W width.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,25 +11,26 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, is_bundle, open_bundle, require_head
 from motivnet.config import from_plain, to_plain
-from motivnet.errors import CheckpointError, ConfigError
+from motivnet.errors import CheckpointError, ConfigError, needs_extra
+from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
 from motivnet.preprocess import Preprocessing
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
 AFFECT_NAME = "affect"
-# Of the metadata of an ONNX file, whose output stays logits.
+# Key in the metadata of an ONNX file, whose outputs are uncalibrated logits.
 CALIBRATION_KEY = "calibration"
 
 
 class Outputs(NamedTuple):
-    """All that a model says of faces.
+    """The outputs of a model.
 
     Attributes:
-        logits: of the classes, float32 (B, C).
-        affect: valence and arousal from -1 to 1, float32 (B, 2); None of a model without.
+        logits: logits of the classes, float32 (B, C).
+        affect: valence and arousal from -1 to 1, float32 (B, 2); None if the model does not predict them.
     """
 
     logits: np.ndarray
@@ -36,15 +38,15 @@ class Outputs(NamedTuple):
 
 
 class Backend(Protocol):
-    """Anything that runs a model. Implementations may be called from several threads at once."""
+    """Runs a model. Implementations must be thread-safe."""
 
     @property
     def max_batch(self) -> int | None:
-        """Images at once beyond which nothing is gained, or memory ends; None if it does not matter."""
+        """Maximum useful batch size, by speed and memory; None: no limit."""
         ...
 
     def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
-        """Map normalised pixels, float32 (B, C, H, W), to all that the model says of them."""
+        """Run the model on normalised pixels, float32 (B, C, H, W)."""
         ...
 
 
@@ -54,18 +56,17 @@ class OnnxBackend:
     max_batch: int | None = None
 
     def __init__(self, bundle: Bundle, *, path: Path | None = None, threads: int | None = None) -> None:
-        """Load the model and check that it is the one that the bundle describes.
+        """Load the model and check that it agrees with the bundle.
 
         Args:
-            bundle: what to load.
-            path: its ONNX file, where that is not in the bundle.
-            threads: CPU threads of one call; None takes one per core.
+            bundle: the bundle.
+            path: its ONNX file, if that is not in the bundle.
+            threads: CPU threads per call; None: one per core.
 
         Raises:
             CheckpointError: if the file is missing, damaged, or disagrees with the bundle's settings.
         """
-        # Since 1.29 onnxruntime reports to its makers, over the network, what it runs. Asked before it is imported, it
-        # does not.
+        # Since 1.29 onnxruntime sends telemetry over the network, unless this is set before the import.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # pyright: ignore[reportAttributeAccessIssue]
@@ -75,10 +76,10 @@ class OnnxBackend:
             raise CheckpointError(f"{path}: no such file; the bundle has no ONNX model")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        # Threads that spin while they wait for work would take the cores from decoding and face detection.
+        # Threads that spin while idle would compete with decoding and face detection.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        # What onnxruntime raises; they have no base of their own.
+        # The exceptions of onnxruntime have no common base class.
         self._errors = (
             ort_errors.Fail,
             ort_errors.InvalidArgument,
@@ -98,14 +99,14 @@ class OnnxBackend:
         self._names = [OUTPUT_NAME, AFFECT_NAME] if bundle.config.model.affect else [OUTPUT_NAME]
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Give the logits of `outputs` alone, float32 (B, C)."""
+        """Return only the logits of `outputs`, float32 (B, C)."""
         return self.outputs(pixels_BCHW).logits
 
     def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
-        """Map normalised pixels, float32 (B, C, H, W), to all that the model says of them.
+        """Run the model on normalised pixels, float32 (B, C, H, W).
 
         Raises:
-            CheckpointError: if the model cannot be run, for want of memory for instance.
+            CheckpointError: if the model cannot be run, for example because memory is exhausted.
         """
         try:
             logits_BC, *affect = self._session.run(self._names, {INPUT_NAME: pixels_BCHW})
@@ -114,13 +115,8 @@ class OnnxBackend:
         return Outputs(np.asarray(logits_BC), np.asarray(affect[0]) if affect else None)
 
 
-def softmax(logits_BC: np.ndarray) -> np.ndarray:
-    """Turn logits (B, C) into uncalibrated probabilities, float64 (B, C), without overflow."""
-    return Calibration().probs(logits_BC)
-
-
 def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) -> None:
-    """Compare an ONNX file with the settings beside it: two halves of different bundles give plausible nonsense."""
+    """Check that an ONNX file agrees with its bundle; files of different bundles would give wrong results silently."""
     inputs = {item.name: item.shape[1:] for item in session.get_inputs()}
     outputs = {item.name: item.shape[1:] for item in session.get_outputs()}
     affect = {AFFECT_NAME: [len(AFFECT)]} if config.model.affect else {}
@@ -130,7 +126,7 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
         "labels": (_read(path, metadata, "labels"), list(config.labels)),
         "preprocessing": (_preprocessing(path, metadata), config.preprocessing),
     }
-    # Files of before there was a calibration state none.
+    # Backward compatible: older files have no calibration.
     if CALIBRATION_KEY in metadata:
         expected[CALIBRATION_KEY] = (_read(path, metadata, CALIBRATION_KEY), to_plain(config.calibration))
     for what, (found, wanted) in expected.items():
@@ -152,3 +148,76 @@ def _read(path: Path, metadata: dict[str, str], key: str) -> object:
         raise CheckpointError(f"{path}: has no metadata {key!r}; was it written by motivnet export?") from None
     except ValueError:
         raise CheckpointError(f"{path}: metadata {key!r} is no JSON: {metadata[key]!r}") from None
+
+
+def load_backend(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:
+    """Load a model.
+
+    Args:
+        model: name of an embedded model, folder of a bundle, file in a released format, a name that
+            `motivnet weights list` knows, or `hf:owner/repo`.
+        options: backend, device, precision and the like; detector, batch size and threshold are ignored.
+
+    Raises:
+        CheckpointError: if there is no such model, it is damaged, or too large for the free memory.
+        ConfigError: if the model or the machine does not support an option.
+        MissingExtraError: if it needs torch, which is not installed.
+    """
+    if not is_bundle(model):
+        return _load_released(model, options)
+    return _load_bundle(open_bundle(model), options)
+
+
+def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig, Backend]:
+    require_head(bundle)
+    for name in ("geometry", "num_heads"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"{name} belongs to released files; bundle {bundle.config.name!r} defines its own")
+    has_onnx = bundle.onnx.is_file() or not bundle.weights.is_file()
+    if options.backend == "onnx" or (options.backend == "auto" and not options.needs_torch and has_onnx):
+        return bundle.config, OnnxBackend(bundle, threads=options.threads)
+    with needs_extra("torch", "torch"):
+        from motivnet.checkpoints.load import load_bundle, resized
+        from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
+    size = options.image_size or bundle.config.model.image_size
+    config = dataclasses.replace(
+        bundle.config,
+        model=resized(bundle.config.model, size, bundle.path),
+        preprocessing=dataclasses.replace(bundle.config.preprocessing, size=size),
+    )
+    _set_threads(options)
+    device = choose_device(options.device)
+    net = load_bundle(bundle, image_size=size, device=device, dtype=choose_dtype(options.dtype, device, config.model))
+    return config, TorchBackend(net, config.model, compiled=options.compile)
+
+
+def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:
+    with needs_extra("torch", "torch"):
+        from motivnet.checkpoints.load import find_weights
+
+    path = find_weights(model)
+    if path.is_dir():
+        return _load_bundle(open_bundle(path), options)
+    if options.backend == "onnx":
+        raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
+    from motivnet.checkpoints.files import open_weights
+    from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, preprocessing_for, released_config
+    from motivnet.checkpoints.load import load_contents, require_model
+    from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
+
+    file = open_weights(path)
+    contents = require_model(identify(file, num_heads=options.num_heads, image_size=options.image_size))
+    size = options.image_size or contents.image_size
+    config = released_config(contents, preprocessing_for(options.geometry or DEFAULT_GEOMETRY, size))
+    _set_threads(options)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device, config.model)
+    net = load_contents(contents, image_size=config.model.image_size, device=device, dtype=dtype)
+    return config, TorchBackend(net, config.model, compiled=options.compile)
+
+
+def _set_threads(options: PredictorConfig) -> None:
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)

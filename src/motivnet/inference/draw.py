@@ -1,13 +1,19 @@
-"""Boxes and emotions drawn on photographs, legible at any size."""
+"""Draw faces and their emotions: on photographs, legible at any size, and on the frames of a video.
 
+Shape suffixes: h height, w width, c channels.
+"""
+
+import functools
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    import numpy as np
+    from PIL import Image, ImageDraw
 
     from motivnet.inference.results import FaceResult
+    from motivnet.preprocess import Box
 
     Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -22,74 +28,168 @@ COLORS = {
 }
 OTHER_COLOR = "#ffffff"
 INK = "#101418"
+FAINT = "#bec6ce"
 
-# Smaller photographs are enlarged, or the words would not fit on them.
+# Smaller photographs are enlarged, or text would not fit on them.
 MIN_LONG_SIDE_PX = 480
+# Of frames: text height as a share of the shorter side, within limits in pixels, and how much a panel hides.
+TEXT_SHARE, MIN_TEXT_PX, MAX_TEXT_PX = 1 / 36, 13, 48
+PANEL_OPACITY = 0.78
 
 
 def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Image":
-    """Give a copy of an RGB image with a box, the emotion and its probability for every face.
+    """Return a copy of an RGB photograph with a box, the emotion and its probability for every face.
 
     Where the model abstains, the emotion has a question mark and no colour.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     zoom = max(1, math.ceil(MIN_LONG_SIDE_PX / max(image.size)))
     canvas = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     long_side = max(canvas.size)
-    line = max(2, round(long_side / 350))
-    boxes = [(face, _clip(face, zoom, canvas.size)) for face in faces]
+    boxes = [(face, _clip(face.box, zoom, canvas.size)) for face in faces]
     for face, box in boxes:
-        outline = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
-        draw.rectangle(outline, outline=INK, width=line + 2)
-        draw.rectangle(box, outline=_color(face), width=line)
+        _draw_box(draw, box, _color(face), max(2, round(long_side / 350)))
     placed: list[Rectangle] = []
     for face, box in boxes:
         smallest = max(14, long_side / 64)
-        size = min(max(smallest, (box[2] - box[0]) / 7), 2 * smallest)
-        label = f"{face.emotion}{'?' if face.abstained else ''} {face.probs[face.emotion]:.0%}"
-        placed.append(_draw_label(draw, label, box, _color(face), ImageFont.load_default(size), canvas.size, placed))
+        font = _font(min(max(smallest, (box[2] - box[0]) / 7), 2 * smallest))
+        label = f"{_name(face)} {face.prob:.0%}"
+        left, top, right, bottom = font.getbbox(label)
+        pad = max(2, round((bottom - top) / 4))
+        place = _place(box, (right - left + 2 * pad, bottom - top + 2 * pad), canvas.size, placed)
+        draw.rectangle(place, fill=_color(face))
+        draw.text((place[0] + pad - left, place[1] + pad - top), label, fill=INK, font=font)
+        placed.append(place)
     return canvas
+
+
+def draw_frame(
+    image_hwc_u8: "np.ndarray", faces: Sequence["FaceResult"], tracks: Sequence[int], note: str = ""
+) -> "np.ndarray":
+    """Return a copy of a frame with a box, the track, the emotion and a bar of all probabilities for every face.
+
+    Args:
+        image_hwc_u8: RGB, uint8 (h, w, 3).
+        faces: largest first.
+        tracks: of each face.
+        note: a line of text for the upper left corner.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    canvas = Image.fromarray(image_hwc_u8)
+    draw = ImageDraw.Draw(canvas)
+    size = int(min(max(min(canvas.size) * TEXT_SHARE, MIN_TEXT_PX), MAX_TEXT_PX))
+    boxes = [_clip(face.box, 1, canvas.size) for face in faces]
+    # The largest face comes last, above the others.
+    for face, box in reversed(list(zip(faces, boxes, strict=True))):
+        _draw_box(draw, box, _color(face), max(2, round(size / 7)))
+    placed: list[Rectangle] = []
+    for face, track, box in zip(faces, tracks, boxes, strict=True):
+        placed.append(_draw_panel(canvas, draw, face, f"#{track}", box, size, placed))
+    if note:
+        font, pad = _font(size), size // 3
+        _shade(canvas, (0, 0, font.getlength(note) + 2 * pad, _line_height(size) + 2 * pad))
+        draw.text((pad, pad), note, fill=OTHER_COLOR, font=font, anchor="la")
+    return np.asarray(canvas)
+
+
+def _name(face: "FaceResult") -> str:
+    return f"{face.emotion}{'?' if face.abstained else ''}"
 
 
 def _color(face: "FaceResult") -> str:
     return OTHER_COLOR if face.abstained else COLORS.get(face.emotion, OTHER_COLOR)
 
 
-def _clip(face: "FaceResult", zoom: int, size: tuple[int, int]) -> "Rectangle":
+@functools.lru_cache(32)
+def _font(size: float) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+@functools.lru_cache(32)
+def _line_height(size: float) -> int:
+    """Return the height of a line with every kind of letter, in pixels."""
+    return math.ceil(_font(size).getbbox("#Afghjp%", anchor="la")[3])
+
+
+def _clip(box: "Box", zoom: int, size: tuple[int, int]) -> "Rectangle":
     """Keep the edges of a box that reaches beyond the image visible; at least one pixel wide and high."""
-    x, y, width, height = (value * zoom for value in face.box)
+    x, y, width, height = (value * zoom for value in box)
     left, top = min(max(0, x), size[0] - 2), min(max(0, y), size[1] - 2)
     return left, top, max(left + 1, min(x + width, size[0] - 1)), max(top + 1, min(y + height, size[1] - 1))
 
 
-def _draw_label(
-    draw: "ImageDraw.ImageDraw",
-    label: str,
+def _draw_box(draw: "ImageDraw.ImageDraw", box: "Rectangle", color: str, line_px: int) -> None:
+    """Draw a box with a dark rim."""
+    draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=INK, width=line_px + 2)
+    draw.rectangle(box, outline=color, width=line_px)
+
+
+def _place(
     box: "Rectangle",
-    color: str,
-    font: "ImageFont.FreeTypeFont | ImageFont.ImageFont",
+    label: tuple[float, float],
     size: tuple[int, int],
     placed: list["Rectangle"],
+    gap: float = 0,
+    indent: float = 0,
 ) -> "Rectangle":
-    """Write a label above the box, below it or inside: where it is whole and covers no other; give its rectangle."""
-    left, top, right, bottom = font.getbbox(label)
-    pad = max(2, round((bottom - top) / 4))
-    width, height = right - left + 2 * pad, bottom - top + 2 * pad
-    x = min(max(0, box[0]), max(0, size[0] - width))
-    places = [(x, y, x + width, y + height) for y in (box[1] - height, box[3], box[1], box[3] - height)]
-    free = [
-        place
-        for place in places
-        if place[1] >= 0 and place[3] <= size[1] and not any(_overlap(place, other) for other in placed)
-    ]
-    fallback = min(max(0, box[1] - height), max(0, size[1] - height))
-    chosen = free[0] if free else (x, fallback, x + width, fallback + height)
-    draw.rectangle(chosen, fill=color)
-    draw.text((chosen[0] + pad - left, chosen[1] + pad - top), label, fill=INK, font=font)
-    return chosen
+    """Place a label, (width, height), above its box, below it or inside: where it is whole and covers no other."""
+    width, height = label
+    x = min(max(0, box[0] - indent), max(0, size[0] - width))
+    tops = (box[1] - height - gap, box[3] + gap, box[1], box[3] - height)
+    for y in tops:
+        place = (x, y, x + width, y + height)
+        if y >= 0 and place[3] <= size[1] and not any(_overlap(place, other) for other in placed):
+            return place
+    y = min(max(0, tops[0]), max(0, size[1] - height))
+    return x, y, x + width, y + height
 
 
 def _overlap(one: "Rectangle", other: "Rectangle") -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _draw_panel(
+    canvas: "Image.Image",
+    draw: "ImageDraw.ImageDraw",
+    face: "FaceResult",
+    track: str,
+    box: "Rectangle",
+    size: int,
+    placed: list["Rectangle"],
+) -> "Rectangle":
+    """Write track, emotion and probability over a bar in which each emotion takes its share; return the rectangle."""
+    font, line_px = _font(size), _line_height(size)
+    pad, gap, bar_px = size // 3, size // 2, max(4, size // 3)
+    words = ((track, FAINT), (_name(face), _color(face)), (f"{face.prob:.0%}", OTHER_COLOR))
+    widths = [math.ceil(font.getlength(word)) for word, _ in words]
+    left, top, right, bottom = map(round, box)
+    width = max(sum(widths) + 2 * gap + 2 * pad, right - left)
+    label, indent = (width, line_px + bar_px + 3 * pad), (width - (right - left)) // 2
+    place = _place((left, top, right, bottom), label, canvas.size, placed, gap=pad, indent=indent)
+    _shade(canvas, place)
+    x, y = place[0] + pad, place[1] + pad
+    starts = (x, x + widths[0] + gap, place[2] - pad - widths[2])
+    for at, (word, color) in zip(starts, words, strict=True):
+        draw.text((at, y), word, fill=color, font=font, anchor="la")
+    y, end, share = y + line_px + pad, x, 0.0
+    for emotion, prob in face.top(len(face.probs)):
+        begin, share = end, share + prob
+        end = x + round(share * (width - 2 * pad))
+        if end > begin:
+            draw.rectangle((begin, y, end - 1, y + bar_px - 1), fill=COLORS.get(emotion, OTHER_COLOR))
+    return place
+
+
+def _shade(canvas: "Image.Image", place: "Rectangle") -> None:
+    """Darken a rectangle."""
+    from PIL import Image
+
+    left, top, right, bottom = map(round, place)
+    below = canvas.crop((left, top, right, bottom))
+    canvas.paste(Image.blend(below, Image.new("RGB", below.size, INK), PANEL_OPACITY), (left, top))

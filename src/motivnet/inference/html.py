@@ -1,7 +1,7 @@
-"""What a notebook shows of results: small pictures with the faces drawn on them, and bars of the probabilities.
+"""HTML of results for notebooks: thumbnails with the faces drawn on them, and bars of the probabilities.
 
-Plain HTML with styles in the tags and pictures as data URIs: nothing is loaded from anywhere, nothing runs, and it
-reads well on light and dark pages. However many results there are, it stays small.
+Plain HTML with inline styles and images as data URIs, without scripts or external resources, for light and dark pages.
+Its size is bounded for any number of results.
 """
 
 import base64
@@ -17,16 +17,16 @@ from PIL import Image
 
 from motivnet.errors import ImageError
 from motivnet.inference.draw import draw_faces
-from motivnet.inference.rows import printable
+from motivnet.inference.rows import marked, printable
 from motivnet.preprocess import Box, crop
 
 if TYPE_CHECKING:
     from motivnet.inference.results import FaceResult, ImageResult
 
 MAX_IMAGES = 12
-# Of one image: among several, and alone.
+# Faces of one image: among several, and alone.
 MAX_LINES, MAX_FACES = 4, 6
-# Longest side of the pictures' pixels, of which screens show up to two for one of these widths.
+# Longer side in pixels, and width on the page: high-density screens show up to two pixels per unit of width.
 TILE_PX, TILE_WIDTH = 480, 270
 ALONE_PX, ALONE_WIDTH = 960, 520
 CROP_PX, CROP_WIDTH = 96, 56
@@ -38,10 +38,10 @@ FAINT = "opacity:.65"
 
 
 def to_html(results: "Sequence[ImageResult]") -> str:
-    """Give HTML for results: all about a single one, an overview of several.
+    """Return HTML of results: all details of a single one, or an overview of several.
 
     Args:
-        results: in order. Their images are read again, if they are still there.
+        results: in order. Their images are read again, if they still exist.
     """
     if len(results) == 1:
         return _box(_alone(results[0]))
@@ -74,19 +74,19 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tile(result: "ImageResult") -> str:
-    """Show an image among others: its faces have a line each."""
+    """Return one image of an overview, with a line per face."""
     faces = result.faces[:MAX_LINES]
-    lines = "".join(_bar(face.emotion + _mark(face), face.probs[face.emotion], chosen=True) for face in faces)
+    lines = "".join(_bar(marked(face), face.prob, chosen=True) for face in faces)
     about = (lines or _no_faces(result)) + _more(result, MAX_LINES)
     picture = _tag(result, TILE_PX, TILE_WIDTH)
     return f"<div style='width:{TILE_WIDTH}px;overflow-wrap:anywhere'>{picture}{_source(result)}{about}</div>"
 
 
 def _alone(result: "ImageResult") -> str:
-    """Show an image and all that is known of its faces."""
+    """Return one image with all details of its faces."""
     shown = result.faces[:MAX_FACES]
     crops = [""] * len(shown)
-    if len(result.faces) > 1:  # which of them is which
+    if len(result.faces) > 1:  # crops show which face is which
         with contextlib.suppress(ImageError):
             crops = _crops(result)
     faces = "".join(map(_face, shown, crops))
@@ -120,8 +120,8 @@ def _face(face: "FaceResult", crop: str) -> str:
     bars = "".join(_bar(label, prob, chosen=label == face.emotion) for label, prob in face.probs.items())
     return (
         "<div style='margin:0 0 12px'><div style='display:flex;align-items:center;gap:8px;margin-bottom:2px'>"
-        f"{crop}<span><b style='font-size:15px'>{escape(face.emotion)}{_mark(face)}</b> "
-        f"{face.probs[face.emotion]:.0%}<br><span style='{FAINT}'>{escape(box)}</span></span></div>{bars}</div>"
+        f"{crop}<span><b style='font-size:15px'>{escape(marked(face))}</b> "
+        f"{face.prob:.0%}<br><span style='{FAINT}'>{escape(box)}</span></span></div>{bars}</div>"
     )
 
 
@@ -135,10 +135,6 @@ def _bar(label: str, prob: float, *, chosen: bool) -> str:
         f"background:{BAR if chosen else OTHER_BAR}'></span></span>"
         f"<span>{prob:.0%}</span></div>"
     )
-
-
-def _mark(face: "FaceResult") -> str:
-    return "?" if face.abstained else ""
 
 
 def _tag(result: "ImageResult", side: int, width: int) -> str:
@@ -172,7 +168,7 @@ def _img(picture: "Image.Image", style: str, words: str) -> str:
 
 
 def _reduced(result: "ImageResult", side: int) -> "tuple[Image.Image, float]":
-    """Read the image again, at most `side` pixels wide and high; tell by what factor it has shrunk."""
+    """Return the image, at most `side` pixels wide and high, and the factor by which it was downscaled."""
     picture = Image.fromarray(result.picture())
     full = picture.width
     picture.thumbnail((side, side))

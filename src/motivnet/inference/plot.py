@@ -1,11 +1,11 @@
-"""Figures of results: each image with its faces, and bars of their probabilities beside it."""
+"""Figures of results: each image with its faces, and bars of their probabilities next to it."""
 
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from motivnet.errors import ImageError, MissingExtraError
-from motivnet.inference.rows import printable
+from motivnet.inference.rows import marked, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 8
 MAX_FACES = 4
-# Okabe and Ito's colours, which differ for every kind of sight: one per face, on its box and its bars. Numbers say the
-# same.
+# Okabe and Ito's colours, which are safe for colour blindness: one per face, for its box and bars, which also have a
+# number.
 FACE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 OTHER_COLOR = "#999999"
 ROW_INCHES, LOW_ROW_INCHES = 3.0, 1.4
@@ -24,12 +24,12 @@ PICTURE_INCHES, BARS_INCHES = 4.4, 2.2
 
 
 def plot_results(results: "Sequence[ImageResult]") -> "Figure":
-    """Draw the first `MAX_IMAGES` images, a row each, with bars for the `MAX_FACES` largest faces.
+    """Draw the first `MAX_IMAGES` images, one per row, with bars for the `MAX_FACES` largest faces.
 
-    The figure is nobody's current one: a notebook shows it as the value of its cell, `savefig` writes it.
+    The figure is not pyplot's current one: a notebook shows it as the value of its cell, and `savefig` writes it.
 
     Args:
-        results: in order. Their images are read again, if they are still there; boxes are drawn in any case.
+        results: in order. Their images are read again, if they still exist; boxes are always drawn.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
@@ -40,7 +40,7 @@ def plot_results(results: "Sequence[ImageResult]") -> "Figure":
         raise MissingExtraError("matplotlib", "notebook") from None
     shown = results[:MAX_IMAGES]
     num_bars = max([1, *(min(len(result.faces), MAX_FACES) for result in shown)])
-    # By way of pyplot, which tells a notebook how to show figures; closed, so that it is not shown twice.
+    # Created by pyplot, which registers how notebooks show figures; closed, so that it is not shown twice.
     widths = [PICTURE_INCHES, *[BARS_INCHES] * num_bars]
     heights = [ROW_INCHES if result.faces else LOW_ROW_INCHES for result in shown] or [LOW_ROW_INCHES]
     figure = plt.figure(figsize=(sum(widths), sum(heights)), layout="constrained")
@@ -62,7 +62,7 @@ def _draw_image(axes: "Axes", result: "ImageResult") -> None:
     axes.set_yticks([])
     if result.width is None or result.height is None:
         axes.set_frame_on(False)
-        _say(axes, f"unreadable: {result.error}")
+        _write(axes, f"unreadable: {result.error}")
         return
     axes.set_xlim(0, result.width)
     axes.set_ylim(result.height, 0)
@@ -70,7 +70,7 @@ def _draw_image(axes: "Axes", result: "ImageResult") -> None:
     try:
         axes.imshow(result.picture(), extent=(0, result.width, result.height, 0))
     except ImageError:
-        _say(axes, "no picture")
+        _write(axes, "no picture")
     left = len(result.faces) - MAX_FACES
     notes = ["no face" if not result.faces else "", f"and {left} smaller" if left > 0 else ""]
     axes.set_xlabel(" ".join(note for note in notes if note), fontsize=9)
@@ -87,8 +87,8 @@ def _draw_box(axes: "Axes", face: "FaceResult", number: int) -> None:
         axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=edge, linewidth=thickness))
     if number < MAX_FACES:
         frame: dict[str, Any] = {"facecolor": color, "edgecolor": "white", "boxstyle": "round,pad=0.2"}
-        text = f"{number + 1} {face.emotion}{_mark(face)}"
-        # Where there is no room above the box, within it.
+        text = f"{number + 1} {marked(face)}"
+        # Above the box if there is room, else inside.
         align = "bottom" if y > axes.get_ylim()[0] / 8 else "top"
         axes.text(max(0, x), max(0, y), text, color="white", fontsize=8, va=align, bbox=frame, parse_math=False)
 
@@ -103,7 +103,7 @@ def _draw_bars(axes: "Axes", face: "FaceResult", number: int) -> None:
     axes.set_xlim(0, 1.25)
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    title = f"{number + 1} {face.emotion}{_mark(face)}"
+    title = f"{number + 1} {marked(face)}"
     axes.set_title(title, fontsize=9, color=_color(number), fontweight="bold", parse_math=False)
 
 
@@ -111,11 +111,7 @@ def _color(number: int) -> str:
     return FACE_COLORS[number] if number < len(FACE_COLORS) else OTHER_COLOR
 
 
-def _mark(face: "FaceResult") -> str:
-    return "?" if face.abstained else ""
-
-
-def _say(axes: "Axes", text: str) -> None:
+def _write(axes: "Axes", text: str) -> None:
     lines = textwrap.fill(printable(text), 44, max_lines=4)
     axes.text(0.5, 0.5, lines, transform=axes.transAxes, fontsize=9, ha="center", va="center", parse_math=False)
 

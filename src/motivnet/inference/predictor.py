@@ -1,4 +1,4 @@
-"""From images to typed results: decode and detect in threads, classify faces in batches across images.
+"""The predictor: decodes images and detects faces in threads, and classifies faces in batches across images.
 
 Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or classes (probs, logits).
 """
@@ -20,11 +20,9 @@ from motivnet.config import replace
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, FaceDetector, load_detector
 from motivnet.images import ColorOrder, NamedImage, decode_image, is_data_url, is_tensor
-from motivnet.inference.backends import Backend
+from motivnet.inference.backends import Backend, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
-from motivnet.inference.result_list import Results
-from motivnet.inference.results import FaceResult, ImageResult
-from motivnet.inference.runtime import load_backend
+from motivnet.inference.results import FaceResult, ImageResult, Results
 from motivnet.preprocess import Box
 from motivnet.remote import fetch, is_url, without_password
 
@@ -32,18 +30,18 @@ if TYPE_CHECKING:
     from motivnet.images import Input
     from motivnet.inference.results import Kept
 
-# Valence and arousal of a face; probabilities with them.
+# Valence and arousal of a face; and its probabilities with them.
 Affect = list[float] | list[None]
 Answer = tuple[list[float], Affect]
-# Of their inputs, what the results of one `predict` hold on to: enough for a notebook. Paths cost nothing.
+# Maximum size of the inputs that the results of one `predict` keep for notebooks; paths do not count.
 KEPT_BYTES = 256_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Seen:
-    """An image that has been decoded and searched.
+    """A decoded image with its detections.
 
-    Of its pixels only `crops`, uint8 (H, W, C), are kept, and what `image` refers to.
+    Of its pixels only `crops`, uint8 (H, W, C), and `image` are kept.
     """
 
     source: str
@@ -55,21 +53,21 @@ class _Seen:
 
 
 class Predictor:
-    """Recognise the emotions of the faces in images. Safe to use from several threads at once."""
+    """Recognises the emotions of faces in images. Thread-safe."""
 
     def __init__(
         self, config: BundleConfig, backend: Backend, detector: FaceDetector, options: PredictorConfig | None = None
     ) -> None:
-        """Combine ready parts; `Predictor.load` finds them by name.
+        """Combine loaded parts; `Predictor.load` loads them by name.
 
         Args:
             config: labels, preprocessing and calibration of the model.
-            backend: what runs the model.
-            detector: what finds the faces.
-            options: batch size, workers, limits and threshold are used; None takes the defaults.
+            backend: runs the model.
+            detector: detects the faces.
+            options: batch size, workers, limits and threshold are used; None: the defaults.
 
         Raises:
-            ConfigError: if the bundle stores no threshold, and `stored` is asked for.
+            ConfigError: if the threshold is `stored` and the bundle has none.
         """
         self.config = config
         self.backend = backend
@@ -98,14 +96,14 @@ class Predictor:
         Args:
             model: name of an embedded model, folder of a bundle, file in a released format such as MotivNet.pth, or a
                 name that `motivnet weights list` knows.
-            config: the options; None takes the defaults.
-            detector: a name that `load_detector` knows, or a detector; `whole` for images that are crops of faces.
+            config: the options; None: the defaults.
+            detector: a name for `load_detector`, or a detector; `whole` for images that are crops of faces.
             options: other fields of `PredictorConfig`, such as `batch_size=8`; they take precedence over `config`.
 
         Raises:
-            CheckpointError: if there is no such model, it is damaged, or too large for the memory that is free.
+            CheckpointError: if there is no such model, it is damaged, or too large for the free memory.
             DetectorError: if there is no such detector, or it cannot run here.
-            ConfigError: at an unknown option, a value out of range, or an option that the model does not support.
+            ConfigError: if an option is unknown, out of range, or not supported by the model.
             MissingExtraError: if the model needs torch, which is not installed.
         """
         if isinstance(detector, str):
@@ -120,17 +118,17 @@ class Predictor:
     from_pretrained = load
 
     def predict(self, inputs: "Input | Iterable[Input]", *, color: ColorOrder = "rgb") -> Results:
-        """Predict one image, or several.
+        """Predict one image or several.
 
         Args:
-            inputs: an image, or an iterable of images. An image is text that begins with `http://` or `https://`,
-                which is fetched, any other path, the bytes of a file, a PIL image, a data URL, an array or a tensor as
-                `decode_image` takes it, or a `NamedImage`. An array or a tensor is always one image.
-            color: colour order of arrays and tensors; files and PIL images know theirs.
+            inputs: an image, or an iterable of images. An image is a URL that begins with `http://` or `https://`, a
+                path, the bytes of a file, a PIL image, a data URL, an array or a tensor as for `decode_image`, or a
+                `NamedImage`. An array or a tensor is always one image.
+            color: colour order of arrays and tensors; ignored for files and PIL images.
 
         Returns:
-            One result per input, in order: also for one that cannot be read or shows no face. They can show
-            themselves in a notebook, for which they hold on to at most `KEPT_BYTES` of the inputs.
+            One result per input, in order, also for inputs that are unreadable or have no face. Notebooks show them,
+            for which they keep at most `KEPT_BYTES` of the inputs.
         """
         results = self._stream(_listed(inputs), color, None, KEPT_BYTES)
         return Results(results, labels=self.config.labels.names)
@@ -145,16 +143,16 @@ class Predictor:
         boxes: Iterable[Box | None] | None = None,
         keep_images: bool = False,
     ) -> Iterator[ImageResult]:
-        """Predict images as they come, in order, holding only a few at a time.
+        """Predict images one by one, in order, with only a few in memory.
 
-        Results come in groups of up to `batch_size` faces or images, whichever is full first.
+        Results are yielded in groups of up to `batch_size` faces or images, whichever is reached first.
 
         Args:
-            inputs: any iterable of what `predict` takes; it may be endless.
+            inputs: any iterable of inputs as for `predict`; it may be endless.
             color: colour order of arrays and tensors.
-            boxes: where the face of each input is already known, in pixels of the upright image; the detector looks
-                only where this is None. As many as there are inputs.
-            keep_images: let results hold on to what is not a file, so that each can show itself.
+            boxes: the known face of each input, in pixels of the upright image; the detector runs only on inputs whose
+                box is None. As many as there are inputs.
+            keep_images: whether results keep their input, so that notebooks can show it.
         """
         return self._stream(inputs, color, boxes, math.inf if keep_images else 0)
 
@@ -181,13 +179,13 @@ class Predictor:
     def _look_ahead(
         self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None
     ) -> Iterator[_Seen]:
-        """Fetch, decode and search images in threads, a few ahead of the caller, in order."""
+        """Fetch and decode images and detect faces in threads, a few images ahead of the caller, in order."""
         queue: collections.deque[Future[_Seen]] = collections.deque()
         try:
             known = itertools.repeat(None) if boxes is None else boxes
             for position, (source, box) in enumerate(zip(inputs, known, strict=boxes is not None)):
                 queue.append(self._pool.submit(self._look, source, position, color, box))
-                # Enough work to outlast one batch in the model, and no more: a folder may hold a million images.
+                # Enough to keep the threads busy during one batch, with bounded memory.
                 if len(queue) >= 4 * self.workers:
                     yield queue.popleft().result()
             while queue:
@@ -220,10 +218,10 @@ class Predictor:
             yield self._result(seen, [next(answers) for _ in seen.detections])
 
     def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
-        """Let the model answer to faces that `Preprocessing.face` has cut out: one batch, of at least one.
+        """Classify the crops of `Preprocessing.face` in one batch of at least one.
 
         Returns:
-            Of each face the probabilities, in label order, and (valence, arousal), or (None, None).
+            For each face, its probabilities in label order, and its valence and arousal, or (None, None).
         """
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
         logits_BC, affect_B2 = self.backend.outputs(pixels_BCHW)
@@ -247,7 +245,7 @@ class Predictor:
         )
 
     def face_result(self, found: Detection, probs: list[float], affect: Affect) -> FaceResult:
-        """Put together what the detector found and `classify` answered."""
+        """Combine a detection with the outputs of `classify`."""
         labels, best = self.config.labels.names, max(probs)
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
@@ -259,14 +257,14 @@ def _threshold(wanted: Threshold, config: BundleConfig) -> float | None:
         return wanted
     if config.abstain_below is None:
         raise ConfigError(
-            f"abstain_below 'stored': bundle {config.name!r} states no threshold. Allowed: a probability, or a "
-            "bundle that `motivnet calibrate --accuracy` gave one"
+            f"abstain_below 'stored': bundle {config.name!r} has no threshold. Allowed: a probability, or a bundle "
+            "with a threshold from `motivnet calibrate --accuracy`"
         )
     return config.abstain_below
 
 
 def _listed(inputs: Any) -> "Iterable[Input]":
-    """Make one input a list of one. What is neither an image nor iterable becomes an unreadable input."""
+    """Return inputs as an iterable. A value that is neither an image nor iterable becomes an unreadable input."""
     single = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray)) or is_tensor(inputs)
     return [inputs] if single or not isinstance(inputs, Iterable) else cast("Iterable[Input]", inputs)
 
@@ -284,7 +282,7 @@ def _name(source: object, position: int) -> str:
 
 
 def _kept_bytes(image: "Kept | None") -> int:
-    """Tell how much memory an image holds on to; a path, next to nothing."""
+    """Return the memory that an image occupies, in bytes; 0 for a path."""
     if image is None or isinstance(image, os.PathLike):
         return 0
     if isinstance(image, str):

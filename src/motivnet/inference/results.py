@@ -1,26 +1,33 @@
-"""What a prediction is: one result per image, with one entry per face. Nothing is ever dropped."""
+"""Results of predictions: one per image with one entry per face, and lists of them with tables and figures."""
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
-from motivnet.errors import ImageError
+from motivnet.errors import ImageError, needs_extra
 from motivnet.images import ImageLimits, decode_image
-from motivnet.inference.rows import face_columns
+from motivnet.inference.rows import Row, all_columns, face_columns, to_rows
 from motivnet.preprocess import Box
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
     Kept = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray
 
 Status = Literal["ok", "no_face", "unreadable"]
 
-# Below this many pixels there is little to see: such a face is reported all the same, and marked.
+# Faces whose shorter side is below this are marked as tiny.
 TINY_SIDE_PX = 24
-# Of numbers in JSON; all others have four.
+# Parquet type -> nullable pandas type.
+PANDAS_TYPES = {"string": "string", "int32": "Int32", "int64": "Int64", "float64": "float64", "bool": "boolean"}
+EXTRA = "notebook"
+# Decimals of numbers in JSON; all others have four.
 DECIMALS = {"x": 2, "y": 2, "width": 2, "height": 2, "prob": 6}
 
 
@@ -33,9 +40,9 @@ class FaceResult:
         face_score: the detector's confidence, 0 to 1.
         emotion: the most probable label.
         probs: probability of every label, in label order; they sum to 1.
-        abstained: the emotion's probability is below the threshold that was asked for: take it for no answer.
-        valence: how pleasant the feeling is, from -1 to 1; None if the model does not tell.
-        arousal: how excited, from -1 to 1; None if the model does not tell.
+        abstained: whether the emotion's probability is below the requested threshold.
+        valence: from -1, unpleasant, to 1; None if the model does not predict it.
+        arousal: from -1, calm, to 1; None if the model does not predict it.
     """
 
     box: Box
@@ -53,11 +60,11 @@ class FaceResult:
 
     @property
     def tiny(self) -> bool:
-        """Whether the face is so small that its emotion is little more than a guess."""
+        """Whether the face is too small for a reliable emotion."""
         return min(self.box.width, self.box.height) < TINY_SIDE_PX
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """Give the `k` most probable labels with their probabilities, best first."""
+        """Return the `k` most probable labels with their probabilities, best first."""
         return sorted(self.probs.items(), key=lambda item: -item[1])[:k]
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,19 +78,19 @@ class FaceResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageResult:
-    """What became of one input.
+    """The result of one input.
 
     Args:
-        source: its path or URL, or `<kind position>` for what has none, such as `<bytes 3>`.
-        status: `ok`: at least one face; `no_face`: a good image without one; `unreadable`: see `error`.
+        source: its path or URL, or else `<kind position>`, such as `<bytes 3>`.
+        status: `ok`: at least one face; `no_face`: readable, but without a face; `unreadable`: see `error`.
         error: why it could not be read; None otherwise.
         model: name of the model.
-        preprocessing: fingerprint of the preprocessing that the faces went through.
+        preprocessing: fingerprint of the preprocessing.
         width: of the upright image, in pixels; None if unreadable.
         height: of the upright image, in pixels; None if unreadable.
         faces: largest first.
-        image: where the pixels can be had again, for `picture`: the path, the bytes of the file, or an RGB array; None
-            if the predictor was not asked to keep it. Neither compared nor written anywhere.
+        image: source of the pixels for `picture`: a path, the bytes of a file, or an RGB array; None if not kept. Not
+            compared, and not written to files.
     """
 
     source: str
@@ -100,14 +107,14 @@ class ImageResult:
         """Decode the image again.
 
         Returns:
-            The upright RGB image, uint8 (height, width, 3), in whose pixels the boxes of the faces are.
+            The upright RGB image, uint8 (height, width, 3), to whose pixels the boxes refer.
 
         Raises:
-            ImageError: if it was not kept, could not be read, or the file has gone or changed since.
+            ImageError: if it was not kept, could not be read, or the file is missing or has changed.
         """
         if self.image is None or self.width is None or self.height is None:
             raise ImageError(f"{self.source}: {self.error or 'its image was not kept; stream(keep_images=True) does'}")
-        # What has been decoded once is not too large now.
+        # The limits have been checked when it was first decoded.
         image_hwc_u8 = decode_image(self.image, limits=ImageLimits(max_pixels=self.width * self.height))
         if image_hwc_u8.shape[:2] != (self.height, self.width):
             raise ImageError(f"{self.source}: has changed since it was read")
@@ -129,7 +136,7 @@ class ImageResult:
         return to_html([self])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "source": self.source,
             "status": self.status,
@@ -138,3 +145,97 @@ class ImageResult:
             "preprocessing": self.preprocessing,
             "faces": [{"face": number, **face.to_dict()} for number, face in enumerate(self.faces)],
         }
+
+
+class Results(list[ImageResult]):
+    """A list of results in the order of the inputs, whose slices are also `Results`.
+
+    Filter with `Results(result for result in results if result.status == "ok")`.
+    """
+
+    def __init__(self, results: Iterable[ImageResult] = (), *, labels: Sequence[str] | None = None) -> None:
+        """Collect results of one model.
+
+        Args:
+            results: in order.
+            labels: labels of the model, with one probability column each; None: those of the faces.
+        """
+        super().__init__(results)
+        self._labels = labels
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> ImageResult: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> "Results": ...
+
+    def __getitem__(self, index: SupportsIndex | slice, /) -> "ImageResult | Results":
+        """Return one result, or a slice of them."""
+        if isinstance(index, slice):
+            return Results(super().__getitem__(index), labels=self._labels)
+        return super().__getitem__(index)
+
+    def columns(self) -> dict[str, str]:
+        """Return the columns of the table, with their Parquet types."""
+        labels = self._labels
+        if labels is None:
+            labels = dict.fromkeys(label for result in self for face in result.faces[:1] for label in face.probs)
+        return all_columns(labels)
+
+    def to_arrow(self) -> "pa.Table":
+        """Return the table that `predict --out x.parquet` writes.
+
+        Raises:
+            MissingExtraError: if pyarrow is not installed.
+        """
+        with needs_extra("pyarrow", EXTRA):
+            import pyarrow as pa
+        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in self.columns().items()])
+        return pa.Table.from_pylist(self._rows(), schema)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the table as a data frame; missing values are NA.
+
+        Raises:
+            MissingExtraError: if pandas is not installed.
+        """
+        with needs_extra("pandas", EXTRA):
+            import pandas as pd
+        rows = self._rows()
+        return pd.DataFrame(
+            {
+                name: pd.Series([row.get(name) for row in rows], dtype=PANDAS_TYPES[kind])
+                for name, kind in self.columns().items()
+            }
+        )
+
+    def plot(self) -> "Figure":
+        """Draw the first images with their faces, and bars of their probabilities; see `motivnet.inference.plot`.
+
+        Raises:
+            MissingExtraError: if matplotlib is not installed.
+        """
+        from motivnet.inference.plot import plot_results
+
+        return plot_results(self)
+
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the table to a .csv, .jsonl or .parquet file, as `motivnet predict --out` does.
+
+        Raises:
+            OutputError: if the file exists or cannot be written.
+            MissingExtraError: if the format is Parquet and pyarrow is not installed.
+        """
+        from motivnet.inference.tables import open_table
+
+        with open_table(Path(path), self.columns(), overwrite=overwrite) as write_row:
+            for row in self._rows():
+                write_row(row)
+
+    def _rows(self) -> list[Row]:
+        return [row for result in self for row in to_rows(result)]
+
+    def _repr_html_(self) -> str:
+        from motivnet.inference.html import to_html
+
+        return to_html(self)

@@ -1,7 +1,7 @@
-"""The one row schema: a row per face, or one per image or frame without a face. Every file of results is made of it.
+"""The row schema of all result files: one row per face, or per image or frame without a face.
 
-`docs/codebook.md` describes the columns. Imports nothing heavy: the command line names the columns before it loads a
-model.
+`docs/codebook.md` describes the columns. Imports nothing heavy, because the command line needs the columns before it
+loads a model.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Column -> its Parquet type; the probabilities, one column per label, come between the two groups.
+# Column -> Parquet type; the probabilities, one column per label, are between the two groups.
 _PLACE_AND_EMOTION = {
     "source": "string",
     "frame": "int64",
@@ -45,7 +45,7 @@ def all_columns(labels: Iterable[str]) -> dict[str, str]:
     """Return all columns in order, with their Parquet types.
 
     Args:
-        labels: of the model, one probability column each.
+        labels: labels of the model, with one probability column each.
     """
     return _PLACE_AND_EMOTION | {f"prob_{label}": "float64" for label in labels} | _STATUS_AND_ORIGIN
 
@@ -68,7 +68,7 @@ def face_rows(image: Row, faces: "Sequence[FaceResult]", tracks: Sequence[int] |
     """Yield a row per face, numbered from 0, or `image` alone if there is no face.
 
     Args:
-        image: the columns that all rows share.
+        image: the columns common to all rows.
         faces: largest first.
         tracks: the track of each face, in a video.
     """
@@ -81,7 +81,7 @@ def face_rows(image: Row, faces: "Sequence[FaceResult]", tracks: Sequence[int] |
 
 
 def face_columns(face: "FaceResult") -> Row:
-    """Return the columns of one face, without its number, track and probabilities."""
+    """Return the columns of one face, without number, track and probabilities."""
     return {
         **face.box._asdict(),
         "face_score": face.face_score,
@@ -94,6 +94,11 @@ def face_columns(face: "FaceResult") -> Row:
     }
 
 
+def marked(face: "FaceResult") -> str:
+    """Return the emotion for display, followed by a question mark if the model abstained."""
+    return f"{face.emotion}{'?' if face.abstained else ''}"
+
+
 def printable(text: str) -> str:
-    """Escape the bytes of a file name that are not valid text, so that it can be written anywhere."""
+    """Escape bytes of a file name that are not UTF-8, so that it can be written anywhere."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Torch as a backend: any device, half precision where the hardware has it, batches sized to memory.
+"""The torch backend: any device, half precision if the hardware supports it, batch sizes limited by memory.
 
 Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W width.
 """
@@ -22,9 +22,9 @@ from motivnet.models.motivnet import AllOutputs, MotivNet
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "mps", "cuda:N")
 
-# The share of free memory that a batch may take: the rest is for what kernels need inside, and for other programs.
+# Fraction of the free memory for a batch: the rest is for the kernels' workspaces and other programs.
 MEMORY_SHARE = 0.5
-# Arithmetic that keeps a CPU busy for seconds: a larger batch is no faster, and the first result takes longer.
+# This takes a CPU seconds: a larger batch is not faster, and delays the first result.
 CPU_BATCH_FLOPS = 1e12
 
 
@@ -32,15 +32,15 @@ class TorchBackend:
     """A model in torch."""
 
     def __init__(self, model: MotivNet, config: ModelConfig, *, compiled: bool = False) -> None:
-        """Wrap a model that stands on its device, in its precision.
+        """Wrap a model, on its device and in its precision.
 
         Args:
             model: in eval mode.
             config: its dimensions.
-            compiled: let torch compile it; the first batch then takes long.
+            compiled: whether to use torch.compile; the first batch is then slow.
 
         Raises:
-            ConfigError: at a precision that the device cannot compute this model in.
+            ConfigError: if the device does not support this precision for the model.
         """
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
@@ -54,16 +54,16 @@ class TorchBackend:
         if self.device.type == "cpu" and self.dtype == torch.bfloat16 and not _cpu_has("amx_bf16"):
             self._attention = BlockedAttention
         if compiled:
-            # On the CPU, frozen weights are laid out once as the kernels want them.
+            # On the CPU, freezing converts the weights to the kernels' layout once.
             options = {"freezing": True} if self.device.type == "cpu" else None
             self._run = torch.compile(self._run, options=options)  # type: ignore[assignment]
 
     def logits(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Give the logits of `outputs` alone, float32 (B, C)."""
+        """Return only the logits of `outputs`, float32 (B, C)."""
         return self.outputs(pixels_BCHW).logits
 
     def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
-        """Map normalised pixels, float32 (B, C, H, W), to all that the model says of them."""
+        """Run the model on normalised pixels, float32 (B, C, H, W), in batches of at most `max_batch`."""
         parts: list[Outputs] = []
         start = 0
         while start < len(pixels_BCHW):
@@ -81,17 +81,17 @@ class TorchBackend:
 
     def _outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
         with torch.inference_mode(), self._attention():
-            # A copy of its own: torch takes neither arrays that are read-only nor ones that run backwards.
+            # Contiguous and copied: torch accepts neither read-only arrays nor negative strides.
             pixels = torch.tensor(np.ascontiguousarray(pixels_BCHW)).to(self.device, self.dtype)
             logits, affect = self._run(pixels)
             return Outputs(logits.float().cpu().numpy(), None if affect is None else affect.cpu().numpy())
 
 
 def choose_device(name: str) -> torch.device:
-    """Find a device by name; `auto` takes CUDA, else Apple's MPS, else the CPU.
+    """Return a device by name; `auto` is CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        ConfigError: if there is no such device here.
+        ConfigError: if this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -107,10 +107,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, config: ModelConfig) -> torch.dtype:
-    """Find a precision by name; `auto` takes bfloat16 for Sapiens where the hardware computes in it, else float32.
+    """Return a precision by name; `auto` is bfloat16 for Sapiens if the hardware supports it, else float32.
 
     Raises:
-        ConfigError: at an unknown name.
+        ConfigError: if the name is unknown.
     """
     if name != "auto":
         if name not in DTYPES:
@@ -126,13 +126,13 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _cpu_has(*features: str) -> bool:
-    """Say whether the processor has one of these features, under torch's names for them."""
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
+    """Return whether the CPU has one of these features, by torch's names."""
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
     return any(has.get(name, False) for name in features)
 
 
 def max_batch(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
-    """Say how many images may go through a model at once in the memory that is free now; at least one."""
+    """Return the maximum batch size for the currently free memory; at least one."""
     free, image = free_bytes(device), cost(config, dtype=dtype)
     if free is None:
         return 1

@@ -1,4 +1,4 @@
-"""Backbones: an image in, tokens out, whatever the architecture.
+"""Backbones: any timm architecture as an encoder from pixels to tokens.
 
 Shape suffixes: B images, C channels, H height, W width of the input; N tokens, D token width.
 """
@@ -20,21 +20,21 @@ from motivnet.models.config import VitConfig
 # Sapiens2 shares key and value heads between queries in all blocks but the first and the last eight.
 SAPIENS2_FULL_BLOCKS = 8
 
-# Patches up to which attention in bfloat16 on the CPU is faster written out.
+# Largest number of patches for which explicit attention in bfloat16 on the CPU is faster than the fused kernel.
 SHORT = 400
 
-# What timm's models raise at settings or sizes that they cannot take.
+# What timm's models raise for unsupported settings or sizes.
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class Backbone(nn.Module):
-    """A timm model without its classifier, giving tokens (B, N, D) without class or register tokens."""
+    """A timm model without classifier that returns tokens (B, N, D) without class or register tokens."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
         self.embed_dim = cast(int, net.num_features)
-        # A few timm models have a class token without counting it.
+        # A few timm models have a class token but no num_prefix_tokens.
         uncounted = int(isinstance(getattr(net, "cls_token", None), Tensor))
         self.num_prefix_tokens = cast(int, getattr(net, "num_prefix_tokens", uncounted))
 
@@ -42,11 +42,11 @@ class Backbone(nn.Module):
         """Map normalised pixels (B, C, H, W) to tokens (B, N, D), in row-major order of the image.
 
         Raises:
-            ValueError: if the model gives neither one feature map nor one row of tokens.
+            ValueError: if the model returns neither one feature map nor one sequence of tokens.
         """
         features = cast(Any, self.net.forward_features)(pixels_BCHW)
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            raise ValueError(f"{type(self.net).__name__} gives neither one feature map nor one row of tokens")
+            raise ValueError(f"{type(self.net).__name__} returns neither one feature map nor one sequence of tokens")
         if features.ndim == 3:
             return features[:, self.num_prefix_tokens :]
         if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
 
 
 def build_sapiens(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
-    """Build a Sapiens (v1) encoder out of timm's vision transformer, with random weights.
+    """Build a Sapiens (v1) encoder from timm's vision transformer, with random weights.
 
     Pre-norm, LayerNorm eps 1e-6, exact GELU, qkv bias, learned or fixed positions (arXiv 2408.12569).
 
@@ -82,7 +82,7 @@ def build_sapiens(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig)
 
 
 def build_sapiens2(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
-    """Build a Sapiens2 encoder out of timm's, with random weights (arXiv 2604.21681).
+    """Build a Sapiens2 encoder from timm's, with random weights (arXiv 2604.21681).
 
     Rotary positions, RMS norms, gated MLPs, a class token and eight registers.
 
@@ -113,28 +113,28 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
     """Build any timm model by name, with random weights.
 
     Args:
-        name: as timm knows it; a tag of pre-trained weights behind a dot is allowed and changes nothing.
+        name: in timm; a tag of pre-trained weights after a dot is allowed and has no effect.
         image_size: (height, width), in pixels.
         in_chans: channels of the input.
-        drop_path: stochastic depth, in training.
+        drop_path: stochastic depth rate.
 
     Raises:
-        ValueError: if timm has no such model, it cannot take such images, or it gives no tokens.
+        ValueError: if timm has no such model, or it does not support such images or returns no tokens.
     """
-    published = _published(name)
+    pretrained_cfg = _pretrained_cfg(name)
     settings: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0}
     if drop_path:
         settings["drop_path_rate"] = drop_path
-    # Position embeddings and windows are built for one size; convolutions know no such argument.
-    if published is not None and published.fixed_input_size:
+    # Position embeddings and windows are built for one size; convolutional models have no such argument.
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         settings["img_size"] = image_size
     try:
         backbone = Backbone(_create(name, settings))
-        _rehearse(backbone, image_size, in_chans)
+        _check_tokens(backbone, image_size, in_chans)
     except UNFIT as error:
         (height, width), own = image_size, ""
-        if published is not None:
-            own = " (its own are of {1}x{2} with {0})".format(*published.input_size)
+        if pretrained_cfg is not None:
+            own = " (its own are of {1}x{2} with {0})".format(*pretrained_cfg.input_size)
         raise ValueError(
             f"timm's {name} cannot be a backbone for images of {height}x{width} with {in_chans} channel(s){own}: "
             f"{str(error) or type(error).__name__}"
@@ -142,8 +142,8 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
     return backbone
 
 
-def _published(name: str) -> Any:
-    """Give what timm says of a model's published weights, or None.
+def _pretrained_cfg(name: str) -> Any:
+    """Return timm's description of a model's pre-trained weights, or None.
 
     Raises:
         ValueError: if it has no model of that name, or no weights of that tag.
@@ -163,45 +163,44 @@ def _published(name: str) -> Any:
 
 def _create(name: str, settings: dict[str, Any]) -> nn.Module:
     try:
-        # With pooling, some transformers would leave out the norm of their tokens.
+        # With pooling, some transformers skip the norm of their tokens.
         return timm.create_model(name, global_pool="", **settings)
     except (AssertionError, TypeError):
-        # Others insist on their own pooling, which comes after the tokens that are wanted here.
+        # Others require pooling, which comes after the tokens that are used here.
         return timm.create_model(name, **settings)
 
 
-def _rehearse(backbone: Backbone, image_size: tuple[int, int], in_chans: int) -> None:
-    """Run a backbone on shapes alone, without memory or arithmetic, so that what does not fit shows at once.
+def _check_tokens(backbone: Backbone, image_size: tuple[int, int], in_chans: int) -> None:
+    """Run a backbone on the meta device, without memory or arithmetic, and check the shape of its tokens.
 
     Raises:
-        ValueError: if what it gives is not tokens of its width, one a place. timm's models raise whatever they do.
+        ValueError: if they are not of its width, one per position. timm's models raise other errors as well.
     """
     patches = getattr(backbone.net, "patch_embed", None)
-    # Else the rows and columns that are left over would be cut off without a word.
+    # Otherwise timm would silently crop the remaining rows and columns.
     if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
         sides = cast(tuple[int, int], patches.patch_size)
-        rest = [side % patch for side, patch in zip(image_size, sides, strict=True)]
-        if any(rest):
+        if any(side % patch for side, patch in zip(image_size, sides, strict=True)):
             raise ValueError(f"height and width must be divisible by its patches of {patches.patch_size}")
-    rehearsal = _Rehearsal(backbone)
+    shapes = _Shapes(backbone)
     weights = {
         name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*rehearsal.named_parameters(), *rehearsal.named_buffers())
+        for name, tensor in (*shapes.named_parameters(), *shapes.named_buffers())
     }
-    rehearsal.eval()
+    shapes.eval()
     with torch.device("meta"), torch.no_grad():
-        (_, num_tokens, width), num_places = functional_call(rehearsal, weights, torch.empty(1, in_chans, *image_size))
-    # Some keep tables of evaluation, now without content, which training clears.
-    rehearsal.train()
+        (_, num_tokens, width), num_positions = functional_call(shapes, weights, torch.empty(1, in_chans, *image_size))
+    # Some models keep tables for evaluation, now without content, which training mode clears.
+    shapes.train()
     if num_tokens < 1 or width != backbone.embed_dim:
-        raise ValueError(f"it gives {num_tokens} token(s) of width {width}, expected some of {backbone.embed_dim}")
-    # A few merge neighbours on their way out: then the places are a multiple.
-    if num_places % num_tokens:
-        raise ValueError(f"it gives {num_tokens} tokens for {num_places} places, so some are of another kind")
+        raise ValueError(f"it returns {num_tokens} token(s) of width {width}, expected width {backbone.embed_dim}")
+    # A few merge neighbours at the end: then the number of positions is a multiple.
+    if num_positions % num_tokens:
+        raise ValueError(f"it returns {num_tokens} tokens for {num_positions} positions, so some are of another kind")
 
 
-class _Rehearsal(nn.Module):
-    """The shape of a backbone's tokens, and the number of places in its last feature map as timm tells it."""
+class _Shapes(nn.Module):
+    """Returns the shape of a backbone's tokens, and the number of positions in timm's last feature map."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -218,18 +217,18 @@ class _Rehearsal(nn.Module):
 def resize_positions(
     pos_embed_1ND: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], *, num_prefix_tokens: int = 0
 ) -> Tensor:
-    """Resize the position embedding of a transformer to another grid of patches: bicubic, as Sapiens does it.
+    """Resize the position embedding of a transformer to another grid of patches: bicubic, as in Sapiens.
 
     Args:
         pos_embed_1ND: (1, prefix + rows * columns, D).
-        old_grid: (rows, columns) of the patches.
-        new_grid: the same, wanted.
-        num_prefix_tokens: positions before the grid's, which stay.
+        old_grid: its (rows, columns) of patches.
+        new_grid: wanted (rows, columns).
+        num_prefix_tokens: positions before those of the grid, which are kept.
 
     Returns:
         (1, prefix + rows * columns, D) for the new grid, in float32.
     """
-    # Neither corner alignment nor antialiasing: what the released task checkpoints were made with.
+    # Neither corner alignment nor antialiasing, as in the released task checkpoints.
     return resample_abs_pos_embed(
         pos_embed_1ND.float(),
         new_size=list(new_grid),
@@ -250,12 +249,12 @@ class Float32Conv2d(nn.Conv2d):
 
 
 def has_depthwise(model: nn.Module) -> bool:
-    """Say whether a model has depthwise convolutions, which need float32 on the CPU."""
+    """Tell whether a model has depthwise convolutions, which need float32 on the CPU."""
     return any(map(_is_depthwise, model.modules()))
 
 
 def keep_depthwise_float32(model: nn.Module) -> None:
-    """Keep a model's depthwise convolutions out of autocast, in place; its weights and their names stay.
+    """Exclude the depthwise convolutions of a model from autocast, in place; weights and their names stay.
 
     In bfloat16 they gain nothing, and on the CPU they crash some builds of torch (heap corruption in 2.14).
     """
@@ -265,10 +264,10 @@ def keep_depthwise_float32(model: nn.Module) -> None:
 
 
 def write_out_short_attention(model: nn.Module) -> None:
-    """Have attention between few patches hold its weights in place of the fused kernel, in place; results stay.
+    """Compute attention between few patches explicitly instead of with the fused kernel, in place; results stay.
 
     For bfloat16 on the CPU, where the fused kernel of torch 2.14 takes seven times as long for 36 patches and twice as
-    long for 192; for 768 it is the faster one, and saves memory.
+    long for 192; for 768 it is faster, and saves memory.
     """
     counts = [module.num_patches for module in model.modules() if isinstance(module, PatchEmbed)]
     if counts and all(count is not None and count <= SHORT for count in counts):
@@ -278,5 +277,5 @@ def write_out_short_attention(model: nn.Module) -> None:
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    # With one input channel, an ordinary convolution has as many groups as channels, too.
+    # With one input channel, ordinary convolutions have as many groups as channels, too.
     return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1

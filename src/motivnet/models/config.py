@@ -1,4 +1,4 @@
-"""The dimensions of a model, as plain settings. Torch-free, so that a bundle can be read without torch."""
+"""The dimensions of a model as plain settings. Torch-free, so that bundles can be read without torch."""
 
 import dataclasses
 from typing import Literal
@@ -17,9 +17,9 @@ class VitConfig:
         depth: number of blocks.
         num_heads: attention heads, a divisor of `embed_dim`.
         patch_size: side of a patch, in pixels.
-        patch_padding: zero rows around the image before patching: 2 in Sapiens task checkpoints, else 0.
-        mlp_ratio: hidden width of the MLP over `embed_dim`.
-        class_token: whether a class token takes part, as in Sapiens pre-training; Sapiens2 always has one.
+        patch_padding: zero padding around the image before patching: 2 in Sapiens task checkpoints, else 0.
+        mlp_ratio: hidden width of the MLP divided by `embed_dim`.
+        class_token: whether there is a class token, as in Sapiens pre-training; Sapiens2 always has one.
         num_kv_heads: of Sapiens2: key and value heads of the blocks between the first eight and the last eight; None
             takes `num_heads`.
     """
@@ -36,13 +36,13 @@ class VitConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig:
-    """What turns tokens into logits.
+    """The head, which maps tokens to logits.
 
     Args:
         kind: `ml_decoder`, or a head to compare it with.
         dim: inner width; of `ml_decoder` and `mlp`.
-        num_queries: of `ml_decoder`; None asks one question a class.
-        learnable_queries: of `ml_decoder`; whether the questions are trained, too. MotivNet's are random and fixed.
+        num_queries: of `ml_decoder`; None takes one per class.
+        learnable_queries: of `ml_decoder`; whether the queries are trained. MotivNet's are random and fixed.
         num_layers: of `ml_decoder`.
         num_heads: attention heads, of `ml_decoder` and `attention_pool`.
         ff_dim: hidden width of `ml_decoder`'s feed-forward part.
@@ -61,7 +61,7 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Everything that decides the shapes of a model's weights.
+    """All dimensions of a model, which determine the shapes of its weights.
 
     Args:
         backbone: `sapiens` or `sapiens2` for a transformer of the dimensions in `vit`, or `timm:NAME` for any timm
@@ -70,9 +70,9 @@ class ModelConfig:
         in_chans: channels of the input.
         num_classes: number of logits.
         vit: dimensions of a `sapiens` or `sapiens2` backbone; None for timm's.
-        head: what turns tokens into logits.
-        drop_path: stochastic depth of a timm backbone, in training.
-        affect: whether the model also gives valence and arousal; ML-Decoder asks two questions of their own for them.
+        head: maps tokens to logits.
+        drop_path: stochastic depth rate of a timm backbone.
+        affect: whether the model also predicts valence and arousal, for which ML-Decoder has two more queries.
     """
 
     backbone: str
@@ -88,7 +88,7 @@ class ModelConfig:
         """Check that the settings fit together.
 
         Raises:
-            ConfigError: at a backbone of no kind, one that lacks its dimensions, or a size that patches do not fill.
+            ConfigError: at an unknown backbone, missing dimensions, or a size that is not divisible into patches.
         """
         own = self.backbone in ("sapiens", "sapiens2")
         if not own and not self.backbone.startswith("timm:"):
@@ -132,7 +132,7 @@ PRESETS = {
         in_chans=1,
         head=HeadConfig(dim=256, ff_dim=512),
     ),
-    # MotivNet in miniature, for experiments that two CPU cores can repeat: 36 patches of 8 pixels, a class token.
+    # MotivNet in miniature, for experiments on two CPU cores: 36 patches of 8 pixels, a class token.
     "mini": ModelConfig(
         backbone="sapiens",
         image_size=(48, 48),
@@ -153,15 +153,15 @@ PRESETS = {
 
 
 def preset(name: str, *, image_size: tuple[int, int] | None = None) -> ModelConfig:
-    """Give the dimensions of a model known by name.
+    """Return the dimensions of a model preset.
 
     Args:
         name: one of `PRESETS`.
-        image_size: (height, width) of the input, in pixels; None takes the preset's own. A transformer's cost falls
-            with the number of patches: 512x384 costs less than a quarter of 1024x768.
+        image_size: (height, width) of the input, in pixels; None takes that of the preset. The cost of a transformer
+            depends on the number of patches: 512x384 costs less than a quarter of 1024x768.
 
     Raises:
-        ConfigError: if there is none of that name, or it cannot have that size.
+        ConfigError: if there is none of that name, or it does not support that size.
     """
     if name not in PRESETS:
         raise ConfigError(unknown_name("model preset", name, PRESETS))

@@ -1,4 +1,4 @@
-"""Attention on CPUs with bfloat16: faster than torch's own kernel, which uses it in matrix products only with AMX.
+"""Attention in bfloat16 on CPUs: faster than torch's kernel, which uses bfloat16 matrix products only with AMX.
 
 Shape suffixes: B images, H heads, N queries, M keys, d width of a head.
 """
@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# Rows of the score matrix that are computed at once: they must stay in the processor's cache.
+# Rows of the score matrix that are computed at once, so that they fit in the cache of the CPU.
 ROWS = 512
-# Below this many keys torch's kernel is as fast.
+# With fewer keys, torch's kernel is as fast.
 FEWEST_KEYS = 256
 
 
 class BlockedAttention(TorchFunctionMode):
-    """Inside this context, scaled dot product attention of bfloat16 tensors on the CPU runs in blocks.
+    """In this context, scaled dot product attention of bfloat16 tensors on the CPU runs in blocks.
 
-    Everything else, attention with a mask, dropout or gradients included, stays with torch.
+    Everything else, including attention with a mask, dropout or gradients, is left to torch.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace one function, pass through the others."""
+        """Replace one function and pass the others through."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention and _applies(*args, **kwargs):
             return blocked_attention(*args[:3])
@@ -46,13 +46,13 @@ def _applies(
     return plain and suits and not torch.is_grad_enabled()
 
 
-# An operator of its own, so that torch.compile takes it as it is.
+# A custom operator, so that torch.compile does not trace into it.
 @torch.library.custom_op("motivnet::blocked_attention", mutates_args=())
 def blocked_attention(query_BHNd: Tensor, key_BHMd: Tensor, value_BHMd: Tensor) -> Tensor:
     """Attend, one head and `ROWS` queries at a time.
 
     Returns:
-        (B, H, N, d), laid out so that heads can be joined without a copy.
+        (B, H, N, d), in a memory layout in which heads can be joined without a copy.
     """
     num_images, num_heads, num_queries, head_dim = query_BHNd.shape
     query_BHNd = query_BHNd * head_dim**-0.5

@@ -1,8 +1,8 @@
 """Heads to compare ML-Decoder with. All map tokens (B, N, D) to logits (B, C).
 
-With `affect`, two more outputs stand behind the logits, (B, C + 2): valence and arousal, before tanh.
+With `affect`, two more outputs follow the logits, (B, C + 2): valence and arousal, before tanh.
 
-Shape suffixes: B images, N tokens, D token width, E width of what the logits are made of, C classes.
+Shape suffixes: B images, N tokens, D token width, E input width of the last layer, C classes.
 """
 
 import torch
@@ -12,7 +12,7 @@ from motivnet.labels import AFFECT
 
 
 class LinearHead(nn.Module):
-    """One linear map of the mean token."""
+    """A linear layer on the mean token."""
 
     def __init__(self, in_dim: int, num_classes: int, *, dropout: float = 0.0, affect: bool = False) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class LinearHead(nn.Module):
 
 
 class MlpHead(nn.Module):
-    """A hidden layer over the mean token."""
+    """An MLP on the mean token."""
 
     def __init__(self, in_dim: int, num_classes: int, *, dim: int, dropout: float = 0.0, affect: bool = False) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class MlpHead(nn.Module):
 
 
 class AttentionPoolHead(nn.Module):
-    """One learned query pools the tokens, then a linear map: ML-Decoder's nearest relative."""
+    """Attention pooling with one learned query, then a linear layer: the head most similar to ML-Decoder."""
 
     def __init__(
         self, in_dim: int, num_classes: int, *, num_heads: int, dropout: float = 0.0, affect: bool = False

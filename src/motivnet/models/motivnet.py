@@ -1,8 +1,9 @@
-"""MotivNet: a backbone that turns pixels into tokens, a head that turns tokens into logits.
+"""MotivNet: a backbone that maps pixels to tokens, and a head that maps tokens to logits.
 
-Shape suffixes: B images, C channels or classes, H height, W width.
+Shape suffixes: B images, C channels or classes, H height, W width, N tokens, D token width, K outputs of the head.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -16,11 +17,11 @@ from motivnet.models.ml_decoder import MLDecoder
 
 
 class Outputs(NamedTuple):
-    """All that a model says of faces.
+    """All outputs of a model.
 
     Attributes:
         logits: of the classes, (B, C).
-        affect: valence and arousal from -1 to 1, float32 (B, 2); None of a model without.
+        affect: valence and arousal from -1 to 1, float32 (B, 2); None for a model without.
     """
 
     logits: Tensor
@@ -38,11 +39,21 @@ class MotivNet(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Map normalised pixels (B, C, H, W) to logits (B, C)."""
-        return self.outputs(pixels_BCHW).logits
+        return self.forward_head(self.forward_features(pixels_BCHW))
+
+    def forward_features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Map normalised pixels (B, C, H, W) to tokens (B, N, D), as timm's models do."""
+        return self.backbone(pixels_BCHW)
+
+    def forward_head(self, tokens_BND: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to logits (B, C), as timm's models do."""
+        return self._split(self.head(tokens_BND)).logits
 
     def outputs(self, pixels_BCHW: Tensor) -> Outputs:
         """Map normalised pixels (B, C, H, W) to logits, and to valence and arousal if the model has them."""
-        answers_BK = self.head(self.backbone(pixels_BCHW))
+        return self._split(self.head(self.forward_features(pixels_BCHW)))
+
+    def _split(self, answers_BK: Tensor) -> Outputs:
         if not self.affect:
             return Outputs(answers_BK, None)
         # In half precision, tanh would be coarse near its ends.
@@ -50,7 +61,7 @@ class MotivNet(nn.Module):
 
 
 class AllOutputs(nn.Module):
-    """A model whose call gives all its outputs: for what takes a module by its call, as compilers and exporters do."""
+    """A module whose `forward` returns all outputs of a model, for compilers and exporters."""
 
     def __init__(self, model: MotivNet) -> None:
         super().__init__()
@@ -58,20 +69,20 @@ class AllOutputs(nn.Module):
         self.training = model.training
 
     def forward(self, pixels_BCHW: Tensor) -> Outputs:
-        """Give `MotivNet.outputs`."""
+        """Return `MotivNet.outputs`."""
         return self.model.outputs(pixels_BCHW)
 
 
 def affect_names(model: MotivNet) -> set[str]:
-    """Name the weights that serve valence and arousal alone: what a model without has to be extended by."""
+    """Return the names of the weights that only valence and arousal use."""
     return {name for name in model.state_dict() if name.startswith("head.affect")}
 
 
 def build_model(config: ModelConfig) -> MotivNet:
-    """Build a model with random weights from its dimensions.
+    """Build a model with random weights.
 
     Raises:
-        ConfigError: if they do not fit together.
+        ConfigError: if its dimensions do not fit together.
     """
     try:
         backbone = build_backbone(config)
@@ -82,7 +93,7 @@ def build_model(config: ModelConfig) -> MotivNet:
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
-    """Build a model's backbone alone, with random weights.
+    """Build the backbone of a model alone, with random weights.
 
     Raises:
         ValueError: if its dimensions do not fit together.
@@ -101,26 +112,18 @@ def build_head(config: HeadConfig, in_dim: int, num_classes: int, *, affect: boo
         config: its kind and dimensions.
         in_dim: token width of the backbone.
         num_classes: number of logits.
-        affect: whether valence and arousal, before tanh, stand behind the logits.
+        affect: whether valence and arousal, before tanh, follow the logits.
 
     Raises:
         ValueError: if the dimensions do not fit together.
     """
+    shared = {"dropout": config.dropout, "affect": affect}
     if config.kind == "linear":
-        return LinearHead(in_dim, num_classes, dropout=config.dropout, affect=affect)
+        return LinearHead(in_dim, num_classes, **shared)
     if config.kind == "mlp":
-        return MlpHead(in_dim, num_classes, dim=config.dim, dropout=config.dropout, affect=affect)
+        return MlpHead(in_dim, num_classes, dim=config.dim, **shared)
     if config.kind == "attention_pool":
-        return AttentionPoolHead(in_dim, num_classes, num_heads=config.num_heads, dropout=config.dropout, affect=affect)
-    return MLDecoder(
-        in_dim,
-        num_classes,
-        num_queries=config.num_queries,
-        learnable_queries=config.learnable_queries,
-        dim=config.dim,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        ff_dim=config.ff_dim,
-        dropout=config.dropout,
-        affect=affect,
-    )
+        return AttentionPoolHead(in_dim, num_classes, num_heads=config.num_heads, **shared)
+    settings = dataclasses.asdict(config)
+    del settings["kind"]
+    return MLDecoder(in_dim, num_classes, affect=affect, **settings)

@@ -1,90 +1,91 @@
 """A benchmark as tables: `benchmark.md`, `benchmark.html` and `benchmark.json`."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from motivnet.evaluation.resampling import Difference
-from motivnet.experiments.benchmark import Benchmark, ModelInfo
-from motivnet.experiments.comparison import METRICS, Cell, Comparison
-from motivnet.experiments.protocols import NAMES, Setting, Spread, domain
-from motivnet.experiments.published import Published
-from motivnet.report import page as report
+import numpy as np
+
+from motivnet.report import page
 from motivnet.report.tables import Block, Row, p_value, points, to_html, to_json, to_markdown
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from motivnet.experiments.benchmark import Benchmark
+    from motivnet.experiments.comparison import Comparison, Entry
+    from motivnet.experiments.leaderboard import Mean, Published
 
+# The data come last: where they are, the rest is.
+FILES = ("benchmark.md", "benchmark.html", "benchmark.json")
 TITLE = "Benchmark"
 HEADS = {"war": "WAR", "uar": "UAR", "top2": "Top-2", "f1_macro": "F1"}
+# By setting: what its scores mean.
 SETTINGS = {
-    Setting.ZERO_SHOT: "Zero-shot",
-    Setting.OWN_DOMAIN: "Own domain",
-    Setting.UNSTATED: "Training data not stated",
-    Setting.ADAPTED: "Domain adaptation",
+    "zero-shot": "The model was trained on other data sets, and has seen nothing of this one.",
+    "own domain": "The model was trained on other images of the same data set. Never ranked with zero-shot.",
+    "training data not stated": "What the model was trained on is not known, so it may have seen this data set. Not "
+    "ranked with zero-shot.",
+    "domain adaptation": "Published only. These methods see the target's images, without labels, during training: "
+    "easier than zero-shot, and not comparable with it.",
 }
-MEANING = {
-    Setting.ZERO_SHOT: "The model was trained on other data sets, and has seen nothing of this one.",
-    Setting.OWN_DOMAIN: "The model was trained on other images of the same data set. Never ranked with zero-shot.",
-    Setting.UNSTATED: "What the model was trained on is not known, so it may have seen this data set. Not ranked with "
-    "zero-shot.",
-    Setting.ADAPTED: "Published only. These methods see the target's images, without labels, while they learn: an "
-    "easier task than zero-shot, and not comparable with it.",
-}
+COLORS = dict(zip(SETTINGS, page.COLORS, strict=False))
 ABSENT = {
-    "keep": "answering with one of these is an error",
-    "renormalise": "struck out beforehand, and the probabilities of the others renormalised",
+    "keep": "predicting one of these is an error",
+    "renormalise": "removed, and the probabilities of the others renormalised",
 }
 PUBLISHED_NOTE = (
     "Published rows were not measured here: their split, crops and preprocessing may differ. Trust and source are the "
-    "compiler's; the rows stand as they were found."
+    "compiler's."
 )
 
 
-def benchmark_files(benchmark: Benchmark) -> dict[str, str]:
-    """Write a benchmark three times: file name -> contents, the data last."""
-    blocks = list(_blocks(benchmark))
-    plots = [report.Section("WAR at a glance", _plot(benchmark.cells))] if benchmark.cells else []
-    return {
-        "benchmark.md": to_markdown(TITLE, blocks),
-        "benchmark.html": to_html(TITLE, blocks, more=plots),
-        "benchmark.json": to_json(benchmark.to_dict()),
-    }
+def benchmark_files(benchmark: "Benchmark") -> dict[str, str]:
+    """Return the contents of FILES by name."""
+    blocks, entries = list(_blocks(benchmark)), benchmark.cells
+    plots = [page.Section("WAR with 95 % intervals", _plot(entries))] if entries else []
+    data = to_json(benchmark.to_dict())
+    texts = to_markdown(TITLE, blocks), to_html(TITLE, blocks, more=plots), data
+    return dict(zip(FILES, texts, strict=True))
 
 
-def _blocks(benchmark: Benchmark) -> Iterator[Block]:
+def headlines(benchmark: "Benchmark") -> str:
+    """Return the scores measured here as aligned text."""
+    rows = [("data set", "model", "setting", *HEADS.values())]
+    rows += [
+        (entry.data, entry.model, str(entry.setting), *(page.percent(entry.scores[name]) for name in HEADS))
+        for entry in benchmark.cells
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _blocks(benchmark: "Benchmark") -> Iterator[Block]:
     yield _models(benchmark)
-    yield _data(benchmark)
-    for setting, heading in SETTINGS.items():
-        for title in benchmark.data:
-            cells = [cell for cell in benchmark.cells if (cell.data, cell.setting) == (title, setting)]
-            published = [row for row in benchmark.published[title] if row.setting == setting]
-            if cells or published:
-                yield _scores(f"{heading}: {title}", MEANING[setting], benchmark, cells, published)
+    yield _data_sets(benchmark.data)
+    for setting in SETTINGS:
+        for title, published in benchmark.published.items():
+            entries = [entry for entry in benchmark.cells if (entry.data, entry.setting) == (title, setting)]
+            published = [row for row in published if row.setting == setting]
+            if entries or published:
+                yield _leaderboard(benchmark, setting, title, entries, published)
         means = [mean for mean in benchmark.means if mean.setting == setting]
         if means:
-            yield Block(
-                f"{heading}: mean over data sets",
-                (
-                    f"Over the data sets that all these models were scored on: {', '.join(means[0].data)}. Splits and "
-                    "other labels of the same photographs count as one data set.",
-                ),
-                [
-                    {
-                        "model": mean.model,
-                        **{head: report.percent(mean.scores[name]) for name, head in HEADS.items()},
-                        "mean rank": None if mean.mean_rank is None else f"{mean.mean_rank:.2f}",
-                        "rank": mean.rank,
-                    }
-                    for mean in sorted(means, key=lambda mean: -mean.scores["war"])
-                ],
-            )
+            yield _means(setting, means)
     if benchmark.comparisons:
         yield _comparisons(benchmark.comparisons)
-    if any(cell.folds for cell in benchmark.cells):
+    if any(entry.folds for entry in benchmark.cells):
         yield _folds(benchmark.cells)
     if benchmark.plan:
-        yield _plan(benchmark)
+        yield Block(
+            "Leave one data set out",
+            ("What a model has to be trained on for a zero-shot score on each data set that uses all the others.",),
+            [
+                {
+                    "train on": ", ".join(train),
+                    "test on": test,
+                    "models trained so": ", ".join(benchmark.trained_on(train)) or "none",
+                }
+                for train, test in benchmark.plan
+            ],
+        )
     yield Block(
         "Skipped",
         () if benchmark.skipped else ("Nothing: every model was scored on every data set.",),
@@ -95,7 +96,7 @@ def _blocks(benchmark: Benchmark) -> Iterator[Block]:
     )
 
 
-def _models(benchmark: Benchmark) -> Block:
+def _models(benchmark: "Benchmark") -> Block:
     settings = benchmark.settings
     return Block(
         "Models",
@@ -107,7 +108,7 @@ def _models(benchmark: Benchmark) -> Block:
         [
             {
                 "model": model.name,
-                "trained on": _trained_on(model),
+                "trained on": model.training_data,
                 "labels": len(model.labels),
                 "fingerprint": model.fingerprint,
             }
@@ -116,83 +117,92 @@ def _models(benchmark: Benchmark) -> Block:
     )
 
 
-def _data(benchmark: Benchmark) -> Block:
-    return Block(
-        "Data sets",
-        (),
-        [
-            {
-                "data set": title,
-                "images": about["n"],
-                "subjects": about["subjects"],
-                "labels": ", ".join(f"{label} {number:,}" for label, number in about["labels"].items()),
-                "left out by the reader": _counted(about["dropped"]),
-                "faces": "looked for" if about["detect"] else "as they are, or boxes of the data set",
-                "fingerprint": about["fingerprint"],
-            }
-            for title, about in benchmark.data.items()
-        ],
-    )
+def _data_sets(data: Mapping[str, Mapping]) -> Block:
+    rows = [
+        {
+            "data set": title,
+            "images": about["n"],
+            "subjects": about["subjects"],
+            "labels": ", ".join(f"{label} {number:,}" for label, number in about["labels"].items()),
+            "left out by the reader": _counted(about["dropped"]),
+            "faces": "detected" if about["detect"] else "as they are, or boxes of the data set",
+            "fingerprint": about["fingerprint"],
+        }
+        for title, about in data.items()
+    ]
+    return Block("Data sets", (), rows)
 
 
-def _scores(
-    title: str, meaning: str, benchmark: Benchmark, cells: Sequence[Cell], published: Sequence[Published]
+def _leaderboard(
+    benchmark: "Benchmark", setting: str, title: str, entries: "Sequence[Entry]", published: "Sequence[Published]"
 ) -> Block:
-    trained_on = {model.name: _trained_on(model) for model in benchmark.models}
+    trained_on = {model.name: model.training_data for model in benchmark.models}
     rows: list[tuple[float, Row]] = []
-    for cell in cells:
+    for entry in entries:
         scores = {
-            head: report.percent(cell.scores[name], cell.intervals.get(name)).replace(" %", "")
+            head: page.percent(entry.scores[name], entry.intervals.get(name)).replace(" %", "")
             for name, head in HEADS.items()
         }
-        row = _row(cell.model, "measured here", trained_on[cell.model], scores, cell.rank, cell.caution)
-        rows.append((cell.scores["war"], row))
+        row = {
+            "model": entry.model,
+            "trained on": trained_on[entry.model],
+            **scores,
+            "rank": entry.rank,
+            "trust": entry.caution,
+            "origin": "measured here",
+        }
+        rows.append((entry.scores["war"], row))
     for each in published:
-        method = f"{each.method} ({each.backbone})" if each.backbone else each.method
-        scores = {"WAR": report.percent(each.war).replace(" %", "")}
-        row = _row(method, f"published: {each.source}", each.trained_on, scores, None, each.trust)
+        row = {
+            "model": f"{each.method} ({each.backbone})" if each.backbone else each.method,
+            "trained on": each.trained_on,
+            **dict.fromkeys(HEADS.values()),
+            "WAR": page.percent(each.war).replace(" %", ""),
+            "rank": None,
+            "trust": each.trust,
+            "origin": f"published: {each.source}",
+        }
         rows.append((each.war, row))
-    rows.sort(key=lambda pair: -pair[0])
-    notes = [_labels_note(cell) for cell in cells]
-    return Block(title, (meaning,), [row for _, row in rows], (*notes, *([PUBLISHED_NOTE] if published else [])))
+    notes = [_labels_note(entry) for entry in entries] + ([PUBLISHED_NOTE] if published else [])
+    ordered = [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+    return Block(f"Leaderboard, {setting}: {title}", (SETTINGS[setting],), ordered, tuple(notes))
 
 
-def _row(model: str, origin: str, trained_on: str, scores: dict[str, str], rank: int | None, trust: str | None) -> Row:
-    return {
-        "model": model,
-        "trained on": trained_on,
-        **{head: scores.get(head) for head in HEADS.values()},
-        "rank": rank,
-        "trust": trust,
-        "origin": origin,
-    }
+def _labels_note(entry: "Entry") -> str:
+    parts = [f"{entry.model}: {entry.n:,} images, {len(entry.labels)} labels ({', '.join(entry.labels)})"]
+    if entry.absent:
+        parts.append(f"no image of {', '.join(entry.absent)}: {ABSENT[entry.restrict]}")
+    if entry.protocol.dropped:
+        parts.append(f"left out {_counted(entry.protocol.dropped)}")
+    if entry.unanswered:
+        parts.append(f"{entry.unanswered:,} without a prediction, which count as errors")
+    return "; ".join([*parts, f"face detection: {entry.protocol.detection}."])
 
 
-def _trained_on(model: ModelInfo) -> str:
-    if model.trained_on is None:
-        return "not stated"
-    return ", ".join(NAMES.get(name, name) for name in model.trained_on) or "none of the data sets"
+def _means(setting: str, means: "Sequence[Mean]") -> Block:
+    rows = [
+        {
+            "model": mean.model,
+            **{head: page.percent(mean.scores[name]) for name, head in HEADS.items()},
+            "mean rank": None if mean.mean_rank is None else f"{mean.mean_rank:.2f}",
+            "rank": mean.rank,
+        }
+        for mean in sorted(means, key=lambda mean: -mean.scores["war"])
+    ]
+    line = (
+        f"Over the data sets that all these models were scored on: {', '.join(means[0].data)}. Splits and other labels "
+        "of the same photographs count as one data set."
+    )
+    return Block(f"Leaderboard, {setting}: mean over data sets", (line,), rows)
 
 
-def _labels_note(cell: Cell) -> str:
-    parts = [f"{cell.model}: {cell.n:,} images, {len(cell.labels)} labels ({', '.join(cell.labels)})"]
-    if cell.absent:
-        parts.append(f"no image of {', '.join(cell.absent)}: {ABSENT[cell.restrict]}")
-    if cell.protocol.dropped:
-        parts.append(f"left out {_counted(cell.protocol.dropped)}")
-    if cell.unanswered:
-        parts.append(f"{cell.unanswered:,} without an answer, which count as errors")
-    parts.append(f"face detection: {cell.protocol.detection}")
-    return "; ".join(parts) + "."
-
-
-def _comparisons(comparisons: Sequence[Comparison]) -> Block:
+def _comparisons(comparisons: "Sequence[Comparison]") -> Block:
     return Block(
-        "Models compared",
+        "Pairwise comparisons",
         (
-            "Pairs of models in one setting, on the same images. The p-value is of both being right equally often: "
-            "McNemar's test (mid-p), or, where images share subjects, the paired bootstrap of whole subjects. It is "
-            "corrected for all pairs on all data sets (Holm).",
+            "Pairs of models in one setting, on the same images. The p-value is of equal accuracy: McNemar's test "
+            "(mid-p), or, where images share subjects, the paired bootstrap of whole subjects. It is corrected for all "
+            "pairs on all data sets (Holm).",
         ),
         [
             {
@@ -200,86 +210,58 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Block:
                 "setting": str(each.setting),
                 "models": f"{each.models[0]} less {each.models[1]}",
                 "images": each.n,
-                "right alone": f"{each.only_a:,} against {each.only_b:,}",
-                "WAR, points": _difference(each.war),
-                "UAR, points": _difference(each.uar),
+                "only one correct": f"{each.only_a:,} against {each.only_b:,}",
+                "WAR, points": points(each.war.value, *each.war.interval),
+                "UAR, points": points(each.uar.value, *each.uar.interval),
                 "test": each.test,
                 "p": p_value(each.p_value),
-                "p, corrected": p_value(each.p_holm),
+                "p (Holm)": p_value(each.p_holm),
             }
             for each in comparisons
         ],
     )
 
 
-def _folds(cells: Sequence[Cell]) -> Block:
-    def shown(found: Spread) -> str:
-        return f"{100 * found.mean:.1f} \N{PLUS-MINUS SIGN} {100 * found.std:.1f}"
-
-    return Block(
-        "Folds by subject",
-        (
-            "Mean and sample standard deviation over folds that share no subject, in percent. The models were not "
-            "trained on these folds: the spread is that of the subjects.",
-        ),
-        [
-            {
-                "data set": cell.data,
-                "model": cell.model,
-                "folds": cell.folds.num_folds,
-                "subjects": cell.folds.num_subjects,
-                **{HEADS[name]: shown(cell.folds.scores[name]) for name in METRICS},
-            }
-            for cell in cells
-            if cell.folds
-        ],
+def _folds(entries: "Sequence[Entry]") -> Block:
+    rows = [
+        {
+            "data set": entry.data,
+            "model": entry.model,
+            "folds": entry.folds.num_folds,
+            "subjects": entry.folds.num_subjects,
+            **{
+                HEADS[name]: f"{100 * over.mean:.1f} \N{PLUS-MINUS SIGN} {100 * over.std:.1f}"
+                for name, over in entry.folds.scores.items()
+            },
+        }
+        for entry in entries
+        if entry.folds
+    ]
+    line = (
+        "Mean and sample standard deviation over folds that share no subject, in percent. The models were not trained "
+        "on these folds: the spread is that of the subjects."
     )
+    return Block("Folds by subject", (line,), rows)
 
 
-def _plan(benchmark: Benchmark) -> Block:
-    rows = []
-    for train, test in benchmark.plan:
-        wanted = {domain(name) for name in train}
-        fitting = [model.name for model in benchmark.models if set(model.trained_on or ()) == wanted]
-        rows.append({"train on": ", ".join(train), "test on": test, "models trained so": ", ".join(fitting) or "none"})
-    return Block(
-        "Leave one data set out",
-        ("What a model has to be trained on for a zero-shot score on each data set that uses all the others.",),
-        rows,
-    )
+def _plot(entries: "Sequence[Entry]") -> str:
+    """Draw the WAR of every entry with its interval."""
+    with page.new_figure(height=max(1.6, 0.28 * len(entries) + 0.9)) as drawn:
+        axes = drawn.subplots()
+        for setting, color in COLORS.items():
+            places = [place for place, entry in enumerate(entries) if entry.setting == setting]
+            if places:
+                ends_N2 = 100 * np.array([entries[place].intervals["war"] for place in places])
+                axes.hlines(places, *ends_N2.T, color=color, linewidth=2)
+                scores = [100 * entries[place].scores["war"] for place in places]
+                axes.plot(scores, places, "o", color=color, label=setting)
+        axes.set_yticks(range(len(entries)), [f"{entry.data}: {entry.model}" for entry in entries])
+        axes.invert_yaxis()
+        axes.set_xlabel("WAR in percent")
+        axes.legend(loc="best")
+        alt = "; ".join(f"{entry.model} on {entry.data}: {page.percent(entry.scores['war'])}" for entry in entries)
+        return page.figure(drawn, f"WAR with 95 % intervals. {alt}")
 
 
-def _plot(cells: Sequence[Cell]) -> str:
-    """Draw the WAR of every cell with its interval."""
-    with report.new_figure(height=max(1.6, 0.28 * len(cells) + 0.9)) as drawn:
-        _draw(drawn, cells)
-        alt = "; ".join(f"{cell.model} on {cell.data}: {report.percent(cell.scores['war'])}" for cell in cells)
-        return report.figure(drawn, f"WAR with 95 % intervals. {alt}")
-
-
-def _draw(drawn: "Figure", cells: Sequence[Cell]) -> None:
-    axes = drawn.subplots()
-    colors: dict[Setting, str] = dict(
-        zip((Setting.ZERO_SHOT, Setting.OWN_DOMAIN, Setting.UNSTATED), report.COLORS, strict=True)
-    )
-    for place, cell in enumerate(cells):
-        value, (low, high) = cell.scores["war"], cell.intervals["war"]
-        color = colors[cell.setting]
-        if not math.isnan(low):
-            axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=2)
-        axes.plot(100 * value, place, "o", color=color)
-    for setting, color in colors.items():
-        if any(cell.setting == setting for cell in cells):
-            axes.plot([], [], "o", color=color, label=str(setting))
-    axes.set_yticks(range(len(cells)), [f"{cell.data}: {cell.model}" for cell in cells])
-    axes.invert_yaxis()
-    axes.set_xlabel("WAR in percent")
-    axes.legend(loc="best")
-
-
-def _counted(counts: dict[str, int]) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} ({reason})" for reason, number in counts.items()) or "nothing"
-
-
-def _difference(found: Difference) -> str:
-    return points(found.value, found.interval.low, found.interval.high)

@@ -1,10 +1,13 @@
-"""Pictures of explanations: the face, and over it where the model looked for each emotion."""
+"""Pictures of explanations: the face, and the map of each emotion over it."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from motivnet.inference.draw import COLORS, OTHER_COLOR
+from motivnet.preprocess import crop
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -15,12 +18,12 @@ PANEL_PX = {"many": 176, "one": 400}
 GAP_PX = 10
 NOTE_PX = 15
 PAPER, INK, FAINT = "#ffffff", "#101418", "#5c666f"
-# The scale ends here or above, so that a model that looks everywhere alike does not seem to look anywhere.
+# The scale ends here or above, so that a nearly uniform map does not appear to highlight anything.
 LOWEST_TOP = 2.0
 
 
 def draw_explanations(
-    image_hwc_u8: Any,
+    image_hwc_u8: np.ndarray,
     explanations: "Sequence[Explanation]",
     emotion: str | None,
     *,
@@ -28,21 +31,19 @@ def draw_explanations(
     note: str,
     bare: bool = False,
 ) -> "Image.Image":
-    """Draw one row a face: what the model saw of it, then the map of every emotion, or of one.
+    """Draw one row per face: its crop, then the map of every emotion, or of one.
 
-    All maps have the same scale, which stands below them.
+    All maps have the same scale, which is drawn below them.
 
     Args:
         image_hwc_u8: the photograph, upright RGB, uint8 (h, w, 3).
         explanations: of its faces, at least one.
         emotion: the one to show; None shows all.
-        fill: the model's value of what lies outside the photograph; None repeats the edge.
+        fill: the model's value of pixels outside the photograph; None repeats the edge.
         note: how the maps were made, one line.
         bare: show the attention weights on the tokens instead of the maps.
     """
     from PIL import Image, ImageDraw, ImageFont
-
-    from motivnet.preprocess import crop
 
     shown = [emotion] if emotion else list(explanations[0].maps)
     side = PANEL_PX["one" if emotion else "many"]
@@ -71,25 +72,22 @@ def draw_explanations(
     return canvas
 
 
-def overlay(photo_hwc_u8: Any, share_hw: Any) -> Any:
-    """Lay a map, 0 to 1, over a photograph of the same size, uint8 (h, w, 3): the more, the less of the photograph."""
-    import numpy as np
-
+def overlay(photo_hwc_u8: np.ndarray, share_hw: np.ndarray) -> np.ndarray:
+    """Blend a map, 0 to 1, into a photograph of the same size, uint8 (h, w, 3): the higher, the more opaque."""
     grey_hw1 = photo_hwc_u8.astype(np.float32).mean(axis=2, keepdims=True)
     colors_hwc = _colors(share_hw)
     opaque_hw1 = (0.25 + 0.4 * share_hw[:, :, None]).astype(np.float32)
     return np.rint(grey_hw1 * (1 - opaque_hw1) + colors_hwc * opaque_hw1).clip(0, 255).astype(np.uint8)
 
 
-def _colors(share_hw: Any) -> Any:
+def _colors(share_hw: np.ndarray) -> np.ndarray:
     import cv2
-    import numpy as np
 
     levels_hw = np.rint(np.clip(share_hw, 0, 1) * 255).astype(np.uint8)
     return cv2.applyColorMap(levels_hw, cv2.COLORMAP_INFERNO)[:, :, ::-1]
 
 
-def _paste(canvas: "Image.Image", picture_hwc_u8: Any, x: int, y: int, side: int) -> None:
+def _paste(canvas: "Image.Image", picture_hwc_u8: np.ndarray, x: int, y: int, side: int) -> None:
     """Fit a picture into a square panel, in its own proportions, in the middle."""
     from PIL import Image
 
@@ -101,7 +99,6 @@ def _paste(canvas: "Image.Image", picture_hwc_u8: Any, x: int, y: int, side: int
 
 
 def _draw_scale(draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, note: str, y: int) -> None:
-    import numpy as np
     from PIL import Image, ImageFont
 
     font = ImageFont.load_default(NOTE_PX)
@@ -110,5 +107,5 @@ def _draw_scale(draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, 
     draw.text((GAP_PX, y), "none", FAINT, font)
     x = GAP_PX + math.ceil(font.getlength("none")) + GAP_PX
     canvas.paste(Image.fromarray(np.ascontiguousarray(ramp_hwc)), (x, y + 2))
-    draw.text((x + width + GAP_PX, y), f"{top:.1f} times an even spread", FAINT, font)
+    draw.text((x + width + GAP_PX, y), f"{top:.1f} times a uniform map", FAINT, font)
     draw.text((GAP_PX, y + 3 * NOTE_PX // 2), note, FAINT, font)

@@ -1,7 +1,7 @@
 """One self-contained page of HTML: sections of text, tables, figures and thumbnails, with one look for all reports.
 
-Nothing is loaded from elsewhere and nothing runs in the page. All helpers escape what they are given, and give HTML
-that can be put together: `text("...") + table(rows)`.
+Nothing is loaded from elsewhere and nothing runs in the page. All helpers escape what they are given, and return HTML
+that can be concatenated: `text("...") + table(rows)`.
 """
 
 import base64
@@ -13,53 +13,37 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
-from motivnet.evaluation.resampling import Interval
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+    # Ends of a confidence interval.
+    Ends = tuple[float, float]
+
 THUMBNAIL_PX = 96
 NOTHING = "\N{EN DASH}"
-# Blue, orange and grey of one lightness each, which the colour-blind can tell apart.
+# Blue, orange and grey of different lightness, distinguishable by the colour-blind.
 COLORS = ("#3b6ea5", "#e0a458", "#8a97a3")
-# What figures are drawn with: text stays text, is never read as a formula, and looks like that of the page.
-STYLE: Mapping[str, Any] = {
-    "axes.edgecolor": "#9aa7b3",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": "#1f2933",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "grid.color": "#e4e9ed",
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "motivnet",
-    "text.color": "#1f2933",
-    "text.parse_math": False,
-    "xtick.color": "#61707f",
-    "ytick.color": "#61707f",
-}
-_NUMBER = re.compile(r"[-+\N{MINUS SIGN}<]?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
+# Style of figures, which leaves nothing to the user's own settings of matplotlib.
+STYLE = Path(__file__).with_name("figures.mplstyle")
+# As escaped text.
+_NUMBER = re.compile(r"(?:[-+\N{MINUS SIGN}]|&lt;)?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page.
+    """A section of a page.
 
     Args:
         title: plain text; may be empty.
-        html: what the helpers of this module gave, one after the other.
+        html: results of the helpers of this module, concatenated.
     """
 
     title: str
@@ -67,40 +51,43 @@ class Section:
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """Make a page.
+    """Return a page.
 
     Args:
         title: plain text.
         sections: in order.
     """
-    return _template().render(title=title, sections=sections, version=__version__)
+    return _template("report.html.jinja").render(title=title, sections=sections, version=__version__)
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+def _part(macro: str, *values: object) -> Markup:
+    return Markup(getattr(_template("parts.html.jinja").module, macro)(*values))
 
 
 def text(paragraph: str, *, note: bool = False) -> Markup:
-    """Give a paragraph; `note`: smaller and paler."""
-    return Markup('<p class="note">{}</p>\n' if note else "<p>{}</p>\n").format(paragraph)
+    """Return a paragraph; `note`: smaller and paler."""
+    return _part("text", paragraph, note)
 
 
 def facts(pairs: Mapping[str, object]) -> Markup:
-    """Give a box of names and what they stand for, one a line; a value may be what another helper gave."""
-    rows = [Markup('<tr><th scope="row">{}</th><td>{}</td></tr>').format(*pair) for pair in pairs.items()]
-    return Markup('<div class="facts"><table><tbody>\n{}\n</tbody></table></div>\n').format(_lines(rows))
+    """Return a box of names and values, one pair per line; a value may be the result of another helper."""
+    return _part("facts", pairs)
 
 
 def table(rows: Iterable[Mapping[str, object]], *, caption: str = "") -> Markup:
-    """Give a table: the keys of the first row are its head, and missing cells are empty.
+    """Return a table: the keys of the first row are its head, and missing cells are empty.
 
     Whole numbers get separators, others three decimals, None and NaN a dash. Columns of numbers, or of text that begins
     with one, are aligned to the right.
 
     Args:
-        rows: column -> cell; a cell may be what another helper gave.
+        rows: column -> cell; a cell may be the result of another helper.
         caption: a line below.
     """
     listed = list(rows)
@@ -108,22 +95,10 @@ def table(rows: Iterable[Mapping[str, object]], *, caption: str = "") -> Markup:
         return text("None.", note=True)
     columns = list(listed[0])
     cells = [[_cell(row.get(column)) for column in columns] for row in listed]
-    kinds = [_kind([row[place] for row in cells]) for place in range(len(columns))]
-    head = [Markup("<th{}>{}</th>").format(kind, column) for kind, column in zip(kinds, columns, strict=True)]
-    body = [
-        Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup("<td{}>{}</td>").format(kind, cell) for kind, cell in zip(kinds, row, strict=True))
-        )
-        for row in cells
+    numbers = [
+        all(cell in (NOTHING, "") or _NUMBER.fullmatch(cell) for cell in column) for column in zip(*cells, strict=True)
     ]
-    below = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
-    return Markup(
-        '<div class="scroll"><table>{}<thead><tr>{}</tr></thead><tbody>\n{}\n</tbody></table></div>\n'
-    ).format(below, Markup("").join(head), _lines(body))
-
-
-def _lines(parts: Iterable[Markup]) -> Markup:
-    return Markup("\n").join(parts)
+    return _part("table", list(zip(columns, numbers, strict=True)), cells, caption)
 
 
 def _cell(value: object) -> Markup:
@@ -131,27 +106,34 @@ def _cell(value: object) -> Markup:
         return Markup(NOTHING)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return Markup(f"{value:,}")
-    if isinstance(value, (float, np.floating)):
-        return Markup(f"{value:.3f}")
-    return escape(value)
+    return Markup(f"{value:.3f}") if isinstance(value, (float, np.floating)) else escape(value)
 
 
-def _kind(cells: Sequence[Markup]) -> Markup:
-    number = all(cell in (NOTHING, "") or _NUMBER.fullmatch(cell) for cell in cells)
-    return Markup(' class="num"') if number else Markup("")
+def percent(value: float | None, interval: "Ends | None" = None) -> str:
+    """Format a fraction as `69.2 %`, with its interval as `69.2 % [67.7, 70.6]`; a dash for None and NaN."""
+    return _format(value, interval, ".1f", 100, " %")
 
 
-def percent(value: float, interval: Interval | None = None) -> str:
-    """Write a fraction as `69.2 %`, with its interval as `69.2 % [67.7, 70.6]`; a dash for NaN."""
-    if math.isnan(value):
+def number(value: float | None, interval: "Ends | None" = None) -> str:
+    """Format a number as `0.692`, with its interval as `0.692 [0.677, 0.706]`; a dash for None and NaN."""
+    return _format(value, interval, ".3f")
+
+
+def points(value: float | None, low: float = math.nan, high: float = math.nan) -> str:
+    """Format a difference of fractions in percentage points as `+1.2 [+0.3, +2.1]`; a dash for None and NaN."""
+    return _format(value, (low, high), "+.1f", 100)
+
+
+def _format(value: float | None, interval: "Ends | None", spec: str, scale: float = 1, unit: str = "") -> str:
+    if value is None or math.isnan(value):
         return NOTHING
-    if interval is None or math.isnan(interval.low):
-        return f"{100 * value:.1f} %"
-    return f"{100 * value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    low, high = interval or (math.nan, math.nan)
+    ends = "" if math.isnan(low) else f" [{scale * low:{spec}}, {scale * high:{spec}}]"
+    return f"{scale * value:{spec}}{unit}{ends}"
 
 
 def heat_map(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, caption: str = "") -> Markup:
-    """Give a table of counts, each coloured by its share of its row, such as a confusion matrix.
+    """Return a table of counts, each coloured by its share of its row, such as a confusion matrix.
 
     Args:
         counts: (rows, columns); the cells in which both have one name are outlined.
@@ -159,33 +141,20 @@ def heat_map(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *,
         columns: names, such as predicted classes.
         caption: a line below.
     """
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in columns)
     body = []
     for name, values in zip(rows, counts.tolist(), strict=True):
-        total = sum(values)
+        shares = [value / sum(values) if any(values) else math.nan for value in values]
         cells = [
-            _heat_cell(value, value / total if total else math.nan, right=name == column)
-            for value, column in zip(values, columns, strict=True)
+            (name == column, 0 if math.isnan(share) else share, _format(share, None, ".0f", 100, " %"), f"{value:,.0f}")
+            for column, value, share in zip(columns, values, shares, strict=True)
         ]
-        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(name, Markup("").join(cells)))
-    below = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
-    return Markup(
-        '<div class="scroll"><table class="heat">{}<thead><tr><td></td>{}</tr></thead><tbody>\n{}\n'
-        "</tbody></table></div>\n"
-    ).format(below, head, _lines(body))
-
-
-def _heat_cell(count: float, share: float, *, right: bool) -> Markup:
-    shade = 0 if math.isnan(share) else share
-    style = f"background: rgba(var(--blue), {shade:.2f}); color: {'#fff' if shade > 0.65 else 'inherit'}"
-    shown = NOTHING if math.isnan(share) else f"{100 * share:.0f} %"
-    mark = Markup(' class="right"') if right else Markup("")
-    return Markup('<td{} style="{}">{}<small>{}</small></td>').format(mark, style, shown, f"{count:,.0f}")
+        body.append((name, cells))
+    return _part("heat_map", columns, body, caption)
 
 
 @contextlib.contextmanager
 def new_figure(width: float = 7.2, height: float = 3.2) -> "Iterator[Figure]":
-    """Give a matplotlib figure in the page's look; draw inside the context.
+    """Yield a matplotlib figure in the page's look; draw inside the context.
 
     Args:
         width: in inches; a page is 7.2 wide.
@@ -194,40 +163,39 @@ def new_figure(width: float = 7.2, height: float = 3.2) -> "Iterator[Figure]":
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(dict(STYLE)):  # pyright: ignore[reportArgumentType]
+    with matplotlib.rc_context(fname=STYLE):
         yield Figure(figsize=(width, height))
 
 
 def figure(drawn: "Figure", alt: str, *, caption: str = "") -> Markup:
-    """Give a matplotlib figure as inline SVG.
+    """Return a matplotlib figure as inline SVG.
 
     Args:
-        drawn: best of `new_figure`; elsewhere a `$` in names from data would begin a formula.
-        alt: what it shows, for those who cannot see it.
+        drawn: from `new_figure`; in others a `$` in names from data would begin a formula.
+        alt: alternative text.
         caption: a line below.
     """
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({name: STYLE[name] for name in ("svg.fonttype", "svg.hashsalt")}):
+    with matplotlib.rc_context(fname=STYLE):
         # Without a date the same figure is the same text.
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # Ids that nothing refers to would stand in the page once a figure.
+    # Ids that nothing refers to would be in the page once per figure.
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
-    below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    # What matplotlib writes is SVG; it has escaped the text in it.
-    return Markup('<figure class="plot">{}{}</figure>\n').format(Markup(svg), below)
+    # matplotlib has escaped the text in its SVG.
+    return _part("figure", Markup(svg), caption)
 
 
 def thumbnail(image_hwc_u8: np.ndarray, caption: str) -> Markup:
-    """Give an image, shrunk to at most 96 pixels a side, with lines of text below; see `thumbnails`.
+    """Return an image, shrunk to at most 96 pixels per side, with lines of text below; see `thumbnails`.
 
     Args:
         image_hwc_u8: RGB, uint8 (h, w, 3).
-        caption: plain text; a line break is one.
+        caption: plain text, with line breaks.
     """
     from PIL import Image
 
@@ -235,12 +203,9 @@ def thumbnail(image_hwc_u8: np.ndarray, caption: str) -> Markup:
     image = Image.fromarray(image_hwc_u8)
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     image.save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<figure><img src="data:image/png;base64,{}" alt=""><figcaption>{}</figcaption></figure>\n').format(
-        data, caption
-    )
+    return _part("thumbnail", base64.b64encode(buffer.getvalue()).decode(), caption)
 
 
 def thumbnails(images: Iterable[Markup]) -> Markup:
-    """Lay thumbnails out in a grid."""
-    return Markup('<div class="thumbs">\n{}</div>\n').format(Markup("").join(images))
+    """Arrange thumbnails in a grid."""
+    return _part("thumbnails", list(images))

@@ -1,79 +1,93 @@
-"""The FastAPI application: routes, and what ties the parts together."""
+"""The FastAPI application: routes, middleware, and the page at `/`.
+
+The page is the files of the folder `page`, without a build step or other hosts. It calls the public routes with
+relative URLs, so that it also works behind a proxy that serves it below a path.
+"""
 
 import copy
+import mimetypes
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from motivnet.inference.predictor import Predictor
 from motivnet.server import schemas
-from motivnet.server.limits import RefusedError, check_token, read_base64, read_multipart
-from motivnet.server.metrics import Metrics, Telemetry
-from motivnet.server.page import add_page
+from motivnet.server.limits import RefusedError
 from motivnet.server.service import Service
 from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import Telemetry
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
     from motivnet.server.attention import Attention
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": schemas.Refusal, "description": "The body ended too early"},
-    401: {"model": schemas.Refusal, "description": "No token, or a wrong one"},
-    408: {"model": schemas.Refusal, "description": "The body took too long to arrive"},
-    413: {"model": schemas.Refusal, "description": "Too many bytes or images"},
-    415: {"model": schemas.Refusal, "description": "No form"},
-    422: {"model": schemas.Refusal, "description": "A broken body, or no image"},
-    429: {"model": schemas.Refusal, "description": "No room now: come again after Retry-After seconds"},
-    500: {"model": schemas.Refusal, "description": "The model failed"},
-    503: {"model": schemas.Refusal, "description": "Starting, or shutting down"},
-    504: {"model": schemas.Refusal, "description": "The prediction took too long"},
+_REFUSALS = {
+    400: "The body ended too early",
+    401: "No token, or a wrong one",
+    403: "This server does not fetch images",
+    408: "The body took too long to arrive",
+    413: "Too many bytes or images",
+    415: "Not a form",
+    422: "A broken body, or no image",
+    429: "Too busy: retry after Retry-After seconds",
+    500: "The model failed",
+    501: "This server has no attention maps",
+    503: "Starting, or shutting down",
+    504: "The prediction took too long",
 }
-# What metrics name.
-_PATHS = frozenset(
-    {
-        *("/v1/predict", "/v1/predict/base64", "/v1/predict/urls", "/v1/explain", "/v1/models"),
-        *("/", "/healthz", "/readyz", "/metrics", "/openapi.json"),
-    }
-)
-_URLS_OFF = {"model": schemas.Refusal, "description": "This server fetches no images"}
-_NO_ATTENTION = {"model": schemas.Refusal, "description": "This server cannot show where its model looks"}
+# Of every prediction.
+_USUAL = (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
 _FORM = {
     "type": "object",
     "required": ["files"],
     "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}},
 }
 
-
-def _body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe a body that the route reads itself, to hold it to the limits."""
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+PAGE = Path(__file__).with_name("page")
+# No inline code or style, nothing from other hosts, and no text that becomes markup.
+_POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+PAGE_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # Revalidated each time, and answered with 304: a new version shows at once.
+    "Cache-Control": "no-cache",
+}
+# Browsers refuse modules of another type, and what the system has for a suffix differs.
+_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+for _suffix, _type in _TYPES.items():
+    mimetypes.add_type(_type, _suffix)
 
 
 def create_app(
     predictor: Predictor, settings: ServerSettings | None = None, *, attention: "Attention | None" = None
 ) -> FastAPI:
-    """Make the application. Work is accepted between the start-up and the shutdown of its lifespan.
+    """Create the application. It accepts work between the start-up and the shutdown of its lifespan.
 
-    At the shutdown no more work is taken, and what was accepted is finished.
+    At shutdown it accepts no more work, and finishes what was accepted.
 
     Args:
-        predictor: what answers; its limits give way to those of the settings.
+        predictor: that answers; the settings replace its limits.
         settings: None takes the defaults.
-        attention: of the predictor, from `find_attention`; without, /v1/explain answers 501.
+        attention: of the predictor, from `find_attention`; None answers /v1/explain with 501.
 
     Returns:
-        An ASGI application; `app.state.metrics` are its metrics.
+        An ASGI application for one lifespan; `app.state.metrics` are its metrics.
     """
     settings = settings or ServerSettings()
     # A copy, as the caller's keeps its limits.
     predictor = copy.copy(predictor)
     predictor.limits = settings.image_limits
-    metrics = Metrics()
-    service = Service(predictor, settings, metrics, attention)
+    service = Service(predictor, settings, attention)
     app = FastAPI(
         title="motivnet",
         summary="Emotions of the faces in photographs",
@@ -83,10 +97,10 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.metrics = metrics
+    app.state.metrics = service.metrics
     app.add_exception_handler(RefusedError, service.refuse)
     _add_routes(app, service)
-    add_page(app)
+    _add_page(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -95,88 +109,68 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Telemetry, metrics=metrics, paths=_PATHS)
+    paths = frozenset(getattr(route, "path", "/") for route in app.routes)
+    app.add_middleware(Telemetry, metrics=service.metrics, paths=paths)
     return app
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/v1/predict",
-        response_model=schemas.Answer,
-        responses=_ERRORS,
-        openapi_extra=_body("multipart/form-data", _FORM),
-        summary="Predict the images of a form",
+    form, base64 = {"multipart/form-data": {"schema": _FORM}}, {"application/json": {"schema": _base64_schema()}}
+    urls = {"application/json": {"schema": schemas.UrlsRequest.model_json_schema()}}
+    # Path, endpoint, its answer, its body (which it reads itself, within the limits), errors of its own, summary.
+    for path, endpoint, answer, body, own, summary in (
+        ("predict", service.predict, schemas.Answer, form, (), "Predict the images of a form"),
+        ("predict/base64", service.predict_base64, schemas.Answer, base64, (), "Predict images given as text"),
+        ("predict/urls", service.predict_urls, schemas.Answer, urls, (403,), "Predict images at URLs, if allowed"),
+        ("explain", service.explain, schemas.Explanations, form, (501,), "Predict one image with attention maps"),
+    ):
+        app.add_api_route(
+            f"/v1/{path}",
+            endpoint,
+            methods=["POST"],
+            response_model=answer,
+            responses=_refusals(*_USUAL, *own),
+            openapi_extra={"requestBody": {"required": True, "content": body}},
+            summary=summary,
+        )
+    app.get("/v1/models", responses=_refusals(401), summary="The model that answers")(service.models)
+    app.get("/healthz", summary="Whether the process runs")(service.healthz)
+    app.get("/readyz", responses=_refusals(503), summary="Whether work is accepted")(service.readyz)
+    app.add_api_route(
+        "/metrics",
+        service.show_metrics,
+        response_class=Response,
+        responses=_refusals(401),
+        summary="Prometheus metrics",
     )
-    async def predict(request: Request) -> Response:
-        return await service.predict(request, read_multipart)
 
-    @app.post(
-        "/v1/predict/base64",
-        response_model=schemas.Answer,
-        responses=_ERRORS,
-        openapi_extra=_body("application/json", _base64_schema()),
-        summary="Predict images that are given as text",
-    )
-    async def predict_base64(request: Request) -> Response:
-        return await service.predict(request, read_base64)
 
-    @app.post(
-        "/v1/predict/urls",
-        response_model=schemas.Answer,
-        responses=_ERRORS | {403: _URLS_OFF},
-        openapi_extra=_body("application/json", schemas.UrlsRequest.model_json_schema()),
-        summary="Predict images that the server fetches, if it was started so",
-    )
-    async def predict_urls(request: Request) -> Response:
-        return await service.predict_urls(request)
-
-    @app.post(
-        "/v1/explain",
-        response_model=schemas.Explanations,
-        responses=_ERRORS | {501: _NO_ATTENTION},
-        openapi_extra=_body("multipart/form-data", _FORM),
-        summary="Predict one image, and show where the model looked",
-    )
-    async def explain(request: Request) -> Response:
-        return await service.explain(request)
-
-    @app.get("/v1/models", responses={401: _ERRORS[401]}, summary="The model that answers")
-    async def models(request: Request) -> schemas.Models:
-        check_token(request, service.settings)
-        return schemas.Models(models=[_model(service)])
-
-    @app.get("/healthz", summary="Whether the server is there")
-    async def healthz() -> schemas.Status:
-        return schemas.Status(status="ok")
-
-    @app.get("/readyz", responses={503: _ERRORS[503]}, summary="Whether the server takes work")
-    async def readyz() -> schemas.Status:
-        service.ready()
-        return schemas.Status(status="ready")
-
-    @app.get("/metrics", response_class=Response, responses={401: _ERRORS[401]}, summary="Metrics for Prometheus")
-    async def metrics(request: Request) -> Response:
-        check_token(request, service.settings)
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Refusal, "description": _REFUSALS[status]} for status in statuses}
 
 
 def _base64_schema() -> dict[str, Any]:
-    """Give the schema in one piece: FastAPI collects definitions only of bodies that it reads itself."""
+    """Return the schema without references: FastAPI collects definitions only of bodies that it reads itself."""
     schema = schemas.Base64Request.model_json_schema()
-    image = schema.pop("$defs")["Base64Image"]
-    schema["properties"]["images"]["items"] = image
+    schema["properties"]["images"]["items"] = schema.pop("$defs")["Base64Image"]
     return schema
 
 
-def _model(service: Service) -> schemas.Model:
-    config = service.predictor.config
-    return schemas.Model(
-        name=config.name,
-        summary=config.summary,
-        licence=config.licence,
-        labels=list(config.labels),
-        affect=config.model.affect,
-        attention=service.attention is not None,
-        preprocessing=config.preprocessing.fingerprint,
-        scores=config.scores,
-    )
+class _Page(StaticFiles):
+    """Static files with `PAGE_HEADERS`."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+def _add_page(app: FastAPI) -> None:
+    """Serve the page at `/` and its files below `/page`, without a token: they hold nothing to protect."""
+    files = _Page(directory=PAGE)
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)
+
+    app.mount("/page", files)

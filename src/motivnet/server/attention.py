@@ -1,4 +1,4 @@
-"""Where the model looked, a coarse map a face: what the page lays over a photograph. Torch is loaded on first use."""
+"""Attention maps of faces, coarse enough to send to the page. Torch is loaded on first use."""
 
 import importlib.util
 import threading
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from motivnet.inference.predictor import Predictor
     from motivnet.inference.results import FaceResult
 
-# A value of 1 is so many times an even spread, or more if a place has more: a model that looks everywhere alike must
-# not seem to look anywhere.
+# A value of 1 is this many times a uniform map, or more if the map has a higher peak: nearly uniform attention must not
+# look like a focus.
 LOWEST_TOP = 2.0
 
 
 class Attention:
-    """The maps of a predictor's faces. Safe to use from several threads at once."""
+    """The attention maps of a predictor's faces. Safe to use from several threads at once."""
 
     def __init__(self, predictor: "Predictor", model: str | Path) -> None:
         """Prepare; nothing is loaded yet.
 
         Args:
-            predictor: whose answers are explained; its weights are used if they are torch's.
+            predictor: whose results are explained; its weights are used if its backend is torch.
             model: what it was loaded from.
         """
         self._predictor = predictor
@@ -39,7 +39,7 @@ class Attention:
 
         Raises:
             MotivNetError: if they cannot be used.
-            ModuleNotFoundError: if torch is not complete.
+            ModuleNotFoundError: if torch is incomplete.
         """
         from motivnet.evaluation.explain import Explainer
         from motivnet.inference.torch_backend import TorchBackend
@@ -55,11 +55,11 @@ class Attention:
             return self._explainer
 
     def of(self, image_hwc_u8: np.ndarray, face: "FaceResult") -> dict[str, Any]:
-        """Give the map of a face's emotion.
+        """Return the map of a face's emotion.
 
         Args:
             image_hwc_u8: upright RGB image, uint8 (h, w, 3).
-            face: the predictor's answer.
+            face: the predictor's result.
 
         Returns:
             `emotion`; `seen`, the rectangle that the map covers, [x, y, width, height] in pixels of the image; `rows`
@@ -78,7 +78,7 @@ class Attention:
 
 
 def coarse_map(explanation: "Explanation", emotion: str) -> np.ndarray:
-    """Cut a map to what is photograph in the model's input, and scale it to 0 to 1; float32 (i, j)."""
+    """Crop a map to the photograph, without the padding of the input, and scale it to 0 to 1; float32 (i, j)."""
     import cv2
 
     from motivnet.evaluation.explain import spread
@@ -93,16 +93,13 @@ def coarse_map(explanation: "Explanation", emotion: str) -> np.ndarray:
 
 
 def find_attention(predictor: "Predictor", model: str | Path) -> Attention | None:
-    """Give the attention of a predictor, if its model has ML-Decoder, its torch weights are here, and torch is.
+    """Return the attention of a predictor; None without ML-Decoder, its torch weights, or torch.
 
     Args:
         predictor: loaded from `model`.
-        model: as `Predictor.load` took it.
+        model: as for `Predictor.load`.
     """
-    if predictor.config.model.head.kind != "ml_decoder":
-        return None
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
-        return None
-    if is_bundle(model) and not open_bundle(model).weights.is_file():
-        return None
-    return Attention(predictor, model)
+    has_torch = importlib.util.find_spec("torch") and importlib.util.find_spec("timm")
+    has_weights = not is_bundle(model) or open_bundle(model).weights.is_file()
+    possible = predictor.config.model.head.kind == "ml_decoder" and has_torch and has_weights
+    return Attention(predictor, model) if possible else None

@@ -1,9 +1,9 @@
-"""Micro-batching: images of requests that come at about the same time go through the model together.
+"""Micro-batching: images of requests that arrive at about the same time go through the model together.
 
-A request's images are one `_Job`, accepted whole or not at all. A task on the event loop takes jobs from the queue when
-there are images enough for a batch, when no other request is on its way, or when the oldest has waited long enough;
-while the model is busy, the next batch gathers by itself. One thread owns the models. Everything else here runs on the
-event loop and needs no lock.
+Own code, as a request must be accepted or refused before it is read, and is never divided. A request's images are one
+`_Job`. A task on the event loop takes jobs from the queue when there are enough images for a batch, when no other
+request is being read, or when the oldest job has waited long enough; while the model is busy, the next batch collects.
+One thread runs the models. Everything else here runs on the event loop and needs no lock.
 """
 
 import asyncio
@@ -14,74 +14,48 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from motivnet.images import NamedImage
 from motivnet.inference.results import ImageResult
-from motivnet.server.metrics import Metrics
+from motivnet.server.limits import RefusedError
+
+if TYPE_CHECKING:
+    from motivnet.inference.predictor import Predictor
+    from motivnet.server.settings import ServerSettings
+    from motivnet.server.telemetry import Metrics
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger("motivnet.server")
 
 
-class Predicts(Protocol):
-    """What is asked of a predictor: one result per image, in order, also for one that cannot be read."""
-
-    def predict(self, inputs: Sequence[bytes], /) -> list[ImageResult]: ...  # noqa: D102
-
-
-class QueueFullError(Exception):
-    """There is no room for a request's images now."""
-
-
-class ClosedError(Exception):
-    """The server is shutting down and takes no more work."""
-
-
-class FailedError(Exception):
-    """The predictor itself failed on a request's images; the log has the traceback."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """The images of a request, and where their results are awaited."""
+    """The images of a request, and the future of their results."""
 
-    images: Sequence[bytes]
+    images: Sequence[NamedImage]
     results: asyncio.Future[list[ImageResult]]
     since_s: float
 
 
 class Batcher:
-    """Predict images of several requests at once. Made, used and closed on one event loop."""
+    """Predict images of several requests at once. Created, used and closed on one event loop."""
 
-    def __init__(
-        self,
-        predictor: Predicts,
-        metrics: Metrics,
-        *,
-        max_queue_images: int,
-        batch_images: int,
-        batch_wait_s: float,
-    ) -> None:
+    def __init__(self, predictor: "Predictor", settings: "ServerSettings", metrics: "Metrics") -> None:
         """Prepare; `start` begins.
 
         Args:
             predictor: called in one thread only.
-            metrics: told of batches and of the queue.
-            max_queue_images: most images that wait; a request with more is taken if no other waits.
-            batch_images: images that are enough for a batch. A request with more is not divided.
-            batch_wait_s: how long an image waits at most, in seconds, for those of other requests that are on their
-                way, while the model is idle.
+            settings: of the queue and the batches.
+            metrics: of the queue and the batches.
         """
         self._predictor = predictor
+        self._settings = settings
         self._metrics = metrics
-        self._max_queue_images = max_queue_images
-        self._batch_images = batch_images
-        self._batch_wait_s = batch_wait_s
         self._jobs: collections.deque[_Job] = collections.deque()
         self._queued = 0
-        self._coming = 0
-        self._calls: set[asyncio.Future] = set()
+        self._arriving = 0
         self._closing = False
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="motivnet-model")
@@ -91,43 +65,45 @@ class Batcher:
         """Begin to take jobs from the queue."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    @property
-    def ready(self) -> bool:
-        """Whether work is accepted."""
-        return self._task is not None and not self._task.done() and not self._closing
+    def check_open(self) -> None:
+        """Check that work is accepted; RefusedError 503 if the server is starting or shutting down."""
+        if self._task is None or self._task.done() or self._closing:
+            raise RefusedError(503, "not_ready", "the server is starting or shutting down")
 
-    @property
-    def full(self) -> bool:
-        """Whether not even one more image would be accepted."""
-        return self._queued >= self._max_queue_images
+    def check_room(self, num_images: int) -> None:
+        """Check that this many images would be accepted; RefusedError 429 if too many are waiting, or 503.
+
+        A request with more images than the queue may hold is accepted if no other image is waiting.
+        """
+        self.check_open()
+        if self._queued and self._queued + num_images > self._settings.max_queue_images:
+            raise RefusedError(429, "queue_full", "too many images are waiting for the model; retry later")
 
     @contextlib.contextmanager
-    def coming(self) -> Iterator[None]:
-        """Announce a request whose images are still to arrive: others wait for it, within limits."""
-        self._coming += 1
+    def arriving(self) -> Iterator[None]:
+        """Announce a request whose images are being read: an idle model waits for it, within limits."""
+        self._arriving += 1
         try:
             yield
         finally:
-            self._coming -= 1
+            self._arriving -= 1
             self._changed.set()
 
-    async def predict(self, images: Sequence[bytes]) -> list[ImageResult]:
+    async def predict(self, images: Sequence[NamedImage]) -> list[ImageResult]:
         """Wait for a place in a batch, and for its results.
 
-        When the caller is cancelled while its images wait, they are not predicted.
+        If the caller is cancelled while its images are waiting, they are not predicted.
 
         Args:
-            images: contents of files, at least one.
+            images: at least one.
 
         Returns:
             One result per image, in order.
 
         Raises:
-            QueueFullError: if as many images wait already that these would be too many.
-            ClosedError: if the server is shutting down.
-            FailedError: if the predictor failed on these images.
+            RefusedError: 429 if too many images are waiting, 503 at shutdown, 500 if the predictor failed.
         """
-        self._check_room(len(images))
+        self.check_room(len(images))
         job = _Job(images, asyncio.get_running_loop().create_future(), time.monotonic())
         self._jobs.append(job)
         self._count(len(images))
@@ -135,46 +111,28 @@ class Batcher:
         return await job.results
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Let the thread do something else between two batches, such as run another model.
-
-        It counts as one image that waits.
+        """Run another function in the model's thread between two batches. It counts as one waiting image.
 
         Raises:
-            QueueFullError: if too many images wait already.
-            ClosedError: if the server is shutting down.
-            FailedError: if the function raised; the log has the traceback.
+            RefusedError: as `predict`.
         """
-        self._check_room(1)
+        self.check_room(1)
         self._count(1)
         called = asyncio.get_running_loop().run_in_executor(self._thread, function)
-        self._calls.add(called)
-        called.add_done_callback(self._end_call)
+        called.add_done_callback(lambda _: self._count(-1))
         # Goes on when the caller is cancelled: a thread cannot be stopped.
         await asyncio.wait([called])
         if error := called.exception():
-            _LOG.error("the model failed", exc_info=error)
-            raise FailedError
+            raise _failure(error)
         return called.result()
 
-    def _end_call(self, called: asyncio.Future) -> None:
-        self._calls.discard(called)
-        self._count(-1)
-
     async def close(self) -> None:
-        """Take no more work, finish what was accepted, end the thread."""
+        """Accept no more work, finish what was accepted, and end the thread."""
         self._closing = True
         self._changed.set()
         if self._task is not None:
             await self._task
-        if self._calls:
-            await asyncio.wait(self._calls)
-        self._thread.shutdown()
-
-    def _check_room(self, num_images: int) -> None:
-        if not self.ready:
-            raise ClosedError
-        if self._queued and self._queued + num_images > self._max_queue_images:
-            raise QueueFullError
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
         while True:
@@ -182,7 +140,7 @@ class Batcher:
                 if self._closing:
                     return
                 await self._change()
-            await self._gather(self._jobs[0].since_s + self._batch_wait_s)
+            await self._collect(self._jobs[0].since_s + self._settings.batch_wait_ms / 1000)
             if jobs := self._take():
                 await self._answer(jobs)
 
@@ -190,18 +148,18 @@ class Batcher:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _gather(self, until_s: float) -> None:
-        """Wait until a batch is full, none is on its way, it is that time of the monotonic clock, or the end."""
+    async def _collect(self, until_s: float) -> None:
+        """Wait until a batch is full, no request is being read, the monotonic clock reads `until_s`, or the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
-                while self._coming and self._queued < self._batch_images and not self._closing:
+                while self._arriving and self._queued < self._settings.batch_images and not self._closing:
                     await self._change()
 
     def _take(self) -> list[_Job]:
-        """Take the oldest jobs that fit a batch, at least one; those that nobody awaits any more are dropped."""
+        """Take the oldest jobs that fit into a batch, at least one; those that nobody awaits any more are dropped."""
         taken: list[_Job] = []
         num_images = 0
-        while self._jobs and (not taken or num_images + len(self._jobs[0].images) <= self._batch_images):
+        while self._jobs and (not taken or num_images + len(self._jobs[0].images) <= self._settings.batch_images):
             job = self._jobs.popleft()
             self._count(-len(job.images))
             if not job.results.done():
@@ -211,30 +169,33 @@ class Batcher:
         return taken
 
     async def _answer(self, jobs: list[_Job]) -> None:
-        results, error = await self._call([image for job in jobs for image in job.images])
-        if error is None:
-            rest = iter(results)
-            for job in jobs:
-                own = [next(rest) for _ in job.images]
-                if not job.results.done():
-                    job.results.set_result(own)
-        elif len(jobs) > 1:
-            # One request must not fail another: each by itself.
-            for job in jobs:
-                await self._answer([job])
-        else:
-            _LOG.error("the predictor failed", exc_info=error)
-            if not jobs[0].results.done():
-                jobs[0].results.set_exception(FailedError())
-
-    async def _call(self, images: list[bytes]) -> tuple[list[ImageResult], BaseException | None]:
+        images = [image for job in jobs for image in job.images]
         self._metrics.batch_images.observe(len(images))
         with self._metrics.batch_seconds.time():
             call = asyncio.get_running_loop().run_in_executor(self._thread, self._predictor.predict, images)
             await asyncio.wait([call])
         error = call.exception()
-        return ([], error) if error else (call.result(), None)
+        if error is None:
+            results = iter(call.result())
+            for job in jobs:
+                own = [next(results) for _ in job.images]
+                if not job.results.done():
+                    job.results.set_result(own)
+        elif len(jobs) > 1:
+            # One request must not fail another.
+            for job in jobs:
+                await self._answer([job])
+        else:
+            failure = _failure(error)
+            if not jobs[0].results.done():
+                jobs[0].results.set_exception(failure)
 
     def _count(self, change: int) -> None:
         self._queued += change
         self._metrics.queue_images.set(self._queued)
+
+
+def _failure(error: BaseException) -> RefusedError:
+    """Log an error of the model, and return the answer to the request."""
+    _LOG.error("the model failed", exc_info=error)
+    return RefusedError(500, "model", "the model failed on these images; see the server's log")

@@ -1,83 +1,62 @@
-"""What a request must respect: token, requests at once, bytes, images, time. No body ever touches the disk."""
+"""Limits of a request: token, concurrent requests, bytes, images, time. Own code, so that no body touches the disk.
+
+Starlette would read forms into temporary files, without a limit of time or bytes.
+"""
 
 import asyncio
 import binascii
 import contextlib
-import dataclasses
 import hmac
+import math
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart import FormParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from motivnet.server.forms import FormError, TooManyFilesError, read_files
+from motivnet.errors import ImageError
+from motivnet.images import NamedImage
 from motivnet.server.schemas import Base64Request, UrlsRequest
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from motivnet.server.metrics import Metrics
     from motivnet.server.settings import ServerSettings
+    from motivnet.server.telemetry import Metrics
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class RefusedError(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: of HTTP.
-        reason: one word or two for the metrics.
+        status: HTTP status.
+        reason: one or two words for the metrics.
         detail: what was found and what is allowed, for the client.
-        headers: of the answer.
     """
 
-    def __init__(self, status: int, reason: str, detail: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, reason: str, detail: str) -> None:
         super().__init__(status, reason, detail)
-        self.status = status
-        self.reason = reason
-        self.detail = detail
-        self.headers = headers
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Upload:
-    """One image of a request.
-
-    Args:
-        name: what the client calls it, or its position.
-        data: contents of the file.
-        error: why there are none; None if there are.
-    """
-
-    name: str
-    data: bytes
-    error: str | None = None
+        self.status, self.reason, self.detail = status, reason, detail
 
 
 def check_token(request: "Request", settings: "ServerSettings") -> None:
-    """Refuse a request without the token, in a time that does not tell how much of it was right.
-
-    Raises:
-        RefusedError: 401.
-    """
+    """Refuse a request without the token, in constant time; RefusedError 401."""
     if settings.token is None:
         return
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     if not hmac.compare_digest(given.strip().encode(), settings.token.encode()) or scheme.lower() != "bearer":
-        detail = "a token is needed: Authorization: Bearer TOKEN"
-        raise RefusedError(401, "token", detail, {"WWW-Authenticate": "Bearer"})
-
-
-def busy(settings: "ServerSettings", reason: str, detail: str) -> RefusedError:
-    """Make the answer to a request for which there is no room now."""
-    return RefusedError(429, reason, detail, {"Retry-After": str(settings.retry_after_s)})
+        raise RefusedError(401, "token", "a token is needed: Authorization: Bearer TOKEN")
 
 
 class Gate:
-    """Lets in as many requests, and as many bytes of their bodies, as are allowed at once."""
+    """Limits the number of concurrent requests, and the bytes of their bodies."""
 
     def __init__(self, settings: "ServerSettings", metrics: "Metrics") -> None:
         self._settings = settings
@@ -90,18 +69,18 @@ class Gate:
         """Hold a place for a request, before anything of its body is read.
 
         Raises:
-            RefusedError: 413 if the body says that it is too large, 429 if there is no place.
+            RefusedError: 413 if the body declares too large a size, 429 if there is no place.
         """
         settings = self._settings
-        # The server below has checked that the header is a number, if it is there.
+        # The HTTP parser has checked that the header is a number, if there is one.
         length = request.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else settings.max_request_bytes
         if size > settings.max_request_bytes:
             raise _too_large(settings)
         if self._requests >= settings.max_requests:
-            raise busy(settings, "too_many_requests", f"{self._requests} requests are in work; come again")
+            raise RefusedError(429, "too_many_requests", f"{self._requests} requests are in progress; retry later")
         if self._bytes + size > settings.max_held_bytes:
-            raise busy(settings, "too_many_bytes", f"{self._bytes} bytes are in work; come again")
+            raise RefusedError(429, "too_many_bytes", f"{self._bytes} bytes are in progress; retry later")
         self._change(1, size)
         try:
             yield
@@ -114,109 +93,115 @@ class Gate:
         self._metrics.active.set(self._requests)
 
 
-async def read_multipart(request: "Request", settings: "ServerSettings") -> list[Upload]:
-    """Read the images of a form's field `files`.
+async def read_multipart(request: "Request", settings: "ServerSettings") -> list[NamedImage]:
+    """Read the images in the field `files` of a form.
 
     Raises:
-        RefusedError: 413 at too many bytes or images, 415 if it is no form, 422 at a broken form, another field or no
-            image, 408 if it takes too long, 400 if the client leaves.
+        RefusedError: 413 at too many bytes or images, 415 if it is not a form, 422 if the form is broken, has another
+            field, or no image, 408 if it takes too long, 400 if the client disconnects.
     """
-    content_type = request.headers.get("Content-Type", "")
-    if not content_type.lower().startswith("multipart/form-data"):
+    content_type, options = parse_options_header(request.headers.get("Content-Type"))
+    if content_type != b"multipart/form-data":
         raise RefusedError(415, "media_type", "Allowed: multipart/form-data with the field 'files'")
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise RefusedError(422, "form", "broken form: the Content-Type has no boundary")
+    images: list[NamedImage] = []
+    ended = asyncio.Event()
+
+    def add(part: Field | File) -> None:
+        if isinstance(part, Field) or part.field_name != b"files":
+            kind, name = "text" if isinstance(part, Field) else "file", _decode_name(part.field_name)[:40]
+            raise RefusedError(422, "form", f"{kind} field {name!r}. Allowed: files in the field 'files'")
+        contents: Any = part.file_object  # BytesIO, below the infinite limit of memory
+        images.append(NamedImage(_decode_name(part.file_name) or f"<bytes {len(images)}>", contents.getvalue()))
+        _check_number(images, settings)
+
     try:
-        async with _body(request, settings) as chunks:
-            files = await read_files(content_type, chunks, field="files", max_files=settings.max_images)
-    except TooManyFilesError:
-        raise _too_many(settings) from None
-    except FormError as error:
-        raise RefusedError(422, "form", str(error)) from None
-    uploads = [Upload(name or f"<bytes {position}>", data) for position, (name, data) in enumerate(files)]
-    return _some(uploads, "'files' holds no file")
+        in_memory = {"MAX_MEMORY_FILE_SIZE": math.inf}
+        parser = FormParser("multipart/form-data", add, add, ended.set, boundary=boundary, config=in_memory)
+        await _read_body(request, settings, parser.write)
+    except FormParserError:  # whose messages repeat what the client sent
+        raise RefusedError(422, "form", "broken form: it does not follow its boundary or its headers") from None
+    if not ended.is_set():
+        raise RefusedError(422, "form", "broken form: it ends too early")
+    return _check_number(images, settings)
 
 
-async def read_base64(request: "Request", settings: "ServerSettings") -> list[Upload]:
-    """Read the images of a `Base64Request`. What is not base64 becomes an unreadable image.
+async def read_base64(request: "Request", settings: "ServerSettings") -> list[NamedImage]:
+    """Read the images of a `Base64Request`. Invalid base64 becomes an unreadable image.
 
     Raises:
-        RefusedError: 413 at too many bytes or images, 422 if it is no such object or has no image, 408 if it takes too
-            long, 400 if the client leaves.
+        RefusedError: 413 at too many bytes or images, 422 if the body does not follow the schema or has no image, 408
+            if it takes too long, 400 if the client disconnects.
     """
-    images = (await _read_json(request, settings, Base64Request)).images
-    if len(images) > settings.max_images:
-        raise _too_many(settings)
-    uploads = [_decode(image.name or f"<bytes {n}>", image.data) for n, image in enumerate(images)]
-    return _some(uploads, "'images' is empty")
+    images = _check_number((await _read_json(request, settings, Base64Request)).images, settings)
+    return [NamedImage(image.name or f"<bytes {n}>", _decode_base64(image.data)) for n, image in enumerate(images)]
 
 
 async def read_urls(request: "Request", settings: "ServerSettings") -> list[str]:
-    """Read the URLs of a `UrlsRequest`; none of them is looked at.
+    """Read the URLs of a `UrlsRequest`, without checking them.
 
     Raises:
         RefusedError: as `read_base64`.
     """
-    urls = (await _read_json(request, settings, UrlsRequest)).urls
-    if len(urls) > settings.max_images:
-        raise _too_many(settings)
-    return _some(urls, "'urls' is empty")
+    return _check_number((await _read_json(request, settings, UrlsRequest)).urls, settings)
+
+
+def _check_number(images: list[T], settings: "ServerSettings") -> list[T]:
+    if not images:
+        raise RefusedError(422, "no_image", "the request has no image; at least one image is needed")
+    if len(images) > settings.max_images:
+        detail = f"too many images: the limit is {settings.max_images} per request"
+        raise RefusedError(413, "too_many_images", detail)
+    return images
 
 
 async def _read_json(request: "Request", settings: "ServerSettings", model: type[M]) -> M:
-    async with _body(request, settings) as chunks:
-        body = b"".join([chunk async for chunk in chunks])
+    body = bytearray()
+    await _read_body(request, settings, body.extend)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        # Not the input itself: it is image data.
+        # Without the input, which is image data.
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "body"
         raise RefusedError(422, "body", f"{where[:100]}: {first['msg']}") from None
 
 
-def _decode(name: str, text: str) -> Upload:
-    # What a browser makes of a file: data:image/png;base64,...
+def _decode_base64(text: str) -> bytes | ImageError:
+    # Browsers give files as data:image/png;base64,...
     text = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return Upload(name, b64decode(text, validate=True))
+        return b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        return Upload(name, b"", "not base64")
+        return ImageError("not base64")
 
 
-def _some(items: list, detail: str) -> list:
-    if not items:
-        raise RefusedError(422, "no_image", f"{detail}; at least one image is needed")
-    return items
-
-
-@contextlib.asynccontextmanager
-async def _body(request: "Request", settings: "ServerSettings") -> AsyncGenerator[AsyncGenerator[bytes, None], None]:
-    """Give the chunks of a body, which must have come when this ends."""
+def _decode_name(name: bytes | None) -> str:
+    """Decode a name as browsers encode it; older clients use Latin-1."""
     try:
-        async with asyncio.timeout(settings.body_timeout_s), contextlib.aclosing(_limited(request, settings)) as chunks:
-            yield chunks
-    except TimeoutError:
-        # Closed, as the rest of the body would come no faster.
-        detail = f"the body took longer than {settings.body_timeout_s:g} s"
-        raise RefusedError(408, "slow_body", detail, {"Connection": "close"}) from None
-    except ClientDisconnect:
-        # Nobody reads the answer, but log and metrics have it.
-        raise RefusedError(400, "client_left", "the body ended too early") from None
+        return (name or b"").decode()
+    except UnicodeDecodeError:
+        return (name or b"").decode("latin-1")
 
 
-async def _limited(request: "Request", settings: "ServerSettings") -> AsyncGenerator[bytes, None]:
-    """Give the body, up to the limit: it may be longer than it says, or not say."""
+async def _read_body(request: "Request", settings: "ServerSettings", write: Callable[[bytes], object]) -> None:
+    """Pass the chunks of a body to `write`, up to the limit: it may be longer than it declares, or declare nothing."""
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > settings.max_request_bytes:
-            raise _too_large(settings)
-        if chunk:
-            yield chunk
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.max_request_bytes:
+                    raise _too_large(settings)
+                write(chunk)
+    except TimeoutError:
+        raise RefusedError(408, "slow_body", f"the body took longer than {settings.body_timeout_s:g} s") from None
+    except ClientDisconnect:
+        # Nobody reads the answer, but it is logged and counted.
+        raise RefusedError(400, "client_left", "the body ended too early") from None
 
 
 def _too_large(settings: "ServerSettings") -> RefusedError:
     return RefusedError(413, "too_large", f"the body is too large: the limit is {settings.max_request_bytes} bytes")
-
-
-def _too_many(settings: "ServerSettings") -> RefusedError:
-    return RefusedError(413, "too_many_images", f"too many images: the limit is {settings.max_images} a request")

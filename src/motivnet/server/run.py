@@ -1,4 +1,8 @@
-"""Serve the application with uvicorn: bind, answer, and end without losing what was accepted."""
+"""Serve the application with uvicorn: bind, answer, and end without losing what was accepted.
+
+`TimedProtocol` adds what uvicorn lacks: limits of the time and size of a request's header. Without them, a client that
+sends a byte now and then holds its connection for ever.
+"""
 
 import asyncio
 import functools
@@ -10,9 +14,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from motivnet.errors import ConfigError
-from motivnet.server.protocol import PatientProtocol
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -20,25 +24,26 @@ if TYPE_CHECKING:
     from motivnet.server.settings import ServerSettings
 
 _LOG = logging.getLogger("motivnet.server")
-# At the end, connections on which a client's request may be under way stay open for so long.
+MAX_HEADER_BYTES = 65_536
+# At shutdown, idle connections stay open for this long, as a request may be on its way.
 LINGER_S = 0.2
 BACKLOG = 2048
-# How long a thread may keep Python to itself while others want it. Python's own 5 ms are more than most of the many
-# steps of a request take.
+# How long a thread may hold the interpreter while others want it. Python's default, 5 ms, is longer than most of the
+# many steps of a request.
 SWITCH_S = 0.0005
 
 
 def check_exposure(host: str, settings: "ServerSettings", *, insecure: bool) -> None:
-    """Refuse to serve anybody who can reach this machine, unless that is asked for.
+    """Refuse to serve other machines without a token, unless requested.
 
     Raises:
-        ConfigError: if `host` is not this machine alone, there is no token, and `insecure` is false.
+        ConfigError: if `host` is not a loopback address, there is no token, and `insecure` is false.
     """
     if settings.token is None and not insecure and not _is_loopback(host):
         raise ConfigError(
             f"host {host!r} can be reached from other machines, and there is no token. Allowed: a token in the "
-            "environment variable MOTIVNET_TOKEN or with --token-file; --insecure, if something else keeps strangers "
-            "out; --host 127.0.0.1"
+            "environment variable MOTIVNET_TOKEN or with --token-file; --insecure, if access is restricted by other "
+            "means; --host 127.0.0.1"
         )
 
 
@@ -50,10 +55,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the port, without listening yet, so that a mistake shows before a model is loaded.
+    """Bind the port, without listening yet, so that a mistake shows before a model is loaded.
 
     Raises:
-        ConfigError: if it cannot be had.
+        ConfigError: if it is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -77,13 +82,13 @@ def run(app: "FastAPI", settings: "ServerSettings", sock: socket.socket) -> None
     """Serve until SIGTERM or SIGINT, then finish what was accepted.
 
     Args:
-        app: made with the same settings.
+        app: created with the same settings.
         settings: limits of connections and time.
         sock: where to listen, from `bind`.
     """
     config = uvicorn.Config(
         app,
-        http=functools.partial(PatientProtocol, settings=settings),  # pyright: ignore[reportArgumentType]
+        http=functools.partial(TimedProtocol, settings=settings),  # pyright: ignore[reportArgumentType]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -96,11 +101,67 @@ def run(app: "FastAPI", settings: "ServerSettings", sock: socket.socket) -> None
     )
     server = _Server(config)
     sys.setswitchinterval(SWITCH_S)
-    # uvicorn passes the signal on when it has ended, to whom it was for before: a clean end is no death by signal.
+    # At its end uvicorn raises the signal again for the handlers that it found: with its own there, the exit code is 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     with sock:
         server.run(sockets=[sock])
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """One connection, with limits for the time and size of headers.
+
+    After an early refusal, the rest of the body is read and discarded for as long as a body may take: a client that is
+    cut off while it sends may not see the answer.
+    """
+
+    def __init__(self, *args: Any, settings: "ServerSettings", **others: Any) -> None:
+        super().__init__(*args, **others)
+        self._settings = settings
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_header = False
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Start the timer of the first header."""
+        super().connection_made(transport)
+        self._start(self._settings.header_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin a header."""
+        self._in_header = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End a header."""
+        self._in_header = False
+        self._header_bytes = 0
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Receive data, timed unless a request is in progress, which has time limits of its own."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._timer is None and not self.transport.is_closing():
+            self._start(self._settings.header_timeout_s if self._in_header else self._settings.body_timeout_s)
+        if self._in_header:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response(f"The request's header is too large: the limit is {MAX_HEADER_BYTES} bytes.")
+
+    def _start(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _Server(uvicorn.Server):
@@ -111,11 +172,11 @@ class _Server(uvicorn.Server):
             _LOG.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let clients know with each answer that the connection ends, before those that are idle are closed."""
-        _LOG.info("shutting down: finishing what was accepted")
+        """Announce the end of the connection with each answer, before idle connections are closed."""
+        _LOG.info("shutting down: finishing accepted requests")
         for server in self.servers:
             server.close()
-        # In place: requests in work hold this list.
+        # In place: requests in progress hold this list.
         headers: list[Any] = self.server_state.default_headers
         headers.append((b"connection", b"close"))
         await asyncio.sleep(LINGER_S)

@@ -1,21 +1,23 @@
-"""What goes in and out as JSON, for OpenAPI. Results are made by `ImageResult.to_dict`; tests hold the two together."""
+"""JSON of requests and answers, for OpenAPI. Answers are made by `ImageResult.to_dict`; tests compare the two."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
+def _strict(*examples: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": list(examples)} if examples else None)
+
+
 class Base64Image(BaseModel):
     """An image as text.
 
     Args:
-        data: the file in base64, with or without `data:image/...;base64,` before it.
-        name: what the result is to call it.
+        data: the file in base64, optionally after `data:image/...;base64,`.
+        name: `source` of the result.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"name": "me.jpg", "data": "/9j/4AA..."}]}
-    )
+    model_config = _strict({"name": "me.jpg", "data": "/9j/4AA..."})
 
     data: str
     name: str | None = Field(None, max_length=1000)
@@ -24,19 +26,15 @@ class Base64Image(BaseModel):
 class Base64Request(BaseModel):
     """Images as text."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"images": [{"name": "me.jpg", "data": "/9j/4AAQ"}]}]}
-    )
+    model_config = _strict({"images": [{"name": "me.jpg", "data": "/9j/4AAQ"}]})
 
     images: list[Base64Image]
 
 
 class UrlsRequest(BaseModel):
-    """Addresses of images, http or https, on hosts of the public internet."""
+    """URLs of images, http or https, on hosts of the public internet."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"urls": ["https://example.org/me.jpg"]}]}
-    )
+    model_config = _strict({"urls": ["https://example.org/me.jpg"]})
 
     urls: list[str]
 
@@ -44,7 +42,7 @@ class UrlsRequest(BaseModel):
 class Face(BaseModel):
     """One face; its keys are columns of a table of results, its box is in pixels of the upright image."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _strict()
 
     face: int
     x: float
@@ -62,17 +60,17 @@ class Face(BaseModel):
 
 
 class Attention(BaseModel):
-    """Where the model looked for the emotion: a map over the rectangle `seen`, [x, y, width, height] in pixels.
+    """Attention of the model for the emotion: a map over the rectangle `seen`, [x, y, width, height] in pixels.
 
     Args:
-        emotion: which the map is of: the face's.
-        seen: what the model saw of the photograph; may reach beyond it.
+        emotion: of the face, which the map explains.
+        seen: the rectangle of the photograph that the model saw; may reach beyond the photograph.
         rows: of the map.
         columns: of the map.
-        values: rows of values from 0 to 1, on a scale of the map's own.
+        values: rows of values from 0 to 1, scaled for each map.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _strict()
 
     emotion: str
     seen: tuple[float, float, float, float]
@@ -82,15 +80,15 @@ class Attention(BaseModel):
 
 
 class ExplainedFace(Face):
-    """One face, and where the model looked in it."""
+    """One face, with its attention map."""
 
     attention: Attention
 
 
 class Result(BaseModel):
-    """What became of one image."""
+    """The result of one image."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _strict()
 
     source: str
     status: Literal["ok", "no_face", "unreadable"]
@@ -100,84 +98,52 @@ class Result(BaseModel):
     faces: list[Face]
 
 
-_FACE: dict[str, Any] = {
-    "face": 0,
-    "x": 173.2,
-    "y": 62.4,
-    "width": 92.1,
-    "height": 114.8,
-    "face_score": 0.93,
-    "emotion": "happiness",
-    "prob": 0.95,
-    "valence": None,
-    "arousal": None,
-    "tiny": False,
-    "abstained": False,
-    "probs": {"neutral": 0.05, "happiness": 0.95},
-}
-_IMAGE: dict[str, Any] = {"error": None, "model": "nano", "preprocessing": "p5c1d0e"}
-_EXAMPLE: dict[str, Any] = {
-    "results": [
-        _IMAGE | {"source": "astronaut.png", "status": "ok", "faces": [_FACE]},
-        _IMAGE | {"source": "notes.txt", "status": "unreadable", "error": "not an image", "faces": []},
-    ]
-}
+class ExplainedResult(Result):
+    """The result of one image, with an attention map per face."""
+
+    faces: list[ExplainedFace]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+_BOX = {"x": 173.2, "y": 62.4, "width": 92.1, "height": 114.8}
+_EMOTION = {"emotion": "happiness", "prob": 0.95, "valence": None, "arousal": None, "tiny": False, "abstained": False}
+_PROBS = {"probs": {"neutral": 0.05, "happiness": 0.95}}
+_FACE: dict[str, Any] = {"face": 0, **_BOX, "face_score": 0.93, **_EMOTION, **_PROBS}
+_MAP = {"seen": [173, 62, 92, 115], "rows": 2, "columns": 2, "values": [[0.1, 0.0], [0.7, 1.0]]}
+_MODEL = {"model": "nano", "preprocessing": "p5c1d0e"}
+_PHOTOGRAPH: dict[str, Any] = {"source": "astronaut.png", "status": "ok", "error": None, **_MODEL}
+_BROKEN = {"source": "notes.txt", "status": "unreadable", "error": "not an image", **_MODEL, "faces": []}
 
 
 class Answer(BaseModel):
     """One result per image, in the order of the request."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = _strict({"results": [_PHOTOGRAPH | {"faces": [_FACE]}, _BROKEN]})
 
     results: list[Result]
 
 
-class ExplainedResult(Result):
-    """What became of one image, with a map a face."""
-
-    faces: list[ExplainedFace]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-_ATTENTION = {
-    "emotion": "happiness",
-    "seen": [173, 62, 92, 115],
-    "rows": 2,
-    "columns": 2,
-    "values": [[0.1, 0.0], [0.7, 1.0]],
-}
-
-
 class Explanations(BaseModel):
-    """One result: of the one image of the request."""
+    """One result, of the one image of the request."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "results": [
-                        _IMAGE | {"source": "me.jpg", "status": "ok", "faces": [_FACE | {"attention": _ATTENTION}]},
-                    ]
-                }
-            ]
-        },
+    model_config = _strict(
+        {"results": [_PHOTOGRAPH | {"faces": [_FACE | {"attention": {"emotion": "happiness", **_MAP}}]}]}
     )
 
     results: list[ExplainedResult]
 
 
 class Model(BaseModel):
-    """A model that answers.
+    """The model that answers.
 
     Args:
         name: of the model.
-        summary: what it is, one line.
+        summary: one line about it.
         licence: of its weights.
-        labels: emotions that it tells apart, in the order of the probabilities.
-        affect: whether it tells valence and arousal, too.
-        attention: whether /v1/explain shows where it looks.
+        labels: its emotions, in the order of the probabilities.
+        affect: whether it predicts valence and arousal.
+        attention: whether /v1/explain answers.
         preprocessing: fingerprint of the preprocessing.
-        scores: data set -> score -> value, as measured.
+        scores: data set -> metric -> measured value.
     """
 
     name: str
@@ -197,7 +163,7 @@ class Models(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether the server is there, or takes work."""
+    """Status of the server."""
 
     status: str
 

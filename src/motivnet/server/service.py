@@ -1,4 +1,4 @@
-"""What the routes share: who may ask, what is read, who predicts, how a refusal is answered."""
+"""The endpoints: who may ask, what is read, what is predicted, how a refusal is answered."""
 
 import asyncio
 import contextlib
@@ -11,229 +11,219 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from motivnet.errors import ImageError, MotivNetError
-from motivnet.images import decode_image
+from motivnet.images import NamedImage, decode_image
 from motivnet.inference.results import ImageResult
-from motivnet.remote import FetchLimits, fetch
-from motivnet.server.batching import Batcher, ClosedError, FailedError, QueueFullError
-from motivnet.server.limits import Gate, RefusedError, Upload, busy, check_token, read_multipart, read_urls
+from motivnet.input_limits import FetchLimits
+from motivnet.remote import fetch
+from motivnet.server import schemas
+from motivnet.server.batching import Batcher
+from motivnet.server.limits import Gate, RefusedError, check_token, read_base64, read_multipart, read_urls
+from motivnet.server.telemetry import Metrics
 
 if TYPE_CHECKING:
     from motivnet.inference.predictor import Predictor
     from motivnet.server.attention import Attention
-    from motivnet.server.metrics import Metrics
     from motivnet.server.settings import ServerSettings
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger("motivnet.server")
-# Fetches at once, of all requests together: threads that mostly wait.
-FETCHES = 16
-_QUEUE_FULL = "too many images wait for the model; come again"
-Read = Callable[[Request, "ServerSettings"], Awaitable[list[Upload]]]
+# Concurrent fetches of all requests together: threads that mostly wait.
+NUM_FETCHERS = 16
 
 
 class Service:
-    """Answers requests, between start and end of its lifespan."""
+    """The state of an application, and its endpoints."""
 
-    def __init__(
-        self, predictor: "Predictor", settings: "ServerSettings", metrics: "Metrics", attention: "Attention | None"
-    ) -> None:
-        self.predictor = predictor
-        self.settings = settings
-        self.metrics = metrics
-        self.attention = attention
-        self._gate = Gate(settings, metrics)
-        self._batcher: Batcher | None = None
+    def __init__(self, predictor: "Predictor", settings: "ServerSettings", attention: "Attention | None") -> None:
+        self.metrics = Metrics()
+        self._predictor = predictor
+        self._settings = settings
+        self._attention = attention
+        self._gate = Gate(settings, self.metrics)
+        self._batcher = Batcher(predictor, settings, self.metrics)
         # A decoded photograph is large: one at a time.
         self._explaining = asyncio.Lock()
-        self._fetches = ThreadPoolExecutor(FETCHES, thread_name_prefix="motivnet-fetch")
+        self._fetchers = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncGenerator[None, None]:
-        """Take work from here to there."""
-        settings = self.settings
-        self._batcher = Batcher(
-            self.predictor,
-            self.metrics,
-            max_queue_images=settings.max_queue_images,
-            batch_images=settings.batch_images,
-            batch_wait_s=settings.batch_wait_ms / 1000,
-        )
+        """Accept work inside."""
         self._batcher.start()
         try:
             yield
         finally:
             await self._batcher.close()
-            # Those that nobody awaits any more end at their own time limit.
-            self._fetches.shutdown(wait=False, cancel_futures=True)
+            # Fetches that nobody awaits any more end at their own time limit.
+            self._fetchers.shutdown(wait=False, cancel_futures=True)
 
-    def ready(self) -> Batcher:
-        """Give the batcher, if it takes work.
+    async def predict(self, request: Request) -> Response:
+        """Answer with the results of the images of a form."""
+        async with self._admitted(request, read_multipart) as images:
+            results = await self._predict(images)
+        return self._answer(request, results)
 
-        Raises:
-            RefusedError: 503.
-        """
-        if self._batcher is None or not self._batcher.ready:
-            raise RefusedError(503, "not_ready", "the server is starting or shutting down")
-        return self._batcher
-
-    async def predict(self, request: Request, read: Read) -> Response:
-        """Answer with the results of the images that `read` finds in the request."""
-        batcher = self._begin(request)
-        with self._gate.admit(request):
-            with batcher.coming():
-                uploads = await read(request, self.settings)
-            async with _while_there(request):
-                results = await self._results(uploads)
-        return self._answer(request, results, [result.to_dict() for result in results])
+    async def predict_base64(self, request: Request) -> Response:
+        """Answer with the results of images that are given as text."""
+        async with self._admitted(request, read_base64) as images:
+            results = await self._predict(images)
+        return self._answer(request, results)
 
     async def predict_urls(self, request: Request) -> Response:
-        """Answer with the results of the images that the request gives addresses of."""
-        check_token(request, self.settings)
-        if not self.settings.allow_urls:
-            detail = "this server fetches no images; --allow-urls lets it"
-            raise RefusedError(403, "urls", detail)
-        self._begin(request)
-        with self._gate.admit(request):
-            urls = await read_urls(request, self.settings)
-            async with _while_there(request):
-                results = await self._results(await asyncio.gather(*map(self._fetch, urls)))
-        return self._answer(request, results, [result.to_dict() for result in results])
+        """Answer with the results of the images at URLs."""
+        check_token(request, self._settings)
+        if not self._settings.allow_urls:
+            raise RefusedError(403, "urls", "this server does not fetch images; --allow-urls enables it")
+        async with self._admitted(request, read_urls) as urls:
+            results = await self._predict(await asyncio.gather(*map(self._fetch, urls)))
+        return self._answer(request, results)
 
     async def explain(self, request: Request) -> Response:
-        """Answer with the result of one image, and where the model looked in its faces."""
-        check_token(request, self.settings)
-        attention = self.attention
-        if attention is None:
-            detail = "where this model looks cannot be shown: that needs ML-Decoder, its torch weights, and torch"
+        """Answer with the result of one image, and an attention map per face."""
+        check_token(request, self._settings)
+        if self._attention is None:
+            detail = "no attention maps: they need ML-Decoder, its torch weights, and torch"
             raise RefusedError(501, "no_attention", detail)
-        batcher = self._begin(request)
-        with self._gate.admit(request):
-            with batcher.coming():
-                (upload,) = await read_multipart(request, dataclasses.replace(self.settings, max_images=1))
-            async with _while_there(request):
-                (result,) = await self._results([upload])
-                row = result.to_dict()
-                if result.faces:
-                    async with self._deadline(), self._explaining:
-                        await self._load(attention)
-                        limits = self.settings.image_limits
-                        image = await asyncio.to_thread(functools.partial(decode_image, upload.data, limits=limits))
-                        for face, plain in zip(result.faces, row["faces"], strict=True):
-                            # One by one, so that batches of others come in between.
-                            of_face = functools.partial(attention.of, image, face)
-                            plain["attention"] = await self._in_turn(batcher.call(of_face))
-        return self._answer(request, [result], [row])
+        one_image = dataclasses.replace(self._settings, max_images=1)
+        async with self._admitted(request, read_multipart, one_image) as images:
+            results = await self._predict(images)
+            maps = await self._explain(self._attention, images[0], results[0]) if results[0].faces else []
+        return self._answer(request, results, maps)
+
+    async def models(self, request: Request) -> schemas.Models:
+        """Describe the model."""
+        check_token(request, self._settings)
+        config = self._predictor.config
+        model = schemas.Model(
+            name=config.name,
+            summary=config.summary,
+            licence=config.licence,
+            labels=list(config.labels),
+            affect=config.model.affect,
+            attention=self._attention is not None,
+            preprocessing=config.preprocessing.fingerprint,
+            scores=config.scores,
+        )
+        return schemas.Models(models=[model])
+
+    async def healthz(self) -> schemas.Status:
+        """Answer as long as the process runs."""
+        return schemas.Status(status="ok")
+
+    async def readyz(self) -> schemas.Status:
+        """Answer while work is accepted."""
+        self._batcher.check_open()
+        return schemas.Status(status="ready")
+
+    async def show_metrics(self, request: Request) -> Response:
+        """Answer with the metrics for Prometheus."""
+        check_token(request, self._settings)
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer a refused request."""
         assert isinstance(error, RefusedError)
         self.metrics.errors.labels(error.reason).inc()
-        return JSONResponse({"detail": error.detail}, error.status, error.headers)
+        headers = {
+            401: {"WWW-Authenticate": "Bearer"},
+            408: {"Connection": "close"},  # the rest of the body would come no faster
+            429: {"Retry-After": str(self._settings.retry_after_s)},
+        }
+        return JSONResponse({"detail": error.detail}, error.status, headers.get(error.status))
 
-    def _begin(self, request: Request) -> Batcher:
-        """Turn away what could not be predicted now, before anything of its body is read."""
-        check_token(request, self.settings)
-        batcher = self.ready()
-        if batcher.full:
-            raise busy(self.settings, "queue_full", _QUEUE_FULL)
-        return batcher
+    @contextlib.asynccontextmanager
+    async def _admitted(
+        self,
+        request: Request,
+        read: "Callable[[Request, ServerSettings], Awaitable[list[T]]]",
+        settings: "ServerSettings | None" = None,
+    ) -> AsyncGenerator[list[T], None]:
+        """Hold a place for a request, and read it; the block ends early if the client disconnects."""
+        check_token(request, self._settings)
+        # Refuse what could not be predicted now before anything of its body is read.
+        self._batcher.check_room(1)
+        with self._gate.admit(request):
+            with self._batcher.arriving():
+                found = await read(request, settings or self._settings)
+            async with _while_connected(request):
+                yield found
 
-    def _answer(self, request: Request, results: list[ImageResult], rows: list[dict[str, Any]]) -> Response:
+    def _answer(
+        self, request: Request, results: list[ImageResult], maps: list[dict[str, Any]] | None = None
+    ) -> Response:
+        rows = [result.to_dict() for result in results]
+        for face, attention in zip(rows[0]["faces"], maps or [], strict=False):
+            face["attention"] = attention
         for result in results:
             self.metrics.count(result)
         request.state.notes.update(images=len(results), faces=sum(len(result.faces) for result in results))
         return JSONResponse({"results": rows})
 
-    async def _results(self, uploads: list[Upload]) -> list[ImageResult]:
-        """Predict what can be; the rest is unreadable."""
-        images = [upload.data for upload in uploads if upload.error is None]
-        predicted = iter(await self._predicted(images) if images else [])
-        return [
-            dataclasses.replace(next(predicted), source=upload.name)
-            if upload.error is None
-            else ImageResult(
-                source=upload.name,
-                status="unreadable",
-                error=upload.error,
-                model=self.predictor.config.name,
-                preprocessing=self.predictor.config.preprocessing.fingerprint,
-            )
-            for upload in uploads
-        ]
-
-    async def _predicted(self, images: list[bytes]) -> list[ImageResult]:
+    async def _predict(self, images: list[NamedImage]) -> list[ImageResult]:
         async with self._deadline():
-            return await self._in_turn(self.ready().predict(images))
+            return await self._batcher.predict(images)
+
+    async def _explain(self, attention: "Attention", image: NamedImage, result: ImageResult) -> list[dict[str, Any]]:
+        async with self._deadline(), self._explaining:
+            try:
+                await asyncio.to_thread(attention.load)
+            except (MotivNetError, ModuleNotFoundError) as error:
+                _LOG.error("no attention maps: %s", error)
+                detail = "no attention maps: the model's torch weights cannot be used; see the server's log"
+                raise RefusedError(501, "no_attention", detail) from None
+            assert isinstance(image.image, bytes)
+            pixels = await asyncio.to_thread(decode_image, image.image, limits=self._settings.image_limits)
+            # One by one, so that batches of other requests can run in between.
+            return [await self._batcher.call(functools.partial(attention.of, pixels, face)) for face in result.faces]
 
     @contextlib.asynccontextmanager
     async def _deadline(self) -> AsyncGenerator[None, None]:
         try:
-            async with asyncio.timeout(self.settings.predict_timeout_s):
+            async with asyncio.timeout(self._settings.predict_timeout_s):
                 yield
         except TimeoutError:
-            detail = f"the prediction took longer than {self.settings.predict_timeout_s:g} s"
+            detail = f"the prediction took longer than {self._settings.predict_timeout_s:g} s"
             raise RefusedError(504, "slow_model", detail) from None
 
-    async def _in_turn(self, work: Awaitable[T]) -> T:
-        try:
-            return await work
-        except QueueFullError:
-            raise busy(self.settings, "queue_full", _QUEUE_FULL) from None
-        except ClosedError:
-            raise RefusedError(503, "not_ready", "the server is shutting down") from None
-        except FailedError:
-            raise RefusedError(500, "model", "the model failed on these images; the server's log says why") from None
-
-    async def _load(self, attention: "Attention") -> None:
-        try:
-            await asyncio.to_thread(attention.load)
-        except (MotivNetError, ModuleNotFoundError) as error:
-            _LOG.error("attention cannot be shown: %s", error)
-            detail = (
-                "where this model looks cannot be shown: its torch weights cannot be used; the server's log says why"
-            )
-            raise RefusedError(501, "no_attention", detail) from None
-
-    async def _fetch(self, url: str) -> Upload:
-        settings = self.settings
+    async def _fetch(self, url: str) -> NamedImage:
+        settings = self._settings
         limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s, public_only=True)
         try:
-            call = asyncio.get_running_loop().run_in_executor(self._fetches, fetch, url, limits)
-            return Upload(url, await call)
+            return NamedImage(url, await asyncio.get_running_loop().run_in_executor(self._fetchers, fetch, url, limits))
         except ImageError as error:
-            return Upload(url, b"", str(error))
+            return NamedImage(url, error)
 
 
 @contextlib.asynccontextmanager
-async def _while_there(request: Request) -> AsyncGenerator[None, None]:
-    """Give up what is done inside when the client leaves: under load, those who do ask again, and wait anew.
+async def _while_connected(request: Request) -> AsyncGenerator[None, None]:
+    """Cancel the block when the client disconnects: under load, impatient clients would otherwise be served twice.
 
     The body must have been read to its end.
 
     Raises:
-        RefusedError: 400, which nobody reads, but log and metrics have it.
+        RefusedError: 400, which nobody reads, but which is logged and counted.
     """
     task = asyncio.current_task()
     assert task is not None
-    left = False
+    disconnected = False
 
     async def watch() -> None:
-        nonlocal left
+        nonlocal disconnected
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        left = True
+        disconnected = True
         task.cancel()
 
     watcher = asyncio.create_task(watch())
     try:
         yield
     except asyncio.CancelledError:
-        if not left:
+        if not disconnected:
             raise
         task.uncancel()
-        raise RefusedError(400, "client_left", "the client left before the answer") from None
+        raise RefusedError(400, "client_left", "the client disconnected before the answer") from None
     finally:
         watcher.cancel()

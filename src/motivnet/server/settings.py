@@ -1,14 +1,11 @@
-"""What the server allows, and how it batches. Imports nothing heavy, as the command line states the defaults."""
+"""Limits and batching of the server. Imports nothing heavy, as the command line reads the defaults."""
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
 
 from motivnet.config import setting
 from motivnet.errors import ConfigError
-
-if TYPE_CHECKING:
-    from motivnet.images import ImageLimits
+from motivnet.input_limits import ImageLimits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +34,10 @@ class ServerSettings:
     header_timeout_s: float = setting(10.0, "Seconds for the header of a request.")
     body_timeout_s: float = setting(30.0, "Seconds for a body; then 408.")
     predict_timeout_s: float = setting(60.0, "Seconds for an answer; then 504.")
-    fetch_timeout_s: float = setting(10.0, "Seconds to fetch all images that a request names by URL.")
+    fetch_timeout_s: float = setting(10.0, "Seconds to fetch the image at a URL.")
     shutdown_timeout_s: int = setting(30, "Seconds for accepted requests to finish at shutdown.")
     retry_after_s: int = setting(1, "Seconds after which a client should retry after a 429.")
-    # What clients must send as `Authorization: Bearer TOKEN`; None asks for nothing.
+    # Clients must send it as `Authorization: Bearer TOKEN`; None: no token is needed.
     token: str | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,23 +48,21 @@ class ServerSettings:
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            # A wait of 0 is one: for what has come already.
+            # A wait of 0 still joins the requests that have arrived.
             if field.type in (int, float) and not (value > 0 or (value == 0 and field.name == "batch_wait_ms")):
                 raise ConfigError(f"{field.name} {value}. Allowed: numbers above 0")
         if self.token is not None and not re.fullmatch("[!-~]+", self.token):
-            raise ConfigError("token that no header could carry. Allowed: printable ASCII characters without spaces")
+            raise ConfigError("token that is not valid in a header. Allowed: printable ASCII characters without spaces")
         for origin in self.cors_origins:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ConfigError(f"origin {origin!r}. Allowed: such as https://lab.example, without a path; or *")
         if self.max_held_bytes < self.max_request_bytes:
             raise ConfigError(
                 f"max_held_bytes {self.max_held_bytes} is below max_request_bytes {self.max_request_bytes}: the "
-                "largest request that is allowed could never be accepted"
+                "largest allowed request could never be accepted"
             )
 
     @property
-    def image_limits(self) -> "ImageLimits":
-        """What the decoder refuses."""
-        from motivnet.images import ImageLimits
-
+    def image_limits(self) -> ImageLimits:
+        """Limits of the decoder."""
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)

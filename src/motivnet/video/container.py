@@ -1,4 +1,4 @@
-"""What lies below a video: the file, its stream of pictures, and which way up they are.
+"""PyAV below the reader: open a file, choose its video stream, turn frames upright.
 
 Shape suffixes: h height, w width, c channels.
 """
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-# FFmpeg's names of the containers that are read. Others may open further files or hosts (playlists), or make pictures
-# of text.
+# FFmpeg's names of the containers that are read. Others may open more files or hosts (playlists), or render text.
 CONTAINERS = (
     *("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "flv", "asf", "ogg", "mxf", "nut"),
     *("dv", "gif", "apng", "h264", "hevc", "m4v", "ivf", "mjpeg", "rm", "wtv"),
@@ -27,16 +26,16 @@ CONTAINERS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """What the file says of its video; nothing of it is relied upon.
+    """What the file states about its video. It may be wrong, and nothing relies on it.
 
     Args:
         width: of a frame before rotation, in pixels.
         height: of a frame before rotation, in pixels.
         fps: mean frames per second; None if unknown.
-        num_frames: frames of the whole file; None if unknown.
+        num_frames: frames in the file; None if unknown.
         duration_s: in seconds; None if unknown.
         codec: name of the codec.
-        alone: the pictures are all there is: no sound that could last longer than they do.
+        alone: `duration_s` is that of the video stream, not of sound that may be longer.
     """
 
     width: int
@@ -49,10 +48,10 @@ class VideoInfo:
 
 
 def open_container(path: Path) -> "InputContainer":
-    """Open a file of one of `CONTAINERS`, whatever its name; nothing else is ever opened for it.
+    """Open a file that is one of `CONTAINERS`, whatever its name; no other file is opened for it.
 
     Raises:
-        ImageError: if it is missing, empty, a folder, or no video.
+        ImageError: if it is missing, empty, a folder, or not a video.
     """
     import av
 
@@ -65,15 +64,17 @@ def open_container(path: Path) -> "InputContainer":
     if not path.stat().st_size:
         raise ImageError(f"{path}: the file is empty")
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    # Titles need not be UTF-8: PyAV before 19 needs an argument to accept them, and 19 no longer has it.
+    lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
-        return av.open(os.fspath(path.absolute()), options=options, metadata_errors="replace")
+        return av.open(os.fspath(path.absolute()), options=options, **lenient)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{path}: not a video in a format that can be read ({reason})") from None
 
 
-def picture_stream(path: Path, container: "InputContainer") -> "VideoStream":
-    """Choose the first stream of moving pictures.
+def video_stream(path: Path, container: "InputContainer") -> "VideoStream":
+    """Return the first stream of moving pictures.
 
     Raises:
         ImageError: if there is none, or none that can be decoded.
@@ -88,23 +89,22 @@ def picture_stream(path: Path, container: "InputContainer") -> "VideoStream":
     stream = moving[0]
     if stream.codec_context is None:
         raise ImageError(f"{path}: no decoder for the video stream")
-    # Threads by frame report a corrupt frame some packets later, and lose good ones with it at the end.
+    # Frame threading reports a corrupt frame some packets late, and drops good ones with it at the end.
     stream.thread_type = "SLICE"
     return stream
 
 
 def video_info(container: "InputContainer", stream: "VideoStream") -> VideoInfo:
-    """Tell what the file says of itself."""
+    """Return what the file states about its video."""
     fps = float(stream.average_rate) if stream.average_rate else None
     duration_s = None if container.duration is None else container.duration / 1_000_000
     if stream.duration and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
-    guess = round(duration_s * fps) if duration_s and fps else None
     return VideoInfo(
         width=stream.codec_context.width,
         height=stream.codec_context.height,
         fps=fps,
-        num_frames=stream.frames or guess,
+        num_frames=stream.frames or (round(duration_s * fps) if duration_s and fps else None),
         duration_s=duration_s,
         codec=stream.codec_context.name,
         alone=len(container.streams) == 1 or bool(stream.duration),
@@ -112,16 +112,22 @@ def video_info(container: "InputContainer", stream: "VideoStream") -> VideoInfo:
 
 
 def upright(frame: "VideoFrame") -> np.ndarray:
-    """Convert to RGB, uint8 (h, w, 3), turned and mirrored as the file asks for, in steps of 90 degrees."""
-    image_hwc_u8 = frame.to_ndarray(format="rgb24")
-    swap, left_right, up_down = orientation(_display_matrix(frame))
-    if swap:
-        image_hwc_u8 = image_hwc_u8.transpose(1, 0, 2)
-    return np.ascontiguousarray(image_hwc_u8[:: -1 if up_down else 1, :: -1 if left_right else 1])
+    """Convert to RGB, uint8 (h, w, 3), rotated and mirrored as the file states, in steps of 90 degrees."""
+    # Before PyAV 17, the frame's own colour space and range count only where a change is asked for; RGB has no matrix.
+    image_hwc_u8 = frame.to_ndarray(format="rgb24", dst_colorspace="ITU601", src_color_range=frame.color_range)
+    # `frame.rotation` leaves out mirroring.
+    data = cast(Any, frame.side_data).get("DISPLAYMATRIX")
+    if data is not None:
+        a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
+        transpose, left_right, up_down = orientation((a, b, c, d))
+        if transpose:
+            image_hwc_u8 = image_hwc_u8.transpose(1, 0, 2)
+        image_hwc_u8 = image_hwc_u8[:: -1 if up_down else 1, :: -1 if left_right else 1]
+    return np.ascontiguousarray(image_hwc_u8)
 
 
 def orientation(matrix: tuple[int, int, int, int]) -> tuple[bool, bool, bool]:
-    """Say how to make a picture upright: transpose it, then flip it left to right, and upside down.
+    """Return how to make a frame upright: transpose it, then flip it left to right, and upside down.
 
     Args:
         matrix: (a, b, c, d) of the display matrix: a pixel at (x, y) is shown at (a x + c y, b x + d y).
@@ -130,12 +136,3 @@ def orientation(matrix: tuple[int, int, int, int]) -> tuple[bool, bool, bool]:
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, c < 0, b < 0
     return False, a < 0, d < 0
-
-
-def _display_matrix(frame: "VideoFrame") -> tuple[int, int, int, int]:
-    # `frame.rotation` knows nothing of mirrors.
-    data = cast(Any, frame.side_data).get("DISPLAYMATRIX")
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
-    return a, b, c, d

@@ -1,108 +1,119 @@
-"""From the parts of finished videos to the files that were asked for; each is complete or not there."""
+"""The files of a video's results: planned before any work is done, and made from its complete rows."""
 
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from motivnet.inference.rows import all_columns, printable
-from motivnet.inference.tables import check_output, open_rows
-from motivnet.video.checkpoints import Parts, State
-from motivnet.video.label import Job, all_rows, read_rows
-from motivnet.video.targets import Targets, write_whole
+import numpy as np
 
-if TYPE_CHECKING:
-    from motivnet.video.summary import Summary
+from motivnet.errors import ImageError, OutputError
+from motivnet.inference.draw import draw_frame
+from motivnet.inference.results import FaceResult
+from motivnet.inference.rows import Row
+from motivnet.inference.tables import check_output
+from motivnet.preprocess import Box, crop
+from motivnet.video.reader import Selection, Video
+from motivnet.video.summary import Track, by_frame
+from motivnet.video.writer import write_video
+
+# Beside the table of rows: option and suffix of each file that a video may have.
+SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html"}
+# Around a face in a thumbnail: share of its longer side, on each side.
+THUMBNAIL_MARGIN = 0.3
+
+# Called with the current step, frames done, and frames in total if that is known.
+Progress = Callable[[str, int, int | None], None]
 
 
-def write_rows(job: Job, videos: list[Path], parts: Parts, out: Path, *, overwrite: bool) -> None:
-    """Write the table of rows.
+def plan_files(
+    videos: Sequence[Path], out: Path | None, given: Mapping[str, str | os.PathLike[str] | None], *, overwrite: bool
+) -> list[dict[str, Path]]:
+    """Choose the files of each video's results, before any work is done.
 
     Args:
-        job: what was done.
-        videos: what was read.
-        parts: where the rows are.
-        out: the file; its extension says the format.
-        overwrite: whether an existing file is replaced.
+        videos: what is read.
+        out: the table of rows, if there is one.
+        given: option, of `SUFFIXES`, -> its argument: a file; of several videos a folder, in which each video's file
+            has its name.
+        overwrite: whether files that exist may be replaced.
+
+    Returns:
+        Of each video, option -> file.
 
     Raises:
-        OutputError: if it exists, or cannot be written.
+        OutputError: if a file exists, is a video that is read, is named twice, has another suffix or no folder.
     """
-
-    def write(unfinished: Path) -> None:
-        unfinished.unlink(missing_ok=True)
-        with open_rows(unfinished, all_columns(job.labels), suffix=out.suffix) as write_row:
-            for row in all_rows(job, parts, videos):
-                write_row(row)
+    if out is not None:
         check_output(out, overwrite=overwrite)
+    planned = {option: _plan(videos, option, Path(path)) for option, path in given.items() if path is not None}
+    refused = {video.resolve(): "is the video that is read" for video in videos}
+    for path in itertools.chain([out] if out else [], *planned.values()):
+        if reason := refused.get(path.resolve()):
+            raise OutputError(f"{path}: {reason}")
+        refused[path.resolve()] = "is named twice"
+    for option, paths in planned.items():
+        if len(videos) == 1:
+            check_output(paths[0], overwrite=overwrite, formats=(SUFFIXES[option],))
+        elif not overwrite and (held := [path for path in paths if path.exists()]):
+            raise OutputError(f"{held[0]}: exists already; --overwrite replaces it")
+    return [{option: paths[number] for option, paths in planned.items()} for number in range(len(videos))]
 
-    write_whole(out, write)
+
+def _plan(videos: Sequence[Path], option: str, given: Path) -> list[Path]:
+    if len(videos) == 1:
+        return [given]
+    if given.exists() and not given.is_dir():
+        raise OutputError(f"{given}: is a file; of several videos --{option} writes a folder")
+    names: dict[str, str] = {}
+    for video in videos:
+        stems = itertools.chain([video.stem], (f"{video.stem}-{number}" for number in itertools.count(2)))
+        # Some file systems are case-insensitive.
+        name = next(name for stem in stems if (name := f"{stem}{SUFFIXES[option]}").casefold() not in names)
+        names[name.casefold()] = name
+    return [given / name for name in names.values()]
 
 
-def write_targets(
-    job: Job, video: Path, number: int, state: State, parts: Parts, wanted: Targets, summary: "Summary"
-) -> None:
-    """Write what was asked for of one video, beside its rows.
+def annotate_video(
+    video: Video, rows: Iterable[Row], labels: Sequence[str], target: Path
+) -> Generator[int, None, None]:
+    """Write a copy of a video with the faces of its rows drawn on it; yield the number of frames so far.
 
     Args:
-        job: what was done.
-        video: the file that was read.
-        number: its place among the videos.
-        state: its last.
-        parts: where its rows and pieces are.
-        wanted: which files.
-        summary: of its rows.
+        video: opened anew, with the selection and limits of the rows.
+        rows: of the video, in order.
+        labels: of the model, in order.
+        target: the copy.
 
     Raises:
-        OutputError: if one cannot be written.
+        ImageError: if the frames are not those of the rows.
+        OutputError: if the copy cannot be written.
     """
-    if wanted.annotate:
-        from motivnet.video.writer import join_videos
-
-        pieces = parts.pieces(state)
-        write_whole(wanted.annotate, lambda path: join_videos(pieces, path))
-    if not (wanted.timeline or wanted.report):
-        return
-    from motivnet.report.timeline import BINS, draw_timeline, shown_tracks, write_timeline
-    from motivnet.video.summary import curves
-
-    tracks = shown_tracks(summary)
-    found = curves(read_rows(parts.rows_file(number)), summary, tracks, BINS)
-    if wanted.timeline:
-        figure = draw_timeline(summary, tracks, found, printable(video.name))
-        write_whole(wanted.timeline, lambda path: write_timeline(figure, path))
-    if wanted.report:
-        from motivnet.report.video_report import grab_thumbnails, video_report
-
-        figure = draw_timeline(summary, tracks, found, "")
-        page = video_report(video, _facts(job, video, state, summary), summary, figure, grab_thumbnails(video, summary))
-        data = page.encode()
-        write_whole(wanted.report, lambda path: _write_bytes(path, data))
+    with write_video(target, fps=video.info.fps) as write:
+        for done, (frame, (index, _, found)) in enumerate(zip(video, by_frame(rows), strict=False), 1):
+            if frame.index != index:
+                raise ImageError(f"{video.path}: has changed since its faces were labelled")
+            faces = [_face(row, labels) for row in found]
+            write(draw_frame(frame.image_hwc_u8, faces, [row["track"] for row in found]), frame.time_s)
+            yield done
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _face(row: Row, labels: Sequence[str]) -> FaceResult:
+    box = Box(row["x"], row["y"], row["width"], row["height"])
+    probs = {label: row[f"prob_{label}"] for label in labels}
+    return FaceResult(box, row["face_score"], row["emotion"], probs, row["abstained"])
 
 
-def _facts(job: Job, video: Path, state: State, summary: "Summary") -> dict[str, object]:
-    from motivnet.video.reader import Video
-
-    with Video(video) as opened:
-        info = opened.info
-    selection, follow, config = job.selection, job.follow, job.predictor.config
-    chosen = "every frame" if selection.stride == 1 else f"one frame in {selection.stride}"
-    if selection.fps is not None:
-        chosen = f"at most {selection.fps:g} frames per second"
-    searched = "each of these frames" if follow.detect_every == 1 else f"one of {follow.detect_every} of these frames"
-    smoothed = f"with a time constant of {follow.smooth_s:g} s" if follow.smooth_s else "none"
-    return {
-        "file": printable(str(video)),
-        "picture": f"{info.width} x {info.height} pixels, {info.codec}",
-        "frame rate": f"{info.fps:.4g} per second on average" if info.fps else "not stated",
-        "duration": f"{info.duration_s:.2f} s" if info.duration_s else "not stated",
-        "looked at": f"{summary.frames:,} frames, {summary.start_s:.2f} to {summary.end_s:.2f} s ({chosen})",
-        "without a face": f"{summary.empty:,} frames",
-        "corrupt": f"{state.corrupt:,} frames skipped" + (f"; the file {state.damage}" if state.damage else ""),
-        "model": f"{config.name}: {config.summary}",
-        "licence of the weights": config.licence,
-        "face detector": f"{job.predictor.detector.name}, in {searched}",
-        "smoothing": smoothed,
-    }
+def grab_thumbnails(path: Path, tracks: Iterable[Track]) -> list[np.ndarray]:
+    """Crop each track from the frame that shows it best; RGB, uint8 (h, w, 3)."""
+    thumbnails = []
+    for track in tracks:
+        with Video(path, Selection(start_s=track.best_s)) as video:
+            frames = iter(video)
+            image_hwc_u8 = next(frames).image_hwc_u8
+            frames.close()
+        x, y, width, height = track.best_box
+        margin = THUMBNAIL_MARGIN * max(width, height)
+        box = Box(x - margin, y - margin, width + 2 * margin, height + 2 * margin)
+        thumbnails.append(np.ascontiguousarray(crop(image_hwc_u8, box, None)))
+    return thumbnails

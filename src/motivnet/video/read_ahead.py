@@ -1,56 +1,27 @@
-"""Let one stage of a pipeline run in a thread ahead of the next, by a bounded number of items."""
+"""Run one stage of a pipeline in a thread, a bounded number of items ahead of the next."""
 
-import contextlib
-import queue
-import threading
+import collections
 from collections.abc import Generator, Iterable
-from typing import TypeVar, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-# What a thread hands over: an item, or the error that ended it; StopIteration at the end.
-_Handed = tuple[T | None, BaseException | None]
+END: Any = object()
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run an iterator in a thread, at most `depth` items ahead of the caller; its errors are raised here.
+    """Iterate in a thread, at most `depth` items ahead of the caller; errors are raised in the caller.
 
     The thread ends with the generator: when it is exhausted, closed or collected.
     """
-    ready: queue.Queue[_Handed[T]] = queue.Queue(depth)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, stopped), name="motivnet-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield cast(T, item)
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _fill(items: Iterable[T], ready: "queue.Queue[_Handed[T]]", stopped: threading.Event) -> None:
     iterator = iter(items)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="motivnet-ahead")
+    ahead = collections.deque(pool.submit(next, iterator, END) for _ in range(depth))
     try:
-        for item in iterator:
-            _put((item, None), ready, stopped)
-            if stopped.is_set():
-                return
-        _put((None, StopIteration()), ready, stopped)
-    except BaseException as error:  # whatever it is belongs to the caller, who would wait for ever without it
-        _put((None, error), ready, stopped)
+        while (item := ahead.popleft().result()) is not END:
+            ahead.append(pool.submit(next, iterator, END))
+            yield item
     finally:
+        pool.shutdown(cancel_futures=True)
         if isinstance(iterator, Generator):
             iterator.close()
-
-
-def _put(handed: "_Handed[T]", ready: "queue.Queue[_Handed[T]]", stopped: threading.Event) -> None:
-    """Wait for a free place, unless nobody reads any more."""
-    while not stopped.is_set():
-        with contextlib.suppress(queue.Full):
-            ready.put(handed, timeout=0.1)
-            return

@@ -1,10 +1,10 @@
 """Read a video: upright RGB frames with their times, decoded ahead in a thread, in constant memory.
 
-A frame's `index` is its place, from 0, in the order in which the file's frames are shown, whatever is selected of them,
-and whether the frame rate varies or not; a corrupt frame counts too, so that it stays the number an editor shows. Its
-`time_s` comes from its presentation time stamp, counted from the start of the file. Rotation and mirroring are applied.
-Sound is ignored. What lies before the range that is wanted is not decoded where the file can be searched: reading
-begins at the key frame before, whose number is the count of the packets that are shown earlier.
+A frame's `index` is its position, from 0, in display order, at constant and variable frame rates and whatever is
+selected; corrupt frames count too, so that it is the number that an editor shows. Its `time_s` is its presentation time
+stamp, relative to the start of the file. Rotation and mirroring are applied; sound is ignored. Frames before the
+selected range are not decoded if the file is seekable: reading begins at the key frame before, whose index is the
+number of packets that are shown earlier.
 
 Shape suffixes: h height, w width, c channels.
 """
@@ -15,30 +15,30 @@ import os
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from motivnet.errors import ConfigError, ImageError
-from motivnet.images import ImageLimits
-from motivnet.video.container import VideoInfo, open_container, picture_stream, upright, video_info
+from motivnet.errors import ConfigError, ImageError, needs_extra
+from motivnet.images import ImageLimits, NamedImage
+from motivnet.video.container import VideoInfo, open_container, upright, video_info, video_stream
 from motivnet.video.read_ahead import read_ahead
+from motivnet.video.video_config import Selection
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-__all__ = ["Frame", "Position", "Selection", "Video", "VideoInfo"]
+__all__ = ["Frame", "Position", "Selection", "Video", "VideoInfo", "frames_of"]
 
-# Frames decoded ahead of the one that is looked at: enough to even out key frames, 22 MB at 1280 x 720.
+# Frames decoded ahead of the one in use: enough to even out key frames, 22 MB at 1280 x 720.
 FRAMES_AHEAD = 8
-# Of a frame's time, in seconds: time stamps are fractions, so that the grid of `fps` is met only nearly.
+# Time stamps are fractions, so that they meet the grid of `fps` only approximately.
 TIME_TOLERANCE_S = 1e-6
-# How much earlier than wanted a search may have to begin, in seconds, as files index key frames by decoding time.
-SEARCH_BACK_S = (0.0, 1.0, 10.0)
-# An end that is so much earlier than the file says, in seconds, is a damage.
+# How much earlier to seek, in seconds, one attempt after the other, as files index key frames by decoding time.
+SEEK_BACK_S = (0.0, 1.0, 10.0)
+# A file that ends this much earlier than it states, in seconds, is damaged.
 MISSING_END_S = 1.0
-# Codecs whose packets are not frames one by one: some are references that are never shown.
+# Codecs whose packets do not correspond to frames one by one: some are references that are never shown.
 HIDDEN_FRAMES = ("vp8", "msmpeg4v3", "mpeg1video", "mpeg2video")
 
 
@@ -47,10 +47,10 @@ class Frame:
     """One frame.
 
     Args:
-        index: its number in the file, from 0.
+        index: its position in the file, from 0.
         time_s: when it is shown, in seconds from the start of the file.
         image_hwc_u8: upright RGB, uint8 (h, w, 3).
-        corrupt: frames that could not be decoded before it, from the start that was wanted.
+        corrupt: number of corrupt frames between the start of the selected range and this frame.
     """
 
     index: int
@@ -61,77 +61,21 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Position:
-    """A frame that has been seen, after which to go on.
-
-    Args:
-        index: its number.
-        time_s: its time, in seconds.
-        corrupt: corrupt frames up to there.
-    """
+    """A frame after which reading resumes; the fields are those of `Frame`."""
 
     index: int
     time_s: float
     corrupt: int = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """Which frames of a video are wanted.
-
-    Args:
-        stride: each so-many-th frame, counted from the file's first.
-        fps: at most so many frames per second, at even times; None takes all. Not together with a stride.
-        start_s: first time, in seconds, included.
-        end_s: last time, in seconds, not included; None goes to the end.
-    """
-
-    stride: int = 1
-    fps: float | None = None
-    start_s: float = 0.0
-    end_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: at a value that is out of range.
-        """
-        if self.stride < 1:
-            raise ConfigError(f"stride {self.stride}: must be at least 1")
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ConfigError(f"fps {self.fps}: must be positive and finite")
-        if self.fps is not None and self.stride != 1:
-            raise ConfigError(f"stride {self.stride} and fps {self.fps}: only one of them can be given")
-        if not 0 <= self.start_s < math.inf:
-            raise ConfigError(f"start {self.start_s} s: must be 0 or more, and finite")
-        if self.end_s is not None and not self.end_s > self.start_s:
-            raise ConfigError(f"end {self.end_s} s: must be after the start, {self.start_s} s")
-
-    def due_after(self, time_s: float) -> float:
-        """Say when the next frame is due after one at `time_s` was taken, in seconds."""
-        if self.fps is None:
-            return self.start_s
-        steps = math.floor((time_s - self.start_s + TIME_TOLERANCE_S) * self.fps) + 1
-        return self.start_s + steps / self.fps
-
-    def estimate(self, info: VideoInfo, after: Position | None = None) -> int | None:
-        """Estimate how many frames will be given, for a progress bar; None if the file does not tell."""
-        if not info.num_frames or not info.fps:
-            return None
-        end_s = min(self.end_s or math.inf, info.num_frames / info.fps)
-        length_s = max(0.0, end_s - max(self.start_s, after.time_s if after else 0.0))
-        fps = info.fps / self.stride if self.fps is None else min(self.fps, info.fps)
-        return round(length_s * fps)
-
-
 class Video:
-    """A video file that is open; iterate over it once for its frames, and close it.
+    """An open video file; iterate over it once for its selected frames, and close it.
 
     Attributes:
-        info: what the file says of itself.
-        corrupt: frames in the wanted range that could not be decoded, so far; they are skipped.
-        decoded: frames that could be decoded, so far, wanted or not.
-        damage: what is wrong with the end of the file, once it has been reached; None if nothing is known to be.
+        info: what the file states about itself.
+        corrupt: number of frames in the selected range that could not be decoded so far; they are skipped.
+        decoded: number of frames that were decoded so far, selected or not.
+        damage: what is wrong with the end of the file, once it has been reached; None if nothing is.
     """
 
     def __init__(
@@ -146,14 +90,14 @@ class Video:
 
         Args:
             path: the file.
-            selection: which frames are wanted; None takes all.
-            after: a frame of an earlier reading of this file with this selection: goes on behind it, as that reading
-                would have done.
-            limits: sizes of a frame beyond which the video is refused; None takes the defaults. The size of the file
-                is not limited.
+            selection: which frames to read; None reads all.
+            after: a frame of an earlier reading of this file with this selection: continues after it, exactly as that
+                reading would have.
+            limits: frame sizes beyond which the video is refused; None takes the defaults. The size of the file is not
+                limited.
 
         Raises:
-            ImageError: if the file is missing, no video, has no video stream, or frames beyond the limits.
+            ImageError: if the file is missing, not a video, has no video stream, or frames beyond the limits.
         """
         self.path = Path(path)
         self.selection = selection or Selection()
@@ -164,11 +108,11 @@ class Video:
         self._limits = limits or ImageLimits()
         self._lock = threading.Lock()
         self._closed = False
-        # Of the frame that was decoded last, or of one that is missing.
+        # Of the last frame that was decoded, or found corrupt.
         self._index = -1
         self._container = open_container(self.path)
         try:
-            self._stream = picture_stream(self.path, self._container)
+            self._stream = video_stream(self.path, self._container)
             self.info = video_info(self._container, self._stream)
             self._check_size(self.info.width, self.info.height)
         except ImageError:
@@ -179,60 +123,74 @@ class Video:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the file; an iteration that is under way ends."""
+        """Close the file; an iteration in progress ends."""
         with self._lock:
             self._closed = True
             self._container.close()
 
     def __iter__(self) -> Generator[Frame, None, None]:
-        """Give the wanted frames in order, decoded ahead in a thread.
+        """Yield the selected frames in order, decoded ahead in a thread.
 
         Raises:
-            ImageError: if not one frame can be decoded, or one is beyond the limits.
-            ConfigError: if no frame lies in the range of times that is wanted.
+            ImageError: if no frame at all can be decoded, or one is beyond the limits.
+            ConfigError: if the selected range contains no frame.
         """
-        return read_ahead(self._wanted(), FRAMES_AHEAD)
+        return read_ahead(self._selected(), FRAMES_AHEAD)
 
-    def _wanted(self) -> Iterator[Frame]:
-        wanted = self.selection
-        due_s = wanted.due_after(self._after.time_s) if self._after else wanted.start_s
-        given, last_s = 0, self._after.time_s if self._after else 0.0
+    def estimate(self) -> int | None:
+        """Estimate how many frames are selected in the whole file, for a progress bar; None if it cannot be known."""
+        info, selection = self.info, self.selection
+        if not info.num_frames or not info.fps:
+            return None
+        end_s = min(selection.end_s or math.inf, info.num_frames / info.fps)
+        fps = info.fps / selection.stride if selection.fps is None else min(selection.fps, info.fps)
+        return round(max(0.0, end_s - selection.start_s) * fps)
+
+    def _selected(self) -> Iterator[Frame]:
+        selection = self.selection
+        due_s = self._due_after(self._after.time_s) if self._after else selection.start_s
+        selected, last_s = 0, self._after.time_s if self._after else 0.0
         for index, time_s, frame in self._timed():
             last_s = time_s
-            if wanted.end_s is not None and time_s >= wanted.end_s - TIME_TOLERANCE_S:
+            if selection.end_s is not None and time_s >= selection.end_s - TIME_TOLERANCE_S:
                 break
-            if time_s < due_s - TIME_TOLERANCE_S or index % wanted.stride:
+            if time_s < due_s - TIME_TOLERANCE_S or index % selection.stride:
                 continue
-            due_s = wanted.due_after(time_s)
-            given += 1
+            due_s = self._due_after(time_s)
+            selected += 1
             self._check_size(frame.width, frame.height)
             yield Frame(index, time_s, upright(frame), self.corrupt)
         else:
-            self._look_at_the_end(last_s)
+            self._check_end(last_s)
         if self._closed or self._after:
             return
         if not self.decoded:
             raise ImageError(f"{self.path}: no frame of the video can be decoded ({self.corrupt} corrupt)")
-        if not given:
-            upto = "the end" if wanted.end_s is None else f"{wanted.end_s:g} s"
+        if not selected:
+            upto = "the end" if selection.end_s is None else f"{selection.end_s:g} s"
             raise ConfigError(
-                f"{self.path}: no frame from {wanted.start_s:g} s to {upto}; the last one seen is at {last_s:g} s"
+                f"{self.path}: no frame from {selection.start_s:g} s to {upto}; the last one seen is at {last_s:g} s"
             )
 
-    def _timed(self) -> "Iterator[tuple[int, float, VideoFrame]]":
-        """Give good frames from the start that is wanted, or little before it, with number and time.
+    def _due_after(self, time_s: float) -> float:
+        """Return when the next frame is due after the one selected at `time_s`, in seconds."""
+        start_s, fps = self.selection.start_s, self.selection.fps
+        if fps is None:
+            return start_s
+        return start_s + (math.floor((time_s - start_s + TIME_TOLERANCE_S) * fps) + 1) / fps
 
-        A frame without a time stamp follows its predecessor.
+    def _timed(self) -> "Iterator[tuple[int, float, VideoFrame]]":
+        """Yield intact frames from the selected start, or a little before, with index and time.
+
+        A frame without a time stamp follows its predecessor at the mean frame rate.
         """
         step_s = 1 / (self.info.fps or 25.0)
         target_s = self._after.time_s if self._after else self.selection.start_s
-        frames, before_s = self._reach(target_s), -step_s
+        frames, before_s = self._seek_frames(target_s), -step_s
         reached = self._after is None
         for frame in frames:
             before_s = before_s + step_s if frame.time is None else self._time(frame)
@@ -247,9 +205,9 @@ class Video:
     def _time(self, frame: "VideoFrame") -> float:
         return max(0.0, float(frame.time) - self._begin_s)
 
-    def _reach(self, time_s: float) -> "Iterator[VideoFrame]":
+    def _seek_frames(self, time_s: float) -> "Iterator[VideoFrame]":
         """Decode from the last key frame that is not after `time_s`, or from the beginning if that cannot be found."""
-        for back_s in SEARCH_BACK_S:
+        for back_s in SEEK_BACK_S:
             if time_s <= back_s or not self._seek(time_s - back_s):
                 break
             frames = self._frames()
@@ -267,7 +225,7 @@ class Video:
         yield from self._frames()
 
     def _seek(self, time_s: float) -> bool:
-        """Go to the key frame before; False if this file cannot."""
+        """Seek to the key frame before; return False if this file is not seekable."""
         import av
 
         with self._lock:
@@ -281,7 +239,7 @@ class Video:
         return True
 
     def _rank(self, pts: int) -> int | None:
-        """Count the frames shown before the one at `pts`, without decoding; None if the packets do not tell."""
+        """Count the frames shown before the one at `pts`, without decoding; None if the packets do not show it."""
         import av
 
         if self.info.codec in HIDDEN_FRAMES:
@@ -301,13 +259,13 @@ class Video:
         return rank if known else None
 
     def _reopen(self) -> None:
-        """Begin anew, as not every file that cannot be searched can be wound back."""
+        """Open the file again, as not every file that is not seekable can be rewound."""
         with self._lock:
             if self._closed:
                 return
             self._container.close()
             self._container = open_container(self.path)
-            self._stream = picture_stream(self.path, self._container)
+            self._stream = video_stream(self.path, self._container)
             self._index, self.corrupt = -1, 0
 
     def _frames(self) -> "Iterator[VideoFrame]":
@@ -316,7 +274,7 @@ class Video:
         packets = self._container.demux(self._stream)
         more = True
         while more:
-            # A file that is closed in the middle of a call would take the process with it.
+            # Closing the file in the middle of a call would crash the process.
             with self._lock:
                 if self._closed:
                     return
@@ -327,27 +285,27 @@ class Video:
                     packet = None
                 more = packet is not None
                 try:
-                    # Without a packet the decoder hands out what it still holds.
+                    # Without a packet the decoder returns the frames it still holds.
                     frames = self._stream.decode(packet)
-                except EOFError:  # it has been asked for that already
+                except EOFError:  # it has returned them already
                     frames = []
                 except av.FFmpegError:
-                    self._miss()
+                    self._skip_corrupt()
                     frames = []
             for frame in frames:
                 if frame.is_corrupt:
-                    self._miss()
+                    self._skip_corrupt()
                 else:
                     self.decoded += 1
                     self._index += 1
                     yield frame
 
-    def _miss(self) -> None:
+    def _skip_corrupt(self) -> None:
         self.corrupt += 1
         self._index += 1
 
-    def _look_at_the_end(self, last_s: float) -> None:
-        """Compare the end that was found with the one that the file speaks of."""
+    def _check_end(self, last_s: float) -> None:
+        """Compare the end of the file with the duration that it states."""
         duration_s = self.info.duration_s
         if self.damage or duration_s is None or not self.info.alone or not self.decoded:
             return
@@ -359,3 +317,38 @@ class Video:
             raise ImageError(
                 f"{self.path}: frames of {width} x {height} pixels, the limit is {self._limits.max_pixels} in all"
             )
+
+
+def frames_of(
+    path: str | os.PathLike[str], *, every_s: float = 1.0, limits: ImageLimits | None = None
+) -> Iterator[NamedImage]:
+    """Sample frames of a video as separate photographs, for `Predictor.stream`.
+
+    Args:
+        path: the file.
+        every_s: time between two frames, in seconds.
+        limits: of a frame; None takes the defaults.
+
+    Returns:
+        An iterator of frames named by their times, such as `clip.mp4@12.000s`. If the video cannot be read, or not to
+        its end, the last item is an unreadable input named `clip.mp4`; the iterator raises nothing.
+
+    Raises:
+        ConfigError: if `every_s` is not positive and finite.
+        MissingExtraError: if PyAV is not installed.
+    """
+    if not 0 < every_s < math.inf:
+        raise ConfigError(f"a frame every {every_s} s: must be positive and finite")
+    with needs_extra("av", "video"):
+        import av  # noqa: F401
+    return _sample(path, every_s, limits)
+
+
+def _sample(path: str | os.PathLike[str], every_s: float, limits: ImageLimits | None) -> Iterator[NamedImage]:
+    name = os.fspath(path)
+    try:
+        with Video(path, Selection(fps=1 / every_s), limits=limits) as video:
+            for frame in video:
+                yield NamedImage(f"{name}@{frame.time_s:.3f}s", frame.image_hwc_u8)
+    except ImageError as error:
+        yield NamedImage(name, ImageError(str(error).removeprefix(f"{path}: ")))

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.bulk import urls as bulk_urls
-from motivnet.bulk.image_sources import open_source
-from motivnet.errors import ConfigError, DataError
-from motivnet.images import ImageLimits
-from motivnet.preprocess import Box
+pytest.importorskip("fsspec")
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+from motivnet.bulk import fsspec_files, image_sources  # noqa: E402
+from motivnet.bulk.image_sources import Input, open_source  # noqa: E402
+from motivnet.errors import ConfigError, DataError, ImageError  # noqa: E402
+from motivnet.images import ImageLimits  # noqa: E402
+from motivnet.preprocess import Box  # noqa: E402
 
 LIMITS = ImageLimits()
 
@@ -27,10 +31,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def spell(item: Input) -> tuple:
+    """Give the name, the path or bytes, and the error of an input."""
+    failed = isinstance(item.image.image, ImageError)
+    return (item.image.name, b"" if failed else item.image.image, str(item.image.image) if failed else None)
+
+
 def read(src: object, start: int = 0, stop: int = 1000) -> list[tuple]:
     source = open_source(str(src))
     part = source.slice(start, min(stop, len(source)))
-    found = [(item.name, item.data, item.error) for item in part.read(LIMITS)]
+    found = [spell(item) for item in part.read(LIMITS)]
     assert len(found) == len(part)
     return found
 
@@ -55,9 +65,6 @@ def test_paths_of_a_list_count_from_its_folder(folder, name, text):
 
 
 def test_parquet_rows_have_bytes_or_paths_across_row_groups(folder):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     path = folder / "l.parquet"
     table = pa.table({"bytes": [b"0", b"1", None, b"3", None], "path": [None, "x.png", "a.png", None, None]})
     parquet.write_table(table, path, row_group_size=2)
@@ -75,37 +82,33 @@ def test_parquet_rows_have_bytes_or_paths_across_row_groups(folder):
 
 
 def test_a_table_is_read_on_where_the_last_part_ended(folder, monkeypatch):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    from motivnet.bulk import parquet_images as bulk_tables
-
     opened = []
-    real = bulk_tables._Reader.__init__
-    monkeypatch.setattr(bulk_tables, "ROWS_PER_READ", 4)
-    monkeypatch.setattr(bulk_tables._Reader, "__init__", lambda *given: (opened.append(1), real(*given))[1])
+    real = image_sources._TableReader.__init__
+    monkeypatch.setattr(image_sources, "ROWS_PER_READ", 4)
+    monkeypatch.setattr(image_sources._TableReader, "__init__", lambda *given: (opened.append(1), real(*given))[1])
     path = folder / "long.parquet"
     parquet.write_table(pa.table({"bytes": [b"%d" % row for row in range(50)]}), path, row_group_size=40)
     source = open_source(str(path))
     opened.clear()
     for start, stop in [(0, 7), (7, 14), (20, 21), (21, 45)]:
-        assert [item.data for item in source.slice(start, stop).read(LIMITS)] == [b"%d" % r for r in range(start, stop)]
+        assert [item.image.image for item in source.slice(start, stop).read(LIMITS)] == [
+            b"%d" % r for r in range(start, stop)
+        ]
     assert len(opened) == 1
     # Back, or ahead into another row group: anew.
-    assert [item.data for item in source.slice(3, 4).read(LIMITS)] == [b"3"]
-    assert [item.data for item in source.slice(49, 50).read(LIMITS)] == [b"49"]
+    assert [item.image.image for item in source.slice(3, 4).read(LIMITS)] == [b"3"]
+    assert [item.image.image for item in source.slice(49, 50).read(LIMITS)] == [b"49"]
     assert len(opened) == 3
 
 
 def test_a_manifest_gives_the_face_with_the_image(folder):
-    pytest.importorskip("pyarrow")
     from motivnet.data.manifest import make_manifest, write_manifest
 
     columns = {"label": ["anger"] * 3, "split": ["a"] * 3, "box": [[1, 2, 30, 40], None, None]}
     images = {"path": [str(folder / "a.png"), None, None], "image": [None, b"1", b"2"]}
     write_manifest(make_manifest({**columns, **images}), folder / "m.parquet")
     source = open_source(str(folder / "m.parquet"))
-    assert [(item.data, item.box) for item in source.slice(0, 3).read(LIMITS)] == [
+    assert [(item.image.image, item.box) for item in source.slice(0, 3).read(LIMITS)] == [
         (str(folder / "a.png"), Box(1, 2, 30, 40)),
         (b"1", None),
         (b"2", None),
@@ -113,9 +116,6 @@ def test_a_manifest_gives_the_face_with_the_image(folder):
 
 
 def test_pairs_of_bytes_and_path_are_what_hugging_face_writes(folder):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     pairs = [{"bytes": b"1", "path": "one.png"}, {"bytes": None, "path": "a.png"}, None]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     parquet.write_table(pa.table({"image": pa.array(pairs, kind), "label": [0, 1, 2]}), folder / "hf.parquet")
@@ -127,7 +127,8 @@ def test_pairs_of_bytes_and_path_are_what_hugging_face_writes(folder):
 
 
 def test_urls_are_fetched_and_a_missing_one_says_so(folder):
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec
+
     files = fsspec.filesystem("memory")
     files.pipe({"/bulk_test/a.png": b"A", "/bulk_test/d/b.jpg": b"B", "/bulk_test/.c.png": b"C"})
     try:
@@ -180,9 +181,8 @@ def web() -> Iterator[tuple[str, Counter]]:
 
 
 def test_what_may_pass_is_fetched_again_and_what_may_not_is_not(folder, web, monkeypatch):
-    pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(bulk_urls, "WAITS_S", (0, 0, 0))
+    monkeypatch.setattr(fsspec_files, "RETRY_WAITS_S", (0, 0, 0))
     address, asked = web
     names = ("whole", "busy", "gone", "private", "down")
     (folder / "l.txt").write_text("".join(f"{address}/{name}.png\n" for name in names))
@@ -192,7 +192,7 @@ def test_what_may_pass_is_fetched_again_and_what_may_not_is_not(folder, web, mon
     assert found["gone"][2].startswith("cannot be fetched: ")
     assert "404" in found["gone"][2]
     assert "403" in found["private"][2]
-    assert found["down"][2].startswith("cannot be fetched in 4 tries: ")
+    assert found["down"][2].startswith("cannot be fetched in 4 attempts: ")
     assert "503" in found["down"][2]
     assert (asked["/gone.png"], asked["/private.png"], asked["/down.png"]) == (1, 1, 4)
 
@@ -200,7 +200,7 @@ def test_what_may_pass_is_fetched_again_and_what_may_not_is_not(folder, web, mon
 def test_a_file_is_not_read_far_beyond_the_limit(folder, web):
     pytest.importorskip("aiohttp")
     (found,) = open_source(f"{web[0]}/whole.png").slice(0, 1).read(ImageLimits(max_bytes=1000))
-    assert len(found.data) == 1001
+    assert len(found.image.image) == 1001
 
 
 def test_a_missing_package_is_named(folder, monkeypatch):
@@ -228,6 +228,5 @@ def test_what_is_no_source_is_refused(folder):
     }.items():
         with pytest.raises(DataError, match=text):
             open_source(str(folder / name))
-    pytest.importorskip("fsspec")
     with pytest.raises((ConfigError, DataError), match="nonesuch"):
         open_source("nonesuch://bucket/folder")

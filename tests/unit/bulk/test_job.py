@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,11 @@ from pyarrow import parquet  # noqa: E402
 
 from motivnet.bulk import job as bulk  # noqa: E402
 from motivnet.bulk.job import Progress, run_bulk  # noqa: E402
-from motivnet.bulk.parts import BulkSettings, PartWriter  # noqa: E402
+from motivnet.bulk.parts import PartWriter  # noqa: E402
 from motivnet.errors import ConfigError, DataError, DetectorError, OutputError  # noqa: E402
 from motivnet.inference.predictor import Predictor  # noqa: E402
+from motivnet.inference.rows import all_columns  # noqa: E402
+from motivnet.storage import temporary_name  # noqa: E402
 
 
 @pytest.fixture
@@ -29,8 +32,8 @@ def images(photographs: Path) -> Path:
 
 
 @pytest.fixture
-def settings(tiny_bundle) -> BulkSettings:
-    return BulkSettings(model=str(tiny_bundle.path), part_size=2)
+def settings(tiny_bundle) -> dict[str, Any]:
+    return {"model": str(tiny_bundle.path), "part_size": 2}
 
 
 @pytest.fixture
@@ -39,8 +42,8 @@ def in_process(monkeypatch) -> list[int]:
     begun: list[int] = []
 
     class Here:
-        def __init__(self, settings, folder):
-            self._of = settings, folder
+        def __init__(self, *arguments):
+            self._of = arguments
             self._writer = None
 
         def write(self, part):
@@ -65,7 +68,7 @@ def hidden(folder: Path) -> list[str]:
 
 def test_every_input_has_a_result_and_every_face_a_row(images, settings, tmp_path):
     seen: list[Progress] = []
-    summary = run_bulk(str(images), tmp_path / "out", settings, on_progress=seen.append)
+    summary = run_bulk(str(images), tmp_path / "out", **settings, progress=seen.append)
     rows = rows_of(tmp_path / "out")
     assert [(row["input"], Path(row["source"]).name, row["status"]) for row in rows] == [
         (0, "astronaut.png", "ok"),
@@ -84,20 +87,20 @@ def test_every_input_has_a_result_and_every_face_a_row(images, settings, tmp_pat
     written = json.loads((tmp_path / "out" / "_summary.json").read_text())
     assert written["failures"] == {"unreadable": 2}
     assert written["images_per_s"] > 0
-    (plain,) = Predictor.load(settings.model).predict(images / "astronaut.png")
+    (plain,) = Predictor.load(settings["model"]).predict(images / "astronaut.png")
     assert {name: rows[0][f"prob_{name}"] for name in plain.faces[0].probs} == pytest.approx(plain.faces[0].probs)
 
 
 @pytest.mark.usefixtures("in_process")
 def test_parts_of_another_size_hold_the_same_rows(images, settings, tmp_path, tiny_bundle):
-    run_bulk(str(images), tmp_path / "two", settings)
-    run_bulk(str(images), tmp_path / "five", BulkSettings(model=str(tiny_bundle.path), part_size=5))
+    run_bulk(str(images), tmp_path / "two", **settings)
+    run_bulk(str(images), tmp_path / "five", model=tiny_bundle.path, part_size=5)
     assert len(list((tmp_path / "five").glob("part-*"))) == 2
     assert rows_of(tmp_path / "five") == rows_of(tmp_path / "two")
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_files(images, settings, tmp_path, in_process):
-    run_bulk(str(images), tmp_path / "whole", settings)
+    run_bulk(str(images), tmp_path / "whole", **settings)
 
     def stop(progress: Progress) -> None:
         if progress.done == 4:
@@ -105,19 +108,19 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(images, settings, t
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run_bulk(str(images), out, settings, on_progress=stop)
+        run_bulk(str(images), out, **settings, progress=stop)
     assert sorted(path.name for path in out.iterdir()) == ["_plan.json", "part-00000.parquet", "part-00001.parquet"]
     # What kill -9 leaves in the middle of a part, a part that was lost, and one that the disk has damaged.
-    (out / f".part-00002.parquet.{'0' * 32}.tmp").write_bytes(b"half")
+    (out / temporary_name("part-00002.parquet")).write_bytes(b"half")
     (out / "part-00000.parquet").unlink()
     (out / "part-00001.parquet").write_bytes(b"PAR1")
     in_process.clear()
-    summary = run_bulk(str(images), out, settings)
+    summary = run_bulk(str(images), out, **settings)
     assert in_process == [0, 1, 2, 3]
     assert (summary.inputs, summary.parts, summary.parts_done) == (7, 4, 4)
     (out / "part-00003.parquet").unlink()
     in_process.clear()
-    assert run_bulk(str(images), out, settings).parts_done == 1
+    assert run_bulk(str(images), out, **settings).parts_done == 1
     assert in_process == [3]
     assert hidden(out) == []
     for path in (tmp_path / "whole").glob("part-*"):
@@ -127,23 +130,22 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(images, settings, t
 DRIVER = """
 import os, signal, sys
 from motivnet.bulk.job import run_bulk
-from motivnet.bulk.parts import BulkSettings
 
 def die(progress):
     if str(progress.done) == sys.argv[4]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_bulk(sys.argv[1], sys.argv[2], BulkSettings(model=sys.argv[3], part_size=2), on_progress=die)
+run_bulk(sys.argv[1], sys.argv[2], model=sys.argv[3], part_size=2, progress=die)
 """
-# In the second part, when its file is written and has not got its name yet.
-AT_THE_SECOND_FSYNC = """
+# In the second part, when its file is written and not renamed yet: each part syncs its file, then the folder.
+AT_THE_SECOND_PART = """
 import os, signal, sys
 if "motivnet.bulk.worker" in sys.orig_argv:
     real, calls = os.fsync, []
     def fsync(file):
         calls.append(file)
         real(file)
-        if len(calls) == 2:
+        if len(calls) == 3:
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
     os.fsync = fsync
@@ -156,24 +158,24 @@ if "motivnet.bulk.worker" in sys.orig_argv:
 def test_after_kill_9_nothing_is_lost_or_twice(images, settings, tmp_path, moment, monkeypatch):
     out = tmp_path / "out"
     if moment == "writing":
-        (tmp_path / "sitecustomize.py").write_text(AT_THE_SECOND_FSYNC)
+        (tmp_path / "sitecustomize.py").write_text(AT_THE_SECOND_PART)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    command = [sys.executable, "-c", DRIVER, images, out, settings.model, moment]
+    command = [sys.executable, "-c", DRIVER, images, out, settings["model"], moment]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = [path.name for path in out.glob("part-*")]
     assert left == ([] if moment == "0" else ["part-00000.parquet"])
     assert len(hidden(out)) == (moment == "writing")
-    assert run_bulk(str(images), out, settings).parts_done == 4 - len(left)
+    assert run_bulk(str(images), out, **settings).parts_done == 4 - len(left)
     assert [row["input"] for row in rows_of(out)] == list(range(7))
     assert hidden(out) == []
 
 
 def test_a_finished_run_does_nothing_more(images, settings, tmp_path, in_process):
-    run_bulk(str(images), tmp_path / "out", settings)
+    run_bulk(str(images), tmp_path / "out", **settings)
     first = (tmp_path / "out" / "_summary.json").read_text()
     in_process.clear()
-    summary = run_bulk(str(images), tmp_path / "out", settings)
+    summary = run_bulk(str(images), tmp_path / "out", **settings)
     assert in_process == []
     assert (summary.inputs, summary.parts_done, summary.images_per_s) == (7, 0, None)
     assert (tmp_path / "out" / "_summary.json").read_text() == first
@@ -189,7 +191,7 @@ def test_an_image_that_breaks_the_model_fails_alone(images, settings, tmp_path, 
         return look(self, given, *others)
 
     monkeypatch.setattr(Predictor, "_look", break_at_one)
-    summary = run_bulk(str(images), tmp_path / "out", settings)
+    summary = run_bulk(str(images), tmp_path / "out", **settings)
     rows = rows_of(tmp_path / "out")
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "no_face", "unreadable", "unreadable"]
     assert rows[2]["error"] == "RuntimeError: no such luck"
@@ -202,9 +204,9 @@ def test_results_go_to_a_url(images, settings, tmp_path):
 
     files = fsspec.filesystem("memory")
     try:
-        run_bulk(str(images), "memory://bulk_results/run", settings)
+        run_bulk(str(images), "memory://bulk_results/run", **settings)
         files.rm("/bulk_results/run/part-00002.parquet")
-        assert run_bulk(str(images), "memory://bulk_results/run/", settings).parts_done == 1
+        assert run_bulk(str(images), "memory://bulk_results/run/", **settings).parts_done == 1
         names = sorted(path.rsplit("/", 1)[1] for path in files.ls("/bulk_results/run", detail=False))
         assert names == ["_plan.json", "_summary.json", *(f"part-0000{number}.parquet" for number in range(4))]
         with files.open("/bulk_results/run/part-00000.parquet") as file:
@@ -216,47 +218,73 @@ def test_results_go_to_a_url(images, settings, tmp_path):
 @pytest.mark.usefixtures("in_process")
 def test_another_run_is_refused_with_the_differences(images, settings, tmp_path, tiny_bundle):
     out = tmp_path / "out"
-    run_bulk(str(images), out, settings)
-    other = BulkSettings(model=str(tiny_bundle.path), part_size=3)
-    with pytest.raises(OutputError, match=r"settings\.part_size 2, now 3\. Go on"):
-        run_bulk(str(images), out, other)
+    run_bulk(str(images), out, **settings)
+    with pytest.raises(OutputError, match=r"settings\.part_size was 2, is 3\. Allowed: the same command, or"):
+        run_bulk(str(images), out, **settings | {"part_size": 3})
     (images / "void.png").unlink()
-    with pytest.raises(OutputError, match=r"inputs\.number 7, now 6; inputs\.fingerprint"):
-        run_bulk(str(images), out, settings)
+    with pytest.raises(OutputError, match=r"inputs\.fingerprint was .*; inputs\.number was 7, is 6"):
+        run_bulk(str(images), out, **settings)
     # The pace is no part of the plan.
     (images / "void.png").write_bytes(b"")
-    run_bulk(str(images), out, BulkSettings(model=str(tiny_bundle.path), part_size=2, workers=1))
+    run_bulk(str(images), out, **settings, workers=1)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_goes_on_with_an_edited_model_card_but_not_with_another_model(images, tmp_path, tiny_bundle):
+    bundle = shutil.copytree(tiny_bundle.path, tmp_path / "model")
+    settings = {"model": bundle, "part_size": 2, "abstain_below": "stored"}
+
+    def edit(**changes: Any) -> None:
+        card = json.loads((bundle / "config.json").read_text())
+        (bundle / "config.json").write_text(json.dumps(card | changes))
+
+    edit(abstain_below=0.5)
+    run_bulk(images, tmp_path / "out", **settings)
+    edit(summary="Another summary", scores={"mine": {"war": 0.5}}, licence="MIT")
+    (bundle / "README.md").write_text("A card")
+    assert run_bulk(images, tmp_path / "out", **settings).parts_done == 0
+    edit(abstain_below=0.6)
+    with pytest.raises(OutputError, match=r"settings\.abstain_below was 0\.5, is 0\.6"):
+        run_bulk(images, tmp_path / "out", **settings)
+    edit(abstain_below=0.5, calibration={"temperature": 2.0})
+    with pytest.raises(OutputError, match="run: model_fingerprint was 'm"):
+        run_bulk(images, tmp_path / "out", **settings)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_columns_are_those_of_all_results_and_input_as_the_last(images, settings, tmp_path):
+    run_bulk(images / "void.png", tmp_path / "out", **settings)
+    columns = list(all_columns(Predictor.load(settings["model"]).config.labels))
+    assert parquet.read_table(tmp_path / "out" / "part-00000.parquet").column_names == [*columns, "input"]
 
 
 @pytest.mark.usefixtures("in_process")
 def test_relative_paths_name_the_same_run(images, settings, tmp_path, tiny_bundle, monkeypatch):
-    run_bulk(str(images), tmp_path / "out", settings)
+    run_bulk(str(images), tmp_path / "out", **settings)
     monkeypatch.chdir(tiny_bundle.path.parent)
-    near = BulkSettings(model=tiny_bundle.path.name, part_size=2)
-    assert run_bulk(str(images), tmp_path / "out", near).parts_done == 0
+    assert run_bulk(images, tmp_path / "out", model=tiny_bundle.path.name, part_size=2).parts_done == 0
     monkeypatch.chdir(images.parent)
-    assert run_bulk(images.name, "out", settings).parts_done == 0
+    assert run_bulk(images.name, "out", **settings).parts_done == 0
 
 
 def test_a_folder_of_other_things_is_refused(images, settings, tmp_path):
     with pytest.raises(OutputError, match=r"no _plan\.json"):
-        run_bulk(str(images), images, settings)
+        run_bulk(str(images), images, **settings)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be used"):
-        run_bulk(str(images), tmp_path / "file", settings)
+        run_bulk(str(images), tmp_path / "file", **settings)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "_plan.json").write_text("{")
     (tmp_path / "odd" / "part-00000.parquet").write_text("")
-    with pytest.raises(OutputError, match="is no plan"):
-        run_bulk(str(images), tmp_path / "odd", settings)
+    with pytest.raises(OutputError, match=r"_plan\.json: cannot be read"):
+        run_bulk(str(images), tmp_path / "odd", **settings)
 
 
 @pytest.mark.usefixtures("in_process")
 def test_a_mistake_in_the_settings_can_be_mended(images, settings, tmp_path, tiny_bundle):
-    wrong = BulkSettings(model=str(tiny_bundle.path), detector="libfacedetect", part_size=2)
     with pytest.raises(DetectorError, match="did you mean"):
-        run_bulk(str(images), tmp_path / "out", wrong)
-    assert run_bulk(str(images), tmp_path / "out", settings).parts_done == 4
+        run_bulk(str(images), tmp_path / "out", **settings, detector="libfacedetect")
+    assert run_bulk(str(images), tmp_path / "out", **settings).parts_done == 4
 
 
 def test_settings_that_do_not_exist(images, tmp_path):
@@ -265,9 +293,11 @@ def test_settings_that_do_not_exist(images, tmp_path):
     with pytest.raises(ConfigError, match="belong to engine 'ray'"):
         run_bulk(str(images), tmp_path / "out", address="auto")
     with pytest.raises(ConfigError, match="part_size 0"):
-        run_bulk(str(images), tmp_path / "out", BulkSettings(part_size=0))
+        run_bulk(str(images), tmp_path / "out", part_size=0)
     with pytest.raises(ConfigError, match="nonesuch"):
         run_bulk(str(images), "nonesuch://bucket/out")
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        run_bulk(images, tmp_path / "out", batchsize=3)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -280,4 +310,4 @@ def test_a_source_that_changes_under_way_is_an_error(images, settings, tmp_path)
         parquet.write_table(pa.table({"path": names[:1]}), path)
 
     with pytest.raises(DataError, match="has changed since the run began"):
-        run_bulk(str(path), tmp_path / "out", settings, on_progress=cut)
+        run_bulk(str(path), tmp_path / "out", **settings, progress=cut)

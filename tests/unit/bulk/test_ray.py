@@ -10,14 +10,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("ray.data")
+
 from motivnet.bulk import ray as bulk_ray
 from motivnet.bulk.job import run_bulk
-from motivnet.bulk.parts import BulkSettings
 from motivnet.errors import CheckpointError, ConfigError
 
 # Ray's own start and end leave sockets and files to the garbage collector, and warn of settings to come.
@@ -45,7 +47,7 @@ if "motivnet.bulk.worker" in sys.orig_argv:
     def fsync(file):
         calls.append(file)
         real(file)
-        if len(calls) == 2 and not flag.exists():
+        if len(calls) == 3 and not flag.exists():
             flag.touch()
             os.kill(os.getppid(), signal.SIGKILL)
     os.fsync = fsync
@@ -53,16 +55,14 @@ if "motivnet.bulk.worker" in sys.orig_argv:
 DRIVER = """
 import sys
 from motivnet.bulk.job import run_bulk
-from motivnet.bulk.parts import BulkSettings
 
-settings = BulkSettings(model=sys.argv[3], part_size=2)
-run_bulk(sys.argv[1], sys.argv[2], settings, engine="ray", address=sys.argv[4] or None, num_workers=2)
+ray = {"engine": "ray", "address": sys.argv[4] or None, "num_workers": 2}
+run_bulk(sys.argv[1], sys.argv[2], model=sys.argv[3], part_size=2, **ray)
 """
 
 
 @pytest.fixture
 def images(tmp_path: Path, astronaut) -> Path:
-    pytest.importorskip("ray.data")
     return make_images(tmp_path / "images", astronaut, 7)
 
 
@@ -76,8 +76,8 @@ def make_images(folder: Path, astronaut: np.ndarray, count: int) -> Path:
 
 
 @pytest.fixture
-def settings(tiny_bundle) -> BulkSettings:
-    return BulkSettings(model=str(tiny_bundle.path), part_size=2)
+def settings(tiny_bundle) -> dict[str, Any]:
+    return {"model": str(tiny_bundle.path), "part_size": 2}
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -96,28 +96,28 @@ def patch(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_rows_are_those_of_the_local_engine(images, settings, tmp_path):
     """The one test of Ray that always runs."""
-    local = run_bulk(str(images), tmp_path / "local", settings)
-    ray = run_bulk(str(images), tmp_path / "ray", settings, engine="ray", num_workers=1)
+    local = run_bulk(str(images), tmp_path / "local", **settings)
+    ray = run_bulk(str(images), tmp_path / "ray", **settings, engine="ray", num_workers=1)
     assert (ray.inputs, ray.faces, ray.statuses) == (local.inputs, local.faces, local.statuses)
     for path in (tmp_path / "local").glob("part-*"):
         assert (tmp_path / "ray" / path.name).read_bytes() == path.read_bytes()
     # What one engine leaves, the other finishes.
     (tmp_path / "ray" / "part-00001.parquet").unlink()
-    assert run_bulk(str(images), tmp_path / "ray", settings).parts_done == 1
+    assert run_bulk(str(images), tmp_path / "ray", **settings).parts_done == 1
 
 
 @pytest.mark.slow
 def test_as_many_workers_as_there_is_room_for_and_parts_in_several_rounds(images, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk_ray, "PARTS_PER_DATASET", 3)
-    summary = run_bulk(str(images), tmp_path / "out", settings, engine="ray")
+    summary = run_bulk(str(images), tmp_path / "out", **settings, engine="ray")
     assert (summary.inputs, summary.parts_done) == (8, 4)
 
 
 @pytest.mark.slow
 def test_errors_of_ours_come_through(images, tmp_path):
-    settings = BulkSettings(model=str(tmp_path / "gone"), part_size=2)
+    settings = {"model": str(tmp_path / "gone"), "part_size": 2}
     with pytest.raises(CheckpointError, match="gone"):
-        run_bulk(str(images), tmp_path / "out", settings, engine="ray", num_workers=1)
+        run_bulk(str(images), tmp_path / "out", **settings, engine="ray", num_workers=1)
 
 
 @pytest.mark.slow
@@ -127,13 +127,13 @@ def test_no_cluster_there(images, settings, tmp_path, where):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}" if where == "a free port" else where
     with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: "):
-        run_bulk(str(images), tmp_path / "out", settings, engine="ray", address=address)
+        run_bulk(str(images), tmp_path / "out", **settings, engine="ray", address=address)
 
 
 @pytest.mark.slow
 def test_an_image_that_kills_its_process_fails_alone(images, settings, tmp_path, monkeypatch):
     patch(DEADLY, tmp_path, monkeypatch)
-    summary = run_bulk(str(images), tmp_path / "out", settings, engine="ray", num_workers=2)
+    summary = run_bulk(str(images), tmp_path / "out", **settings, engine="ray", num_workers=2)
     assert summary.statuses == {"failed": 1, "ok": 6, "unreadable": 1}
     assert [row["status"] for row in rows_of(tmp_path / "out")][3] == "failed"
 
@@ -141,7 +141,7 @@ def test_an_image_that_kills_its_process_fails_alone(images, settings, tmp_path,
 @pytest.mark.slow
 def test_a_killed_actor_is_started_anew_and_its_part_done_again(images, settings, tmp_path, monkeypatch):
     patch(DEADLY_ONCE, tmp_path, monkeypatch)
-    summary = run_bulk(str(images), tmp_path / "out", settings, engine="ray", num_workers=1)
+    summary = run_bulk(str(images), tmp_path / "out", **settings, engine="ray", num_workers=1)
     assert (tmp_path / "site" / "killed").exists()
     assert (summary.inputs, summary.parts_done) == (8, 4)
     assert [row["input"] for row in rows_of(tmp_path / "out")] == list(range(8))
@@ -150,14 +150,12 @@ def test_a_killed_actor_is_started_anew_and_its_part_done_again(images, settings
 
 @pytest.mark.slow
 def test_after_kill_9_of_the_driver_nothing_is_lost_or_twice(tmp_path, astronaut, settings):
-    pytest.importorskip("ray.data")
     kill_and_finish(make_images(tmp_path / "images", astronaut, 40), tmp_path / "out", settings, "")
 
 
 @pytest.fixture
 def cluster(monkeypatch, tmp_path) -> Iterator[tuple[str, subprocess.Popen]]:
     """A cluster that somebody else has started, two nodes of a CPU each; gives its address and its second node."""
-    pytest.importorskip("ray.data")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -205,7 +203,7 @@ def test_a_lost_node_loses_no_input(tmp_path, astronaut, settings, cluster):
     assert [row["input"] for row in rows_of(out)] == list(range(41))
 
 
-def kill_and_finish(images: Path, out: Path, settings: BulkSettings, address: str) -> None:
+def kill_and_finish(images: Path, out: Path, settings: dict[str, Any], address: str) -> None:
     """Kill a driver when some parts are there, and then another; see that a third finishes the rest."""
     for enough in (2, 8):
         with start_driver(images, out, settings, address) as driver:
@@ -221,8 +219,8 @@ def kill_and_finish(images: Path, out: Path, settings: BulkSettings, address: st
     assert list(out.glob(".*")) == []
 
 
-def start_driver(images: Path, out: Path, settings: BulkSettings, address: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", DRIVER, str(images), str(out), settings.model, address]
+def start_driver(images: Path, out: Path, settings: dict[str, Any], address: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", DRIVER, str(images), str(out), settings["model"], address]
     return subprocess.Popen(command)
 
 

@@ -8,11 +8,12 @@ from PIL import Image
 pytest.importorskip("fsspec")
 parquet = pytest.importorskip("pyarrow.parquet")
 
+from motivnet.bulk.fsspec_files import OutputFolder  # noqa: E402
 from motivnet.bulk.image_sources import open_source  # noqa: E402
-from motivnet.bulk.output_folder import Folder  # noqa: E402
-from motivnet.bulk.parts import BulkSettings, Part  # noqa: E402
+from motivnet.bulk.parts import Part  # noqa: E402
 from motivnet.bulk.worker import Worker  # noqa: E402
 from motivnet.errors import ConfigError, DataError  # noqa: E402
+from motivnet.inference.predictor_config import PredictorConfig  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills processes with POSIX signals")
 
@@ -33,11 +34,11 @@ import os, signal, sys
 from pathlib import Path
 flag = Path(__file__).with_name("killed")
 if "motivnet.bulk.worker" in sys.orig_argv and not flag.exists():
-    from motivnet.bulk.output_folder import Folder
+    from motivnet.bulk.fsspec_files import OutputFolder
     def write(self, name, data):
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    Folder.write = write
+    OutputFolder.write = write
 """
 DEADLY_AT_THE_START = """
 import os, signal, sys
@@ -66,7 +67,7 @@ def patch(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(part: Part, bundle, out: Path) -> list[dict]:
     out.mkdir()
-    worker = Worker(BulkSettings(model=str(bundle.path), threads=1), Folder(out))
+    worker = Worker(str(bundle.path), PredictorConfig(threads=1), OutputFolder(out))
     try:
         counts = worker.write(part)
     finally:
@@ -96,20 +97,20 @@ def test_a_process_that_somebody_kills_costs_no_input(part, tiny_bundle, tmp_pat
 
 def test_a_process_that_never_gets_anywhere_is_an_error(part, tiny_bundle, tmp_path, monkeypatch):
     patch(DEADLY_AT_THE_START, tmp_path, monkeypatch)
-    with pytest.raises(DataError, match="part 3, inputs 12 to 15: its process was killed by SIGKILL"):
+    with pytest.raises(DataError, match="part 3, inputs 12 to 15: the worker process was killed by SIGKILL"):
         write(part, tiny_bundle, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_errors_of_ours_come_through(part, tiny_bundle, tmp_path):
-    worker = Worker(BulkSettings(model=str(tiny_bundle.path), abstain_below="stored"), Folder(tmp_path))
-    with pytest.raises(ConfigError, match="states no threshold"):
+    worker = Worker(str(tiny_bundle.path), PredictorConfig(abstain_below="stored"), OutputFolder(tmp_path))
+    with pytest.raises(ConfigError, match="has no threshold"):
         worker.write(part)
-    assert worker.close() == "was not there"
+    assert worker.close() == "was not running"
 
 
 def test_the_process_ends_with_its_parent(part, tiny_bundle, tmp_path):
-    worker = Worker(BulkSettings(model=str(tiny_bundle.path)), Folder(tmp_path))
+    worker = Worker(str(tiny_bundle.path), PredictorConfig(), OutputFolder(tmp_path))
     worker.write(part)
     process = worker._process
     assert process is not None

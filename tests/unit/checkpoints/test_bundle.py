@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,16 @@ import pytest
 
 from motivnet import config
 from motivnet.checkpoints import bundle as bundles
-from motivnet.checkpoints.bundle import BundleConfig, Calibration, open_bundle, write_config
+from motivnet.checkpoints.bundle import (
+    ASSETS,
+    BundleConfig,
+    Calibration,
+    embedded_models,
+    list_models,
+    model_fingerprint,
+    open_bundle,
+    write_config,
+)
 from motivnet.errors import CheckpointError
 from motivnet.labels import LabelSet
 from motivnet.models.config import ModelConfig
@@ -215,3 +226,57 @@ def test_bundles_are_read_without_torch():
     code = "import sys, motivnet.checkpoints.bundle; print({'torch', 'cv2', 'onnxruntime'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def copy(tiny_bundle, tmp_path):
+    shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    return open_bundle(tmp_path / "copy")
+
+
+def test_a_copy_is_the_same_model_whatever_is_said_of_it(tiny_bundle, copy):
+    before = model_fingerprint(tiny_bundle.path)
+    assert re.fullmatch("m[0-9a-f]{12}", before)
+    write_config(copy.path, dataclasses.replace(copy.config, name="other", scores={"a": {"war": 1.0}}))
+    assert model_fingerprint(copy.path) == before
+
+
+@pytest.mark.parametrize("change", ["calibration", "weights", "external weights"])
+def test_what_bears_on_answers_makes_another_model(copy, change):
+    before = model_fingerprint(copy.path)
+    if change == "calibration":
+        write_config(copy.path, dataclasses.replace(copy.config, calibration=Calibration(temperature=1.25)))
+    elif change == "weights":
+        copy.onnx.write_bytes(copy.onnx.read_bytes() + b"\0")
+    else:
+        (copy.path / "model.onnx.data").write_bytes(b"tensors")
+    assert model_fingerprint(copy.path) != before
+
+
+def test_embedded_models_and_files_have_one(tmp_path):
+    assert model_fingerprint("nano") == model_fingerprint(ASSETS / "nano")
+    weights = tmp_path / "MotivNet.pth"
+    weights.write_bytes(b"abc")
+    assert model_fingerprint(weights) == "mba7816bf8f01"  # the SHA-256 of abc begins so
+
+
+def test_what_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="unknown model"):
+        model_fingerprint(tmp_path / "none")
+
+
+def test_a_setting_that_came_later_makes_another_model_only_where_it_is_on(copy):
+    # As in benchmarks/evidence, from before there were valence and arousal, and learnable queries.
+    assert model_fingerprint("nano") == "m810310a9348c"
+    before = model_fingerprint(copy.path)
+    for changes in ({"affect": True}, {"head": dataclasses.replace(copy.config.model.head, learnable_queries=True)}):
+        model = dataclasses.replace(copy.config.model, **changes)
+        write_config(copy.path, dataclasses.replace(copy.config, model=model))
+        assert model_fingerprint(copy.path) != before
+
+
+def test_models_are_listed_by_pattern():
+    assert list_models() == embedded_models()
+    assert "nano" in list_models()
+    assert list_models("sapiens-pose-*") == []
+    assert list_models("sapiens-pose-*", released=True) == ["sapiens-pose-0.3b", "sapiens-pose-0.6b", "sapiens-pose-1b"]

@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from motivnet import Predictor, load_model
-from motivnet.checkpoints import convert as converting
+from motivnet.checkpoints import load as converting
 from motivnet.checkpoints.bundle import open_bundle
-from motivnet.checkpoints.convert import convert, preprocessing_for, released_config
-from motivnet.checkpoints.files import open_weights
-from motivnet.checkpoints.formats import identify
-from motivnet.checkpoints.integrity import Soundness, read_through
+from motivnet.checkpoints.files import check_integrity, open_weights
+from motivnet.checkpoints.formats import identify, preprocessing_for, released_config
+from motivnet.checkpoints.load import convert
 from motivnet.errors import CheckpointError, OutputError
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import PREPROCESSINGS
@@ -259,12 +258,12 @@ def test_a_released_file_is_described_by_its_own_name(released: Callable) -> Non
     assert "24 wide" in config.summary
 
 
-class TestSoundness:
-    """`read_through`."""
+class TestIntegrity:
+    """`check_integrity`."""
 
     @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
-    def test_counts_what_is_no_number(self, released: Callable, name: str, dtype: torch.dtype) -> None:
+    def test_counts_values_that_are_not_finite(self, released: Callable, name: str, dtype: torch.dtype) -> None:
         def spoil(tensors: dict) -> None:
             tensors["pose_encoder.ln1.bias"][3] = torch.nan
             if dtype is not torch.float8_e4m3fn:  # which has no infinity
@@ -272,15 +271,18 @@ class TestSoundness:
             tensors["step"] = torch.tensor([1, 2], dtype=torch.int64)
 
         written = released("motivnet", name=name, dtype=dtype, edit=spoil)
-        assert read_through(written.path) == Soundness(
-            container="safetensors" if name.endswith("safetensors") else "pickle",
-            num_tensors=len(written.tensors),
-            num_values=sum(tensor.numel() for tensor in written.tensors.values()),
-            num_not_finite=1 if dtype is torch.float8_e4m3fn else 3,
-        )
+        num_bad = 1 if dtype is torch.float8_e4m3fn else 3
+        num_values = sum(tensor.numel() for tensor in written.tensors.values())
+        with pytest.raises(CheckpointError, match=f"{num_bad} of {num_values} values are NaN or infinite"):
+            check_integrity(written.path)
 
-    def test_a_sound_file_stays_usable(self, released: Callable, tmp_path: Path) -> None:
-        written = released("motivnet", metadata=HEADS)
+    @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+    def test_a_sound_file_stays_usable(self, released: Callable, tmp_path: Path, name: str) -> None:
+        written = released("motivnet", name=name)
         shutil.copy(written.path, tmp_path / "copy")
-        assert read_through(written.path).num_not_finite == 0
+        container = "safetensors" if name.endswith("safetensors") else "pickle"
+        num_values = sum(tensor.numel() for tensor in written.tensors.values())
+        assert check_integrity(written.path) == (
+            f"{container}, {len(written.tensors)} tensor(s), {num_values} values, all finite"
+        )
         assert written.path.read_bytes() == (tmp_path / "copy").read_bytes()

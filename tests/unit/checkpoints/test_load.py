@@ -109,7 +109,9 @@ class TestModels:
 
     def test_names_that_nobody_knows(self, tmp_path: Path) -> None:
         for name in ("nanoo", tmp_path / "none.pth"):
-            with pytest.raises(CheckpointError, match=r"unknown model .*Allowed: nano, the folder of a bundle, a file"):
+            with pytest.raises(
+                CheckpointError, match=r"unknown model .*Allowed: nano, the folder of a bundle, a weight file"
+            ):
                 load_model(name)
 
     def test_a_folder_that_is_no_bundle(self, tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ class TestPositions:
         assert torch.equal(with_token[:, 1:], without)
 
     def test_whole_models_and_bundles_too(self, released: Callable, tmp_path: Path, pixels: Callable) -> None:
-        from motivnet.checkpoints.convert import convert
+        from motivnet.checkpoints.load import convert
 
         written = released("motivnet", metadata=HEADS)
         bundle = convert(written.path, tmp_path / "bundle")
@@ -280,7 +282,7 @@ class TestPositions:
     def test_a_bundle_with_the_positions_of_another(self, released: Callable, tmp_path: Path, positions: int) -> None:
         from safetensors.torch import load_file
 
-        from motivnet.checkpoints.convert import convert
+        from motivnet.checkpoints.load import convert
 
         bundle = convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")
         tensors = load_file(bundle.weights) | {"backbone.net.pos_embed": torch.zeros(1, positions, 24)}
@@ -290,7 +292,7 @@ class TestPositions:
                 load_model(bundle.path, image_size=size)
 
     def test_a_bundle_at_such_a_size(self, released: Callable, tmp_path: Path) -> None:
-        from motivnet.checkpoints.convert import convert
+        from motivnet.checkpoints.load import convert
 
         bundle = convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")
         with pytest.raises(CheckpointError, match=r"bundle: image_size \(50, 48\).*divisible"):

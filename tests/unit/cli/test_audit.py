@@ -40,7 +40,9 @@ def test_a_gap_is_found_said_and_written(tmp_path, tiny_bundle, faces):
     done = run("--model", tiny_bundle.path, "--data", faces, "--by", "site", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.md", "audit.html", "audit.json"}
-    assert "site 'A': among faces of the same label, 33.3 points more are classified rightly than in 'B'" in done.stdout
+    assert (
+        "site 'A': among faces of the same label, 33.3 points more are classified correctly than in 'B'" in done.stdout
+    )
     told = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert {group["name"]: group["n"] for group in told["groups"]} == {"A": 120, "B": 120}
     assert told["protocol"]["model_fingerprint"]
@@ -65,9 +67,9 @@ def test_answers_of_another_tool_and_groups_of_ones_own(tmp_path, faces):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((), ConfigError, "either --model or --predictions"),
-        (("--model", "nano", "--predictions", "x.csv"), ConfigError, "either --model or --predictions"),
-        (("--predictions", "x.csv", "--detect"), ConfigError, "--detect"),
+        ((), ConfigError, "either model or predictions"),
+        (("--model", "nano", "--predictions", "x.csv"), ConfigError, "either model or predictions"),
+        (("--predictions", "x.csv", "--detect"), ConfigError, "predictions are answers already"),
         (("--model", "nano", "--by", "sight"), DataError, "did you mean 'site'"),
         (("--model", "nano", "--by", "duplicate"), DataError, "the one training split"),
     ],

@@ -72,7 +72,7 @@ def test_results_are_not_overwritten_and_predictions_used_again(tmp_path, tiny_b
     assert "--overwrite" in str(refused.exception)
     again = run(*arguments, "--overwrite")
     assert again.exit_code == 0
-    assert "predictions re-used" in again.stderr
+    assert "predictions reused" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 pytest.importorskip("pyarrow", reason="the extra `evaluate` is not installed")
 
 from motivnet.checkpoints import bundle as bundles
-from motivnet.checkpoints.bundle import Bundle, open_bundle, write_config
+from motivnet.checkpoints.bundle import Bundle, Calibration, open_bundle, write_config
 from motivnet.cli.main import app
 from motivnet.config import to_plain
 from motivnet.errors import CheckpointError, DataError, MotivNetError, OutputError
-from motivnet.inference.backends import softmax
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import EMOTIONS
 
@@ -33,7 +32,7 @@ def csv(tmp_path_factory) -> Path:
     bias, slope = np.array([1, 0, 0, -1, -2, -3, -4]), np.array([0, 4, -4, 0, 0, 0, 0])
     for level in range(0, 256, 16):
         Image.new("L", (16, 16), level).save(folder / f"{level}.png")
-        probs_BC = softmax((bias + slope * (level - 127.5) / 127.5)[None] / TRUE_TEMPERATURE)
+        probs_BC = Calibration().probs((bias + slope * (level - 127.5) / 127.5)[None] / TRUE_TEMPERATURE)
         for number, label in enumerate(rng.choice(7, size=40, p=probs_BC[0])):
             shutil.copyfile(folder / f"{level}.png", folder / f"{level}-{number}.png")
             lines.append(f"{level}-{number}.png,{EMOTIONS.names[label]},val")
@@ -153,10 +152,10 @@ def test_mistakes(mine, csv, tmp_path):
 
 
 def test_a_bundle_that_cannot_be_written_to(mine, csv, monkeypatch):
-    def refuse(self, *args, **kwargs):
+    def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr("motivnet.storage._sync", refuse)
     done = run(mine.path, "--data", f"csv:{csv}", "--split", "val")
     refused(done, OutputError, "cannot be written: Permission denied")
     monkeypatch.undo()

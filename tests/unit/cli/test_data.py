@@ -95,7 +95,7 @@ class TestInspect:
     def test_wrong_places(self, faces: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         source = f"folder:{faces}"
-        refused(OutputError, "is a file, not a folder", "inspect", source, "--out", tmp_path / "file")
+        refused(OutputError, "is a file, expected a folder", "inspect", source, "--out", tmp_path / "file")
         refused(OutputError, "does not exist", "inspect", source, "--out", tmp_path / "absent" / "report")
         refused(DataError, "no rows in split 'dev'. Allowed: test, train", "inspect", source, "--split", "dev")
         refused(DataError, "did you mean 'folder'", "inspect", f"foldr:{faces}")

@@ -129,7 +129,7 @@ def test_a_dry_run_needs_no_data_and_trains_nothing(
     [
         (["nano-fer2031"], ConfigError, "did you mean 'nano-fer2013'"),
         (["mini-fer2013"], ConfigError, r"--data is missing. Allowed: KIND:PATH, such as fer2013:"),
-        (["mini-fer2013", "--data", "fer.parquet"], DataError, "names no data. Allowed: KIND:PATH"),
+        (["mini-fer2013", "--data", "fer.parquet"], DataError, "names no data set. Allowed: KIND:PATH"),
         (["mini-fer2013", "--data", "fer2031:x"], DataError, "did you mean 'fer2013'"),
         (["mini-fer2013", "--data", "fer2013:absent"], DataError, "absent"),
         (["mini-fer2013", "--set", "optimizer.hed_lr=1"], ConfigError, "did you mean 'head_lr'"),

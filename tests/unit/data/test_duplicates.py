@@ -112,7 +112,7 @@ def test_hash_bits_are_signs_of_scipys_cosine_transform() -> None:
 def test_difference_is_of_places_whatever_the_light() -> None:
     one = np.random.default_rng(0).integers(60, 160, (3, 32, 32), dtype=np.uint8)
     other = one.copy()
-    other[0] = one[0] // 2 + 7  # lit anew
+    other[0] = one[0] // 2 + 7  # another brightness
     other[1, 4:6, 8:10] += 90  # one place of the grid
     other[2] = 7  # blank
     found = largest_differences(one, other)

@@ -59,7 +59,7 @@ def test_ferplus_votes_beside_the_csv(tmp_path: Path) -> None:
     # Our order: neutral, happiness, sadness, surprise, fear, disgust, anger.
     np.testing.assert_array_equal(found[1], [1, 2, 4, 3, 7, 6, 5])
     write_csv(tmp_path / "fer2013new.csv", names, votes[:3])
-    with pytest.raises(DataError, match="3 rows, the CSV beside it has 4"):
+    with pytest.raises(DataError, match="3 rows, the CSV next to it has 4"):
         read_fer2013(path)
 
 
@@ -99,7 +99,7 @@ def test_image_folders(tmp_path: Path) -> None:
     found = list(zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True))
     assert found == [("test", "neutral"), ("train", "anger"), ("train", "happiness")]
     (tmp_path / "train" / "bored").mkdir()
-    with pytest.raises(DataError, match="bored: is no label"):
+    with pytest.raises(DataError, match="bored: is not a label"):
         read_fer2013(tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_ferplus_labels_are_the_majority_of_all_votes(tmp_path: Path) -> None:
 
 def test_ferplus_labels_of_a_csv(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "fer2013.csv", ["emotion", "pixels", "Usage"], csv_rows())
-    with pytest.raises(DataError, match=r"needs FERPlus' fer2013new\.csv beside it"):
+    with pytest.raises(DataError, match=r"needs FERPlus' fer2013new\.csv next to it"):
         read_fer2013(path, labels="ferplus")
     names = [*WITH_CONTEMPT, "unknown", "NF"]
     votes = [dict.fromkeys(names, "0") | {"contempt": "7"} for _ in csv_rows()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.data.inspect import PROBLEMS, Inspection, count_groups, encode, inspect_manifest, read_face
+from motivnet.data.inspect import PROBLEMS, Inspection, count_groups, inspect_manifest, read_face
 from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.errors import DataError
@@ -212,14 +212,6 @@ def test_progress_sees_every_block(clean: Manifest) -> None:
 
     inspect_manifest(clean, track=track)
     assert seen == [("files", 1, 1), ("images", 1, 1)]
-
-
-def test_encode() -> None:
-    columns = {"path": ["a", None, "b", "a"], "image": [b""] * 4, "label": ["fear"] * 4, "split": [""] * 4}
-    manifest = make_manifest(columns)
-    values, places = encode(manifest.table["path"])
-    assert values.to_pylist() == ["a", "b"]
-    assert places.tolist() == [0, -1, 1, 0]
 
 
 @pytest.mark.shared

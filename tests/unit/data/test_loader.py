@@ -119,7 +119,7 @@ def test_validation_counts_every_row_once(num_rows: int, size: int, world_size: 
 
 
 def test_validation_with_fewer_rows_than_processes() -> None:
-    with pytest.raises(DataError, match="2 rows to select by are too few for 3 devices"):
+    with pytest.raises(DataError, match="2 validation rows are too few for 3 devices"):
         EvenBatches(2, batch_size=8, rank=0, world_size=3)
 
 

@@ -49,7 +49,7 @@ class TestUniform:
         assert balanced_rows(np.arange(12) % 3, LABELS, seed=7, epoch=2).tolist() == GOLDEN_BALANCED
 
     def test_too_few_rows_name_the_class(self) -> None:
-        with pytest.raises(DataError, match="cross has 8 rows, 9 of each class are wanted"):
+        with pytest.raises(DataError, match="cross has 8 rows, 9 of each class are needed"):
             uniform_rows(TARGETS, LABELS, per_class=9)
         with pytest.raises(DataError, match="merry has 0 rows"):
             uniform_rows(TARGETS[TARGETS < 2], LABELS)

@@ -8,9 +8,10 @@ import pytest
 
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
-from motivnet.evaluation.continuous import ccc, rmse, sign_agreement
-from motivnet.evaluation.evaluate import evaluate
-from motivnet.evaluation.predictions import Predictions, Protocol, read_predictions
+from motivnet.evaluation.evaluate import score
+from motivnet.evaluation.external_predictions import read_predictions
+from motivnet.evaluation.metrics import ccc, rmse, sign_agreement
+from motivnet.evaluation.predictions import Predictions, Protocol
 from motivnet.report.evaluation_report import evaluation_report
 
 ROWS = 60
@@ -55,7 +56,7 @@ def predictions_of(*, labelled=True, predicted=True, subjects=None):
 
 def test_scores_are_those_of_the_labelled_and_answered_rows():
     predictions = predictions_of()
-    found = evaluate(predictions).affect
+    found = score(predictions).affect
     target, preds = predictions.manifest.affect, predictions.affect_B2
     for column, (name, first) in enumerate((("valence", 10), ("arousal", 0))):
         x, y = preds[first:-1, column], target[first:-1, column]
@@ -64,14 +65,14 @@ def test_scores_are_those_of_the_labelled_and_answered_rows():
         assert values["ccc"] == pytest.approx(ccc(x, y))
         assert values["rmse"] == pytest.approx(rmse(x, y))
         assert values["sign_agreement"] == pytest.approx(sign_agreement(x, y))
-        for score, interval in values["intervals"].items():
-            assert interval.low < values[score] < interval.high
-    assert evaluate(predictions, intervals=False).affect["valence"]["intervals"] == {}
+        for metric, interval in values["intervals"].items():
+            assert interval.low < values[metric] < interval.high
+    assert score(predictions, intervals=False).affect["valence"]["intervals"] == {}
 
 
 def test_intervals_are_by_subject_where_there_are_any():
-    one = evaluate(predictions_of(subjects=[str(row // 10) for row in range(ROWS)])).affect
-    other = evaluate(predictions_of()).affect
+    one = score(predictions_of(subjects=[str(row // 10) for row in range(ROWS)])).affect
+    other = score(predictions_of()).affect
     assert one["arousal"]["ccc"] == other["arousal"]["ccc"]
     assert one["arousal"]["intervals"] != other["arousal"]["intervals"]
 
@@ -79,16 +80,16 @@ def test_intervals_are_by_subject_where_there_are_any():
 @pytest.mark.parametrize("changes", [{"labelled": False}, {"predicted": False}])
 def test_without_labels_or_answers_nothing_is_said(changes):
     predictions = predictions_of(**changes)
-    found = evaluate(predictions)
+    found = score(predictions)
     assert found.affect == {}
     assert "affect" not in found.to_dict()
-    assert "arousal" not in evaluation_report(found, predictions)
+    assert "arousal" not in evaluation_report(found)
 
 
 def test_the_report_has_a_table():
     predictions = predictions_of()
-    found = evaluate(predictions)
-    html = evaluation_report(found, predictions)
+    found = score(predictions)
+    html = evaluation_report(found)
     assert "Valence and arousal" in html
     assert f"{found.affect['valence']['ccc']:.3f} [" in html
     assert f"{found.affect['arousal']['rmse']:.3f} [" in html

@@ -10,11 +10,11 @@ from PIL import Image
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
-from motivnet.evaluation.calibrate import calibrate
-from motivnet.evaluation.calibration import apply_calibration
+from motivnet.evaluation.calibration import apply_calibration, calibrated_config
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.inference.backends import softmax
 from motivnet.labels import EMOTIONS, LabelSet
+
+softmax = Calibration().probs
 
 
 def pixel() -> bytes:
@@ -59,7 +59,7 @@ def drawn():
 
 def test_finds_the_temperature_and_says_what_it_gained(tiny_bundle, drawn):
     logits_BC, target_B = drawn
-    found = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B))
+    found = calibrated_config(tiny_bundle.config, answers(softmax(logits_BC), target_B))
     assert found.calibration.temperature == pytest.approx(2, rel=0.05)
     assert found.abstain_below is None
     record = found.provenance["calibration"]
@@ -82,9 +82,9 @@ def test_finds_the_temperature_and_says_what_it_gained(tiny_bundle, drawn):
 
 def test_answers_at_any_temperature_give_the_same(tiny_bundle, drawn):
     logits_BC, target_B = drawn
-    plain = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B))
+    plain = calibrated_config(tiny_bundle.config, answers(softmax(logits_BC), target_B))
     hot = dataclasses.replace(tiny_bundle.config, calibration=Calibration(temperature=3.0), abstain_below=0.5)
-    again = calibrate(hot, answers(hot.calibration.probs(logits_BC), target_B, calibration=hot.calibration))
+    again = calibrated_config(hot, answers(hot.calibration.probs(logits_BC), target_B, calibration=hot.calibration))
     assert again.calibration.temperature == pytest.approx(plain.calibration.temperature, rel=1e-5)
     # A threshold of another temperature means nothing.
     assert again.abstain_below is None
@@ -95,7 +95,7 @@ def test_answers_at_any_temperature_give_the_same(tiny_bundle, drawn):
 
 def test_a_wanted_accuracy_gives_a_threshold_at_the_new_temperature(tiny_bundle, drawn):
     logits_BC, target_B = drawn
-    found = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B), accuracy=0.8)
+    found = calibrated_config(tiny_bundle.config, answers(softmax(logits_BC), target_B), accuracy=0.8)
     probs_BC = apply_calibration(softmax(logits_BC), found.calibration)
     answered_B = probs_BC.max(1) >= found.abstain_below
     accuracy = (probs_BC.argmax(1) == target_B)[answered_B].mean()
@@ -111,8 +111,8 @@ def test_a_wanted_accuracy_gives_a_threshold_at_the_new_temperature(tiny_bundle,
 
 def test_images_without_an_answer_are_left_out_and_counted(tiny_bundle, drawn):
     logits_BC, target_B = drawn
-    found = calibrate(tiny_bundle.config, answers(softmax(logits_BC), target_B, unread=1000))
-    expected = calibrate(tiny_bundle.config, answers(softmax(logits_BC[:5000]), target_B[:5000]))
+    found = calibrated_config(tiny_bundle.config, answers(softmax(logits_BC), target_B, unread=1000))
+    expected = calibrated_config(tiny_bundle.config, answers(softmax(logits_BC[:5000]), target_B[:5000]))
     record = found.provenance["calibration"]
     assert found.calibration.temperature == expected.calibration.temperature
     assert (record["n"], record["left_out"]) == (5000, {"unreadable": 1000})
@@ -123,15 +123,15 @@ def test_what_cannot_be_calibrated_by(tiny_bundle, drawn):
     probs_BC = softmax(logits_BC)
     config = tiny_bundle.config
     with pytest.raises(DataError, match="none of 6000 images has an answer"):
-        calibrate(config, answers(probs_BC, target_B, unread=6000))
-    with pytest.raises(DataError, match="all of them are classified rightly"):
-        calibrate(config, answers(probs_BC, probs_BC.argmax(1)))
-    with pytest.raises(DataError, match="the probabilities tell nothing"):
-        calibrate(config, answers(probs_BC, np.random.default_rng(1).permutation(target_B)))
+        calibrated_config(config, answers(probs_BC, target_B, unread=6000))
+    with pytest.raises(DataError, match="all of them are classified correctly"):
+        calibrated_config(config, answers(probs_BC, probs_BC.argmax(1)))
+    with pytest.raises(DataError, match="the probabilities are uninformative"):
+        calibrated_config(config, answers(probs_BC, np.random.default_rng(1).permutation(target_B)))
     with pytest.raises(DataError, match="other labels than those of model 'tiny'"):
-        calibrate(config, answers(probs_BC, target_B, labels=LabelSet(EMOTIONS.names[::-1])))
+        calibrated_config(config, answers(probs_BC, target_B, labels=LabelSet(EMOTIONS.names[::-1])))
     # The surest answer is a mistake.
     wrong_first = target_B.copy()
     wrong_first[probs_BC.max(1).argmax()] = probs_BC[probs_BC.max(1).argmax()].argmin()
     with pytest.raises(DataError, match="reached at no threshold"):
-        calibrate(config, answers(probs_BC, wrong_first), accuracy=1.0)
+        calibrated_config(config, answers(probs_BC, wrong_first), accuracy=1.0)

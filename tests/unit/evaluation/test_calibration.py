@@ -3,13 +3,13 @@ import pytest
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import CheckpointError, DataError
-from motivnet.evaluation import calibration, probabilities
+from motivnet.evaluation import calibration
 from motivnet.evaluation.calibration import (
     apply_calibration,
     fit_calibration,
-    risk_coverage,
     threshold_for_accuracy,
 )
+from motivnet.evaluation.probabilities import ProbabilityScores
 
 C = 7
 
@@ -40,10 +40,10 @@ def test_a_planted_temperature_is_found_and_its_error_mended(planted):
     assert temperature == pytest.approx(1 / planted, rel=0.05)
     mended = heated(probs, temperature)
     np.testing.assert_allclose(mended, softmax(logits), atol=0.02)
-    assert probabilities.ece(mended, target) < 0.02
+    assert ProbabilityScores(mended, target).ece() < 0.02
     if planted != 1:
-        assert probabilities.ece(mended, target) < probabilities.ece(probs, target)
-    assert probabilities.log_loss(mended, target) <= probabilities.log_loss(probs, target) + 1e-9
+        assert ProbabilityScores(mended, target).ece() < ProbabilityScores(probs, target).ece()
+    assert ProbabilityScores(mended, target).log_loss() <= ProbabilityScores(probs, target).log_loss() + 1e-9
 
 
 def test_the_fit_is_the_minimum_over_a_grid_and_always_the_same():
@@ -51,8 +51,8 @@ def test_the_fit_is_the_minimum_over_a_grid_and_always_the_same():
     probs = softmax(3 * logits)
     temperature = fit_calibration(probs, target).temperature
     assert temperature == fit_calibration(probs, target).temperature
-    losses = {t: probabilities.log_loss(heated(probs, t), target) for t in np.geomspace(0.06, 19, 200)}
-    assert probabilities.log_loss(heated(probs, temperature), target) <= min(losses.values())
+    losses = {t: ProbabilityScores(heated(probs, t), target).log_loss() for t in np.geomspace(0.06, 19, 200)}
+    assert ProbabilityScores(heated(probs, temperature), target).log_loss() <= min(losses.values())
     assert temperature == pytest.approx(min(losses, key=losses.__getitem__), rel=0.03)
 
 
@@ -123,7 +123,7 @@ def test_a_planted_exponent_is_found_and_taken_back():
     assert found.exponent == pytest.approx(planted.exponent, rel=0.05)
     assert found.temperature == pytest.approx(planted.temperature, rel=0.08)
     mended, alone = apply_calibration(probs, found), apply_calibration(probs, fit_calibration(probs, target))
-    assert probabilities.ece(mended, target) < 0.01 < probabilities.ece(alone, target)
+    assert ProbabilityScores(mended, target).ece() < 0.01 < ProbabilityScores(alone, target).ece()
     np.testing.assert_allclose(apply_calibration(apply_calibration(probs, found), found.inverse()), probs, atol=1e-9)
     np.testing.assert_array_equal(mended.argsort(), probs.argsort())
 
@@ -131,50 +131,6 @@ def test_a_planted_exponent_is_found_and_taken_back():
 def sure(*confidences):
     """Two-class probabilities with these highest values, all for class 0."""
     return np.stack([np.array(confidences), 1 - np.array(confidences)], axis=1)
-
-
-def test_risk_and_coverage_worked_by_hand():
-    curve = risk_coverage(sure(0.6, 0.9, 0.8, 0.7), [1, 0, 1, 0])
-    np.testing.assert_allclose(curve.threshold, [0.9, 0.8, 0.7, 0.6])
-    np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 0.75, 1])
-    np.testing.assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 2])
-    assert curve.area == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
-
-
-def test_images_that_are_equally_sure_are_answered_together():
-    curve = risk_coverage(sure(0.9, 0.7, 0.7, 0.7), [0, 1, 0, 1])
-    np.testing.assert_allclose(curve.coverage, [0.25, 1])
-    np.testing.assert_allclose(curve.risk, [0, 0.5])
-    assert curve.area == pytest.approx(0.75 * 0.5)
-    turned = risk_coverage(sure(0.7, 0.7, 0.9, 0.7), [1, 1, 0, 0])
-    assert turned.area == curve.area
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_curve_is_what_counting_at_every_threshold_gives(seed):
-    logits, target = calibrated_case(seed, num_images=120)
-    probs = np.random.default_rng(seed).multinomial(20, softmax(logits)) / 20  # with many ties
-    curve = risk_coverage(probs, target)
-    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == target
-    for threshold, coverage, risk in zip(*curve[:3], strict=True):
-        answered = confidence >= threshold
-        assert coverage == pytest.approx(answered.mean())
-        assert risk == pytest.approx(1 - correct[answered].mean())
-    assert curve.coverage[-1] == 1
-    assert (np.diff(curve.threshold) < 0).all()
-
-
-def test_sureness_that_tells_right_from_wrong_has_the_smaller_area():
-    logits, target = calibrated_case(6, num_images=1000)
-    probs = softmax(logits)
-    order = np.random.default_rng(0).permutation(len(target))
-    # The same answers as often right, with somebody else's sureness.
-    blind = np.take_along_axis(np.sort(probs)[order], probs.argsort().argsort(), axis=1)
-    assert (blind.argmax(axis=1) == probs.argmax(axis=1)).all()
-    informed, uninformed = risk_coverage(probs, target), risk_coverage(blind, target)
-    assert informed.risk[-1] == uninformed.risk[-1]
-    assert informed.area < uninformed.area - 0.05
-    assert uninformed.area == pytest.approx(uninformed.risk[-1], abs=0.05)
 
 
 def test_the_threshold_is_the_smallest_that_does():
@@ -217,7 +173,7 @@ def test_an_accuracy_that_cannot_be_is_refused(accuracy):
 
 
 @pytest.mark.parametrize(
-    "function", [fit_calibration, risk_coverage, lambda probs, target: threshold_for_accuracy(probs, target, 0.9)]
+    "function", [fit_calibration, lambda probs, target: threshold_for_accuracy(probs, target, 0.9)]
 )
 @pytest.mark.parametrize(
     ("probs", "target", "message"),

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from motivnet.errors import DataError
-from motivnet.evaluation import continuous
+from motivnet.evaluation import metrics
 
-FUNCTIONS = [continuous.ccc, continuous.rmse, continuous.sign_agreement]
+FUNCTIONS = [metrics.ccc, metrics.rmse, metrics.sign_agreement]
 
 
 def random_case(seed, num_images=100):
@@ -23,11 +23,11 @@ def test_ccc_agrees_with_torchmetrics_up_to_its_divisor(seed):
     covariance = np.cov(preds, target, ddof=1)
     offset = (preds.mean() - target.mean()) ** 2
     assert theirs == pytest.approx(2 * covariance[0, 1] / (np.trace(covariance) + offset))
-    assert continuous.ccc(preds, target) == pytest.approx(theirs, rel=0.01)
+    assert metrics.ccc(preds, target) == pytest.approx(theirs, rel=0.01)
     # With equal means the divisor cancels out.
     preds = preds - preds.mean() + target.mean()
     theirs = regression.concordance_corrcoef(torch.from_numpy(preds), torch.from_numpy(target)).item()
-    assert continuous.ccc(preds, target) == pytest.approx(theirs)
+    assert metrics.ccc(preds, target) == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -35,15 +35,15 @@ def test_ccc_is_lins_formula(seed):
     preds, target = random_case(seed, num_images=9)
     covariance = np.cov(preds, target, ddof=0)
     expected = 2 * covariance[0, 1] / (np.trace(covariance) + (preds.mean() - target.mean()) ** 2)
-    assert continuous.ccc(preds, target) == pytest.approx(expected)
+    assert metrics.ccc(preds, target) == pytest.approx(expected)
 
 
 def test_ccc_of_simple_relations():
     target = np.array([-1.0, 0.0, 1.0])
-    assert continuous.ccc(target, target) == pytest.approx(1)
-    assert continuous.ccc(-target, target) == pytest.approx(-1)
-    assert continuous.ccc(target + 1, target) == pytest.approx((2 * 2 / 3) / (4 / 3 + 1))
-    assert continuous.ccc([1, 2, 3], [1, 2, 3]) == pytest.approx(1)
+    assert metrics.ccc(target, target) == pytest.approx(1)
+    assert metrics.ccc(-target, target) == pytest.approx(-1)
+    assert metrics.ccc(target + 1, target) == pytest.approx((2 * 2 / 3) / (4 / 3 + 1))
+    assert metrics.ccc([1, 2, 3], [1, 2, 3]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_ccc_of_simple_relations():
     [([0.1, 0.1, 0.1], [0.0, 0.5, 1.0]), ([0.0, 0.5, 1.0], [0.1, 0.1, 0.1]), ([0.1] * 3, [0.1] * 3), ([0.3], [0.2])],
 )
 def test_ccc_of_a_constant_is_nan(preds, target):
-    assert np.isnan(continuous.ccc(preds, target))
-    assert np.isnan(continuous.ccc([*preds, 7.0], [*target, 8.0], weights=[1.0] * len(preds) + [0.0]))
+    assert np.isnan(metrics.ccc(preds, target))
+    assert np.isnan(metrics.ccc([*preds, 7.0], [*target, 8.0], weights=[1.0] * len(preds) + [0.0]))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -61,11 +61,11 @@ def test_rmse_agrees_with_scikit_learn(weighted):
     preds, target = random_case(4)
     weights = np.random.default_rng(0).random(len(target)) if weighted else None
     expected = sklearn.root_mean_squared_error(target, preds, sample_weight=weights)
-    assert continuous.rmse(preds, target, weights=weights) == pytest.approx(expected)
+    assert metrics.rmse(preds, target, weights=weights) == pytest.approx(expected)
 
 
 def test_nought_is_a_sign_of_its_own():
-    assert continuous.sign_agreement([0.1, -0.1, 0.0, 0.0, 0.2], [0.9, 0.9, 0.0, 0.3, 0.0]) == 2 / 5
+    assert metrics.sign_agreement([0.1, -0.1, 0.0, 0.0, 0.2], [0.9, 0.9, 0.0, 0.3, 0.0]) == 2 / 5
 
 
 def test_sign_agreement_agrees_with_scikit_learns_accuracy_of_the_signs():
@@ -73,7 +73,7 @@ def test_sign_agreement_agrees_with_scikit_learns_accuracy_of_the_signs():
     preds, target = random_case(5)
     weights = np.random.default_rng(1).random(len(target))
     expected = sklearn.accuracy_score(np.sign(target), np.sign(preds), sample_weight=weights)
-    assert continuous.sign_agreement(preds, target, weights=weights) == pytest.approx(expected)
+    assert metrics.sign_agreement(preds, target, weights=weights) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -93,7 +93,7 @@ def test_a_weight_is_the_same_as_listing_the_image_so_often(function):
         ([0.1], [0.1, 0.2], "preds of 1 images, target of 2"),
         ([], [], r"preds of shape \(0,\)"),
         ([[0.1]], [[0.1]], r"preds of shape \(1, 1\)"),
-        (["a"], [0.1], "preds of shape .* and <U1. Allowed: one number an image"),
+        (["a"], [0.1], "preds of shape .* and <U1. Allowed: one number per image"),
     ],
 )
 def test_values_that_cannot_be_scored_are_refused(function, preds, target, message):

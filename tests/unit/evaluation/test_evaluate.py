@@ -8,9 +8,9 @@ from PIL import Image
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.data.manifest import make_manifest
-from motivnet.errors import DataError
-from motivnet.evaluation.evaluate import METRICS, choose_face, evaluate, predict_manifest
-from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol
+from motivnet.errors import ConfigError, DataError, OutputError
+from motivnet.evaluation.evaluate import FILES, METRICS, evaluate, score
+from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, choose_face, predict_manifest
 from motivnet.faces import Detection
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
@@ -161,11 +161,11 @@ def predictions_of(seed=0, num_images=200, *, status=None, has_probs=True, unans
     return Predictions(manifest=manifest, probs_BC=probs, status=status, protocol=protocol, has_probs=has_probs)
 
 
-class TestEvaluate:
+class TestScore:
     def test_agrees_with_scikit_learn(self):
         sklearn = pytest.importorskip("sklearn.metrics")
         predictions = predictions_of()
-        found = evaluate(predictions, intervals=False)
+        found = score(predictions, intervals=False)
         target, preds, probs = predictions.target_B, predictions.preds_B, predictions.probs_BC
         scored = {
             "n": 200,
@@ -189,7 +189,7 @@ class TestEvaluate:
         assert (found.intervals, found.bootstrap) == ({}, None)
 
     def test_intervals_hold_the_value_and_are_as_wide_as_theory_says(self):
-        found = evaluate(predictions_of())
+        found = score(predictions_of())
         for name, (low, high) in found.intervals.items():
             assert low < found.metrics[name] < high, name
         war = found.metrics["war"]
@@ -201,8 +201,8 @@ class TestEvaluate:
             low, high = values["intervals"]["recall"]
             assert low <= values["recall"] <= high
         assert found.bootstrap == {"by": "image", "level": 0.95, "num_resamples": 1000, "seed": 0}
-        assert evaluate(predictions_of()).intervals == found.intervals
-        assert evaluate(predictions_of(), seed=1).intervals != found.intervals
+        assert score(predictions_of()).intervals == found.intervals
+        assert score(predictions_of(), seed=1).intervals != found.intervals
 
     def test_subjects_are_drawn_whole(self):
         # Ten copies of 20 images: as much evidence as 20 images.
@@ -222,7 +222,7 @@ class TestEvaluate:
             status=base.status,
             protocol=base.protocol,
         )
-        wide, narrow = evaluate(by_subject), evaluate(by_image)
+        wide, narrow = score(by_subject), score(by_image)
         assert wide.bootstrap is not None
         assert wide.bootstrap["by"] == "subject"
         ratio = np.diff(wide.intervals["war"])[0] / np.diff(narrow.intervals["war"])[0]
@@ -230,10 +230,10 @@ class TestEvaluate:
 
     def test_images_without_an_answer_are_errors_or_left_out(self):
         status = ("ok",) * 150 + ("no_face",) * 30 + ("unreadable",) * 20
-        counted = evaluate(predictions_of(status=status), intervals=False)
-        left_out = evaluate(predictions_of(status=status, unanswered=UNANSWERED["leave-out"]), intervals=False)
+        counted = score(predictions_of(status=status), intervals=False)
+        left_out = score(predictions_of(status=status, unanswered=UNANSWERED["leave-out"]), intervals=False)
         alone = predictions_of().select(np.arange(150))
-        expected = evaluate(alone, intervals=False)
+        expected = score(alone, intervals=False)
         assert counted.status == left_out.status == {"ok": 150, "no_face": 30, "unreadable": 20}
         assert left_out.metrics == expected.metrics
         assert (counted.metrics["n"], left_out.metrics["n"]) == (200, 150)
@@ -244,23 +244,23 @@ class TestEvaluate:
             assert counted.metrics[name] == expected.metrics[name]
         assert np.sum(counted.confusion) == 150
         assert sum(values["n"] for values in counted.per_class.values()) == 200
-        with_intervals = evaluate(predictions_of(status=status))
+        with_intervals = score(predictions_of(status=status))
         low, high = with_intervals.intervals["top2"]
         assert low < counted.metrics["top2"] < high
 
     def test_no_answer_at_all(self):
         status = ("no_face",) * 200
-        found = evaluate(predictions_of(status=status))
+        found = score(predictions_of(status=status))
         assert (found.metrics["war"], found.metrics["top2"]) == (0, 0)
         assert math.isnan(found.metrics["auroc_macro"])
         plain = found.to_dict()
         assert plain["auroc_macro"] is None
         assert plain["intervals"]["log_loss"] == [None, None]
         with pytest.raises(DataError, match="nothing to score"):
-            evaluate(predictions_of(status=status, unanswered=UNANSWERED["leave-out"]))
+            score(predictions_of(status=status, unanswered=UNANSWERED["leave-out"]))
 
     def test_answers_without_probabilities_have_no_measure_of_them(self):
-        found = evaluate(predictions_of(has_probs=False))
+        found = score(predictions_of(has_probs=False))
         known = {name for name, value in found.metrics.items() if not math.isnan(value)}
         assert known == {"n", "war", "uar", "precision_macro", "precision_weighted", "f1_macro", "f1_weighted"}
         assert found.to_dict()["top2"] is None
@@ -269,7 +269,7 @@ class TestEvaluate:
         groups = [[("age", "young" if i % 4 else "old")] for i in range(200)]
         groups[7] = [("age", None)]
         predictions = predictions_of(groups=groups, split=["a"] * 120 + ["b"] * 80)
-        found = evaluate(predictions, intervals=False)
+        found = score(predictions, intervals=False)
         assert [(row["group"], row["value"], row["n"]) for row in found.groups] == [
             ("age", "old", 50),
             ("age", "young", 149),
@@ -281,7 +281,7 @@ class TestEvaluate:
         assert found.groups[2]["war"] == pytest.approx(right[:120].mean())
 
     def test_plain_data_have_what_the_contract_names(self):
-        plain = evaluate(predictions_of()).to_dict()
+        plain = score(predictions_of()).to_dict()
         names = [
             "n",
             "war",
@@ -305,7 +305,52 @@ class TestEvaluate:
         manifest = manifest_of([b"x"] * 40, target)
         base = predictions_of(num_images=40)
         predictions = Predictions(manifest=manifest, probs_BC=base.probs_BC, status=base.status, protocol=base.protocol)
-        plain = evaluate(predictions).to_dict()
+        plain = score(predictions).to_dict()
         assert plain["per_class"]["neutral"]["recall"] is None
         assert plain["per_class"]["neutral"]["intervals"]["recall"] == [None, None]
         assert plain["per_class"]["fear"]["n"] == 20
+
+
+class TestEvaluate:
+    """The function that does what the verb does."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        for label, values in {"happiness": [250, 240], "sadness": [0, 255]}.items():
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for value in values:
+                (tmp_path / "data" / label / f"{value}.png").write_bytes(flat(value))
+        return f"folder:{tmp_path / 'data'}"
+
+    def test_one_call_predicts_scores_and_writes(self, data, tiny_bundle, tmp_path, monkeypatch):
+        monkeypatch.setattr("motivnet.evaluation.evaluate.NUM_RESAMPLES", 20)
+        steps = []
+
+        def track(items, *, total, what):
+            steps.append((what, total))
+            return items
+
+        found = evaluate(tiny_bundle.path, data, track=track)
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        assert found.metrics["war"] == 3 / 4
+        assert steps == [("images", 4), ("intervals by resampling", 20)]
+        out = tmp_path / "out"
+        again = evaluate(tiny_bundle.path, data, out=out)
+        assert again.to_dict() == found.to_dict() == json.loads((out / "metrics.json").read_text())
+        assert {path.name for path in out.iterdir()} == set(FILES)
+        with pytest.raises(OutputError, match=r"holds .* already"):
+            evaluate(tiny_bundle.path, data, out=out)
+        theirs = evaluate(None, data, predictions=out / "predictions.parquet")
+        assert theirs.to_dict() == found.to_dict()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"predictions": "x.csv"}, "either model or predictions"),
+            ({"unseen_in": "Training"}, "Allowed: with split"),
+            ({"unanswered": "ignore"}, "'ignore'. Allowed: error, leave-out"),
+        ],
+    )
+    def test_options_that_contradict_each_other(self, options, message):
+        with pytest.raises(ConfigError, match=message):
+            evaluate("nano", "folder:x", **options)

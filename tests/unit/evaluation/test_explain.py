@@ -22,7 +22,7 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
-from motivnet.models.ml_decoder import Look, MLDecoder
+from motivnet.models.ml_decoder import AttentionTrace, MLDecoder
 from motivnet.models.motivnet import build_model
 from motivnet.preprocess import Box, Preprocessing
 
@@ -91,12 +91,12 @@ class TestMaps:
     def test_at_the_tokens_it_is_gradient_times_token_with_attention_held(self):
         explainer = tiny()
         pixels = np.random.default_rng(0).normal(size=(2, 1, 32, 24)).astype(np.float32)
-        looked = explainer.look(pixels)
+        found = explainer.attribute(pixels)
         with torch.no_grad():
             tokens = explainer.model.backbone(torch.from_numpy(pixels))
 
         # By small steps instead of autograd, through an attention of our own whose weights are given.
-        looks: list[Look] = []
+        looks: list[AttentionTrace] = []
         with torch.no_grad():
             explainer.head(tokens, looks)
         weights = iter([])
@@ -113,7 +113,7 @@ class TestMaps:
         for layer in explainer.head.layers:
             layer.attn.forward = held(layer.attn)
         explainer.head.double()
-        looks = [Look(look.weights.double(), look.values) for look in looks]
+        looks = [AttentionTrace(look.weights.double(), look.values) for look in looks]
         tokens, step = tokens.double(), 1e-6
         expected = torch.zeros(2, 7, 12)
         with torch.no_grad():
@@ -128,36 +128,36 @@ class TestMaps:
                 expected[:, :, n] = (logits[0] - logits[1]) / (2 * step)
         expected = expected.clamp(min=0)
         expected /= expected.sum(2, keepdim=True)
-        np.testing.assert_allclose(looked.maps.reshape(2, 7, 12), expected.numpy(), atol=1e-4)
+        np.testing.assert_allclose(found.maps.reshape(2, 7, 12), expected.numpy(), atol=1e-4)
 
     def test_a_convolutional_network_is_followed_back_to_finer_features(self):
         explainer = Explainer.load("nano")
         pixels = np.random.default_rng(0).normal(size=(2, 1, 96, 96)).astype(np.float32)
-        looked = explainer.look(pixels)
-        assert looked.maps.shape == (2, 7, MIN_PLACES, MIN_PLACES)
-        assert looked.attention.shape == (2, 7, 9)
+        found = explainer.attribute(pixels)
+        assert found.maps.shape == (2, 7, MIN_PLACES, MIN_PLACES)
+        assert found.attention.shape == (2, 7, 9)
         # What is shown is the gradient of the logit at those features; the model itself stays as it was.
         with torch.inference_mode():
             logits = explainer.model(torch.from_numpy(pixels))
         np.testing.assert_allclose(
-            looked.probs, explainer.config.calibration.probs(logits.numpy()), rtol=1e-3, atol=1e-6
+            found.probs, explainer.config.calibration.probs(logits.numpy()), rtol=1e-3, atol=1e-6
         )
         assert not any(module._forward_hooks for module in explainer.model.modules())
         assert all(parameter.grad is None for parameter in explainer.model.parameters())
         # A batch is the faces one by one.
-        np.testing.assert_allclose(explainer.look(pixels[1:]).maps[0], looked.maps[1], atol=1e-4)
+        np.testing.assert_allclose(explainer.attribute(pixels[1:]).maps[0], found.maps[1], atol=1e-4)
 
     def test_an_emotion_that_nothing_speaks_for_has_an_empty_map(self):
         explainer = tiny()
         with torch.no_grad():
             explainer.head.group_weight[3] = 0
-        looked = explainer.look(np.zeros((1, 1, 32, 24), np.float32))
-        assert (looked.maps[0, 3] == 0).all()
-        assert np.isfinite(looked.maps).all()
+        found = explainer.attribute(np.zeros((1, 1, 32, 24), np.float32))
+        assert (found.maps[0, 3] == 0).all()
+        assert np.isfinite(found.maps).all()
 
     def test_bare_attention_is_the_last_layers_and_the_mean_of_its_heads(self):
         weights = torch.rand(2, 1, 3, 7, 5).softmax(-1)
-        looks = [Look(layer, torch.zeros(1)) for layer in weights]
+        looks = [AttentionTrace(layer, torch.zeros(1)) for layer in weights]
         head = MLDecoder(4, 7, dim=6, num_heads=3, ff_dim=4)
         torch.testing.assert_close(class_attention(looks, head), weights[1].mean(1))
 
@@ -165,7 +165,7 @@ class TestMaps:
     def test_classes_of_a_group_share_their_querys_attention_but_not_the_map(self, num_classes, num_queries):
         explainer = tiny(dataclasses.replace(HEAD, num_queries=num_queries), num_classes)
         pixels = np.random.default_rng(0).normal(size=(1, 1, 32, 24)).astype(np.float32)
-        before = explainer.look(pixels)
+        before = explainer.attribute(pixels)
         size = -(-num_classes // num_queries)
         assert before.attention.shape == (1, num_classes, 12)
         for one in range(num_classes):
@@ -176,7 +176,7 @@ class TestMaps:
         # The group whose attention moves with a query is the one whose logits do.
         with torch.no_grad():
             explainer.head.queries[-1] += torch.linspace(-3, 3, HEAD.dim)
-        after = explainer.look(pixels)
+        after = explainer.attribute(pixels)
         last = [index // size == num_queries - 1 for index in range(num_classes)]
         moved = [not np.array_equal(after.attention[0, c], before.attention[0, c]) for c in range(num_classes)]
         logs = np.log(after.probs[0]) - np.log(before.probs[0])

@@ -5,7 +5,7 @@ import pytest
 
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
-from motivnet.evaluation.fairness import audit
+from motivnet.evaluation.fairness import compare_groups
 from motivnet.evaluation.predictions import Predictions, Protocol
 from motivnet.labels import EMOTIONS
 from motivnet.report.audit_report import audit_files, findings
@@ -53,7 +53,7 @@ class TestPlantedBias:
         rng = np.random.default_rng(0)
         label_B, race, site = rng.integers(7, size=1800), groups(rng, 1800), groups(rng, 1800, ("a", "b"))
         preds_B = answer(rng, label_B, np.where(race == "two", 0.55, 0.75))
-        result = audit(
+        result = compare_groups(
             predictions_of(label_B, preds_B), {"race": race.tolist(), "site": site.tolist()}, num_resamples=200
         )
         assert ("race", "two", "war") in found_in(result)
@@ -70,14 +70,14 @@ class TestPlantedBias:
         label_B, race = rng.integers(7, size=1800), groups(rng, 1800)
         preds_B = answer(rng, label_B, 0.7)
         preds_B[(race == "three") & (preds_B != label_B) & (rng.random(1800) < 0.5)] = ANGER
-        result = audit(predictions_of(label_B, preds_B), {"race": race.tolist()}, num_resamples=0)
+        result = compare_groups(predictions_of(label_B, preds_B), {"race": race.tolist()}, num_resamples=0)
         found = found_in(result)
         assert ("race", "three", "fpr_anger") in found
         assert ("race", "three", "war") not in found
         (group,) = [group for group in result.groups if group.name == "three"]
         of_others = (race == "three") & (label_B != ANGER)
         assert group.false_positives["anger"] == pytest.approx((preds_B[of_others] == ANGER).mean())
-        assert "wrongly taken for anger" in "\n".join(findings(result))
+        assert "wrongly predicted as anger" in "\n".join(findings(result))
 
     def test_it_is_found_between_groups_of_subjects(self):
         rng = np.random.default_rng(2)
@@ -86,7 +86,9 @@ class TestPlantedBias:
         posed = np.where(subject_B % 2 == 0, "posed", "spontaneous")
         preds_B = answer(rng, label_B, np.where(posed == "posed", 0.85, 0.6))
         subjects = [f"S{number}" for number in subject_B]
-        result = audit(predictions_of(label_B, preds_B, subjects), {"elicitation": posed.tolist()}, num_resamples=100)
+        result = compare_groups(
+            predictions_of(label_B, preds_B, subjects), {"elicitation": posed.tolist()}, num_resamples=100
+        )
         assert ("elicitation", "posed", "war") in found_in(result)
         assert result.by_subject == ("elicitation",)
         assert {group.subjects for group in result.groups} == {40}
@@ -95,14 +97,14 @@ class TestPlantedBias:
         rng = np.random.default_rng(3)
         label_B, sex = rng.integers(7, size=800), groups(rng, 800, ("f", "m"))
         preds_B = answer(rng, label_B, np.where(sex == "f", 0.5, 0.8))
-        result = audit(predictions_of(label_B, preds_B), {"sex": sex.tolist()}, num_resamples=50)
+        result = compare_groups(predictions_of(label_B, preds_B), {"sex": sex.tolist()}, num_resamples=50)
         assert result.tests == 5
         first, second = result.groups
         for ours, theirs in zip(first.gaps, second.gaps, strict=True):
             assert ours.raw == pytest.approx(-(theirs.raw or 0))
             assert ours.p_holm == theirs.p_holm
         assert {name for _, name, measure in found_in(result) if measure == "war"} == {"f", "m"}
-        assert len([line for line in findings(result) if "classified rightly" in line]) == 1
+        assert len([line for line in findings(result) if "classified correctly" in line]) == 1
 
 
 class TestNull:
@@ -118,7 +120,7 @@ class TestNull:
             label_B = rng.choice(4, size=400, p=[0.4, 0.3, 0.2, 0.1])
             columns = {"race": groups(rng, 400).tolist(), "sex": groups(rng, 400, ("f", "m")).tolist()}
             predictions = predictions_of(label_B, answer(rng, label_B, 0.65))
-            result = audit(predictions, columns, num_permutations=999, num_resamples=0, seed=seed)
+            result = compare_groups(predictions, columns, num_permutations=999, num_resamples=0, seed=seed)
             assert result.tests == 20
             alarms += bool(result.found)
         assert alarms <= 13
@@ -132,7 +134,7 @@ class TestNull:
             label_B = np.where(rng.random(400) < np.where(happy, 0.7, 0.1), HAPPINESS, rng.integers(7, size=400))
             preds_B = answer(rng, label_B, np.where(label_B == HAPPINESS, 0.95, 0.4))
             column = np.where(happy, "smiling", "other").tolist()
-            result = audit(
+            result = compare_groups(
                 predictions_of(label_B, preds_B), {"set": column}, num_permutations=999, num_resamples=0, seed=seed
             )
             (group,) = [group for group in result.groups if group.name == "smiling"]
@@ -151,7 +153,7 @@ class TestNull:
             preds_B = answer(rng, label_B, rng.beta(0.7, 0.7, size=40)[subject_B])
             column = groups(rng, 40, ("a", "b", "c"))[subject_B].tolist()
             for subjects in ([f"S{number}" for number in subject_B], None):
-                result = audit(
+                result = compare_groups(
                     predictions_of(label_B, preds_B, subjects),
                     {"site": column},
                     min_size=20,
@@ -173,7 +175,7 @@ class TestSizes:
         rng = np.random.default_rng(0)
         label_B = rng.integers(7, size=149)
         column = ["big"] * 50 + ["large"] * 50 + ["small"] * 49
-        result = audit(predictions_of(label_B, label_B), {"race": column}, num_resamples=0)
+        result = compare_groups(predictions_of(label_B, label_B), {"race": column}, num_resamples=0)
         untested = {group.name: group.untested for group in result.groups}
         assert untested == {"big": None, "large": None, "small": "49 images, fewer than 50"}
         assert result.tests == 10
@@ -182,27 +184,27 @@ class TestSizes:
         assert sum(map(sum, small.confusion)) == 49
 
     def test_a_small_rest_is_no_comparison(self):
-        result = audit(predictions_of([0] * 100, [0] * 100), {"x": ["a"] * 90 + ["b"] * 10}, num_resamples=0)
+        result = compare_groups(predictions_of([0] * 100, [0] * 100), {"x": ["a"] * 90 + ["b"] * 10}, num_resamples=0)
         assert result.tests == 0
         assert result.groups[0].untested == "only 10 images in all other groups, fewer than 50"
         assert list(findings(result)) == ["Nothing was tested: no column has two groups that are large enough."]
 
     def test_a_single_group_has_nothing_to_compare_with(self):
-        result = audit(predictions_of([0] * 100, [0] * 100), {"x": ["a"] * 100})
+        result = compare_groups(predictions_of([0] * 100, [0] * 100), {"x": ["a"] * 100})
         assert result.groups[0].untested == "the only group: there is nothing to compare it with"
 
     def test_images_of_no_group_are_in_no_rest(self):
         label_B = [0] * 180
         preds_B = [0] * 60 + [0] * 60 + [1] * 60
         column = ["a"] * 60 + ["b"] * 60 + [None] * 60
-        result = audit(predictions_of(label_B, preds_B), {"x": column}, num_resamples=0)
+        result = compare_groups(predictions_of(label_B, preds_B), {"x": column}, num_resamples=0)
         assert result.ungrouped == {"x": 60}
         assert [gap.raw for group in result.groups for gap in group.gaps if gap.measure == "war"] == [0, 0]
 
     def test_few_subjects_tell_of_themselves(self):
         subjects = ["A"] * 60 + ["B"] * 60 + [f"S{row}" for row in range(60)]
         column = ["x"] * 120 + ["y"] * 60
-        result = audit(predictions_of([0] * 180, [0] * 180, subjects), {"site": column}, num_resamples=0)
+        result = compare_groups(predictions_of([0] * 180, [0] * 180, subjects), {"site": column}, num_resamples=0)
         (group,) = [group for group in result.groups if group.name == "x"]
         assert group.untested == "2 subjects against 60; at least 5 are needed on each side"
 
@@ -211,7 +213,7 @@ class TestSizes:
         label_B = rng.integers(7, size=300)
         subjects = ["A"] * 100 + ["B"] * 100 + ["C"] * 100
         preds_B = answer(rng, label_B, np.array([0.9] * 200 + [0.3] * 100))
-        result = audit(predictions_of(label_B, preds_B, subjects), {"subject": subjects}, num_resamples=0)
+        result = compare_groups(predictions_of(label_B, preds_B, subjects), {"subject": subjects}, num_resamples=0)
         assert result.by_subject == ()
         assert ("subject", "C", "war") in found_in(result)
 
@@ -220,7 +222,7 @@ class TestGroup:
     def test_a_label_that_a_group_lacks_has_no_recall(self):
         label_B = [0, 1] * 50 + [0] * 100
         preds_B = [0, 1] * 50 + [-1] * 50 + [0] * 50
-        result = audit(predictions_of(label_B, preds_B), {"x": ["a"] * 100 + ["b"] * 100}, num_resamples=20)
+        result = compare_groups(predictions_of(label_B, preds_B), {"x": ["a"] * 100 + ["b"] * 100}, num_resamples=20)
         b = next(group for group in result.groups if group.name == "b")
         assert b.recall["neutral"] == 0.5
         assert b.recall["happiness"] is None
@@ -234,7 +236,7 @@ class TestGroup:
         label_B = rng.integers(7, size=300)
         predictions, column = predictions_of(label_B, answer(rng, label_B, 0.5)), groups(rng, 300).tolist()
         one, two, three = (
-            audit(predictions, {"x": column}, num_resamples=20, seed=seed).to_dict() for seed in (1, 1, 2)
+            compare_groups(predictions, {"x": column}, num_resamples=20, seed=seed).to_dict() for seed in (1, 1, 2)
         )
         assert one == two
         assert one != three
@@ -245,7 +247,9 @@ class TestGroup:
         column = np.repeat(names, 50)
         label_B = rng.integers(7, size=1500)
         preds_B = answer(rng, label_B, np.where(column == "g07", 0.2, 0.8))
-        result = audit(predictions_of(label_B, preds_B), {"x": column.tolist()}, num_permutations=99, num_resamples=0)
+        result = compare_groups(
+            predictions_of(label_B, preds_B), {"x": column.tolist()}, num_permutations=99, num_resamples=0
+        )
         assert result.permutations == 6000
         assert ("x", "g07", "war") in found_in(result)
 
@@ -253,9 +257,9 @@ class TestGroup:
 def test_wrong_columns_are_refused():
     predictions = predictions_of([0, 1], [0, 1])
     with pytest.raises(DataError, match="at least one group column"):
-        audit(predictions, {})
+        compare_groups(predictions, {})
     with pytest.raises(DataError, match="'x' of 1 rows, predictions of 2"):
-        audit(predictions, {"x": ["a"]})
+        compare_groups(predictions, {"x": ["a"]})
 
 
 def test_the_report_says_all_of_it_three_times():
@@ -263,7 +267,9 @@ def test_the_report_says_all_of_it_three_times():
     label_B = rng.integers(7, size=400)
     race = groups(rng, 400, ("one | two", "<b>three</b>"))
     preds_B = answer(rng, label_B, np.where(race == "one | two", 0.3, 0.9))
-    result = audit(predictions_of(label_B, preds_B), {"race": [*race[:390].tolist(), *[None] * 10]}, num_resamples=50)
+    result = compare_groups(
+        predictions_of(label_B, preds_B), {"race": [*race[:390].tolist(), *[None] * 10]}, num_resamples=50
+    )
     files = audit_files(result)
     assert list(files) == ["audit.md", "audit.html", "audit.json"]
     data = json.loads(files["audit.json"])
@@ -275,4 +281,4 @@ def test_the_report_says_all_of_it_three_times():
     assert "significant" in markdown
     assert "<b>three" not in markdown
     assert "<b>three" not in files["audit.html"]
-    assert "What was taken for what: race one | two" in files["audit.html"]
+    assert "Confusion matrix: race one | two" in files["audit.html"]

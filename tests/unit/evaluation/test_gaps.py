@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from motivnet.evaluation.gaps import Measures, permutation_p_values, subject_p_values, table, uar_gap
+from motivnet.evaluation.fairness import Measures, permutation_p_values, subject_p_values, table, uar_gap
 from motivnet.labels import EMOTIONS, LabelSet
 
 MEASURES = Measures(EMOTIONS)

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,8 @@ import pytest
 
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError, OutputError
-from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, read_predictions
+from motivnet.evaluation.external_predictions import read_predictions
+from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 from motivnet.preprocess import Box
 
@@ -141,7 +143,7 @@ class TestForeignFile:
         protocol = found.protocol
         assert (protocol.model, protocol.data, protocol.split, protocol.n) == ("p.csv", "folder:set", "test", 2)
         assert protocol.detection == "unknown: answers of another tool"
-        assert len(protocol.model_fingerprint) == 12
+        assert re.fullmatch("m[0-9a-f]{12}", protocol.model_fingerprint)
         assert (protocol.calibration, protocol.preprocessing) == (None, None)
 
     @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ class TestForeignFile:
         ("header", "rows", "message"),
         [
             ("row,pred", ["0,fear"], r"1 of 2 images have no prediction, the first is row 1"),
-            ("row,pred", ["0,fear", "1,fear", "0,sad"], r"p\.csv, row 2: row 0 stands in row 0 already"),
+            ("row,pred", ["0,fear", "1,fear", "0,sad"], r"p\.csv, row 2: row 0 is already in row 0"),
             ("row,pred", ["0,fear", "1,joyful"], r"p\.csv, row 1: pred: unknown label 'joyful'"),
             ("row,pred,fear,sad", ["0,sad,0.7,0.3", "1,sad,0,1"], "row 0: pred is sadness, but fear is more probable"),
             ("row,pred,fear,sad", ["0,fear,1,0", "1,anger,0,1"], "row 1: pred is anger, but sadness is more probable"),

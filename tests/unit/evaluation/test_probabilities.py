@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from motivnet.errors import DataError
-from motivnet.evaluation import probabilities
 from motivnet.evaluation.probabilities import ProbabilityScores
 
 C = 7
@@ -30,14 +29,8 @@ CASES = {
     "one image": random_case(5, num_images=1),
 }
 each_case = pytest.mark.parametrize(("probs", "target"), CASES.values(), ids=CASES)
-FUNCTIONS = [
-    probabilities.auroc_per_class,
-    probabilities.auroc_macro,
-    probabilities.log_loss,
-    probabilities.brier,
-    probabilities.ece,
-    probabilities.classwise_ece,
-]
+METRICS = ["auroc_per_class", "auroc_macro", "log_loss", "brier", "ece", "classwise_ece"]
+each_metric = pytest.mark.parametrize("metric", METRICS)
 
 
 def weights_of(target, kind):
@@ -57,13 +50,13 @@ each_weighting = pytest.mark.parametrize("kind", ["none", "whole", "real"])
 def test_auroc_agrees_with_scikit_learn(probs, target, kind):
     sklearn = pytest.importorskip("sklearn.metrics")
     weights = weights_of(target, kind)
-    auroc = probabilities.auroc_per_class(probs, target, weights=weights)
+    auroc = ProbabilityScores(probs, target).auroc_per_class(weights)
     defined = [c for c in range(C) if 0 < (target == c).sum() < len(target)]
     for c in defined:
         expected = sklearn.roc_auc_score(target == c, probs[:, c], sample_weight=weights)
         assert auroc[c] == pytest.approx(expected, abs=1e-12)
     assert np.isnan(np.delete(auroc, defined)).all()
-    macro = probabilities.auroc_macro(probs, target, weights=weights)
+    macro = ProbabilityScores(probs, target).auroc_macro(weights)
     assert macro == pytest.approx(np.mean(auroc[defined])) if defined else np.isnan(macro)
 
 
@@ -73,7 +66,7 @@ def test_auroc_agrees_with_torchmetrics(case):
     classification = pytest.importorskip("torchmetrics.functional.classification")
     probs, target = CASES[case]
     theirs = classification.multiclass_auroc(torch.from_numpy(probs), torch.from_numpy(target), C, average=None)
-    np.testing.assert_allclose(probabilities.auroc_per_class(probs, target), theirs.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(ProbabilityScores(probs, target).auroc_per_class(), theirs.numpy(), rtol=1e-5)
 
 
 def test_auroc_is_the_share_of_pairs_in_order_with_ties_a_half():
@@ -81,9 +74,9 @@ def test_auroc_is_the_share_of_pairs_in_order_with_ties_a_half():
     target = [0, 0, 1, 1]
     probs = np.stack([first, 1 - first], axis=1)
     # Pairs (0.9, 0.6), (0.9, 0.2), (0.6, 0.2) are in order, (0.6, 0.6) is a tie.
-    np.testing.assert_allclose(probabilities.auroc_per_class(probs, target), [3.5 / 4, 3.5 / 4])
+    np.testing.assert_allclose(ProbabilityScores(probs, target).auroc_per_class(), [3.5 / 4, 3.5 / 4])
     # The class whose images all have weight 0 is absent, and so is everybody else's rest.
-    assert np.isnan(probabilities.auroc_per_class(probs, target, weights=[1, 1, 0, 0])).all()
+    assert np.isnan(ProbabilityScores(probs, target).auroc_per_class([1, 1, 0, 0])).all()
 
 
 @each_case
@@ -92,14 +85,14 @@ def test_log_loss_and_brier_agree_with_scikit_learn(probs, target, kind):
     sklearn = pytest.importorskip("sklearn.metrics")
     weights = weights_of(target, kind)
     expected = sklearn.log_loss(target, probs, labels=range(C), sample_weight=weights)
-    assert probabilities.log_loss(probs, target, weights=weights) == pytest.approx(expected, abs=1e-12)
+    assert ProbabilityScores(probs, target).log_loss(weights) == pytest.approx(expected, abs=1e-12)
     expected = sklearn.brier_score_loss(target, probs, labels=range(C), sample_weight=weights, scale_by_half=False)
-    assert probabilities.brier(probs, target, weights=weights) == pytest.approx(expected)
+    assert ProbabilityScores(probs, target).brier(weights) == pytest.approx(expected)
 
 
 def test_a_probability_of_nought_costs_a_finite_loss():
-    assert probabilities.log_loss([[1.0, 0.0]], [1]) == pytest.approx(52 * np.log(2))
-    assert probabilities.brier([[1.0, 0.0]], [1]) == 2.0
+    assert ProbabilityScores([[1.0, 0.0]], [1]).log_loss() == pytest.approx(52 * np.log(2))
+    assert ProbabilityScores([[1.0, 0.0]], [1]).brier() == 2.0
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "certain"])
@@ -111,7 +104,7 @@ def test_ece_agrees_with_torchmetrics(case, num_bins):
     theirs = classification.multiclass_calibration_error(
         torch.from_numpy(probs), torch.from_numpy(target), num_classes=C, n_bins=num_bins, norm="l1"
     )
-    assert probabilities.ece(probs, target, num_bins=num_bins) == pytest.approx(theirs.item(), abs=1e-6)
+    assert ProbabilityScores(probs, target, num_bins=num_bins).ece() == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_bins_are_half_open_as_in_torchmetrics_and_the_last_is_closed():
@@ -121,9 +114,9 @@ def test_bins_are_half_open_as_in_torchmetrics_and_the_last_is_closed():
     target = np.array([0, 0, 1, 1])
     pair = torch.from_numpy(probs), torch.from_numpy(target)
     theirs = classification.multiclass_calibration_error(*pair, num_classes=2, n_bins=4, norm="l1")
-    assert probabilities.ece(probs, target, num_bins=4) == pytest.approx(theirs.item())
-    assert probabilities.reliability(probs, target, num_bins=4).share.tolist() == [0, 0, 0.5, 0.5]
-    certain = probabilities.reliability([[1.0, 0.0], [0.8, 0.2]], [0, 1], num_bins=4)
+    assert ProbabilityScores(probs, target, num_bins=4).ece() == pytest.approx(theirs.item())
+    assert ProbabilityScores(probs, target, num_bins=4).reliability().share.tolist() == [0, 0, 0.5, 0.5]
+    certain = ProbabilityScores([[1.0, 0.0], [0.8, 0.2]], [0, 1], num_bins=4).reliability()
     assert certain.share.tolist() == [0, 0, 0, 1]
 
 
@@ -140,25 +133,24 @@ def test_classwise_ece_is_the_mean_of_every_classs_binary_error(probs, target):
         ).item()
         for c in range(C)
     ]
-    assert probabilities.classwise_ece(probs, target) == pytest.approx(np.mean(errors), abs=1e-6)
+    assert ProbabilityScores(probs, target).classwise_ece() == pytest.approx(np.mean(errors), abs=1e-6)
 
 
 @each_case
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_weight_is_the_same_as_listing_the_image_so_often(function, probs, target):
+@each_metric
+def test_a_weight_is_the_same_as_listing_the_image_so_often(metric, probs, target):
     weights = weights_of(target, "whole")
     rows = np.repeat(np.arange(len(target)), weights)
-    weighted = function(probs, target, weights=weights)
-    np.testing.assert_allclose(weighted, function(probs[rows], target[rows]), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(
-        function(probs, target, weights=np.ones(len(target))), function(probs, target), rtol=1e-9, atol=1e-12
-    )
+    score = getattr(ProbabilityScores(probs, target), metric)
+    repeated = getattr(ProbabilityScores(probs[rows], target[rows]), metric)
+    np.testing.assert_allclose(score(weights), repeated(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(score(np.ones(len(target))), score(), rtol=1e-9, atol=1e-12)
 
 
 def test_the_reliability_diagram_adds_up_to_the_ece():
     probs, target = CASES["random"]
     for weights in (None, weights_of(target, "real")):
-        bins = probabilities.reliability(probs, target, weights=weights)
+        bins = ProbabilityScores(probs, target).reliability(weights)
         assert len(bins.edges) == 16
         assert bins.share.sum() == pytest.approx(1)
         filled = bins.share > 0
@@ -168,29 +160,28 @@ def test_the_reliability_diagram_adds_up_to_the_ece():
         inside = (bins.edges[:-1] <= bins.confidence) & (bins.confidence <= bins.edges[1:])
         assert inside[filled].all()
         gaps = bins.share * np.abs(bins.accuracy - bins.confidence)
-        assert np.nansum(gaps) == pytest.approx(probabilities.ece(probs, target, weights=weights))
+        assert np.nansum(gaps) == pytest.approx(ProbabilityScores(probs, target).ece(weights))
 
 
 def test_one_object_serves_many_weights_without_remembering_them():
     probs, target = CASES["ties"]
     scores = ProbabilityScores(probs, target)
-    names = [function.__name__ for function in FUNCTIONS]
-    before = [getattr(scores, name)() for name in names]
+    before = [getattr(scores, name)() for name in METRICS]
     for seed in range(3):
         weights = np.random.default_rng(seed).integers(0, 3, len(target))
-        for name, function in zip(names, FUNCTIONS, strict=True):
-            np.testing.assert_array_equal(getattr(scores, name)(weights), function(probs, target, weights=weights))
-    for name, value in zip(names, before, strict=True):
+        for name in METRICS:
+            fresh = getattr(ProbabilityScores(probs, target), name)(weights)
+            np.testing.assert_array_equal(getattr(scores, name)(weights), fresh)
+    for name, value in zip(METRICS, before, strict=True):
         np.testing.assert_array_equal(getattr(scores, name)(), value)
 
 
 def test_rounding_of_a_probability_is_forgiven():
     probs = np.array([[1.0005, 0.0], [0.3333, 0.6663]], np.float32)
-    assert probabilities.ece(probs, [0, 1]) == pytest.approx((0.3337 + 0.0005) / 2, abs=1e-6)
-    assert probabilities.log_loss(probs[:1], [0]) == 0.0
+    assert ProbabilityScores(probs, [0, 1]).ece() == pytest.approx((0.3337 + 0.0005) / 2, abs=1e-6)
+    assert ProbabilityScores(probs[:1], [0]).log_loss() == 0.0
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, probabilities.reliability])
 @pytest.mark.parametrize(
     ("probs", "target", "message"),
     [
@@ -208,28 +199,28 @@ def test_rounding_of_a_probability_is_forgiven():
         ([["a", "b"]], [0], "probs of <U1"),
     ],
 )
-def test_what_are_no_probabilities_is_refused(function, probs, target, message):
+def test_what_are_no_probabilities_is_refused(probs, target, message):
     with pytest.raises(DataError, match=message):
-        function(probs, target)
+        ProbabilityScores(probs, target)
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, probabilities.reliability])
+@pytest.mark.parametrize("metric", [*METRICS, "reliability"])
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, np.nan]])
-def test_weights_that_cannot_be_are_refused(function, weights):
+def test_weights_that_cannot_be_are_refused(metric, weights):
     with pytest.raises(DataError, match="weights"):
-        function([[0.5, 0.5], [0.1, 0.9]], [0, 1], weights=weights)
+        getattr(ProbabilityScores([[0.5, 0.5], [0.1, 0.9]], [0, 1]), metric)(weights)
 
 
 def test_no_bins_at_all_are_refused():
     with pytest.raises(DataError, match="num_bins must be at least 1, not 0"):
-        probabilities.ece([[0.5, 0.5]], [0], num_bins=0)
+        ProbabilityScores([[0.5, 0.5]], [0], num_bins=0).ece()
 
 
 def test_inputs_are_not_changed():
     probs, target = (array.copy() for array in CASES["ties"])
     weights = weights_of(target, "real")
     kept = probs.copy(), target.copy(), weights.copy()
-    for function in FUNCTIONS:
-        function(probs, target, weights=weights)
+    for metric in METRICS:
+        getattr(ProbabilityScores(probs, target), metric)(weights)
     for before, after in zip(kept, (probs, target, weights), strict=True):
         np.testing.assert_array_equal(before, after)

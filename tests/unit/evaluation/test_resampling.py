@@ -1,8 +1,10 @@
+import functools
+
 import numpy as np
 import pytest
 
 from motivnet.errors import DataError
-from motivnet.evaluation import metrics, resampling
+from motivnet.evaluation import metrics
 from motivnet.evaluation.resampling import Interval, bootstrap, holm, mcnemar, paired_bootstrap
 
 
@@ -229,7 +231,7 @@ def test_mcnemar_looks_only_at_images_that_tell_the_models_apart():
     [
         ([True], [True, False], "correct_a of 1 images, correct_b of 2"),
         ([], [], r"correct_a of shape \(0,\)"),
-        ([1, 0], [True, False], "correct_a of shape .* and int64. Allowed: a bool an image"),
+        ([1, 0], [True, False], "correct_a of shape .* and int64. Allowed: a bool per image"),
         ([True], [0.5], "correct_b of shape .* and float64"),
     ],
 )
@@ -265,11 +267,18 @@ def test_holm_rejects_what_its_stepwise_rule_rejects(seed):
 def test_what_are_no_p_values_is_refused(p_values):
     with pytest.raises(DataError, match=r"p_values\[1\] is .*Allowed: numbers from 0 to 1"):
         holm(p_values)
-    with pytest.raises(DataError, match="one number a test"):
+    with pytest.raises(DataError, match="one number per test"):
         holm([p_values])
 
 
 def test_the_draws_are_the_same_whatever_is_scored():
     # So that two calls with one seed, for two models, see the same resamples.
-    drawn = [list(resampling._draws(np.arange(30), 30, 3, seed=5)) for _ in range(2)]
-    np.testing.assert_array_equal(*drawn)
+    drawn = {"a": [], "b": []}
+
+    def score(name, weights):
+        drawn[name].append(weights)
+        return {name: 0.0}
+
+    for name in drawn:
+        bootstrap(functools.partial(score, name), 30, num_resamples=3, seed=5)
+    np.testing.assert_array_equal(drawn["a"], drawn["b"])

@@ -5,9 +5,10 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +19,12 @@ from safetensors.torch import save_file
 from motivnet.checkpoints.keymaps import SAPIENS
 from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
-from motivnet.experiments.ablation import ablate, check_weights, read_plan, read_result, run_folder, unfinished
-from motivnet.experiments.grids import SAPIENS_TASKS, Cell, Grid, GridOptions, make_grid
+from motivnet.experiments.ablation import ablate, check_weights, read_plan, summarise
+from motivnet.experiments.grids import SAPIENS_TASKS, Cell, Grid, make_grid
 from motivnet.labels import EMOTIONS
 from motivnet.models.motivnet import build_backbone
-from motivnet.report.ablation_report import FILES, headline, summarise, write_report
+from motivnet.report.ablation_report import FILES, headline, write_files
+from motivnet.storage import locked
 
 TINY = (
     "model.image_size=[16,16]",
@@ -63,23 +65,29 @@ def drawn(names: tuple[str, ...], counts: tuple[int, ...]) -> Manifest:
 
 def small_grid(epochs: int = 1) -> Grid:
     """Two heads, and a learning rate that cannot end well."""
-    base = make_grid("sampling", GridOptions(settings=TINY)).cells[0].recipe
-    base = dataclasses.replace(base, run=dataclasses.replace(base.run, epochs=epochs))
-    linear = dataclasses.replace(
-        base, model=dataclasses.replace(base.model, head=dataclasses.replace(base.model.head, kind="linear"))
-    )
-    too_fast = dataclasses.replace(base.optimizer, head_lr=1e30, warmup=0.0)
-    cells = (
-        Cell(name="decoder", recipe=base),
-        Cell(name="linear", recipe=linear, label_share=0.5),
-        Cell(name="too-fast", recipe=dataclasses.replace(base, optimizer=too_fast)),
-    )
     return Grid(
         name="small",
         question="Which head?",
-        cells=cells,
+        recipe=make_grid("sampling", (*TINY, f"run.epochs={epochs}")).recipe,
+        cells={
+            "decoder": Cell(settings=()),
+            "linear": Cell(settings=("model.head.kind=linear",), label_share=0.5),
+            "too-fast": Cell(settings=("optimizer.head_lr=1e30", "optimizer.warmup=0.0")),
+        },
         comparisons=(("linear", "decoder"), ("too-fast", "decoder")),
     )
+
+
+def run_folder(out: Path, cell: str, seed: int) -> Path:
+    return out / "runs" / f"{cell}-{seed}"
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def scores_in(report: dict[str, Any], cell: str, metric: str) -> list[float]:
+    return next(each for each in report["cells"] if each["name"] == cell)["scores"][metric]["runs"]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +121,7 @@ class TestRuns:
             for seed in (0, 1):
                 folder = run_folder(done, cell, seed)
                 result = read_result(folder)
-                assert (result.cell, result.seed, result.status) == (cell, seed, "finished")
+                assert (result["cell"], result["seed"], result["status"]) == (cell, seed, "finished")
                 left = {path.name for path in folder.iterdir()}
                 assert {"result.json", "predictions.parquet", "recipe.json", "metrics.csv", "validation.csv"} <= left
                 assert not left & {"checkpoints", "bundle", "tensorboard"}
@@ -125,10 +133,9 @@ class TestRuns:
 
     def test_a_run_that_fails_is_a_row_with_its_reason(self, done: Path) -> None:
         result = read_result(run_folder(done, "too-fast", 1))
-        assert result.status == "failed"
-        assert result.reason
-        assert re.search(r"loss is (nan|inf)|weights are not finite", result.reason)
-        assert not result.scores
+        assert result["status"] == "failed"
+        assert re.search(r"loss is (nan|inf)|weights are not finite", result["reason"])
+        assert not result["scores"]
 
     def test_all_cells_take_equally_many_steps(self, done: Path) -> None:
         steps = {
@@ -136,7 +143,7 @@ class TestRuns:
             for cell in ("decoder", "linear")
         }
         assert steps == {"decoder": [4, 4], "linear": [4, 4]}
-        assert read_result(run_folder(done, "linear", 0)).rows["distinct"] == 28
+        assert read_result(run_folder(done, "linear", 0))["rows"]["distinct"] == 28
 
     def test_nothing_is_repeated(self, manifest: Manifest, done: Path) -> None:
         before = times(done)
@@ -144,18 +151,12 @@ class TestRuns:
         assert times(done) == before
 
     def test_more_seeds_are_added(self, manifest: Manifest, done: Path, tmp_path: Path) -> None:
-        (tmp_path / "runs").mkdir()
-        (tmp_path / "ablation.json").write_bytes((done / "ablation.json").read_bytes())
-        one = small_grid().cells[0].name
-        for cell in small_grid().cells:  # all but one are done, with whatever result
-            for seed in range(3):
-                if (cell.name, seed) != (one, 2):
-                    folder = run_folder(tmp_path, cell.name, seed)
-                    folder.mkdir()
-                    (folder / "result.json").write_text("{}")
+        shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+        before = times(tmp_path)
         assert ablate(small_grid(), manifest, tmp_path, data="drawn", seeds=3, resume=True, say=quiet)
         assert read_plan(tmp_path).seeds == 3
-        assert read_result(run_folder(tmp_path, one, 2)).seed == 2
+        assert before.items() < times(tmp_path).items()
+        assert len(times(tmp_path)) == 9
 
     def test_a_run_of_another_process_is_left_to_it(self, manifest: Manifest, done: Path, tmp_path: Path) -> None:
         (tmp_path / "runs").mkdir()
@@ -164,11 +165,10 @@ class TestRuns:
         with contextlib.ExitStack() as stack:
             for cell in small_grid().cells:
                 for seed in range(2):
-                    stack.enter_context(filelock.FileLock(tmp_path / "runs" / f".{cell.name}-{seed}.lock"))
-            assert not ablate(small_grid(), manifest, tmp_path, data="drawn", seeds=2, resume=True, say=said.append)
+                    stack.enter_context(locked(tmp_path / "runs" / f".{cell}-{seed}.lock", cell))
+            assert ablate(small_grid(), manifest, tmp_path, data="drawn", seeds=2, resume=True, say=said.append) is None
         assert not times(tmp_path)
-        assert len(unfinished(read_plan(tmp_path), tmp_path)) == 6
-        assert sum("another process is at it" in line for line in said) == 6
+        assert sum("another process is working on it" in line for line in said) == 6
 
 
 class TestRefused:
@@ -182,8 +182,7 @@ class TestRefused:
     def test_a_changed_grid_with_its_differences(self, manifest: Manifest, done: Path) -> None:
         with pytest.raises(ConfigError, match="holds another ablation") as raised:
             ablate(small_grid(epochs=2), manifest, done, data="drawn", seeds=2, resume=True)
-        for cell in ("decoder", "linear", "too-fast"):
-            assert f"cells.{cell}.recipe.run.epochs was 1, is 2" in str(raised.value)
+        assert "grid.recipe.run.epochs was 1, is 2" in str(raised.value)
 
     def test_other_data(self, manifest: Manifest, done: Path) -> None:
         fewer = manifest.select(np.arange(len(manifest)) > 0)
@@ -202,17 +201,17 @@ class TestRefused:
         with pytest.raises(ConfigError, match="cannot be read"):
             summarise(tmp_path)
         (tmp_path / "ablation.json").write_bytes((done / "ablation.json").read_bytes())
-        with pytest.raises(DataError, match="no run is done yet"):
+        with pytest.raises(DataError, match="no run is completed yet"):
             summarise(tmp_path)
         run_folder(tmp_path, "decoder", 0).mkdir(parents=True)
-        (run_folder(tmp_path, "decoder", 0) / "result.json").write_text("[]")
-        with pytest.raises(ConfigError, match="expected settings of Result"):
+        (run_folder(tmp_path, "decoder", 0) / "result.json").write_text("{")
+        with pytest.raises(ConfigError, match="cannot be read"):
             summarise(tmp_path)
 
 
 class TestReport:
     def test_numbers_by_hand(self, done: Path) -> None:
-        summary = summarise(done, num_resamples=50)
+        report = summarise(done, num_resamples=50)
         for cell in ("decoder", "linear"):
             war, uar, rare = [], [], []
             for seed in (0, 1):
@@ -221,19 +220,20 @@ class TestReport:
                 war.append(np.mean(pred == label))
                 uar.append(np.mean(list(recalls.values())))
                 rare.append(recalls["disgust"])
-            assert summary.scores(cell, "war") == pytest.approx(war)
-            assert summary.scores(cell, "uar") == pytest.approx(uar)
-            assert summary.scores(cell, "minority_recall") == pytest.approx(rare)
+            assert scores_in(report, cell, "war") == pytest.approx(war)
+            assert scores_in(report, cell, "uar") == pytest.approx(uar)
+            assert scores_in(report, cell, "minority_recall") == pytest.approx(rare)
             mean, spread = 100 * np.mean(war), 100 * np.std(war, ddof=1)
-            assert f"| {cell} " in headline(summary)
-            assert f"| {mean:.1f} ± {spread:.1f} |" in headline(summary)
-        found = summary.contrasts["linear", "decoder"]["war"]
-        by_seed = np.subtract(summary.scores("linear", "war"), summary.scores("decoder", "war"))
-        assert found.per_seed == pytest.approx(tuple(by_seed))
-        # Three tests of one comparison; the other has no run that ended well.
-        assert list(summary.contrasts) == [("linear", "decoder")]
-        raw = [each.p_value for each in summary.contrasts["linear", "decoder"].values()]
-        assert min(summary.corrected.values()) == pytest.approx(min(1, 3 * min(raw)))
+            assert f"| {cell} " in headline(report)
+            assert f"| {mean:.1f} ± {spread:.1f} |" in headline(report)
+        # Three tests of one comparison; the other has no finished run.
+        found = report["comparisons"]
+        assert [(each["cell"], each["reference"]) for each in found] == [("linear", "decoder")] * 3
+        by_seed = np.subtract(scores_in(report, "linear", "war"), scores_in(report, "decoder", "war"))
+        assert found[0]["per_seed"] == pytest.approx(tuple(by_seed))
+        assert min(each["p_holm"] for each in found) == pytest.approx(
+            min(1, 3 * min(each["p_value"] for each in found))
+        )
 
     def test_it_says_what_failed_and_what_is_missing(self, done: Path, tmp_path: Path) -> None:
         text = headline(summarise(done, num_resamples=50))
@@ -245,13 +245,13 @@ class TestReport:
         for name in ("result.json", "predictions.parquet"):
             (run / name).write_bytes((done / "runs" / "decoder-0" / name).read_bytes())
         (tmp_path / "ablation.json").write_bytes((done / "ablation.json").read_bytes())
-        assert "Not complete: 5 runs are not done." in headline(summarise(tmp_path))
+        assert "Not complete: 5 runs are missing." in headline(summarise(tmp_path))
 
     def test_the_same_files_give_the_same_report(self, done: Path, tmp_path: Path) -> None:
         written = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
-            write_report(summarise(done, num_resamples=50), tmp_path / name)
+            write_files(summarise(done, num_resamples=50), tmp_path / name)
             written.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
         assert written[0] == written[1]
         assert set(written[0]) == set(FILES)
@@ -260,9 +260,9 @@ class TestReport:
         assert [cell["name"] for cell in plain["cells"]] == ["decoder", "linear", "too-fast"]
         assert plain["cells"][1]["settings"]["model.head.kind"] == "linear"
         assert plain["cells"][1]["label_share"] == 0.5
-        assert "kind" not in plain["recipe"]["model"]["head"]
+        assert plain["recipe"]["model"]["head"]["kind"] == "ml_decoder"
         text = written[0]["report.md"].decode()
-        assert "differ from each other in model.head.kind, optimizer.head\\_lr" in text
+        assert "The cells differ in model.head.kind, optimizer.head\\_lr" in text
         assert "and in the share of the labels" in text
 
     def test_answers_to_other_images_are_refused(self, done: Path, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ class TestReport:
             (folder / "result.json").write_bytes((source / "result.json").read_bytes())
             pq.write_table(pq.read_table(source / "predictions.parquet").slice(seed), folder / "predictions.parquet")
         (tmp_path / "ablation.json").write_bytes((done / "ablation.json").read_bytes())
-        with pytest.raises(DataError, match="answers to other images"):
+        with pytest.raises(DataError, match="predictions for different images"):
             summarise(tmp_path)
 
 
@@ -299,7 +299,7 @@ class TestSapiens:
 
     def test_it_names_all_files_that_are_missing(self, tmp_path: Path) -> None:
         (tmp_path / "pose.safetensors").touch()
-        made = make_grid("backbone", GridOptions(weights={"pose": str(tmp_path / "pose.safetensors")}))
+        made = make_grid("backbone", weights=[f"pose={tmp_path / 'pose.safetensors'}"])
         with pytest.raises(CheckpointError, match="lacks 4 encoder") as raised:
             ablate(made, drawn(("train", "val"), (28, 7)), tmp_path / "out", data="drawn")
         for task in ("depth", "normal", "seg", "pretrain"):
@@ -308,30 +308,30 @@ class TestSapiens:
 
     def test_encoders_of_another_size_are_refused_first(self, tmp_path: Path) -> None:
         files = self.write(tmp_path)
-        made = make_grid("backbone", GridOptions(weights=files))
+        made = make_grid("backbone", weights=files)
         with pytest.raises(CheckpointError, match=r"vit\.embed_dim is 16, not 1024"):
             check_weights(made)
 
     def test_it_runs(self, tmp_path: Path) -> None:
-        made = make_grid("backbone", GridOptions(settings=self.SETTINGS, weights=self.write(tmp_path)))
+        made = make_grid("backbone", self.SETTINGS, weights=self.write(tmp_path))
         check_weights(made)
         # A file of a task and the plain one stand for all five.
         tasks = ("pose", "pretrain")
         made = dataclasses.replace(
             made,
-            cells=tuple(cell for cell in made.cells if cell.name in tasks),
+            cells={task: made.cells[task] for task in tasks},
             comparisons=tuple(pair for pair in made.comparisons if set(pair) <= set(tasks)),
         )
         out = tmp_path / "out"
-        assert ablate(made, drawn(("train", "val"), (56, 14)), out, data="drawn", seeds=2, say=quiet)
-        summary = summarise(out, num_resamples=50)
-        assert {cell: len(summary.finished(cell)) for cell in summary.results} == dict.fromkeys(tasks, 2)
-        assert summary.plan.report_split == "val"
-        assert list(summary.contrasts) == [("pretrain", "pose")]
+        report = ablate(made, drawn(("train", "val"), (56, 14)), out, data="drawn", seeds=2, say=quiet)
+        assert report is not None
+        assert {cell["name"]: len(cell["scores"]["war"]["runs"]) for cell in report["cells"]} == dict.fromkeys(tasks, 2)
+        assert report["report_split"] == "val"
+        assert {(each["cell"], each["reference"]) for each in report["comparisons"]} == {("pretrain", "pose")}
 
-    def write(self, folder: Path) -> dict[str, str]:
+    def write(self, folder: Path) -> list[str]:
         """Write an encoder of each variant: those of a task for 4:3 images, the plain one square with a class token."""
-        base = make_grid("backbone", GridOptions(settings=self.SETTINGS)).cells[0].recipe.model
+        base = make_grid("backbone", self.SETTINGS).recipe.model
         assert base.vit
         files = {}
         for number, task in enumerate(SAPIENS_TASKS):
@@ -343,4 +343,4 @@ class TestSapiens:
             state, _ = SAPIENS.inverse().apply(build_backbone(model).state_dict())
             files[task] = str(folder / f"{task}.safetensors")
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, files[task])
-        return files
+        return [f"{task}={file}" for task, file in files.items()]

@@ -8,14 +8,14 @@ from PIL import Image
 
 from motivnet.errors import ConfigError, OutputError
 from motivnet.experiments import benchmark
-from motivnet.experiments.benchmark import Options, run_benchmark
-from motivnet.experiments.protocols import Setting
+from motivnet.experiments.benchmark import run_benchmark
+from motivnet.experiments.protocols import BenchmarkSettings, Setting
 from motivnet.inference.predictor import Predictor
 from motivnet.report.benchmark_report import benchmark_files
 
 # What the tiny bundle answers by brightness.
 BRIGHTNESS = {"happiness": 230, "sadness": 20, "neutral": 128, "contempt": 128}
-QUICK = Options(num_resamples=20)
+QUICK = BenchmarkSettings(num_resamples=20)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ class TestSettings:
 
     def test_the_user_may_say_what_a_model_was_trained_on(self, tmp_path, pictures, model):
         silent = model("silent")
-        options = Options(num_resamples=5, trained_on={silent: ["fer2013"]})
+        options = BenchmarkSettings(num_resamples=5, trained_on={silent: ["fer2013"]})
         data = [f"FER-2013={pictures('a', *EASY)}", f"JAFFE={pictures('b', *EASY)}"]
         found = run_benchmark([silent], data, tmp_path / "out", options)
         assert [cell.setting for cell in found.cells] == [Setting.OWN_DOMAIN, Setting.ZERO_SHOT]
@@ -129,13 +129,13 @@ class TestSettings:
         found = run_benchmark([model("own", trained_on=["FER-2013"])], [data], tmp_path / "out", QUICK)
         markdown = benchmark_files(found)["benchmark.md"]
         sections = {part.partition("\n")[0]: part for part in markdown.split("\n## ")}
-        assert "| own | FER-2013 | 100.0 [100.0, 100.0]" in sections["Own domain: FER-2013"]
-        assert "EmoNeXt" in sections["Own domain: FER-2013"]
-        assert "optimistic: selected on the split it reports" in sections["Own domain: FER-2013"]
-        assert "MotivNet" in sections["Zero-shot: FER-2013"]
-        assert "AGRA" in sections["Domain adaptation: FER-2013"]
+        assert "| own | FER-2013 | 100.0 [100.0, 100.0]" in sections["Leaderboard, own domain: FER-2013"]
+        assert "EmoNeXt" in sections["Leaderboard, own domain: FER-2013"]
+        assert "optimistic: selected on the split it reports" in sections["Leaderboard, own domain: FER-2013"]
+        assert "MotivNet" in sections["Leaderboard, zero-shot: FER-2013"]
+        assert "AGRA" in sections["Leaderboard, domain adaptation: FER-2013"]
         for heading, part in sections.items():
-            assert heading.startswith("Domain adaptation") or "AGRA" not in part
+            assert heading.startswith("Leaderboard, domain adaptation") or "AGRA" not in part
 
 
 class TestLabels:
@@ -151,9 +151,8 @@ class TestLabels:
         bright = model("bright", trained_on=[])
         found = {}
         for restrict in ("keep", "renormalise"):
-            result = run_benchmark(
-                [bright], [f"CK+={data}"], tmp_path / "out", Options(num_resamples=5, restrict=restrict)
-            )
+            settings = BenchmarkSettings(num_resamples=5, restrict=restrict)
+            result = run_benchmark([bright], [f"CK+={data}"], tmp_path / "out", settings, overwrite=True)
             (found[restrict],) = result.cells
             markdown = benchmark_files(result)["benchmark.md"]
             assert "2 labels (happiness, sadness); no image of neutral, surprise, fear, disgust, anger" in markdown
@@ -198,14 +197,17 @@ class TestFailures:
             def outputs(self, pixels_BCHW):
                 raise RuntimeError("out of memory")
 
-        def load(name):
-            predictor = Predictor.load(name, detector="whole")
+        real = Predictor.load
+
+        def load(name, *args, **options):
+            predictor = real(name, *args, **options)
             if name.endswith("bad"):
                 predictor.backend = Broken()
             return predictor
 
+        monkeypatch.setattr(Predictor, "load", load)
         models = [model("bad"), model("good", dim=True)]
-        found = run_benchmark(models, [pictures("easy", *EASY)], tmp_path / "out", QUICK, load=load)
+        found = run_benchmark(models, [pictures("easy", *EASY)], tmp_path / "out", QUICK)
         assert [cell.model for cell in found.cells] == ["good"]
         assert [(each.model, each.reason) for each in found.skipped] == [("bad", "out of memory")]
 
@@ -223,8 +225,8 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (Options(detect=["CK"]), "unknown data set 'CK'"),
-            (Options(trained_on={"nanu": ["JAFFE"]}), "unknown model 'nanu'; did you mean 'nano'"),
+            (BenchmarkSettings(detect=["CK"]), "unknown data set 'CK'"),
+            (BenchmarkSettings(trained_on={"nanu": ["JAFFE"]}), "unknown model 'nanu'; did you mean 'nano'"),
         ],
     )
     def test_options_that_mean_nothing_are_refused_before_any_work(self, tmp_path, options, message):
@@ -237,7 +239,7 @@ class TestFailures:
 
     def test_predictions_that_cannot_be_kept_end_it(self, tmp_path, pictures, model):
         (tmp_path / "out").write_text("a file")
-        with pytest.raises(OutputError, match="cannot be written"):
+        with pytest.raises(OutputError, match="is a file, expected a folder"):
             run_benchmark([model("one")], [pictures("easy", *EASY)], tmp_path / "out", QUICK)
 
 
@@ -257,6 +259,7 @@ class TestResuming:
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(models, data, tmp_path / "out", QUICK, track=killed)
         done = len(list((tmp_path / "out" / "predictions").iterdir()))
+        assert not (tmp_path / "out" / "benchmark.json").exists()
         asked.clear()
         assert run_benchmark(models, data, tmp_path / "out", QUICK).to_dict() == whole
         assert len(asked) == 4 - done
@@ -264,15 +267,19 @@ class TestResuming:
 
     def test_only_what_changed_is_asked_again(self, tmp_path, pictures, model, asked):
         bright, data = model("bright"), pictures("easy", *EASY)
-        run_benchmark([bright], [data], tmp_path / "out", QUICK)
-        run_benchmark([bright], [f"Renamed={data}"], tmp_path / "out", Options(num_resamples=7, restrict="renormalise"))
+
+        def run(name=data, settings=QUICK):
+            run_benchmark([bright], [name], tmp_path / "out", settings, overwrite=True)
+
+        run()
+        run(f"Renamed={data}", BenchmarkSettings(num_resamples=7, restrict="renormalise"))
         assert len(asked) == 1
         pictures("easy", *EASY, ("happiness", "sadness"))
-        run_benchmark([bright], [data], tmp_path / "out", QUICK)
+        run()
         assert len(asked) == 2
         path = tmp_path / "models" / "bright" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": {"temperature": 1.5}}))
-        run_benchmark([bright], [data], tmp_path / "out", QUICK)
+        run()
         assert len(asked) == 3
 
     def test_damaged_predictions_are_made_anew(self, tmp_path, pictures, model, asked):
@@ -281,9 +288,10 @@ class TestResuming:
         (file,) = (tmp_path / "out" / "predictions").iterdir()
         file.write_bytes(b"PAR1 and nothing more")
         said = []
-        assert run_benchmark([bright], [data], tmp_path / "out", QUICK, say=said.append).to_dict() == first
+        again = run_benchmark([bright], [data], tmp_path / "out", QUICK, say=said.append, overwrite=True)
+        assert again.to_dict() == first
         assert len(asked) == 2
-        assert "predicted anew" in "\n".join(said)
+        assert "predicted again" in "\n".join(said)
 
 
 def test_folds_by_subject_where_there_are_subjects(tmp_path, pictures, model):
@@ -306,6 +314,7 @@ def test_the_report_says_all_of_it_three_times(tmp_path, pictures, model):
     data = [pictures("easy", *EASY), pictures("half", *HALF), "folder:/nowhere"]
     found = run_benchmark(models, data, tmp_path / "out", QUICK)
     files = benchmark_files(found)
+    assert {name: (tmp_path / "out" / name).read_text(encoding="utf-8") for name in files} == files
     assert list(files) == ["benchmark.md", "benchmark.html", "benchmark.json"]
     told = json.loads(files["benchmark.json"])
     assert told == found.to_dict()
@@ -313,6 +322,6 @@ def test_the_report_says_all_of_it_three_times(tmp_path, pictures, model):
     assert told["data"]["easy"]["labels"] == {"neutral": 4, "happiness": 4, "sadness": 4}
     # Leave one data set out: both models are what testing on `easy` asks for.
     assert "| half | easy | bright, dim |" in files["benchmark.md"]
-    for text in ("bright less dim", "Skipped", "no such folder", "WAR at a glance"):
+    for text in ("bright less dim", "Skipped", "no such folder", "WAR with 95 % intervals"):
         assert text in files["benchmark.html"]
     assert "<svg" in files["benchmark.html"]

@@ -1,14 +1,11 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.experiments.comparison import METRICS, Answers, Cell, compare, score_cell
-from motivnet.experiments.leaderboard import means_of, ranks
-from motivnet.experiments.protocols import Setting
+from motivnet.experiments.comparison import Answers, compare
+from motivnet.experiments.protocols import BenchmarkSettings, Setting
 from motivnet.labels import LabelSet
 
 LABELS = LabelSet(("neutral", "happiness", "sadness", "anger"))
@@ -106,10 +103,9 @@ class TestFolds:
         assert answers_of([0, 1, 2, 3], np.eye(4), subjects).over_folds(10) is None
 
 
-def compared(a, b, **options):
-    return compare(
-        ("a", "b"), a, b, **{"data": "d", "setting": Setting.ZERO_SHOT, "num_resamples": 200, "seed": 0} | options
-    )
+def compared(a, b):
+    settings = BenchmarkSettings(num_resamples=200)
+    return compare(("a", "b"), a, b, data="d", setting=Setting.ZERO_SHOT, settings=settings)
 
 
 class TestCompare:
@@ -151,68 +147,3 @@ class TestCompare:
         assert (found.n, found.only_a, found.only_b) == (2, 1, 0)
         c = Answers(predictions_of([0, 1], np.eye(4)[[0, 1]]), np.array([5, 6]))
         assert compared(a, c) is None
-
-
-def cell(model, data, war, *, setting=Setting.ZERO_SHOT, labels=("happiness", "anger")):
-    target = [1, 3]
-    predictions = predictions_of(target, np.eye(4)[target])
-    made = score_cell(
-        predictions,
-        Answers(predictions, np.arange(2)),
-        model=model,
-        data=data,
-        setting=setting,
-        restrict="keep",
-        num_resamples=5,
-        num_folds=10,
-        seed=0,
-    )
-    assert isinstance(made, Cell)
-    return dataclasses.replace(made, scores=dict.fromkeys(METRICS, war), labels=labels)
-
-
-class TestRanking:
-    def test_equal_ones_share_the_better_rank(self):
-        cells = [cell("a", "d", 0.5), cell("b", "d", 0.7), cell("c", "d", 0.5), cell("e", "other", 0.9)]
-        assert ranks(cells) == [2, 1, 2, None]
-
-    def test_only_models_that_had_seen_as_much_are_ranked(self):
-        cells = [cell("a", "d", 0.5), cell("b", "d", 0.9, setting=Setting.OWN_DOMAIN), cell("c", "d", 0.4)]
-        assert ranks(cells) == [1, None, 2]
-
-    def test_only_models_that_were_asked_the_same_are_ranked(self):
-        cells = [
-            cell("a", "d", 0.5),
-            cell("b", "d", 0.9, labels=("happiness", "anger", "neutral")),
-            cell("c", "d", 0.4),
-        ]
-        assert ranks(cells) == [1, None, 2]
-
-    def test_means_are_over_what_all_models_share(self):
-        cells = [
-            *(cell("a", data, war) for data, war in (("x", 0.4), ("y", 0.6), ("z", 1.0))),
-            *(cell("b", data, war) for data, war in (("x", 0.6), ("y", 0.5))),
-        ]
-        cells = [dataclasses.replace(each, rank=rank) for each, rank in zip(cells, ranks(cells), strict=True)]
-        a, b = means_of(cells, {name: name for name in "xyz"})
-        assert a.data == b.data == ("x", "y")
-        assert (a.scores["war"], a.rank, a.mean_rank) == (pytest.approx(0.5), 2, 1.5)
-        assert (b.scores["war"], b.rank, b.mean_rank) == (pytest.approx(0.55), 1, 1.5)
-
-    def test_own_domain_is_in_no_mean_of_zero_shot(self):
-        cells = [
-            cell("a", "x", 0.9, setting=Setting.OWN_DOMAIN),
-            cell("a", "y", 0.5),
-            cell("a", "z", 0.7),
-        ]
-        (mean,) = means_of(cells, {name: name for name in "xyz"})
-        assert (mean.data, mean.scores["war"], mean.rank) == (("y", "z"), pytest.approx(0.6), None)
-
-    def test_one_data_set_has_no_mean(self):
-        assert list(means_of([cell("a", "x", 0.9), cell("b", "x", 0.8)], {"x": "x"})) == []
-
-    def test_splits_of_the_same_photographs_count_as_one(self):
-        cells = [cell("a", data, war) for data, war in (("x 1", 0.4), ("x 2", 0.6), ("y", 0.9))]
-        (mean,) = means_of(cells, {"x 1": "x", "x 2": "x", "y": "y"})
-        assert mean.scores["war"] == pytest.approx(0.7)
-        assert list(means_of(cells[:2], {"x 1": "x", "x 2": "x"})) == []

@@ -1,5 +1,6 @@
 """The grids: every cell of each question, and nothing else that differs."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from motivnet import config
 from motivnet.errors import ConfigError
-from motivnet.experiments.grids import SAPIENS_TASKS, Cell, Grid, GridOptions, make_grid
+from motivnet.experiments.grids import SAPIENS_TASKS, Cell, Grid, make_grid
 from motivnet.models.config import HeadConfig
+from motivnet.training.settings import Recipe
 
 ENCODER = Path("runs/mae/bundle")
 
@@ -16,35 +18,37 @@ ENCODER = Path("runs/mae/bundle")
 def grid(name: str, *settings: str, **options) -> Grid:
     if name in ("head", "pretraining"):
         options.setdefault("encoder", ENCODER)
-    return make_grid(name, GridOptions(settings=settings, **options))
+    return make_grid(name, settings, **options)
+
+
+def recipes(made: Grid) -> list[Recipe]:
+    return [made.recipe_of(cell) for cell in made.cells]
 
 
 @pytest.mark.parametrize("name", ["head", "sampling", "pretraining", "backbone"])
 def test_names_are_folders_and_comparisons_are_of_cells(name: str) -> None:
     made = grid(name)
-    names = [cell.name for cell in made.cells]
-    assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"[a-z0-9.-]+", each) for each in names)
+    assert all(re.fullmatch(r"[a-z0-9.-]+", each) for each in made.cells)
     assert made.comparisons
-    assert {each for pair in made.comparisons for each in pair} <= set(names)
+    assert {each for pair in made.comparisons for each in pair} <= set(made.cells)
 
 
 def test_head_has_fourteen_cells() -> None:
     made = grid("head")
     heads = {
         (head.kind, head.num_layers if head.kind == "ml_decoder" else None, head.learnable_queries)
-        for head in (cell.recipe.model.head for cell in made.cells)
+        for head in (recipe.model.head for recipe in recipes(made))
     }
     decoders = {("ml_decoder", layers, learnable) for layers in (1, 2) for learnable in (False, True)}
     assert heads == decoders | {(kind, None, False) for kind in ("linear", "mlp", "attention_pool")}
-    assert [cell.recipe.backbone.train for cell in made.cells] == ["none"] * 7 + ["all"] * 7
+    assert [recipe.backbone.train for recipe in recipes(made)] == ["none"] * 7 + ["all"] * 7
     assert made.varied() == [
         "backbone.train",
         "model.head.kind",
         "model.head.learnable_queries",
         "model.head.num_layers",
     ]
-    assert {cell.recipe.backbone.weights for cell in made.cells} == {str(ENCODER)}
+    assert {recipe.backbone.weights for recipe in recipes(made)} == {str(ENCODER)}
     # Each half is compared with its own reference.
     assert all(cell.partition(".")[0] == reference.partition(".")[0] for cell, reference in made.comparisons)
     assert len(made.comparisons) == 12
@@ -52,24 +56,24 @@ def test_head_has_fourteen_cells() -> None:
 
 def test_sampling_changes_the_sampling_alone() -> None:
     made = grid("sampling")
-    assert [cell.recipe.sampling.kind for cell in made.cells] == ["natural", "uniform", "class-weighted", "balanced"]
+    assert [recipe.sampling.kind for recipe in recipes(made)] == ["natural", "uniform", "class-weighted", "balanced"]
     assert made.varied() == ["sampling.kind"]
-    assert {cell.recipe.loss.prior_weight for cell in made.cells} == {0.0}
+    assert {recipe.loss.prior_weight for recipe in recipes(made)} == {0.0}
 
 
 def test_pretraining_changes_the_start_and_the_labels_alone() -> None:
     made = grid("pretraining")
-    assert [(cell.recipe.backbone.weights, cell.label_share) for cell in made.cells] == [
+    assert [(made.recipe_of(name).backbone.weights, cell.label_share) for name, cell in made.cells.items()] == [
         (start, share) for share in (1.0, 0.25, 0.05) for start in (None, str(ENCODER))
     ]
     assert made.varied() == ["backbone.weights"]
-    shares = {cell.name: cell.label_share for cell in made.cells}
+    shares = {name: cell.label_share for name, cell in made.cells.items()}
     assert all(shares[cell] == shares[reference] for cell, reference in made.comparisons)
 
 
 def test_backbone_changes_the_weights_alone() -> None:
-    made = grid("backbone", size="1b", weights={"depth": "depth.pth"})
-    assert [cell.recipe.backbone.weights for cell in made.cells] == [
+    made = grid("backbone", size="1b", weights=["depth=depth.pth"])
+    assert [recipe.backbone.weights for recipe in recipes(made)] == [
         "sapiens-pose-1b",
         "depth.pth",
         "sapiens-normal-1b",
@@ -77,21 +81,21 @@ def test_backbone_changes_the_weights_alone() -> None:
         "sapiens-pretrain-1b",
     ]
     assert made.varied() == ["backbone.weights"]
-    assert made.cells[0].recipe.model.vit
-    assert made.cells[0].recipe.model.vit.embed_dim == 1536
+    assert made.recipe.model.vit
+    assert made.recipe.model.vit.embed_dim == 1536
     assert [cell for cell, _ in made.comparisons] == [task for task in SAPIENS_TASKS if task != "pose"]
 
 
 def test_backbone_without_what_was_never_released() -> None:
-    assert [cell.name for cell in grid("backbone", size="2b").cells] == ["depth", "normal", "pretrain"]
+    assert list(grid("backbone", size="2b").cells) == ["depth", "normal", "pretrain"]
     assert grid("backbone", size="2b").comparisons == (("depth", "pretrain"), ("normal", "pretrain"))
-    assert len(grid("backbone", size="2b", weights={"pose": "own.pth", "seg": "own.pth"}).cells) == 5
+    assert len(grid("backbone", size="2b", weights=["pose=own.pth", "seg=own.pth"]).cells) == 5
 
 
 def test_settings_reach_every_cell() -> None:
     made = grid("head", "run.epochs=2", "optimizer.head_lr=0.5", label_share=0.5)
-    assert {(cell.recipe.run.epochs, cell.recipe.optimizer.head_lr) for cell in made.cells} == {(2, 0.5)}
-    assert {cell.label_share for cell in made.cells} == {0.5}
+    assert {(recipe.run.epochs, recipe.optimizer.head_lr) for recipe in recipes(made)} == {(2, 0.5)}
+    assert {cell.label_share for cell in made.cells.values()} == {0.5}
 
 
 @pytest.mark.parametrize(
@@ -118,9 +122,9 @@ def test_what_a_grid_decides_cannot_be_set(name: str, setting: str, decided: str
         ("pretraining", {"encoder": None}, "needs a pre-trained encoder"),
         ("pretraining", {"label_share": 0.5}, "shares of its own: 100%, 25%, 5%"),
         ("sampling", {"label_share": 0.0}, "share of the labels must be above 0"),
-        ("sampling", {"weights": {"pose": "x"}}, "--weights is of the ablation backbone"),
+        ("sampling", {"weights": ["pose=x"]}, "--weights is of the ablation backbone"),
         ("backbone", {"size": "3b"}, "unknown size '3b'"),
-        ("backbone", {"weights": {"dept": "x"}}, "did you mean 'depth'"),
+        ("backbone", {"weights": ["dept=x"]}, "did you mean 'depth'"),
         ("backbone", {"encoder": ENCODER}, "encoders of its own"),
     ],
 )
@@ -135,7 +139,6 @@ def test_a_grid_is_plain_data() -> None:
 
 
 def test_varied_names_what_only_some_cells_have() -> None:
-    base = grid("sampling").cells[0].recipe
-    nothing = Grid(name="n", question="q", cells=(Cell(name="a", recipe=base),), comparisons=())
+    nothing = dataclasses.replace(grid("sampling"), cells={"a": Cell(settings=("optimizer.head_lr=1e-4",))})
     assert nothing.varied() == []
     assert not HeadConfig().learnable_queries

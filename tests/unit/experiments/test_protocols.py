@@ -5,11 +5,12 @@ import pytest
 
 from motivnet.errors import DataError
 from motivnet.experiments.protocols import (
+    DataName,
     Setting,
     caution,
     domain,
     leave_one_out,
-    leave_one_subject_out,
+    parse_data,
     setting_of,
     spread,
     subject_folds,
@@ -166,7 +167,7 @@ class TestSubjectFolds:
         assert sorted(set(fold_B)) == [0, 1, 2, 3]
 
     def test_leave_one_subject_out_follows_the_names(self):
-        np.testing.assert_array_equal(leave_one_subject_out(["KM", "KA", "KM", "TM"]), [1, 0, 1, 2])
+        np.testing.assert_array_equal(subject_folds(["KM", "KA", "KM", "TM"], [0, 0, 1, 1], 0), [1, 0, 1, 2])
 
     @pytest.mark.parametrize(
         ("subjects", "target", "num_folds", "message"),
@@ -183,11 +184,35 @@ class TestSubjectFolds:
             subject_folds(subjects, target, num_folds)
 
     def test_one_subject_cannot_be_left_out(self):
-        with pytest.raises(DataError, match="at least 2 subjects"):
-            leave_one_subject_out(["A", "A"])
+        with pytest.raises(DataError, match="0 folds of 1 subjects"):
+            subject_folds(["A", "A"], [0, 1], 0)
 
 
 def test_spread_is_the_sample_standard_deviation():
     found = spread([0.5, 0.7])
     assert (found.mean, found.folds) == (pytest.approx(0.6), (0.5, 0.7))
     assert found.std == pytest.approx(np.sqrt(0.02))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "source", "split"),
+    [
+        ("fer2013:/a/fer.parquet@PrivateTest", "FER-2013", "fer2013:/a/fer.parquet", "PrivateTest"),
+        ("ckplus:/a/ck?neutral=false", "CK+", "ckplus:/a/ck?neutral=false", None),
+        ("folder:/a/faces", "faces", "folder:/a/faces", None),
+        ("manifest:own.parquet@test", "own", "manifest:own.parquet", "test"),
+        ("FERPlus=manifest:own.parquet@test", "FERPlus", "manifest:own.parquet", "test"),
+        ("My set=csv:a.csv?root=/x&split=y", "My set", "csv:a.csv?root=/x&split=y", None),
+        ("csv:/home/me@work/a.csv", "a", "csv:/home/me@work/a.csv", None),
+        ("csv:/home/me@work/a.csv@val", "a", "csv:/home/me@work/a.csv", "val"),
+        ("folder:/a/x@y@", "x@y", "folder:/a/x@y", None),
+        ("nonsense", "nonsense", "nonsense", None),
+    ],
+)
+def test_names_of_data_sets(text, name, source, split):
+    assert parse_data(text) == DataName(name=name, source=source, split=split)
+
+
+def test_titles():
+    assert parse_data("fer2013:x@PublicTest").title == "FER-2013 PublicTest"
+    assert parse_data("fer2013:x").title == "FER-2013"

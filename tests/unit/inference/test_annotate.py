@@ -28,9 +28,9 @@ class TestTargets:
         with pytest.raises(OutputError, match="is one of the photographs"):
             plan_targets([tmp_path / "x.jpg"], tmp_path, overwrite=True)
 
-    def test_a_folder_that_cannot_be_made_is_refused(self, tmp_path):
+    def test_a_folder_that_cannot_be_created_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(OutputError, match="cannot be made"):
+        with pytest.raises(OutputError, match="cannot be created"):
             plan_targets([Path("x.jpg")], tmp_path / "file" / "out", overwrite=False)
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from motivnet.checkpoints.bundle import Bundle, Calibration
 from motivnet.errors import CheckpointError
-from motivnet.inference.backends import OnnxBackend, softmax
+from motivnet.inference.backends import OnnxBackend
 from motivnet.labels import LabelSet
 
 
-def test_gives_the_logits_of_any_batch(tiny_bundle):
+def test_logits_of_any_batch(tiny_bundle):
     levels = np.array([1.0, -0.5, 0.0], np.float32)
     pixels = np.broadcast_to(levels[:, None, None, None], (3, 1, 16, 16)).astype(np.float32)
     logits = OnnxBackend(tiny_bundle, threads=1).logits(pixels)
@@ -139,8 +139,8 @@ def test_refuses_a_bundle_without_onnx(tmp_path, tiny_bundle):
         OnnxBackend(Bundle(tmp_path, tiny_bundle.config))
 
 
-def test_softmax_sums_to_one_and_does_not_overflow():
-    probs = softmax(np.array([[1000.0, 0.0, -1000.0], [0.0, np.log(3.0), -np.inf]], np.float32))
+def test_probabilities_sum_to_one_and_does_not_overflow():
+    probs = Calibration().probs(np.array([[1000.0, 0.0, -1000.0], [0.0, np.log(3.0), -np.inf]], np.float32))
     assert probs.dtype == np.float64
     np.testing.assert_allclose(probs, [[1, 0, 0], [0.25, 0.75, 0]], atol=1e-7)
 

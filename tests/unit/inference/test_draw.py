@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.inference.draw import COLORS, draw_faces
+from motivnet.inference.draw import COLORS, draw_faces, draw_frame
 from motivnet.inference.results import FaceResult
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
@@ -83,3 +83,51 @@ def test_the_original_is_not_drawn_on():
     image = Image.new("RGB", (640, 480))
     draw_faces(image, [face(Box(300, 200, 80, 100))])
     assert image.getextrema() == ((0, 0),) * 3
+
+
+class TestFrames:
+    @staticmethod
+    def draw(*boxes: Box, size: tuple[int, int] = (240, 320), note: str = "") -> np.ndarray:
+        probs = {"happiness": 0.75, "sadness": 0.25}
+        faces = [FaceResult(box, 0.9, "happiness", probs) for box in boxes]
+        image = np.full((*size, 3), 100, np.uint8)
+        drawn = draw_frame(image, faces, range(len(boxes)), note)
+        assert (image == 100).all()
+        return drawn
+
+    @pytest.mark.parametrize(
+        "box",
+        [
+            Box(100, 100, 80, 90),
+            Box(100, 2, 80, 200),
+            Box(-30, -40, 60, 60),
+            Box(300, 220, 60, 60),
+            Box(-10, -10, 400, 300),
+            Box(900, 900, 10, 10),
+            Box(10.4, 20.6, 0.2, 0.2),
+        ],
+    )
+    def test_boxes_anywhere(self, box):
+        assert self.draw(box).shape == (240, 320, 3)
+
+    def test_a_face_gets_a_box_and_a_panel_with_a_bar(self):
+        drawn = self.draw(Box(100, 100, 120, 90))
+        assert (drawn[145, 100] != 100).any()
+        assert (drawn[145, 160] == 100).all()
+        panel = drawn[60:98, 100:220]
+        yellow, blue = (
+            np.abs(panel.astype(int) - color).sum(axis=2) < 12 for color in ((255, 210, 63), (90, 169, 255))
+        )
+        bar = np.nonzero(yellow.sum(axis=1) > 60)[0]
+        assert yellow[bar[0]].sum() == pytest.approx(3 * blue[bar[0]].sum(), abs=4)
+
+    def test_panels_of_neighbours_do_not_cover_each_other(self):
+        one = self.draw(Box(100, 100, 120, 90))
+        both = self.draw(Box(100, 100, 120, 90), Box(110, 100, 120, 90))
+        np.testing.assert_array_equal(one[62:97], both[62:97])
+
+    @pytest.mark.parametrize("size", [(8, 8), (48, 64), (2000, 1200)])
+    def test_frames_of_any_size_with_a_note(self, size):
+        drawn = self.draw(Box(2, 2, 4, 4), size=size, note="30 fps")
+        assert drawn.shape == (*size, 3)
+        assert (drawn[:8, :8] != 100).all()

@@ -12,9 +12,8 @@ import pytest
 from motivnet import Predictor
 from motivnet.checkpoints.bundle import ASSETS, Bundle, open_bundle
 from motivnet.errors import CheckpointError, ConfigError, MissingExtraError
-from motivnet.inference.backends import OnnxBackend
+from motivnet.inference.backends import OnnxBackend, load_backend
 from motivnet.inference.predictor_config import BACKENDS, PredictorConfig
-from motivnet.inference.runtime import load_backend
 from motivnet.preprocess import PREPROCESSINGS
 
 HEADS = {"num_heads": 3}
@@ -136,7 +135,7 @@ class TestSettings:
     @pytest.mark.parametrize("asked", [{"geometry": "motivnet-pad"}, {"num_heads": 3}])
     def test_a_bundle_states_its_own(self, asked: dict) -> None:
         (name,) = asked
-        with pytest.raises(ConfigError, match=rf"{name} belongs to released files; bundle 'nano' states its own"):
+        with pytest.raises(ConfigError, match=rf"{name} belongs to released files; bundle 'nano' defines its own"):
             Predictor.load("nano", **asked)
 
     def test_a_device_that_is_not_here(self, torch_backend: type, released: Callable) -> None:

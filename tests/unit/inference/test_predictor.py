@@ -94,7 +94,7 @@ class TestAbstention:
             Predictor.load(tiny_bundle.path, detector="whole", abstain_below=wanted)
 
     def test_a_bundle_without_a_threshold_cannot_give_one(self, tiny_bundle):
-        with pytest.raises(ConfigError, match="bundle 'tiny' states no threshold"):
+        with pytest.raises(ConfigError, match="bundle 'tiny' has no threshold"):
             Predictor.load(tiny_bundle.path, detector="whole", abstain_below="stored")
 
 

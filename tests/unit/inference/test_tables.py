@@ -9,10 +9,11 @@ import pytest
 from motivnet.errors import MissingExtraError, OutputError
 from motivnet.inference.results import FaceResult, ImageResult
 from motivnet.inference.rows import all_columns, printable, to_rows
-from motivnet.inference.tables import check_output, open_output
+from motivnet.inference.tables import check_output, open_table
 from motivnet.preprocess import Box
 
 LABELS = ("neutral", "happiness")
+COLUMNS = all_columns(LABELS)
 
 
 def image(source: str, status: str, faces: int = 0, error: str | None = None) -> ImageResult:
@@ -41,9 +42,9 @@ RESULTS = [
 
 
 def write(path: Path, *, overwrite: bool = False) -> None:
-    with open_output(path, LABELS, overwrite=overwrite) as writer:
-        for result in RESULTS:
-            writer(result)
+    with open_table(path, COLUMNS, overwrite=overwrite) as writer:
+        for row in [row for result in RESULTS for row in to_rows(result)]:
+            writer(row)
 
 
 def read(path: Path) -> list[dict]:
@@ -79,8 +80,8 @@ def test_every_format_has_a_row_per_face_or_image_without(tmp_path, name):
 
 def test_parquet_keeps_types_where_no_row_has_a_face(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    with open_output(tmp_path / "x.parquet", LABELS, overwrite=False) as writer:
-        writer(RESULTS[1])
+    with open_table(tmp_path / "x.parquet", COLUMNS, overwrite=False) as writer:
+        writer(next(to_rows(RESULTS[1])))
     schema = parquet.read_schema(tmp_path / "x.parquet")
     assert (str(schema.field("x").type), str(schema.field("prob_neutral").type)) == ("double", "double")
 
@@ -100,8 +101,8 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, name):
     (tmp_path / name).write_text("precious")
 
     def interrupted() -> None:
-        with open_output(tmp_path / name, LABELS, overwrite=True) as writer:
-            writer(RESULTS[0])
+        with open_table(tmp_path / name, COLUMNS, overwrite=True) as writer:
+            writer(next(to_rows(RESULTS[0])))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -114,7 +115,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
     path = tmp_path / "x.csv"
 
     def overtaken() -> None:
-        with open_output(path, LABELS, overwrite=False):
+        with open_table(path, COLUMNS, overwrite=False):
             path.write_text("precious")
 
     with pytest.raises(OutputError, match="exists already"):

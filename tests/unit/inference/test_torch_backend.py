@@ -12,7 +12,7 @@ import torch
 
 from motivnet import Predictor, load_model
 from motivnet.checkpoints.bundle import Bundle, open_bundle
-from motivnet.checkpoints.convert import convert
+from motivnet.checkpoints.load import convert
 from motivnet.errors import ConfigError
 from motivnet.inference import torch_backend
 from motivnet.inference.backends import softmax

@@ -9,7 +9,7 @@ from motivnet.errors import CheckpointError
 from motivnet.evaluation.explain import Explainer
 from motivnet.labels import AFFECT
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
-from motivnet.models.ml_decoder import Look, MLDecoder
+from motivnet.models.ml_decoder import AttentionTrace, MLDecoder
 from motivnet.models.motivnet import AllOutputs, MotivNet, affect_names, build_model
 from motivnet.preprocess import Preprocessing
 
@@ -135,9 +135,9 @@ def test_affect_is_float32_in_half_precision(images: torch.Tensor) -> None:
 def test_explanations_are_of_the_classes_and_the_same_as_without(name: str, images: torch.Tensor) -> None:
     plain = build(HEADS[name], affect=False)
     model = extended(plain, HEADS[name])
-    looks: list[Look] = []
-    model.head(model.backbone(images), looks)
-    assert looks[-1].weights.shape[2] == plain.head.queries.shape[0] + 2  # type: ignore[union-attr]
+    traces: list[AttentionTrace] = []
+    model.head(model.backbone(images), traces)
+    assert traces[-1].weights.shape[2] == plain.head.queries.shape[0] + 2  # type: ignore[union-attr]
     found, expected = (
         Explainer(
             BundleConfig(name="tiny", summary="", licence="none", model=settings, preprocessing=PREPROCESSING), net

@@ -6,7 +6,7 @@ import torch
 from motivnet.errors import ConfigError
 from motivnet.models.backbone import has_depthwise
 from motivnet.models.config import PRESETS, HeadConfig, ModelConfig, VitConfig, preset
-from motivnet.models.ml_decoder import Look, MLDecoder
+from motivnet.models.ml_decoder import AttentionTrace, MLDecoder
 from motivnet.models.motivnet import build_model
 
 TINY_VIT = VitConfig(embed_dim=24, depth=2, num_heads=3, patch_size=8, patch_padding=0)
@@ -120,20 +120,20 @@ def test_attention_that_is_looked_at_is_the_attention_that_is_used() -> None:
     torch.manual_seed(0)
     head = MLDecoder(10, 7, num_queries=3, dim=16, num_layers=2, num_heads=4, ff_dim=8).eval()
     tokens = torch.randn(2, 5, 10)
-    looks: list[Look] = []
+    traces: list[AttentionTrace] = []
     attended = []
     for layer in head.layers:
         layer.attn.register_forward_hook(lambda module, args, out: attended.append((module, args, out)))
     with torch.inference_mode():
-        torch.testing.assert_close(head(tokens, looks), head(tokens))
-    assert len(looks) == 2
-    for look, (attn, (query, keys, _), answers) in zip(looks, attended, strict=False):
-        assert look.weights.shape == (2, 4, 3, 5)
-        torch.testing.assert_close(look.weights.sum(3), torch.ones(2, 4, 3))
-        assert look.weights.min() >= 0
-        assert not look.weights.requires_grad
+        torch.testing.assert_close(head(tokens, traces), head(tokens))
+    assert len(traces) == 2
+    for trace, (attn, (query, keys, _), answers) in zip(traces, attended, strict=False):
+        assert trace.weights.shape == (2, 4, 3, 5)
+        torch.testing.assert_close(trace.weights.sum(3), torch.ones(2, 4, 3))
+        assert trace.weights.min() >= 0
+        assert not trace.weights.requires_grad
         # The module's output is made of these weights and values, and of nothing else.
-        mixed = torch.einsum("bhqn,bhnd->bqhd", look.weights, look.values).flatten(2)
+        mixed = torch.einsum("bhqn,bhnd->bqhd", trace.weights, trace.values).flatten(2)
         torch.testing.assert_close(attn.out_proj(mixed), answers)
         # And torch's own module, given the same parameters, reports the same weights.
         witness = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
@@ -147,7 +147,7 @@ def test_attention_that_is_looked_at_is_the_attention_that_is_used() -> None:
         )
         with torch.inference_mode():
             theirs, weights = witness(query, keys, keys, average_attn_weights=False)
-        torch.testing.assert_close(weights, look.weights)
+        torch.testing.assert_close(weights, trace.weights)
         torch.testing.assert_close(theirs, answers)
 
 
@@ -156,3 +156,15 @@ def test_attention_that_is_looked_at_is_the_attention_that_is_used() -> None:
 )
 def test_only_a_convolution_of_every_channel_by_itself_is_depthwise(channels: int, groups: int, expected: bool) -> None:
     assert has_depthwise(torch.nn.Sequential(torch.nn.Conv2d(channels, 8, 3, groups=groups))) == expected
+
+
+@pytest.mark.parametrize("affect", [False, True])
+def test_features_and_head_make_the_model_as_in_timm(affect: bool) -> None:
+    config = ModelConfig(backbone="sapiens", image_size=(32, 24), vit=TINY_VIT, head=HEADS["ml_decoder"], affect=affect)
+    model, pixels = build_model(config).eval(), torch.randn(2, 3, 32, 24)
+    with torch.inference_mode():
+        tokens = model.forward_features(pixels)
+        assert tokens.shape == (2, 12, 24)
+        torch.testing.assert_close(tokens, model.backbone(pixels))
+        torch.testing.assert_close(model.forward_head(tokens), model(pixels))
+        assert model.forward_head(tokens).shape == (2, 7)

@@ -133,14 +133,14 @@ def test_a_step_of_training_lowers_the_loss(name: str, without_gradient: set[str
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("coat_tiny", (224, 224), "gives neither one feature map nor one row of tokens"),
-        ("crossvit_9_240", (240, 240), "gives neither one feature map nor one row of tokens"),
-        ("pit_ti_224", (224, 224), "gives 0 token"),
+        ("coat_tiny", (224, 224), "returns neither one feature map nor one sequence of tokens"),
+        ("crossvit_9_240", (240, 240), "returns neither one feature map nor one sequence of tokens"),
+        ("pit_ti_224", (224, 224), "returns 0 token"),
         ("convit_tiny", (64, 48), r"images of 64x48 with 1 channel\(s\) \(its own are of 224x224 with 3\): "),
         ("mvitv2_tiny", (64, 48), r"images of 64x48 .*: AssertionError"),
         ("efficientformer_l1", (96, 96), "images of 96x96 "),
         ("vit_small_patch14_reg4_dinov2", (64, 64), r"divisible by its patches of \(14, 14\)"),
-        ("coat_lite_tiny", (64, 64), "5 tokens for 4 places"),
+        ("coat_lite_tiny", (64, 64), "5 tokens for 4 positions"),
         ("test_resnet", (0, 32), "images of 0x32 "),
         ("resnet10tt", (32, 32), "timm has no model 'resnet10tt'; near it: .*resnet10t"),
         ("vit_small_patch16_dinov3.imagenet", (32, 32), r"no weights 'imagenet' .*dinov3\.lvd1689m"),

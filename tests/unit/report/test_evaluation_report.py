@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from motivnet.data.manifest import make_manifest
-from motivnet.evaluation.evaluate import evaluate
+from motivnet.evaluation.evaluate import score
 from motivnet.evaluation.predictions import Predictions, Protocol
 from motivnet.labels import LabelSet
 from motivnet.preprocess import Box
@@ -72,29 +72,29 @@ def predictions(tmp_path):
 
 
 def test_says_what_was_measured_and_what_came_out(predictions):
-    page = Page(evaluation_report(evaluate(predictions), predictions))
+    page = Page(evaluation_report(score(predictions)))
     for words in (
         "folder:somewhere/",
         "4 (label <img",
-        "1 without a face that was found: counted as errors",
+        "1 without a detected face: counted as errors",
         "(no image of absent)",
         "95%, percentiles of 1,000 resamples by image, seed 0",
         "WAR (accuracy) 50.0 % [",
         "no answer",
-        "How far probabilities can be trusted",
+        "Reliability diagram",
         "calm 95.0 % label: <b>joy</b> $x_{ row 5 gone.png (no such file)",
         "<b>joy</b> $x_{ 90.0 % label: calm row 3 3<i>.png",
         "who g4 1 0.0 %",
-        "passed on only where its terms allow",
+        "pass this page on only where its terms allow",
     ):
         assert words in page.text, words
     # The most confident mistake comes first.
     assert page.text.index("row 5 gone") < page.text.index("row 3 3<i>")
-    assert page.text.index("What was measured") < page.text.index("Scores")
+    assert page.text.index("Protocol") < page.text.index("Metrics")
 
 
 def test_is_self_contained_and_escapes_data(predictions):
-    html = evaluation_report(evaluate(predictions), predictions)
+    html = evaluation_report(score(predictions))
     page = Page(html)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     sources = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
@@ -103,14 +103,14 @@ def test_is_self_contained_and_escapes_data(predictions):
     assert "b" not in page.tags
     assert "i" not in page.tags
     assert not re.search(r"url\((?!#)", html)
-    assert evaluation_report(evaluate(predictions), predictions) == html
+    assert evaluation_report(score(predictions)) == html
 
 
 def test_without_thumbnails_mistakes_are_named(predictions):
-    html = evaluation_report(evaluate(predictions), predictions, with_thumbnails=False)
+    html = evaluation_report(score(predictions), with_thumbnails=False)
     page = Page(html)
     assert "data:image" not in html
-    assert "passed on" not in page.text
+    assert "pass this page on" not in page.text
     assert "gone.png <b>joy</b> $x_{ calm 95.0 %" in page.text
 
 
@@ -124,7 +124,7 @@ def test_answers_without_probabilities_have_fewer_sections(predictions):
         protocol=predictions.protocol,
         has_probs=False,
     )
-    page = Page(evaluation_report(evaluate(bare, intervals=False), bare))
+    page = Page(evaluation_report(score(bare, intervals=False)))
     assert "WAR (accuracy) 50.0 %" in page.text
     assert "mistakes" not in page.text
     assert "trusted" not in page.text
@@ -151,7 +151,7 @@ def test_many_values_of_a_group_are_cut_short_and_that_is_said():
         status=("ok",) * num_images,
         protocol=protocol,
     )
-    page = Page(evaluation_report(evaluate(predictions, intervals=False), predictions))
+    page = Page(evaluation_report(score(predictions, intervals=False)))
     assert "id 39" in page.text
     assert "id 40" not in page.text
     assert "Not shown, but in metrics.json: 20 of id." in page.text

@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 
 from motivnet.inference.predictor import Predictor
+from motivnet.inference.results import FaceResult
+from motivnet.inference.rows import face_columns
+from motivnet.preprocess import Box
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
@@ -59,7 +62,7 @@ class Held:
         self.began.set()
         assert self.let.wait(60)
         self.batches.append(len(images))
-        if self.fails in images:
+        if self.fails in [image.image for image in images]:
             raise RuntimeError("the runtime broke")
         return self.real.predict(images)
 
@@ -139,7 +142,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("request_", "status", "detail"),
         [
-            ({"files": form(*[("x", b"x")] * 3)}, 413, "the limit is 2 a request"),
+            ({"files": form(*[("x", b"x")] * 3)}, 413, "the limit is 2 per request"),
             ({"files": form(("x", bytes(5000)))}, 413, "the limit is 4000 bytes"),
             ({"content": b"x"}, 415, "multipart/form-data"),
             ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 422, "boundary"),
@@ -161,7 +164,7 @@ class TestRefusals:
             (b'{"images": []}', 422, "at least one image"),
             (b'{"image": []}', 422, "images"),
             (b'{"images": [{"data": 1}]}', 422, "images.0.data"),
-            (b'{"images": [{"data": ""}, {"data": ""}, {"data": ""}]}', 413, "the limit is 2 a request"),
+            (b'{"images": [{"data": ""}, {"data": ""}, {"data": ""}]}', 413, "the limit is 2 per request"),
             (b" " * 5000, 413, "the limit is 4000 bytes"),
         ],
     )
@@ -494,6 +497,8 @@ class TestTelling:
                     jsonschema.Draft202012Validator(body["schema"]).validate(example)
                     examples += 1
         assert examples >= 4
+        face = api["components"]["schemas"]["Face"]["properties"]
+        assert list(face) == ["face", *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0})), "probs"]
         assert set(api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
         assert api["components"]["schemas"]["Answer"]["examples"]
         assert ask(whole, "GET", "/docs").status_code == 404

@@ -6,13 +6,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
+from motivnet.images import NamedImage
 from motivnet.inference.results import ImageResult
-from motivnet.server.batching import Batcher, ClosedError, FailedError, QueueFullError
-from motivnet.server.metrics import Metrics
+from motivnet.server.batching import Batcher
+from motivnet.server.limits import RefusedError
+from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import Metrics
 
 
 class Echo:
-    """Answers with the images as sources, once it is let; breaks at b"bad"."""
+    """Answers with the images as sources, once it is let; breaks at one named bad."""
 
     def __init__(self) -> None:
         self.let, self.began = threading.Event(), threading.Event()
@@ -22,11 +25,12 @@ class Echo:
     def predict(self, images):
         self.began.set()
         assert self.let.wait(60)
-        self.batches.append(list(images))
+        names = [image.name for image in images]
+        self.batches.append(names)
         self.threads.add(threading.current_thread().name)
-        if b"bad" in images:
+        if "bad" in names:
             raise RuntimeError("broke")
-        return [ImageResult(source=image.decode(), status="no_face", model="m", preprocessing="p") for image in images]
+        return [ImageResult(source=name, status="no_face", model="m", preprocessing="p") for name in names]
 
 
 def run(go, **settings):
@@ -34,8 +38,8 @@ def run(go, **settings):
 
     async def all_of_it():
         echo = Echo()
-        defaults = {"max_queue_images": 100, "batch_images": 4, "batch_wait_s": 0.0}
-        batcher = Batcher(echo, Metrics(), **(defaults | settings))
+        defaults = {"max_queue_images": 100, "batch_images": 4, "batch_wait_ms": 0.0}
+        batcher = Batcher(echo, ServerSettings(**(defaults | settings)), Metrics())
         batcher.start()
         try:
             return await go(batcher, echo)
@@ -56,21 +60,25 @@ def sources(results) -> list[str]:
     return [result.source for result in results]
 
 
-def ask(batcher, *images: bytes) -> asyncio.Task:
-    return asyncio.create_task(batcher.predict(images))
+def named(*names: str) -> list[NamedImage]:
+    return [NamedImage(name, b"") for name in names]
+
+
+def ask(batcher, *names: str) -> asyncio.Task:
+    return asyncio.create_task(batcher.predict(named(*names)))
 
 
 def test_what_came_while_the_model_was_busy_is_one_batch():
     async def go(batcher, echo):
-        first = ask(batcher, b"1")
+        first = ask(batcher, "1")
         await until(echo.began.is_set)
-        rest = [ask(batcher, b"2", b"3"), ask(batcher, b"4"), ask(batcher, b"5", b"6")]
+        rest = [ask(batcher, "2", "3"), ask(batcher, "4"), ask(batcher, "5", "6")]
         await asyncio.sleep(0)
         echo.let.set()
         assert sources(await first) == ["1"]
         assert [sources(await task) for task in rest] == [["2", "3"], ["4"], ["5", "6"]]
         # A request is not divided.
-        assert echo.batches == [[b"1"], [b"2", b"3", b"4"], [b"5", b"6"]]
+        assert echo.batches == [["1"], ["2", "3", "4"], ["5", "6"]]
         assert len(echo.threads) == 1
 
     run(go)
@@ -79,8 +87,8 @@ def test_what_came_while_the_model_was_busy_is_one_batch():
 def test_a_request_larger_than_a_batch_or_the_queue_goes_alone():
     async def go(batcher, echo):
         echo.let.set()
-        many = [str(n).encode() for n in range(9)]
-        assert len(await batcher.predict(many)) == 9
+        many = [str(n) for n in range(9)]
+        assert len(await batcher.predict(named(*many))) == 9
         assert echo.batches == [many]
 
     run(go, max_queue_images=3)
@@ -89,82 +97,81 @@ def test_a_request_larger_than_a_batch_or_the_queue_goes_alone():
 def test_others_on_their_way_are_waited_for():
     async def go(batcher, echo):
         echo.let.set()
-        with batcher.coming():
-            first = ask(batcher, b"1")
+        with batcher.arriving():
+            first = ask(batcher, "1")
             await asyncio.sleep(0.05)
             assert not echo.batches
-        await batcher.predict([b"2"])
+        await batcher.predict(named("2"))
         await first
-        assert echo.batches == [[b"1", b"2"]]
+        assert echo.batches == [["1", "2"]]
 
-    run(go, batch_wait_s=60.0)
+    run(go, batch_wait_ms=60000)
 
 
 def test_nobody_waits_when_none_is_on_its_way():
     async def go(batcher, echo):
         echo.let.set()
         async with asyncio.timeout(30):
-            await batcher.predict([b"1"])
+            await batcher.predict(named("1"))
 
-    run(go, batch_wait_s=600.0)
+    run(go, batch_wait_ms=600000)
 
 
 def test_they_are_not_waited_for_for_ever():
     async def go(batcher, echo):
         echo.let.set()
-        with batcher.coming():
-            assert sources(await batcher.predict([b"1"])) == ["1"]
+        with batcher.arriving():
+            assert sources(await batcher.predict(named("1"))) == ["1"]
 
-    run(go, batch_wait_s=0.01)
+    run(go, batch_wait_ms=10)
 
 
 def test_a_full_queue():
     async def go(batcher, echo):
-        first = ask(batcher, b"1")
+        first = ask(batcher, "1")
         await until(echo.began.is_set)
-        second = ask(batcher, b"2", b"3")
+        second = ask(batcher, "2", "3")
         await asyncio.sleep(0)
-        assert not batcher.full
-        with pytest.raises(QueueFullError):
-            await batcher.predict([b"4", b"5"])
-        third = ask(batcher, b"4")
+        batcher.check_room(1)
+        with pytest.raises(RefusedError, match="too many images"):
+            await batcher.predict(named("4", "5"))
+        third = ask(batcher, "4")
         await asyncio.sleep(0)
-        assert batcher.full
-        with pytest.raises(QueueFullError):
+        with pytest.raises(RefusedError, match="too many images"):
             await batcher.call(lambda: 1)
         echo.let.set()
         await asyncio.gather(first, second, third)
-        assert not batcher.full
+        batcher.check_room(3)
 
     run(go, max_queue_images=3)
 
 
 def test_whoever_leaves_is_not_predicted():
     async def go(batcher, echo):
-        first = ask(batcher, b"1")
+        first = ask(batcher, "1")
         await until(echo.began.is_set)
-        gone, stays = ask(batcher, b"2"), ask(batcher, b"3")
+        gone, stays = ask(batcher, "2"), ask(batcher, "3")
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
         echo.let.set()
         await asyncio.gather(first, stays)
-        assert echo.batches == [[b"1"], [b"3"]]
+        assert echo.batches == [["1"], ["3"]]
 
     run(go)
 
 
 def test_only_the_guilty_request_fails(caplog):
     async def go(batcher, echo):
-        first = ask(batcher, b"1")
+        first = ask(batcher, "1")
         await until(echo.began.is_set)
-        tasks = [ask(batcher, b"2"), ask(batcher, b"bad"), ask(batcher, b"3")]
+        tasks = [ask(batcher, "2"), ask(batcher, "bad"), ask(batcher, "3")]
         await asyncio.sleep(0)
         echo.let.set()
         await first
         two, bad, three = await asyncio.gather(*tasks, return_exceptions=True)
         assert (sources(two), sources(three)) == (["2"], ["3"])
-        assert isinstance(bad, FailedError)
+        assert (bad.status, bad.reason) == (500, "model")
 
     run(go)
     assert "broke" in caplog.text
@@ -172,14 +179,14 @@ def test_only_the_guilty_request_fails(caplog):
 
 def test_calls_run_in_the_models_thread_between_batches(caplog):
     async def go(batcher, echo):
-        first = ask(batcher, b"1")
+        first = ask(batcher, "1")
         await until(echo.began.is_set)
         called = asyncio.create_task(batcher.call(lambda: threading.current_thread().name))
         await asyncio.sleep(0)
         echo.let.set()
         await first
         assert {await called} == echo.threads
-        with pytest.raises(FailedError):
+        with pytest.raises(RefusedError, match="the model failed"):
             await batcher.call(lambda: np.zeros(1)[2])
 
     run(go)
@@ -188,16 +195,15 @@ def test_calls_run_in_the_models_thread_between_batches(caplog):
 
 def test_closing_finishes_what_was_accepted():
     async def go(batcher, echo):
-        first = ask(batcher, b"1")
+        first = ask(batcher, "1")
         await until(echo.began.is_set)
-        second = ask(batcher, b"2")
+        second = ask(batcher, "2")
         called = asyncio.create_task(batcher.call(lambda: 7))
         await asyncio.sleep(0)
         closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
-        assert not batcher.ready
-        with pytest.raises(ClosedError):
-            await batcher.predict([b"3"])
+        with pytest.raises(RefusedError, match="shutting down"):
+            await batcher.predict(named("3"))
         echo.let.set()
         await closing
         assert (sources(await first), sources(await second), await called) == (["1"], ["2"], 7)

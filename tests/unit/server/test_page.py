@@ -7,8 +7,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from motivnet.inference.predictor import Predictor
+from motivnet.server.app import PAGE as FOLDER
+from motivnet.server.app import PAGE_HEADERS as HEADERS
 from motivnet.server.app import create_app
-from motivnet.server.page import FOLDER, HEADERS
 from motivnet.server.settings import ServerSettings
 
 FILES = sorted(path.name for path in FOLDER.iterdir())

@@ -20,7 +20,7 @@ from motivnet.data.augment import NO_CHANGE, mix
 from motivnet.data.loader import Batch, FaceDataset
 from motivnet.data.manifest import make_manifest
 from motivnet.errors import DataError
-from motivnet.evaluation.continuous import ccc, rmse
+from motivnet.evaluation.metrics import ccc, rmse
 from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.models.config import HeadConfig, VitConfig
 from motivnet.models.motivnet import build_model

@@ -127,7 +127,9 @@ class TestHoldOut:
     def test_a_class_of_one_person_cannot_be_on_both_sides(self) -> None:
         part = make(EVEN)
         part["subject"] = ["only" if label == "fear" else str(row) for row, label in enumerate(part["label"])]
-        with pytest.raises(DataError, match=r"all rows of fear are of one person or picture.*another split as split.select"):
+        with pytest.raises(
+            DataError, match=r"all rows of fear are of one person or picture.*another split as split.select"
+        ):
             choose_rows(a_recipe(), join(part))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from motivnet import config
-from motivnet.checkpoints.load import read_weights
+from motivnet.checkpoints.files import open_weights
 from motivnet.data.manifest import Manifest, write_manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training import fit as fit_module
@@ -99,7 +99,7 @@ def test_the_bundle_holds_the_averaged_weights_of_the_best_epoch(
 ) -> None:
     bundle = fit(tiny(), faces, tmp_path, progress=False)
     content = torch.load(tmp_path / BEST, weights_only=True)
-    for name, tensor in read_weights(bundle.weights).items():
+    for name, tensor in open_weights(bundle.weights).tensors.items():
         assert torch.equal(tensor, content["state_dict"][f"model.{name}"].half()), name
     assert not all(
         torch.equal(tensor, content["state_dict"][name]) for name, tensor in content["current_model_state"].items()
@@ -117,7 +117,7 @@ def test_low_rank_additions_are_merged_into_the_bundle(
     )
     bundle = fit(recipe, faces, tmp_path / "lora", progress=False)
     plain = fit(tiny(epochs=1), faces, tmp_path / "plain", progress=False)
-    assert read_weights(bundle.weights).keys() == read_weights(plain.weights).keys()
+    assert open_weights(bundle.weights).tensors.keys() == open_weights(plain.weights).tensors.keys()
 
 
 def test_a_finished_run_is_not_trained_again(

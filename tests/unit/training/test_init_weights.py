@@ -11,7 +11,8 @@ import torch
 from torchvision.models import mobilenet_v2
 
 from motivnet.checkpoints.bundle import BundleConfig, write_config
-from motivnet.checkpoints.load import load_backbone, read_weights, write_weights
+from motivnet.checkpoints.files import open_weights
+from motivnet.checkpoints.load import load_backbone, write_weights
 from motivnet.errors import CheckpointError
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, affect_names, build_model
@@ -310,7 +311,7 @@ def test_damaged_weights_end_in_our_error(torchvision: Path, tmp_path: Path) -> 
             content[place % max(1, len(content)) : place % max(1, len(content)) + 1] = rng.bytes(1)
         damaged.write_bytes(content)
         try:
-            read_weights(damaged)
+            open_weights(damaged)
         except CheckpointError:
             num_refused += 1
     assert num_refused > 30

@@ -21,13 +21,16 @@ MORE_FORMATS = [
 ]
 
 
-def draw(path: Path, codec: str, times_ms: Sequence[int] | None = None, *, sound: bool = False) -> Path:
+def draw(
+    path: Path, codec: str, times_ms: Sequence[int] | None = None, *, sound: bool = False, title: str = ""
+) -> Path:
     """Write 60 frames, 25 a second unless times are given, a key frame every 12; number k is a bar at 4 k pixels."""
     options = {"libx264": {"bf": "3", "preset": "veryfast"}, "libx265": {"x265-params": "log-level=none:keyint=12"}}
     options |= {"libvpx": {"auto-alt-ref": "1", "lag-in-frames": "8", "deadline": "realtime", "cpu-used": "8"}}
     options |= {"libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "8"}}
     base = Fraction(1, 25) if times_ms is None else Fraction(1, 1000)
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=25, options=options.get(codec, {}))
         stream.height, stream.width, stream.pix_fmt = 64, 256, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = 12
@@ -119,6 +122,14 @@ def test_a_file_that_cannot_be_searched_is_read_from_the_beginning(tmp_path: Pat
     assert video.decoded == NUM_FRAMES
 
 
+def test_a_title_that_is_not_utf8(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.mkv", "mpeg4", title="a title")
+    content = path.read_bytes()
+    assert b"a title" in content
+    path.write_bytes(content.replace(b"a title", "ä title".encode("latin-1")))
+    assert len(read(path)[0]) == NUM_FRAMES
+
+
 def test_sound_is_ignored(tmp_path: Path) -> None:
     frames, video = read(draw(tmp_path / "a.mp4", "libx264", sound=True), Selection(start_s=1))
     assert [shown(frame) for frame in frames] == list(range(25, 60))
@@ -154,7 +165,7 @@ def test_a_missing_end_is_said(tmp_path: Path, name: str) -> None:
             av.open(str(path)) as source,
             av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as to,
         ):
-            stream = to.add_stream_from_template(source.streams.video[0])
+            stream = to.add_stream_from_template(source.streams.video[0], opaque=True)
             for packet in source.demux(video=0):
                 if packet.dts is not None:
                     packet.stream = stream

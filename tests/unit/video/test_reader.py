@@ -1,6 +1,7 @@
 """Videos drawn here are read, searched and turned into rows."""
 
 import itertools
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -16,9 +17,10 @@ from motivnet.images import ImageLimits
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
 from motivnet.preprocess import Box
-from motivnet.video.follow import FollowConfig, follow
+from motivnet.video.follow import follow
 from motivnet.video.read_ahead import read_ahead
 from motivnet.video.reader import Frame, Selection, Video
+from motivnet.video.video_config import FollowConfig
 
 av = pytest.importorskip("av")
 
@@ -35,6 +37,8 @@ def draw(path: Path, images: Sequence[np.ndarray], times_ms: Sequence[int] | Non
         if times_ms is not None:
             stream.codec_context.time_base = MILLISECOND
         if turn:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("PyAV before 18 cannot write a rotation")
             stream.set_display_rotation(turn)
         for position, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -100,6 +104,15 @@ def test_rotation_is_applied(tmp_path: Path, turn: int, corner: tuple[int, int])
 )
 def test_selection(tmp_path: Path, wanted: Selection, indices: list[int]) -> None:
     assert [frame.index for frame in read(draw(tmp_path / "a.mp4", greys(10)), wanted)] == indices
+
+
+@pytest.mark.parametrize(
+    ("selection", "frames"),
+    [(Selection(), 10), (Selection(start_s=0.2, stride=2), 2), (Selection(end_s=0.2, fps=10), 2)],
+)
+def test_the_number_of_frames_is_estimated(tmp_path: Path, selection: Selection, frames: int) -> None:
+    with Video(draw(tmp_path / "a.mp4", greys(10)), selection) as video:
+        assert video.estimate() == frames
 
 
 @pytest.mark.parametrize(
@@ -278,12 +291,11 @@ def test_smoothing_holds_an_emotion_for_a_while(tiny_bundle: Bundle) -> None:
     assert emotions[-1] == "sadness"
 
 
-def test_images_are_kept_only_if_asked_for(tiny_bundle: Bundle) -> None:
+def test_images_are_kept_only_when_live(tiny_bundle: Bundle) -> None:
     model = predictor(tiny_bundle, Spots([0]))
-    assert [result.image_hwc_u8 for result in follow(model, still([9, 9]))] == [None, None]
-    kept = [result.image_hwc_u8 for result in follow(model, still([9] * 40), FollowConfig(keep_images=True))]
-    assert all(image is not None for image in kept)
-    assert len(kept) == 40
+    assert [result.frame.image_hwc_u8.size for result in follow(model, still([9, 9]))] == [0, 0]
+    kept = [result.frame.image_hwc_u8 for result in follow(model, still([9] * 40), live=True)]
+    assert [image.mean() for image in kept] == [9] * 40
 
 
 def test_an_error_of_the_frames_reaches_the_caller(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -292,9 +304,22 @@ def test_an_error_of_the_frames_reaches_the_caller(tiny_bundle: Bundle, tmp_path
         list(follow(predictor(tiny_bundle, Spots([0])), video))
 
 
-def test_detect_every_out_of_range() -> None:
-    with pytest.raises(ConfigError, match="detect_every 0"):
-        FollowConfig(detect_every=0)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"detect_every": 0}, {"checkpoint_every": 0}, {"min_iou": 0}, {"min_iou": 1.1}),
+        *({"max_gap_s": -1}, {"max_gap_s": math.nan}, {"smooth_s": -0.1}, {"smooth_s": math.nan}),
+    ],
+)
+def test_follow_settings_out_of_range(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        FollowConfig(**wrong)
+
+
+def test_checkpoints_are_where_faces_are_detected_next(tiny_bundle: Bundle) -> None:
+    config = FollowConfig(detect_every=3, checkpoint_every=4)
+    results = follow(predictor(tiny_bundle, Spots([0])), still([9] * 14), config)
+    assert [result.frame.index for result in results if result.state] == [5, 11]
 
 
 def test_a_photograph_as_a_video(tiny_bundle: Bundle, tmp_path: Path, astronaut: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""AffectNet, its manually annotated part, in both of its forms.
+"""AffectNet, the manually annotated part, in both of its releases.
 
 The first release is two lists and a tree of photographs:
 
@@ -8,9 +8,9 @@ Manually_Annotated_Images/689/737db2483489148d783ef278f43f486c0a97e140fc4b6b61b8
 ```
 
 with the columns of COLUMNS. `training.csv` has a header, `validation.csv` has none. `expression` is 0 to 7 for the
-emotions, 8 none, 9 uncertain, 10 non-face; valence and arousal are from -1 to 1, and -2 where there are none.
+emotions, 8 none, 9 uncertain, 10 non-face; valence and arousal are from -1 to 1, and -2 if not annotated.
 
-The later release has faces cut out already, and a file for every value:
+The later release has cropped faces, and a file for every value:
 
 ```
 train_set/images/0.jpg, annotations/0_exp.npy, 0_val.npy, 0_aro.npy, 0_lnd.npy
@@ -30,26 +30,18 @@ from typing import Literal
 import numpy as np
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.records import (
-    WILD,
-    Box,
-    Rows,
-    absolute,
-    first_folder,
-    image_path,
-    make_box,
-    number,
-    read_records,
-)
+from motivnet.data.sources import records
+from motivnet.data.sources.folder import require_folder
+from motivnet.data.sources.records import Box, Rows
 from motivnet.errors import DataError
 from motivnet.images import IMAGE_SUFFIXES
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
 BOX_COLUMNS = ("face_x", "face_y", "face_width", "face_height")
 COLUMNS = ("subDirectory_filePath", *BOX_COLUMNS, "facial_landmarks", "expression", "valence", "arousal")
-NO_EMOTION = {"8": "expression none", "9": "expression uncertain", "10": "expression non-face"}
-# AffectNet numbers the emotions in our order, which is that of the paper.
-CODES = {str(code): label for code, label in enumerate(WITH_CONTEMPT)}
+NO_EMOTION = ("expression none", "expression uncertain", "expression non-face")
+# AffectNet numbers the emotions from 0 in our order, which is that of the paper.
+CODES = (*WITH_CONTEMPT, *NO_EMOTION)
 
 LISTS = {"training": "train", "validation": "val"}
 LIST_FOLDERS = (".", "Manually_Annotated_file_lists", "Manually_Annotated/Manually_Annotated_file_lists")
@@ -67,10 +59,10 @@ def read_affectnet(path: Path, *, classes: Literal[7, 8] = 8, root: Path | None 
     Args:
         path: the folder of the data set, or one of its CSV files.
         classes: 8 with contempt, or 7, which leaves contempt out and counts it.
-        root: of the first release: the folder that image names are relative to; None: found beside the lists.
+        root: first release only: the folder that image names are relative to; None: found next to the lists.
 
     Raises:
-        DataError: naming file and row of what is not as published.
+        DataError: naming file and row of what differs from the published form.
     """
     rows = Rows(path, WITH_CONTEMPT)
     lists, sets = _find_lists(path), [name for name in SETS if (path / name).is_dir()]
@@ -81,7 +73,7 @@ def read_affectnet(path: Path, *, classes: Literal[7, 8] = 8, root: Path | None 
     if sets and root is not None:
         raise DataError(f"{path}: option root is for the CSV lists, whose images may lie elsewhere")
     for file in lists:
-        _add_list(rows, file, absolute(root or _image_root(path)))
+        _add_list(rows, file, records.absolute(root or _image_root(path)))
     for name in sets:
         _add_set(rows, path / name, SETS[name])
     manifest = rows.manifest()
@@ -103,21 +95,21 @@ def _find_lists(path: Path) -> list[Path]:
 
 def _image_root(path: Path) -> Path:
     starts = [path.parent, path.parent.parent] if path.is_file() else [path]
-    return next((found for start in starts if (found := first_folder(start, *IMAGE_FOLDERS))), starts[0])
+    return next((found for start in starts if (found := records.first_folder(start, *IMAGE_FOLDERS))), starts[0])
 
 
 def _add_list(rows: Rows, file: Path, root: str) -> None:
     split = LISTS.get(file.stem, file.stem)
-    groups = [WILD]
-    for row, cells in read_records(file, COLUMNS, header=COLUMNS):
+    groups = [records.WILD]
+    for row, cells in records.read_records(file, COLUMNS, header=COLUMNS):
         where = f"{file}, row {row}"
-        code = cells["expression"].strip().removesuffix(".0")
-        if code in NO_EMOTION:
-            rows.dropped[NO_EMOTION[code]] += 1
+        label = _label(cells["expression"], where)
+        if label in NO_EMOTION:
+            rows.dropped[label] += 1
             continue
         rows.add(
-            path=image_path(root, cells["subDirectory_filePath"], where),
-            label=_label(code, where),
+            path=records.image_path(root, cells["subDirectory_filePath"], where),
+            label=label,
             split=split,
             box=_box([cells[name] for name in BOX_COLUMNS], where),
             valence=_affect(cells["valence"], where, "valence"),
@@ -128,28 +120,24 @@ def _add_list(rows: Rows, file: Path, root: str) -> None:
 
 
 def _label(code: str, where: str) -> str:
-    if code not in CODES:
-        raise DataError(f"{where}: expression {code!r}. Allowed: 0 to 10")
-    return CODES[code]
+    return records.label_of_code(code.strip().removesuffix(".0"), CODES, where, "expression")
 
 
 def _box(cells: Sequence[str], where: str) -> Box | None:
-    """Read x, y, width, height; where no face was found, all are -1 or NULL."""
+    """Parse x, y, width, height; all are -1 or NULL if no face was detected."""
     if all(cell.strip() in ("-1", "NULL") for cell in cells):
         return None
-    x, y, width, height = (number(cell, where, name) for cell, name in zip(cells, BOX_COLUMNS, strict=True))
-    return make_box(x, y, width, height, where)
+    return records.make_box(cells, BOX_COLUMNS, where)
 
 
 def _affect(text: str, where: str, name: str) -> float | None:
-    value = number(text, where, name)
-    return None if value == -2.0 else number(text, where, name, -1.0, 1.0)
+    value = records.number(text, where, name)
+    return None if value == -2.0 else records.number(text, where, name, -1.0, 1.0)
 
 
 def _add_set(rows: Rows, folder: Path, split: str) -> None:
-    annotations, groups = folder / "annotations", [WILD]
-    if not annotations.is_dir():
-        raise DataError(f"{annotations}: no such folder")
+    annotations, groups = folder / "annotations", [records.WILD]
+    require_folder(annotations)
     names = {name.rpartition(".")[0]: name for name in _files(folder / "images", IMAGE_SUFFIXES)}
     marked = {name.removesuffix("_exp.npy") for name in _files(annotations, ("_exp.npy",))}
     unmarked = sorted(names.keys() - marked)
@@ -157,14 +145,14 @@ def _add_set(rows: Rows, folder: Path, split: str) -> None:
         raise DataError(f"{folder / 'images' / names[unmarked[0]]}: no {annotations / unmarked[0]}_exp.npy for it")
     for stem in sorted(marked, key=lambda stem: (len(stem), stem)):
         file = f"{annotations}/{stem}_exp.npy"
-        code = _value(file).removesuffix(".0")
-        if code in NO_EMOTION:
-            rows.dropped[NO_EMOTION[code]] += 1
+        label = _label(_value(file), file)
+        if label in NO_EMOTION:
+            rows.dropped[label] += 1
             continue
         valence, arousal = (f"{annotations}/{stem}_{name}.npy" for name in ("val", "aro"))
         rows.add(
             path=f"{folder}/images/{names.get(stem, f'{stem}.jpg')}",
-            label=_label(code, file),
+            label=label,
             split=split,
             valence=_affect(_value(valence), valence, "valence"),
             arousal=_affect(_value(arousal), arousal, "arousal"),
@@ -173,7 +161,7 @@ def _add_set(rows: Rows, folder: Path, split: str) -> None:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    """List a folder's file names; as text, since there are a million of them."""
+    """List the file names of a folder, as text because there may be a million."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -181,7 +169,7 @@ def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def _value(file: str) -> str:
-    """Read an array of one value, which AffectNet writes as text."""
+    """Read an array of one value, which AffectNet stores as text."""
     try:
         with Path(file).open("rb") as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False).astype(str)

@@ -1,6 +1,6 @@
-"""CK+, the Extended Cohn-Kanade data set: as published, and the two 48x48 forms that are passed on.
+"""CK+, the Extended Cohn-Kanade data set: as published, and the two 48x48 forms in circulation.
 
-As published, sequences from the neutral face to the peak of an expression, of which 327 of 593 have an emotion:
+As published: sequences from the neutral face to the peak of an expression; 327 of 593 have an emotion:
 
 ```
 cohn-kanade-images/S005/001/S005_001_00000001.png ... S005_001_00000011.png
@@ -9,9 +9,9 @@ Emotion/S005/001/S005_001_00000011_emotion.txt        "   3.0000000e+00", named 
 
 The archives unpack to `extended-cohn-kanade-images/cohn-kanade-images` and `Emotion_labels/Emotion`; both are found.
 
-Passed on as `ckextended.csv` (`emotion,pixels,Usage`, emotions numbered as in FER-2013, then contempt), without
-subjects; and as a folder for each of seven emotions with the last three frames of the sequences, cut out, whose names
-keep subject and sequence: `anger/S010_004_00000017.png`.
+In circulation: `ckextended.csv` (`emotion,pixels,Usage`, emotions numbered as in FER-2013, then contempt), without
+subjects; and one folder for each of seven emotions with the cropped last three frames of the sequences, whose names
+contain subject and sequence: `anger/S010_004_00000017.png`.
 
 Lucey et al., "The Extended Cohn-Kanade Dataset (CK+)", CVPR Workshops 2010.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import encode_pixels
 from motivnet.data.sources.folder import folders_in, labelled_files
-from motivnet.data.sources.records import POSED, Rows, first_folder, number, read_lines, read_records
+from motivnet.data.sources.records import POSED, Rows, first_folder, label_of_code, number, read_lines, read_records
 from motivnet.errors import DataError
 from motivnet.labels import CKPLUS_ORDER, FER2013_ORDER, WITH_CONTEMPT
 
@@ -32,15 +32,15 @@ SPLIT = "all"
 
 
 def read_ckplus(path: Path, *, peak_frames: int = 1, neutral: bool = True) -> Manifest:
-    """Read CK+ in any of its forms, as one split `all`: the publishers have none.
+    """Read CK+ in any of its forms, as one split `all`: no splits are published.
 
     Args:
-        path: the folder that holds `cohn-kanade-images` and `Emotion`; or a folder of label folders; or a CSV file.
-        peak_frames: as published: how many of a sequence's last frames have its emotion.
-        neutral: as published: whether its first frame is a neutral face.
+        path: the folder that contains `cohn-kanade-images` and `Emotion`; or a folder of label folders; or a CSV file.
+        peak_frames: published form only: number of last frames of a sequence that get its emotion.
+        neutral: published form only: whether the first frame of a sequence is used as a neutral face.
 
     Raises:
-        DataError: naming the file and row of what is not as published.
+        DataError: naming file and row of what differs from the published form.
     """
     if peak_frames < 1:
         raise DataError(f"option peak_frames of ckplus: {peak_frames}. Allowed: 1 or more")
@@ -92,21 +92,19 @@ def _read_label(file: Path) -> str:
     if len(cells) != 1:
         raise DataError(f"{file}: {len(cells)} values. Allowed: one, the emotion")
     row, cell = cells[0]
-    code = number(cell, f"{file}, row {row}", "emotion", 0, len(CKPLUS_ORDER) - 1)
-    if code != int(code):
-        raise DataError(f"{file}, row {row}: emotion {cell!r}. Allowed: a whole number")
-    return str(CKPLUS_ORDER[int(code)])
+    where = f"{file}, row {row}"
+    return label_of_code(f"{number(cell, where, 'emotion'):g}", CKPLUS_ORDER, where, "emotion")
 
 
 def _frames(folder: Path, emotion: Path, peak_frames: int) -> tuple[Path, list[Path]]:
-    """Give the first frame and the last ones, ending with that which the emotion's file is named after."""
+    """Return the first frame and the last ones, up to the frame that the emotion file is named after."""
     stem = emotion.name.removesuffix("_emotion.txt")
     match = FRAME.fullmatch(stem)
     if not match:
         raise DataError(f"{emotion}: the name is not that of a frame, such as S005_001_00000011_emotion.txt")
     prefix, last = stem[:-8], int(match[3])
     found = {file.stem for file in folder.glob("*.png") if not file.name.startswith(".")}
-    # Images that are missing are for `motivnet data inspect` to report, so a manifest names them all the same.
+    # `motivnet data inspect` reports missing images, so the manifest has to name them.
     expected = {f"{prefix}{number:08d}" for number in (1, *range(max(1, last - peak_frames + 1), last))}
     frames = sorted(name for name in (found or expected) | {stem} if name <= stem)
     if len(frames) <= peak_frames:
@@ -117,12 +115,10 @@ def _frames(folder: Path, emotion: Path, peak_frames: int) -> tuple[Path, list[P
 def _add_csv(rows: Rows, path: Path) -> None:
     for row, cells in read_records(path, ("emotion", "pixels", "Usage")):
         where = f"{path}, row {row}"
-        code = cells["emotion"].strip()
-        if not code.isdecimal() or int(code) >= len(CSV_ORDER):
-            raise DataError(f"{where}: emotion {code!r}. Allowed: 0 to {len(CSV_ORDER) - 1}")
+        label = label_of_code(cells["emotion"], CSV_ORDER, where, "emotion")
         rows.add(
             image=encode_pixels(cells["pixels"], where),
-            label=str(CSV_ORDER[int(code)]),
+            label=label,
             split=SPLIT,
             groups=[("usage", cells["Usage"].strip()), POSED],
             row=row,

@@ -1,14 +1,13 @@
-"""EmotioNet: its list of images with emotion categories, as the spreadsheet it comes as, or saved as CSV.
+"""EmotioNet: the list of images with emotion categories, as the published spreadsheet or saved as CSV.
 
-`URLsWithEmotionCat_aws.xlsx` has a column with the address of every image, and sixteen columns of emotion categories
-with 1 where the category applies: six single ones, and compounds such as `happily_surprised`, which have no place among
-seven emotions and are left out and counted. There is no neutral. The spreadsheet is published with a password, and has
-to be saved without one. Columns `AU 1` to `AU 60`, where a table has them, become the group `action_units`, such as
-`6+12`.
+`URLsWithEmotionCat_aws.xlsx` has a column with the URL of every image, and sixteen columns of emotion categories that
+are 1 if the category applies: six single ones, and compounds such as `happily_surprised`, which are not among the seven
+emotions and are left out and counted. There is no neutral. The spreadsheet is published with a password, and must be
+saved without one. Columns `AU 1` to `AU 60`, if present, become the group `action_units`, such as `6+12`.
 
-What is published is addresses, not images. An address stands for the file that a download made of it: below the folder
-of images by what follows `/Images/` in the address, or by the last part of it alone. The lists of action units alone
-(`dataFile_0001.txt`) have no emotions and cannot be read.
+URLs are published, not images. The downloaded file is expected in the folder of images, at the path that follows
+`/Images/` in the URL, or at the last part of it alone. The lists of action units (`dataFile_0001.txt`) have no emotions
+and cannot be read.
 
 Benitez-Quiroz et al., "EmotioNet", CVPR 2016; arXiv 1703.01210 (the challenge).
 """
@@ -21,8 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.folder import is_label
-from motivnet.data.sources.records import WILD, Rows, absolute, check_header, first_folder, image_path, read_records
+from motivnet.data.sources.records import WILD, Rows, absolute, check_columns, first_folder, image_path, read_records
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
 
@@ -35,7 +33,7 @@ UNIT = re.compile(r"au_?0*(\d+)")
 FILE_COLUMNS = ("path", "file", "image")
 # Absent, or not annotated.
 NOT_SET = {"", "0", "-1", "999"}
-# An encrypted Office file is a container of this kind instead of a ZIP archive.
+# The signature of an encrypted Office file, which is not a ZIP archive.
 ENCRYPTED = bytes.fromhex("d0cf11e0a1b11ae1")
 
 
@@ -44,14 +42,14 @@ def read_emotionet(path: Path, *, root: Path | None = None) -> Manifest:
 
     Args:
         path: the table, .xlsx or .csv.
-        root: the folder of the images; None: the folder `images` beside the table, or the table's own.
+        root: the folder of the images; None: the folder `images` next to the table, or the table's own.
 
     Raises:
-        DataError: naming file and row of what is not as published.
+        DataError: naming file and row of what differs from the published form.
     """
     folder = absolute(root or first_folder(path.parent, "images", "Images", "IMAGES") or path.parent)
     rows = Rows(path, EMOTIONS)
-    records = _read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_records(path, ())
+    records = _read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_records(path)
     columns: _Columns | None = None
     for row, raw in records:
         cells = {name.strip().lower().replace(" ", "_"): cell.strip() for name, cell in raw.items()}
@@ -73,7 +71,7 @@ def read_emotionet(path: Path, *, root: Path | None = None) -> Manifest:
 
 
 class _Columns:
-    """What each column of a table is; none goes unrecognised.
+    """The meaning of each column of a table; an unknown column is an error.
 
     Args:
         path: the table, for messages.
@@ -82,18 +80,18 @@ class _Columns:
 
     def __init__(self, path: Path, names: list[str]) -> None:
         files = [name for name in names if name in FILE_COLUMNS] + [name for name in names if name.startswith("url")]
-        self.single = {name: EMOTIONS.names[EMOTIONS.index(name)] for name in names if is_label(name, EMOTIONS)}
+        self.single = {name: label for name in names if (label := EMOTIONS.find(name))}
         self.compound = [name for name in names if name in COMPOUND]
         self.units = {name: match[1] for name in names if (match := UNIT.fullmatch(name))}
         known = {*files, *self.single, *self.compound, *self.units}
         unknown = [name for name in names if name not in known and "url" not in name]
         if not files or not self.single:
             raise DataError(
-                f"{path}: columns of {'emotion categories' if files else 'addresses (URL) or files (path)'} are"
-                f" missing; found {', '.join(names)}. Lists of action units alone have no emotions"
+                f"{path}: columns of {'emotion categories' if files else 'URLs or files (path)'} are missing; found "
+                f"{', '.join(names)}. Lists of action units alone have no emotions"
             )
         if unknown:
-            raise DataError(f"{path}: columns {unknown} are neither address, emotion category nor action unit")
+            raise DataError(f"{path}: columns {unknown} are neither URL, emotion category nor action unit")
         self.file = files[0]
 
 
@@ -105,7 +103,7 @@ def _is_set(text: str, name: str, where: str) -> bool:
 
 
 def _reason(num_single: int, num_compound: int) -> str | None:
-    """Say why a row has no place among seven emotions; None if it has one."""
+    """Return why a row is left out; None if it has exactly one of the six emotions."""
     if num_single + num_compound == 0:
         return "no emotion category"
     if num_single + num_compound > 1:
@@ -140,7 +138,7 @@ def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         # openpyxl raises all of these on damaged files; SyntaxError is the XML parser's.
         raise DataError(f"{path}: cannot be read as a spreadsheet: {error}") from None
     header = lines[0] if lines else []
-    check_header(path, [name for name in header if name], ())
+    check_columns(path, [name for name in header if name])
     for row, cells in enumerate(lines[1:]):
         if any(cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if not name):
             raise DataError(f"{path}, row {row}: a cell in a column without a name")

@@ -1,10 +1,10 @@
-"""FER-2013, with FERPlus votes where they are at hand.
+"""FER-2013, with FERPlus votes if available.
 
 Three forms are read: a Parquet file with PNG bytes and votes (`usage, label, png, votes_*`), Kaggle's `fer2013.csv` and
-`icml_face_data.csv` (`emotion, pixels, Usage`, in any order, with stray spaces), and folders `train/` and `test/` of
-one folder an emotion (see `folder.py`). Beside a CSV, FERPlus' `fer2013new.csv` gives the votes.
+`icml_face_data.csv` (`emotion, pixels, Usage`, in any order, with stray spaces), and folders `train/` and `test/` with
+one folder per emotion (see `folder.py`). The votes of a CSV are those of FERPlus' `fer2013new.csv` next to it.
 
-FERPlus' own labels are the majority of ten annotators' votes; `labels=ferplus` takes those instead of FER-2013's.
+FERPlus' labels are the majority of ten annotators' votes; `labels=ferplus` uses those instead of FER-2013's.
 
 Goodfellow et al., "Challenges in Representation Learning", ICML 2013; Barsoum et al., arXiv 1608.01041 (FERPlus).
 """
@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from motivnet.data.manifest import Manifest, make_manifest
+from motivnet.data.manifest import Manifest, make_manifest, read_table
 from motivnet.data.sources.folder import labelled_files
-from motivnet.data.sources.records import WILD, Rows, number, read_records
+from motivnet.data.sources.records import WILD, Rows, label_of_code, number, read_records
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, FER2013_ORDER, WITH_CONTEMPT
 
 SIDE_PX = 48
 SPLITS = ("Training", "PublicTest", "PrivateTest")
-# What annotators could vote for beside emotions, in the Parquet file and in FERPlus' CSV.
+# What annotators could vote for besides emotions, in the Parquet file and in FERPlus' CSV.
 NO_EMOTION_PARQUET = ("unknown", "not_face")
 NO_EMOTION_CSV = ("unknown", "NF")
 
@@ -37,11 +35,11 @@ def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus"] = "fer2013
 
     Args:
         path: a Parquet file, a CSV file, or a folder.
-        labels: `fer2013`: the seven that were published with the images; `ferplus`: the one of eight, contempt among
-            them, with the most votes; images without a single such one are left out, and counted.
+        labels: `fer2013`: the seven emotions published with the images; `ferplus`: the one with the most votes of
+            eight, including contempt; images with a tie, or with most votes for no emotion, are left out and counted.
 
     Raises:
-        DataError: naming file and row of what is not as published.
+        DataError: naming file and row of what differs from the published form.
     """
     by_vote = labels == "ferplus"
     if path.is_dir():
@@ -57,15 +55,9 @@ def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus"] = "fer2013
 
 
 def _read_parquet(path: Path, *, by_vote: bool) -> Manifest:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     voted = (*WITH_CONTEMPT, *NO_EMOTION_PARQUET) if by_vote else tuple(EMOTIONS)
     votes_columns = [f"votes_{name}" for name in voted]
-    missing = {"usage", "label", "png", *votes_columns} - set(table.schema.names)
-    if missing:
-        raise DataError(f"{path}: columns {sorted(missing)} are missing")
+    table = read_table(path, ("usage", "label", "png", *votes_columns))
     votes = np.stack([table[name].to_numpy() for name in votes_columns], axis=1).astype(np.float32)
     columns = {
         "image": table["png"].to_pylist(),
@@ -79,9 +71,12 @@ def _read_parquet(path: Path, *, by_vote: bool) -> Manifest:
 def _read_csv(path: Path, *, by_vote: bool) -> Manifest:
     columns: dict[str, list] = {"image": [], "label": [], "split": []}
     for i, row in read_records(path, ("emotion", "pixels", "Usage")):
-        columns["label"].append(_label(row["emotion"], path, i))
-        columns["image"].append(encode_pixels(row["pixels"], f"{path}, row {i}"))
-        columns["split"].append(_split(row["Usage"], path, i))
+        where, split = f"{path}, row {i}", row["Usage"].strip()
+        columns["label"].append(label_of_code(row["emotion"], FER2013_ORDER, where, "emotion"))
+        columns["image"].append(encode_pixels(row["pixels"], where))
+        if split not in SPLITS:
+            raise DataError(f"{where}: Usage {split!r}. Allowed: {', '.join(SPLITS)}")
+        columns["split"].append(split)
     if not columns["label"]:
         raise DataError(f"{path}: no rows")
     voted = (*WITH_CONTEMPT, *NO_EMOTION_CSV) if by_vote else tuple(EMOTIONS)
@@ -89,13 +84,13 @@ def _read_csv(path: Path, *, by_vote: bool) -> Manifest:
     columns["groups"] = [[WILD]] * len(columns["label"])
     if by_vote:
         if votes is None:
-            raise DataError(f"{path}: labels=ferplus needs FERPlus' fer2013new.csv beside it")
+            raise DataError(f"{path}: labels=ferplus needs FERPlus' fer2013new.csv next to it")
         return _relabel(columns, np.array(votes, np.float32))
     return make_manifest(columns | ({"votes": votes} if votes else {}))
 
 
 def _relabel(columns: Mapping[str, Sequence[Any]], votes_BV: np.ndarray) -> Manifest:
-    """Label by votes: for each of WITH_CONTEMPT, then for what is no emotion."""
+    """Label by votes, whose columns are WITH_CONTEMPT and then the classes that are not emotions."""
     most_B1 = votes_BV.max(axis=1, keepdims=True)
     single_B = (votes_BV == most_B1).sum(axis=1) == 1
     best_B = votes_BV.argmax(axis=1)
@@ -113,23 +108,11 @@ def _relabel(columns: Mapping[str, Sequence[Any]], votes_BV: np.ndarray) -> Mani
     )
 
 
-def _label(text: str, path: Path, row: int) -> str:
-    if not text.strip().isdecimal() or int(text) >= len(FER2013_ORDER):
-        raise DataError(f"{path}, row {row}: emotion {text!r}. Allowed: 0 to {len(FER2013_ORDER) - 1}")
-    return str(FER2013_ORDER[int(text)])
-
-
-def _split(text: str, path: Path, row: int) -> str:
-    if text.strip() not in SPLITS:
-        raise DataError(f"{path}, row {row}: Usage {text!r}. Allowed: {', '.join(SPLITS)}")
-    return text.strip()
-
-
 def encode_pixels(text: str, where: str) -> bytes:
-    """Turn 2,304 numbers into a PNG, so that every row of every source is an image file.
+    """Encode 2,304 grey values, separated by spaces, as PNG.
 
     Raises:
-        DataError: at another number of pixels, or a value outside 0 to 255.
+        DataError: if their number differs, or one is outside 0 to 255.
     """
     try:
         values = np.array(text.split(), dtype=np.int64)
@@ -147,5 +130,5 @@ def _read_votes(path: Path, voted: tuple[str, ...], num_rows: int) -> list[list[
         return None
     rows = [row for _, row in read_records(path, voted)]
     if len(rows) != num_rows:
-        raise DataError(f"{path}: {len(rows)} rows, the CSV beside it has {num_rows}")
+        raise DataError(f"{path}: {len(rows)} rows, the CSV next to it has {num_rows}")
     return [[number(row[name], f"{path}, row {i}", name, 0.0) for name in voted] for i, row in enumerate(rows)]

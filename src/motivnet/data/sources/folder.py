@@ -1,4 +1,4 @@
-"""Image folders: `ROOT/SPLIT/EMOTION/*.png`, or `ROOT/EMOTION/*.png` as one split named `all`."""
+"""Image folders: `ROOT/SPLIT/EMOTION/*.png`, `ROOT/EMOTION/*.png` as one split `all`, or images without labels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +9,20 @@ from motivnet.errors import DataError
 from motivnet.images import IMAGE_SUFFIXES
 from motivnet.labels import WITH_CONTEMPT, LabelSet
 
+UNLABELLED = "unlabelled"
+# A label set needs two names. No row has the second, so training and evaluation refuse it.
+NO_LABELS = LabelSet((UNLABELLED, "labelled"))
+
 
 def read_folder(root: Path, labels: LabelSet | None = None) -> Manifest:
-    """Read a tree of one folder a label; synonyms such as `happy` or `angry` are understood.
+    """Read a tree with one folder per label; synonyms such as `happy` or `angry` are understood.
 
     Args:
         root: the tree.
-        labels: what folders may be named; None: the seven emotions, and contempt where there is such an image.
+        labels: the allowed names of folders; None: the seven emotions, and contempt if there is such an image.
 
     Raises:
-        DataError: at a folder that is no label, or a tree without images.
+        DataError: if a folder is not named after a label, or there are no images.
     """
     rows = Rows(root, labels)
     for split, label, file in labelled_files(root, labels or WITH_CONTEMPT):
@@ -27,17 +31,14 @@ def read_folder(root: Path, labels: LabelSet | None = None) -> Manifest:
 
 
 def labelled_files(root: Path, labels: LabelSet) -> Iterator[tuple[str, str, Path]]:
-    """Give split, label and file of every image, in the order of their names.
+    """Yield split, label and file of every image, in the order of their names.
 
     Raises:
-        DataError: at a folder that is no label, or a tree without images.
+        DataError: if a folder is not named after a label, or there are no images.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
     refuse_loose_images(root)
     empty = True
-    for split, folder in _label_folders(root, labels):
-        label = labels.names[labels.index(folder.name)]
+    for split, label, folder in _label_folders(root, labels):
         for file in images_in(folder):
             empty = False
             yield split, label, file
@@ -46,21 +47,27 @@ def labelled_files(root: Path, labels: LabelSet) -> Iterator[tuple[str, str, Pat
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List the image files of a folder and those inside it, sorted; hidden files are none."""
+    """List the image files of a folder and its subfolders, sorted, without hidden ones.
+
+    Raises:
+        DataError: if there is no such folder.
+    """
+    require_folder(folder)
     return sorted(file for file in folder.rglob("*") if _is_image(file))
 
 
-def is_label(name: str, labels: LabelSet) -> bool:
-    """Say whether a folder's name is one of the labels, or a synonym."""
-    try:
-        labels.index(name)
-    except DataError:
-        return False
-    return True
+def require_folder(folder: Path) -> None:
+    """Check that a folder exists.
+
+    Raises:
+        DataError: if it does not.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """List the folders directly inside, sorted; hidden ones, and what macOS adds to archives, are none."""
+    """List the direct subfolders, sorted, without hidden ones and those that macOS adds to archives."""
     return sorted(
         inside
         for inside in folder.iterdir()
@@ -69,11 +76,12 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def refuse_loose_images(folder: Path) -> None:
-    """Refuse images that lie directly in a folder whose subfolders give the labels.
+    """Check that no image lies directly in a folder whose subfolders are the labels.
 
     Raises:
-        DataError: naming the first.
+        DataError: naming the first one, or if there is no such folder.
     """
+    require_folder(folder)
     loose = sorted(file for file in folder.iterdir() if _is_image(file))
     if loose:
         raise DataError(f"{loose[0]}: an image in no folder of a label")
@@ -83,19 +91,34 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
-def _label_folders(root: Path, labels: LabelSet) -> list[tuple[str, Path]]:
+def _label_folders(root: Path, labels: LabelSet) -> list[tuple[str, str, Path]]:
     folders = folders_in(root)
-    if any(is_label(folder.name, labels) for folder in folders):
-        _check(folders, labels)
-        return [("all", folder) for folder in folders]
-    pairs = [(split.name, folder) for split in folders for folder in folders_in(split)]
-    _check([folder for _, folder in pairs], labels)
+    if any(labels.find(folder.name) for folder in folders):
+        return [("all", _label(folder, labels), folder) for folder in folders]
     for split in folders:
         refuse_loose_images(split)
-    return pairs
+    return [(split.name, _label(folder, labels), folder) for split in folders for folder in folders_in(split)]
 
 
-def _check(folders: list[Path], labels: LabelSet) -> None:
-    for folder in folders:
-        if not is_label(folder.name, labels):
-            raise DataError(f"{folder}: is no label. Allowed: {', '.join(labels)}")
+def _label(folder: Path, labels: LabelSet) -> str:
+    label = labels.find(folder.name)
+    if label is None:
+        raise DataError(f"{folder}: is not a label. Allowed: {', '.join(labels)}")
+    return label
+
+
+def read_images(root: Path) -> Manifest:
+    """List every image below a folder without labels, as one split `all`, sorted by path.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: if there is no such folder, or no image in it.
+    """
+    rows = Rows(root, NO_LABELS)
+    for file in images_in(root):
+        rows.add(path=str(file), label=UNLABELLED, split="all")
+    if not rows.columns["path"]:
+        raise DataError(f"{root}: no images. Allowed: {', '.join(IMAGE_SUFFIXES)}")
+    return rows.manifest()

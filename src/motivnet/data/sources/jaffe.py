@@ -1,6 +1,6 @@
-"""JAFFE: 213 photographs of ten Japanese women, whose names say who shows what.
+"""JAFFE: 213 photographs of ten Japanese women, with subject and emotion in the file names.
 
-`KA.AN1.39.tiff` is subject KA, anger, her first photograph of it, number 39 of all. Copies as .jpg or .png are read
+`KA.AN1.39.tiff` is subject KA, anger, her first photograph of it, number 39 of all. Copies as .jpg or .png are read,
 too.
 
 Lyons et al., "Coding Facial Expressions with Gabor Wavelets", FG 1998, arXiv 2009.05938.
@@ -28,16 +28,14 @@ CODES = {
 
 
 def read_jaffe(path: Path) -> Manifest:
-    """Read JAFFE, as one split `all`: the publishers have none.
+    """Read JAFFE, as one split `all`: no splits are published.
 
     Args:
         path: the folder of the images.
 
     Raises:
-        DataError: naming an image whose name is not as published.
+        DataError: if an image's name differs from the published form.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder")
     rows = Rows(path, EMOTIONS)
     for file in images_in(path):
         match = NAME.fullmatch(file.stem)

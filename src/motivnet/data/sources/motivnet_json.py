@@ -1,4 +1,4 @@
-"""The JSON that MotivNet's reference code reads: `{label: [file, ...]}`, a file's number counted over all labels.
+"""The JSON that MotivNet's reference code reads: `{label: [file, ...]}`, with rows numbered over all labels.
 
 `{"happiness": ["a.jpg", "b.jpg"], "anger": ["c.jpg"]}`
 """
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.records import Rows, absolute, image_path
+from motivnet.data.sources.records import Rows, absolute, image_path, label_of_name
 from motivnet.errors import DataError
-from motivnet.labels import WITH_CONTEMPT
 
 
 def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "all") -> Manifest:
@@ -19,10 +18,10 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
     Args:
         path: the JSON file.
         root: the folder that image names are relative to; None: the file's.
-        split: what to call the split, as the form has none.
+        split: name of the only split.
 
     Raises:
-        DataError: naming the file and row of what cannot be used.
+        DataError: naming file and row of what cannot be used.
     """
     try:
         pairs = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=list)
@@ -32,23 +31,20 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
     given: set[str] = set()
     for name, files in _check(path, pairs):
         if name in given:
-            raise DataError(f"{path}: label {name!r} is there twice")
+            raise DataError(f"{path}: label {name!r} is repeated")
         given.add(name)
-        try:
-            label = WITH_CONTEMPT.names[WITH_CONTEMPT.index(name)]
-        except DataError as error:
-            raise DataError(f"{path}, row {row}: {error}") from None
+        label = label_of_name(name, f"{path}, row {row}")
         for file in files:
             where = f"{path}, row {row} ({name})"
             if not isinstance(file, str):
-                raise DataError(f"{where}: {file!r} is no file name")
+                raise DataError(f"{where}: {file!r} is not a file name")
             rows.add(path=image_path(folder, file, where), label=label, split=split, row=row)
             row += 1
     return rows.manifest()
 
 
 def _check(path: Path, pairs: Any) -> list[tuple[str, list[Any]]]:
-    """Refuse what is no object of lists; objects arrive as lists of pairs, so that no repeated key is lost."""
+    """Check the structure; objects arrive as lists of pairs, so that no repeated key is lost."""
     shaped = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs)
     if not shaped:
         raise DataError(f"{path}: not {{label: [file, ...]}}")

@@ -1,6 +1,6 @@
-"""Data by name: `kind:path`, or `kind:path?option=value&option=value`.
+"""Data sets by name: `kind:path`, or `kind:path?option=value&option=value`.
 
-What a kind's options are, and of which type, is read off the keyword arguments of its reader.
+The options of a kind, and their types, are the keyword arguments of its reader.
 """
 
 import inspect
@@ -16,15 +16,13 @@ from motivnet.data.sources.ckplus import read_ckplus
 from motivnet.data.sources.emotionet import read_emotionet
 from motivnet.data.sources.expw import read_expw
 from motivnet.data.sources.fer2013 import read_fer2013
-from motivnet.data.sources.folder import read_folder
-from motivnet.data.sources.images import read_images
+from motivnet.data.sources.folder import read_folder, read_images
 from motivnet.data.sources.jaffe import read_jaffe
 from motivnet.data.sources.motivnet_json import read_motivnet_json
 from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
-from motivnet.data.sources.stored import read_stored
-from motivnet.data.sources.tables import read_csv, read_parquet
+from motivnet.data.sources.tables import read_csv, read_parquet, read_stored
 from motivnet.errors import DataError, unknown_name
 
 READERS: dict[str, Callable[..., Manifest]] = {
@@ -47,18 +45,19 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 
 
 def read_source(text: str) -> Manifest:
-    """Read the data that a text such as `affectnet:/data/AffectNet?classes=7` names.
+    """Read a data set by its name, such as `affectnet:/data/AffectNet?classes=7`.
 
-    Paths in the manifest are absolute, so that it can be read from any folder.
+    Paths in the manifest are absolute, so that it can be used from any folder.
 
     Raises:
-        DataError: at an unknown kind or option, or data that is not as its kind is published.
+        DataError: if the kind or an option is unknown, or the data differ from the published form.
     """
     kind, colon, rest = text.partition(":")
     path, _, query = rest.partition("?")
     if not colon or not path:
         raise DataError(
-            f"{text!r} names no data. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND one of {', '.join(READERS)}"
+            f"{text!r} names no data set. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND one of "
+            f"{', '.join(READERS)}"
         )
     if kind not in READERS:
         raise DataError(unknown_name("kind of data", kind, READERS))
@@ -83,7 +82,7 @@ def _options(kind: str, query: str) -> dict[str, Any]:
 
 
 def _typed(hint: Any, text: str, where: str) -> Any:
-    """Read an option's text as its annotation says; of a union with None, as the other member."""
+    """Parse the text of an option by its annotation; of a union with None, by the other member."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(member for member in typing.get_args(hint) if member is not types.NoneType)
     if typing.get_origin(hint) is typing.Literal:

@@ -1,4 +1,4 @@
-"""RAF-DB, its basic emotions, with the attributes that its annotators gave every face.
+"""RAF-DB, the basic emotions, with the annotated attributes of every face.
 
 ```
 basic/EmoLabel/list_patition_label.txt                  "train_00001.jpg 5", 1 to 7 in RAFDB_ORDER
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.records import WILD, Box, Rows, absolute, image_path, make_box, number, read_lines
+from motivnet.data.sources import records
+from motivnet.data.sources.records import Box, Rows
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, RAFDB_ORDER
 
@@ -32,60 +33,55 @@ ATTRIBUTES = {
 def read_rafdb(path: Path, *, images: Literal["aligned", "original"] = "aligned") -> Manifest:
     """Read RAF-DB's basic emotions, as splits `train` and `test`.
 
-    Gender, race and age become groups where `Annotation/manual` is there, and original photographs get boxes where
-    `Annotation/boundingbox` is.
+    Gender, race and age become groups if `Annotation/manual` exists, and original photographs get boxes if
+    `Annotation/boundingbox` exists.
 
     Args:
-        path: the folder `basic`, or the one that holds it.
+        path: the folder `basic`, or the one that contains it.
         images: aligned faces, or original photographs.
 
     Raises:
-        DataError: naming the file and row of what is not as published.
+        DataError: naming file and row of what differs from the published form.
     """
     root = path / "basic" if (path / "basic").is_dir() else path
     file = root / LIST_NAME
     rows = Rows(file, EMOTIONS)
-    folder = absolute(root / "Image" / images)
+    folder = records.absolute(root / "Image" / images)
     manual, boxes = root / "Annotation" / "manual", root / "Annotation" / "boundingbox"
     has_attributes, has_boxes = manual.is_dir(), images == "original" and boxes.is_dir()
-    for row, cells in read_lines(file):
+    for row, cells in records.read_lines(file):
         where = f"{file}, row {row}"
         if len(cells) != 2:
             raise DataError(f"{where}: {len(cells)} cells. Allowed: a file name and a label")
         name, code = cells
-        if not code.isdecimal() or not 1 <= int(code) <= len(RAFDB_ORDER):
-            raise DataError(f"{where}: label {code!r}. Allowed: 1 to {len(RAFDB_ORDER)}")
         stem, dot, suffix = name.rpartition(".")
         split = stem.partition("_")[0]
         if split not in ("train", "test") or not dot:
             raise DataError(f"{where}: {name!r}. Allowed: names such as train_00001.jpg and test_0001.jpg")
         rows.add(
-            path=image_path(folder, f"{stem}_aligned.{suffix}" if images == "aligned" else name, where),
-            label=str(RAFDB_ORDER[int(code) - 1]),
+            path=records.image_path(folder, f"{stem}_aligned.{suffix}" if images == "aligned" else name, where),
+            label=records.label_of_code(code, RAFDB_ORDER, where, "label", first=1),
             split=split,
             box=_read_box(boxes / f"{stem}_boundingbox.txt") if has_boxes else None,
-            groups=[*(_read_attributes(manual / f"{stem}_manu_attri.txt") if has_attributes else ()), WILD],
+            groups=[*(_read_attributes(manual / f"{stem}_manu_attri.txt") if has_attributes else ()), records.WILD],
             row=row,
         )
     return rows.manifest()
 
 
 def _read_attributes(file: Path) -> list[tuple[str, str]]:
-    lines = list(read_lines(file))
+    lines = list(records.read_lines(file))
     codes = lines[NUM_LANDMARKS:]
     if len(codes) != len(ATTRIBUTES) or any(len(cells) != 1 for _, cells in codes):
         raise DataError(f"{file}: {len(lines)} lines. Allowed: 5 of landmarks, then one code each of gender, race, age")
-    groups = []
-    for (name, values), (row, (code,)) in zip(ATTRIBUTES.items(), codes, strict=True):
-        if not code.isdecimal() or int(code) >= len(values):
-            raise DataError(f"{file}, row {row}: {name} {code!r}. Allowed: 0 to {len(values) - 1}")
-        groups.append((name, values[int(code)]))
-    return groups
+    return [
+        (name, records.label_of_code(code, values, f"{file}, row {row}", name))
+        for (name, values), (row, (code,)) in zip(ATTRIBUTES.items(), codes, strict=True)
+    ]
 
 
 def _read_box(file: Path) -> Box:
-    cells = [cell for _, line in read_lines(file) for cell in line]
+    cells = [cell for _, line in records.read_lines(file) for cell in line]
     if len(cells) != 4:
         raise DataError(f"{file}: {len(cells)} numbers. Allowed: left, top, right, bottom")
-    left, top, right, bottom = (number(cell, str(file), "edge of the box") for cell in cells)
-    return make_box(left, top, right - left, bottom - top, str(file))
+    return records.make_box(cells, records.EDGES, str(file))

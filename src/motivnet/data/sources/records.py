@@ -1,34 +1,38 @@
-"""What every reader asks of a row: a path that stays inside, numbers in range, one label an image."""
+"""What the readers share: checked paths, numbers, labels and boxes, text and CSV files, and one label per image."""
 
 import csv
 import dataclasses
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.errors import DataError
+from motivnet.errors import DataError, unknown_name
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 
 Box = tuple[float, float, float, float]
 
-# The group that tells posed expressions from others, the same in every reader.
+# The group that separates posed expressions from others, the same in every reader.
 POSED = ("setting", "posed")
 ACTED = ("setting", "acted")
 WILD = ("setting", "in the wild")
+EDGES = ("left", "top", "right", "bottom")
+# What Python decodes the bytes of a file name to that are not UTF-8.
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclasses.dataclass
 class Rows:
-    """Rows of a manifest in the making.
+    """Collects the rows of a manifest.
 
     Args:
         source: the file or folder that they are read from, for messages.
-        labels: their label set; None: the seven emotions, and contempt where a row has it.
-        dropped: why rows of the source are left out -> how many.
+        labels: their label set; None: the seven emotions, and contempt if a row has it.
+        dropped: reason why rows of the source are left out -> their number.
     """
 
     source: Path
@@ -45,7 +49,7 @@ class Rows:
         """Build the manifest.
 
         Raises:
-            DataError: if there are no rows, or an image stands under two labels.
+            DataError: if there are no rows, or an image has two labels.
         """
         labels = self.columns["label"]
         if not labels:
@@ -58,11 +62,11 @@ class Rows:
 
 
 def check_one_label(source: Path, columns: dict[str, list[Any]]) -> None:
-    """Refuse a file, or one box in a file, that stands under two labels; and file names that are no text.
+    """Check that no file, and no box in a file, has two labels, and that file names are UTF-8.
 
     Args:
-        source: what is read, for messages.
-        columns: of a manifest; boxes hashable.
+        source: the file or folder that is read, for messages.
+        columns: columns of a manifest; boxes are hashable.
 
     Raises:
         DataError: naming the file and both rows.
@@ -73,7 +77,7 @@ def check_one_label(source: Path, columns: dict[str, list[Any]]) -> None:
     for i, (path, box, label) in enumerate(zip(paths, boxes, labels, strict=True)):
         if path is None:
             continue
-        if not path.isascii() and not _is_unicode(path):
+        if SURROGATE.search(path):
             raise DataError(f"{source}: the file name {path!r} is not UTF-8")
         earlier = seen.setdefault((path, box), i)
         if labels[earlier] != label:
@@ -89,19 +93,11 @@ def _place(columns: dict[str, list[Any]], position: int) -> str:
     return f"row {rows[position] if rows else position} of split {columns['split'][position]}"
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def absolute(path: Path) -> str:
     """Make a path absolute, without `..` and `~`; links stay as they are.
 
     Raises:
-        DataError: if it begins with the `~` of nobody here.
+        DataError: if it begins with `~` and the name of an unknown user.
     """
     try:
         return os.path.normpath(path.expanduser().absolute())
@@ -119,11 +115,11 @@ def image_path(root: str, name: str, where: str) -> str:
 
     Args:
         root: as `absolute` gives it.
-        name: with `/` or `\`; an absolute one has to be inside `root`.
+        name: with `/` or `\`; an absolute one must be inside `root`.
         where: file and row, for the message.
 
     Raises:
-        DataError: if it leads out of `root`.
+        DataError: if it is outside `root`.
     """
     text = name.strip().replace("\\", "/")
     path = os.path.normpath(text if text.startswith("/") or text[1:3] == ":/" else f"{root}/{text}")
@@ -133,10 +129,10 @@ def image_path(root: str, name: str, where: str) -> str:
 
 
 def number(text: object, where: str, name: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """Read a number.
+    """Parse a number.
 
     Raises:
-        DataError: if it is none, infinite, or outside `low` to `high`.
+        DataError: if it is not a finite number from `low` to `high`.
     """
     try:
         value = float(str(text))
@@ -148,22 +144,61 @@ def number(text: object, where: str, name: str, low: float = -math.inf, high: fl
     return value
 
 
-def make_box(x: float, y: float, width: float, height: float, where: str) -> Box:
-    """Check a face's box, in pixels.
+def label_of_code(text: str, labels: Sequence[str], where: str, name: str, *, first: int = 0) -> str:
+    """Return the label of a number.
+
+    Args:
+        text: the number.
+        labels: the labels in the order of their numbers.
+        where: file and row, for the message.
+        name: what the number is, for the message.
+        first: the number of the first label.
 
     Raises:
-        DataError: if it has no area.
+        DataError: if no label has this number.
     """
+    codes = {str(code): label for code, label in enumerate(labels, first)}
+    if text.strip() not in codes:
+        raise DataError(f"{where}: {name} {text!r}. Allowed: {first} to {first + len(labels) - 1}")
+    return codes[text.strip()]
+
+
+def label_of_name(name: str, where: str) -> str:
+    """Return the label, one of the emotions and contempt, that a name stands for; synonyms are understood.
+
+    Raises:
+        DataError: if there is no such label.
+    """
+    label = WITH_CONTEMPT.find(name)
+    if label is None:
+        raise DataError(f"{where}: {unknown_name('label', name, WITH_CONTEMPT)}")
+    return label
+
+
+def make_box(cells: Sequence[object], names: Sequence[str], where: str) -> Box:
+    """Parse the box of a face, in pixels.
+
+    Args:
+        cells: four numbers.
+        names: what they are: x, y, width and height, or the edges left, top, right and bottom.
+        where: file and row, for the message.
+
+    Raises:
+        DataError: if one is not a number, or the box has no area.
+    """
+    x, y, width, height = (number(cell, where, name) for cell, name in zip(cells, names, strict=True))
+    if tuple(names) == EDGES:
+        width, height = width - x, height - y
     if width <= 0 or height <= 0:
         raise DataError(f"{where}: a box of {width:g} x {height:g} pixels")
     return x, y, width, height
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Read the cells of a text file without header, apart by spaces or tabs; give row (0-based) and cells.
+    """Read a text file without a header, separated by spaces or tabs, and yield row numbers (0-based) and cells.
 
     Raises:
-        DataError: if it is missing or no text.
+        DataError: if it is missing or not text.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -176,19 +211,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def read_records(
     path: Path,
-    check: Callable[[list[str]], None] | Sequence[str],
+    needed: Sequence[str] = (),
     *,
+    check: Callable[[Path, list[str]], None] | None = None,
     header: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a CSV file; give row (0-based, without the header) and column -> cell.
+    """Read a CSV file, and yield row numbers (0-based, without the header) and column -> cell.
 
     Args:
         path: the file, comma-separated.
-        check: the columns that have to be there, or what raises at a header that will not do.
-        header: the columns of files that are published with a header or without; None: the first line has them.
+        needed: the required columns.
+        check: another check of the columns, which raises DataError.
+        header: the columns of files that are published with or without a header; None: the first line has them.
 
     Raises:
-        DataError: if it is missing, no CSV, has no such columns, or a row of another length.
+        DataError: if it is missing, not CSV, lacks columns, or has a row of another length.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -199,7 +236,9 @@ def read_records(
                 names = list(header)
                 file.seek(0)
                 lines = csv.reader(file, skipinitialspace=True)
-            check_header(path, names, check)
+            check_columns(path, names, needed)
+            if check:
+                check(path, names)
             for row, cells in enumerate(line for line in lines if line):
                 if len(cells) != len(names):
                     raise DataError(f"{path}, row {row}: {len(cells)} cells, the header has {len(names)}")
@@ -208,27 +247,15 @@ def read_records(
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None
 
 
-def check_header(path: Path, names: list[str], check: Callable[[list[str]], None] | Sequence[str]) -> None:
-    """Refuse columns of one name, and what `check` refuses, as in `read_records`.
+def check_columns(path: Path, names: Sequence[str], needed: Sequence[str] = ()) -> None:
+    """Check that no column is repeated, and none is missing.
 
     Raises:
         DataError: naming the columns.
     """
     repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
-        raise DataError(f"{path}: columns {repeated} are there twice")
-    if callable(check):
-        check(names)
-    else:
-        check_columns(path, names, check)
-
-
-def check_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> None:
-    """Refuse a table that lacks columns.
-
-    Raises:
-        DataError: naming what is missing and what is there.
-    """
+        raise DataError(f"{path}: columns {repeated} are repeated")
     missing = sorted(set(needed) - set(names))
     if missing:
         raise DataError(f"{path}: columns {missing} are missing; found {', '.join(names) or 'none'}")

@@ -7,8 +7,8 @@ Val/Val_Aligned_Faces_new/Val_Aligned_Faces/Angry/... the same, one archive insi
 Test_Aligned_Faces/...                                no emotions are published
 ```
 
-A folder named after an emotion belongs to the split that the folders above it are named for, however deep it lies.
-A frame's name begins with the film; who is shown is not published.
+A folder named after an emotion, at any depth, belongs to the split that a folder above it is named after. A frame's
+name begins with the film; subjects are not published.
 
 Dhall et al., "Static Facial Expression Analysis in Tough Conditions", ICCV Workshops 2011.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.folder import folders_in, images_in, is_label, refuse_loose_images
+from motivnet.data.sources.folder import folders_in, images_in, refuse_loose_images
 from motivnet.data.sources.records import ACTED, Rows
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
@@ -30,34 +30,31 @@ LAYOUT = "Allowed: folders such as Train/Angry or Val_Aligned_Faces/Happy"
 
 
 def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None) -> Manifest:
-    """Read SFEW, as splits `train`, `val` and, where it has emotion folders, `test`; films become a group.
+    """Read SFEW, as splits `train`, `val` and, if it has emotion folders, `test`; films become a group.
 
     Args:
         path: the folder that the archives were unpacked in.
-        images: aligned faces or whole frames; None: whichever is there.
+        images: aligned faces or whole frames; None: whichever exists.
 
     Raises:
-        DataError: at a folder that is neither split nor emotion, or if both kinds of images are there and none was
-            asked for.
+        DataError: if a folder is neither split nor emotion, or both kinds of images exist and none was chosen.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder")
     refuse_loose_images(path)
     found = [
         (split, "aligned" if "aligned" in str(folder.relative_to(path)).lower() else "frames", folder)
         for split, folder in _leaves(path, path, None)
     ]
-    kinds = sorted({kind for _, kind, folder in found if is_label(folder.name, EMOTIONS)})
+    kinds = sorted({kind for _, kind, folder in found if EMOTIONS.find(folder.name)})
     if images is None and len(kinds) > 1:
         raise DataError(f"{path}: both aligned faces and whole frames. Allowed: ?images=aligned or ?images=frames")
     rows = Rows(path, EMOTIONS)
     for split, kind, folder in found:
         if images is not None and kind != images:
             continue
-        if not is_label(folder.name, EMOTIONS):
+        label = EMOTIONS.find(folder.name)
+        if not label:
             rows.dropped["image without an emotion"] += sum(file.parent == folder for file in images_in(folder))
             continue
-        label = EMOTIONS.names[EMOTIONS.index(folder.name)]
         for file in images_in(folder):
             film = NAME.fullmatch(file.stem)
             groups = [("film", film[1]), ACTED] if film else [ACTED]
@@ -66,12 +63,12 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
 
 
 def _leaves(root: Path, folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:
-    """Give every emotion folder, and every folder with images that is none, with its split."""
+    """Yield every emotion folder, and every other folder with images, with its split."""
     for inside in folders_in(folder):
         named = next((name for name in SPLITS if inside.name.lower().startswith(name)), None)
-        if is_label(inside.name, EMOTIONS):
+        if EMOTIONS.find(inside.name):
             if split is None:
-                raise DataError(f"{inside}: in no folder of a split. {LAYOUT}")
+                raise DataError(f"{inside}: is not in the folder of a split. {LAYOUT}")
             yield split, inside
             continue
         if split is not None and named not in (None, split):
@@ -79,7 +76,7 @@ def _leaves(root: Path, folder: Path, split: str | None) -> Iterator[tuple[str, 
         belongs = split or named
         has_images = any(file.parent == inside for file in images_in(inside))
         if has_images and belongs != "test":
-            raise DataError(f"{inside}: is no emotion. {LAYOUT}")
+            raise DataError(f"{inside}: is not an emotion. {LAYOUT}")
         if has_images:
             yield "test", inside
         yield from _leaves(root, inside, belongs)

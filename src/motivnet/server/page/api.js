@@ -1,4 +1,4 @@
-// The server's routes, and what can go wrong with them. Addresses are relative: the page may lie below a path.
+// The server's routes and their errors. URLs are relative: a proxy may serve the page below a path.
 
 const TRIES = 4;
 const LONGEST_WAIT_S = 10;
@@ -7,8 +7,8 @@ const TIMEOUT_MS = 90_000;
 const KINDS = { 401: "token", 408: "slow", 413: "large", 429: "busy", 503: "busy", 504: "slow" };
 
 /**
- * A request without an answer. `kind` is one of: token, large, busy, slow, gone (no server), broken (the connection
- * broke, yet the server is there), failed (anything else).
+ * A request that failed. `kind` is one of: token, large, busy, slow, gone (no server), broken (the connection broke,
+ * but the server answers), failed (anything else).
  */
 export class ApiError extends Error {
   constructor(kind, detail, retryAfterS = null) {
@@ -19,28 +19,28 @@ export class ApiError extends Error {
 }
 
 export class Api {
-  /** In memory only, as whoever holds it may use the server. */
+  /** In memory only: it gives access to the server. */
   token = null;
 
-  /** Give what the server says of its model. */
+  /** Return the server's description of its model. */
   async model() {
     const { models } = await this.#request("v1/models", {});
     return models[0];
   }
 
-  /** Give the result of one image. See #send. */
+  /** Return the result of one image. See #send. */
   predict(image, name, options) {
     return this.#send("v1/predict", image, name, options);
   }
 
-  /** Give the result of one image whose faces say where the model looked. See #send. */
+  /** Return the result of one image with an attention map per face. See #send. */
   explain(image, name, options) {
     return this.#send("v1/explain", image, name, options);
   }
 
   /**
-   * Send one image. A busy server is asked again when it says, a few times.
-   * @param {object} options signal: aborts; tries: how often to ask; onWait: told (seconds, try, tries) before a wait.
+   * Send one image. If the server is busy, retry a few times, after the delay that it asks for.
+   * @param {object} options signal: aborts; tries: maximum; onWait: called with (seconds, try, tries) before a delay.
    */
   async #send(path, image, name, { signal = null, tries = TRIES, onWait = () => {} } = {}) {
     const body = new FormData();
@@ -88,7 +88,7 @@ export class Api {
   }
 }
 
-/** Wait some seconds; an abort ends it with an error. */
+/** Wait some seconds; rejects if aborted. */
 export function wait(seconds, signal = null) {
   return new Promise((resolve, reject) => {
     const abort = () => {

@@ -1,4 +1,4 @@
-// The page: what is shown, what waits, and what the buttons do.
+// The page: its state, the queue of files, and the buttons.
 
 import { Api } from "./api.js";
 import { Camera } from "./camera.js";
@@ -20,16 +20,16 @@ const camera = new Camera(byId("video"));
 const history = new History(byId("thumbs"), show);
 const list = new FaceList(byId("faces"), select);
 
-// What is seen: an entry of the history with its decoded picture, and how.
+// The displayed entry of the history, its decoded picture, and how it is displayed.
 let shown = null;
 let picture = null;
 let selected = null;
 let heat = false;
-// What waits to be analysed, as {file, name}; `total` counts from when nothing waited.
+// Files to analyse, as {file, name}; `total` counts all since the queue was last empty.
 let jobs = [];
 let total = 0;
 let work = null;
-// The last live answer, and when it was spoken of.
+// The last live result, and the last announcement of one.
 let live = null;
 let spoken = { text: "", at: -SAY_LIVE_MS };
 
@@ -41,7 +41,7 @@ async function meetModel() {
     model = await api.model();
   } catch (error) {
     if (error.kind === "token") askToken();
-    else messages.say("model", "The server does not say which model it has. It may be starting, or gone.", meetModel);
+    else messages.say("model", "The server does not describe its model. It may be starting or not running.", meetModel);
     return false;
   }
   describeModel(model);
@@ -89,7 +89,7 @@ async function run() {
       await analyse(job);
     } catch (error) {
       if (work.signal.aborted) {
-        // Others may have come since the button was pressed.
+        // More files may have been added since the button was pressed.
         work = new AbortController();
         continue;
       }
@@ -98,7 +98,7 @@ async function run() {
         askToken();
         break;
       }
-      // Without a server the others would fail as well.
+      // Without a server the others would fail too.
       const lost = error.kind === "gone" ? [job, ...jobs.splice(0)] : [job];
       lost.forEach((it) => messages.failed(error.kind ?? "failed", error.message, it, enqueue));
     }
@@ -117,7 +117,7 @@ async function analyse(job) {
 async function keep(job, result) {
   const decoded = await decode(job.file);
   const size = decoded && { width: decoded.width, height: decoded.height };
-  // Forms spell some characters of file names otherwise.
+  // Forms encode some characters of file names differently.
   const entry = { ...job, size, result: { ...result, source: job.name } };
   history.add(entry, decoded);
   byId("history").hidden = false;
@@ -142,7 +142,7 @@ byId("cancel").addEventListener("click", () => {
   const left = jobs.length + 1;
   jobs = [];
   work?.abort();
-  say(`Stopped; ${plural(left, "photograph")} left out.`);
+  say(`Stopped; ${plural(left, "photograph")} skipped.`);
 });
 
 // --- Showing --------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ async function show(entry, decoded = undefined) {
   selected = null;
   history.mark(entry);
   const ready = decoded === undefined ? await decode(entry.file) : decoded;
-  // Another may have been chosen meanwhile.
+  // Another may have been selected meanwhile.
   if (shown !== entry) return;
   picture = ready;
   const { result } = entry;
@@ -186,7 +186,7 @@ function showTable(faces) {
   byId("table-body").replaceChildren(...(faces.length ? [faceTable(faces)] : []));
 }
 
-/** Give an element the photograph's proportions; small photographs are enlarged a little, not to the whole width. */
+/** Set an element's aspect ratio to the photograph's; small photographs are enlarged at most twofold. */
 function fit(element, { width, height }) {
   element.style.setProperty("--ratio", width / height);
   element.style.setProperty("--widest", `${Math.max(360, 2 * width)}px`);
@@ -208,7 +208,7 @@ function select(face) {
   redraw();
 }
 
-/** Tell everybody `text`; `more` is for those who listen, and read by the others elsewhere. */
+/** Show `text` as the status; `more` is added for screen readers, and visible elsewhere on the page. */
 function say(text, more = "") {
   byId("status").replaceChildren(text, make("span", { class: "unseen" }, ` ${more}`));
 }
@@ -223,7 +223,7 @@ async function fetchHeat() {
   const entry = shown;
   if (!heat || !entry || entry.attention || entry.result.status !== "ok") return redraw();
   byId("heat").setAttribute("aria-busy", "true");
-  say("The heat map is being made. The first one takes some seconds.");
+  say("Computing the heat map. The first one takes some seconds.");
   try {
     const result = await api.explain(entry.file, entry.name);
     entry.attention = result.faces.map((face) => face.attention ?? null);
@@ -231,7 +231,7 @@ async function fetchHeat() {
   } catch (error) {
     if (entry === shown) sayShown();
     if (error.kind === "token") askToken();
-    else messages.say("heat", `There is no heat map of ${entry.name}: ${error.message}.`);
+    else messages.say("heat", `No heat map of ${entry.name}: ${error.message}.`);
   } finally {
     byId("heat").removeAttribute("aria-busy");
   }
@@ -252,7 +252,7 @@ async function turnOn(next = false) {
   messages.drop("camera");
   const lost = () => {
     leaveCamera();
-    messages.say("camera", "The camera is gone.");
+    messages.say("camera", "The camera was disconnected.");
   };
   try {
     await (next ? camera.next(lost) : camera.start(lost));
@@ -271,7 +271,7 @@ async function turnOn(next = false) {
   fit(byId("live"), camera.size);
   clearFaces();
   setLive(false);
-  say("The camera is on. Nothing is sent before you take a picture or turn on live.");
+  say("The camera is on. Nothing is sent until you take a picture or turn on live.");
 }
 
 function turnOff() {
@@ -289,7 +289,7 @@ function clearFaces() {
   overlay.width = overlay.clientWidth;
 }
 
-/** Go back to what was shown before the camera. */
+/** Show again what was displayed before the camera. */
 function leaveCamera() {
   turnOff();
   if (shown) {
@@ -313,7 +313,7 @@ function startLive() {
   camera.startLive(send, showLive, (error) => {
     setLive(false);
     if (error.kind === "token") askToken();
-    else messages.say("camera", `Live has ended: ${error.message}.`);
+    else messages.say("camera", `Live stopped: ${error.message}.`);
   });
 }
 
@@ -326,7 +326,7 @@ function showLive(result, frame, milliseconds) {
   select(keptSelection);
   byId("rate").textContent = `${Math.round(milliseconds)} ms`;
   const text = `Live: ${result.faces.map((face) => face.emotion).join(", ") || "no face"}.`;
-  // Often enough to follow, seldom enough to listen to.
+  // Often enough to follow, rarely enough for a screen reader.
   if (text !== spoken.text && performance.now() - spoken.at > SAY_LIVE_MS) {
     spoken = { text, at: performance.now() };
     say(text);

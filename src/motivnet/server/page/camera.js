@@ -1,10 +1,10 @@
-// The camera: a stream, pictures of it, and a loop that sends one at a time.
+// The camera: its stream, pictures from it, and a loop that sends one at a time.
 
 import { wait } from "./api.js";
 
-const LEAST_INTERVAL_MS = 250;
+const MIN_INTERVAL_MS = 250;
 const LIVE_SIDE = 640;
-const MOST_FAILURES = 5;
+const MAX_FAILURES = 5;
 
 export class Camera {
   #video;
@@ -28,18 +28,18 @@ export class Camera {
     return { width: this.#video.videoWidth, height: this.#video.videoHeight };
   }
 
-  /** How many cameras there are; known once one is on. */
+  /** Number of cameras; known once one is on. */
   get count() {
     return this.#devices.length;
   }
 
   /**
-   * Turn on, or change to another camera.
-   * @param {function} onEnd called if the camera goes by itself.
-   * @throws {Error} whose message says why there is none.
+   * Turn on, or switch to another camera.
+   * @param {function} onEnd called if the camera is disconnected.
+   * @throws {Error} with a message for the user.
    */
   async start(onEnd, deviceId = null) {
-    if (!navigator.mediaDevices) throw new Error("Browsers give the camera only to pages from https:// or localhost.");
+    if (!navigator.mediaDevices) throw new Error("Browsers allow the camera only on pages from https:// or localhost.");
     this.stop();
     const wanted = {
       width: { ideal: 1280 },
@@ -57,7 +57,7 @@ export class Camera {
     this.#devices = (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === "videoinput");
   }
 
-  /** Change to the next camera. */
+  /** Switch to the next camera. */
   next(onEnd) {
     const current = this.#stream?.getVideoTracks()[0].getSettings().deviceId;
     const place = this.#devices.findIndex((device) => device.deviceId === current);
@@ -71,7 +71,7 @@ export class Camera {
     this.#video.srcObject = null;
   }
 
-  /** Give what the camera sees now as a JPEG and as pixels. */
+  /** Return the current picture as a JPEG and as pixels. */
   async picture(largestSide = Infinity, quality = 0.92) {
     const { width, height } = this.size;
     const shrink = Math.min(1, largestSide / Math.max(width, height));
@@ -84,11 +84,11 @@ export class Camera {
   }
 
   /**
-   * Send picture after picture until `stopLive`: never two at once, never faster than the least interval, none while
-   * the tab is hidden. Ends by itself after several failures in a row, or one that trying again does not mend.
-   * @param {function} send takes (blob, signal), gives the result.
-   * @param {function} onResult told (result, picture, milliseconds).
-   * @param {function} onFail told the error that ended it.
+   * Send picture after picture until `stopLive`: never two at once, never faster than the minimum interval, none while
+   * the tab is hidden. Stops after several failures in a row, or an error that a retry does not resolve.
+   * @param {function} send (blob, signal) => result.
+   * @param {function} onResult called with (result, picture, milliseconds).
+   * @param {function} onFail called with the error that stopped it.
    */
   async startLive(send, onResult, onFail) {
     this.stopLive();
@@ -97,7 +97,7 @@ export class Camera {
     let failures = 0;
     while (!own.signal.aborted) {
       const begun = performance.now();
-      let pause = LEAST_INTERVAL_MS / 1000;
+      let pause = MIN_INTERVAL_MS / 1000;
       try {
         if (!document.hidden) {
           const { blob, picture } = await this.picture(LIVE_SIDE, 0.85);
@@ -109,7 +109,7 @@ export class Camera {
       } catch (error) {
         if (own.signal.aborted) return;
         failures += 1;
-        if (error.kind !== "busy" || failures >= MOST_FAILURES) {
+        if (error.kind !== "busy" || failures >= MAX_FAILURES) {
           this.stopLive();
           onFail(error);
           return;
@@ -128,6 +128,6 @@ export class Camera {
 
 const WHY = {
   NotAllowedError: "The camera was not allowed. Allow it for this page in the browser's settings, and try again.",
-  NotFoundError: "There is no camera here.",
+  NotFoundError: "No camera found.",
   NotReadableError: "The camera is used by another program.",
 };

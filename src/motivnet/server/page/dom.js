@@ -1,11 +1,11 @@
-// Elements and words.
+// Elements and number formats.
 
-/** Give the element of the page with this id. */
+/** Return the element with this id. */
 export const byId = (id) => document.getElementById(id);
 
 /**
- * Make an element. Children that are strings become text, never markup: file names come from anywhere.
- * An attribute that is true is there, one that is false or null is not.
+ * Create an element. Children that are strings become text, never markup: file names are untrusted.
+ * An attribute that is true is set without a value, one that is false or null is not set.
  */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -20,14 +20,14 @@ const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
 const TENTHS = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1, minimumFractionDigits: 1 });
 const NUMBER = new Intl.NumberFormat("en");
 
-/** Write a share as a percentage; "<1%" rather than "0%" for what is not nothing. */
+/** Format a fraction as a percentage; "<1%" instead of "0%" if it is not zero. */
 export const percent = (share) => (share > 0 && share < 0.005 ? "<1%" : PERCENT.format(share));
 export const percentTenths = (share) => TENTHS.format(share);
 export const number = (value) => NUMBER.format(value);
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const capitalised = (word) => word.charAt(0).toUpperCase() + word.slice(1);
 
-/** Write a number of bytes for people. */
+/** Format a number of bytes. */
 export function bytes(size) {
   if (size < 1000) return plural(size, "byte");
   return size < 1_000_000 ? `${Math.round(size / 1000)} kB` : `${(size / 1_000_000).toFixed(1)} MB`;

@@ -1,6 +1,6 @@
-// Pictures: decoding, boxes with emotions, heat maps. Lengths are CSS pixels unless they are of the photograph.
+// Pictures: decoding, boxes with emotions, heat maps. Lengths are CSS pixels, or pixels of the photograph where stated.
 
-// Okabe and Ito's colours, which people with any colour vision tell apart. Names stand beside them all the same.
+// Okabe and Ito's palette, distinguishable with any colour vision; labels name the emotions in any case.
 const COLORS = {
   neutral: "#c4cad2",
   happiness: "#f0e442",
@@ -13,7 +13,7 @@ const COLORS = {
 const OTHER = "#ffffff";
 const INK = "#101418";
 const LARGEST_SIDE = 2400;
-// From dark to light, so that it reads without colour as well.
+// From dark to light, so that it also works without colour.
 const RAMP = [
   [20, 11, 52],
   [101, 21, 110],
@@ -22,14 +22,14 @@ const RAMP = [
   [252, 214, 80],
 ];
 
-/** Give the colour of a face's emotion, or of a label. */
+/** Return the colour of a label. */
 export const colorOf = (label) => COLORS[label] ?? OTHER;
 const faceColor = (face) => (face.abstained ? OTHER : colorOf(face.emotion));
 
 /**
- * Decode an image, upright, for the screen.
+ * Decode an image, upright, at screen resolution.
  * @returns {{image: HTMLCanvasElement, width: number, height: number} | null} width and height are the file's own; null
- *   if this browser does not know the format.
+ *   if this browser does not support the format.
  */
 export async function decode(blob) {
   let bitmap;
@@ -49,11 +49,11 @@ export async function decode(blob) {
 /** The box of a face, [x, y, width, height], in pixels of the photograph. */
 export const boxOf = ({ x, y, width, height }) => [x, y, width, height];
 
-/** Cut a square of `side` pixels from a decoded picture: around a box, or its middle. */
+/** Draw a square crop of a decoded picture, `side` pixels wide: around a box, or the centre. */
 export function thumbnail(target, picture, side, box = null) {
   const { image, width, height } = picture;
   const [boxX, boxY, boxWidth, boxHeight] = box ?? [0, 0, width, height];
-  // A face with a little around it; or as much as is square.
+  // A face with a margin; or the largest square.
   const edge = Math.min(1.25 * Math.max(boxWidth, boxHeight), width, height);
   const x = Math.min(Math.max(0, boxX + (boxWidth - edge) / 2), width - edge);
   const y = Math.min(Math.max(0, boxY + (boxHeight - edge) / 2), height - edge);
@@ -64,10 +64,10 @@ export function thumbnail(target, picture, side, box = null) {
 }
 
 /**
- * Draw a picture and its faces on a canvas as wide as it is shown.
- * @param {object} picture image: null leaves the canvas clear, to lie over a video; width, height: of the photograph.
- * @param {object[]} faces as the server gives them.
- * @param {object} options selected: number of the face to bring out, or null; attention: of each face, or null.
+ * Draw a picture and its faces on a canvas, at its displayed width.
+ * @param {object} picture image: null leaves the canvas transparent, as an overlay; width, height: of the photograph.
+ * @param {object[]} faces from the server.
+ * @param {object} options selected: number of the highlighted face, or null; attention: map of each face, or null.
  */
 export function paint(canvas, picture, faces, { selected = null, attention = null } = {}) {
   const density = window.devicePixelRatio;
@@ -118,7 +118,7 @@ function drawBox(context, box, color) {
   }
 }
 
-/** Give what may be written at a face, the best first: in a crowd there is room for a number only. */
+/** Return the possible labels of a face, best first: in a crowd there is only room for a number. */
 function labels(face, number, count) {
   const name = `${face.emotion}${face.abstained ? "?" : ""} ${Math.round(face.probs[face.emotion] * 100)}%`;
   return count > 1 ? [`${number + 1}  ${name}`, String(number + 1)] : [name];
@@ -134,7 +134,7 @@ function inside([x, y, width, height], shown) {
   return [left, top, right - left, bottom - top];
 }
 
-/** Write above the box, below it or inside: where the label is whole, and covers no other and no other face. */
+/** Place the label above the box, below or inside: where it fits, and covers no other label or face. */
 function drawLabel(context, texts, box, color, shown, others, taken) {
   const fontPx = shown.width < 480 ? 12 : 14;
   context.font = `600 ${fontPx}px ui-sans-serif, system-ui, sans-serif`;
@@ -170,7 +170,7 @@ const overlap = (one, other) =>
   one[1] < other[1] + other[3] &&
   other[1] < one[1] + one[3];
 
-/** Lay a map of 0 to 1 over the part of the photograph that the model saw. */
+/** Draw a map with values from 0 to 1 over the part of the photograph that the model saw. */
 function drawHeat(context, { seen, rows, columns, values }, scale) {
   const small = canvasOf(columns, rows);
   const pixels = new ImageData(columns, rows);

@@ -10,7 +10,7 @@ const AFTER =
 /** @param {object[]} entries of the session. */
 export const toJson = (entries) => `${JSON.stringify({ results: entries.map((entry) => entry.result) }, null, 2)}\n`;
 
-/** One row per face, or one for an image without a face; columns as the command line has them. */
+/** One row per face, or one for an image without a face; with the columns of the command line. */
 export function toCsv(entries) {
   const faces = entries.flatMap((entry) => entry.result.faces);
   const labels = [...new Set(faces.flatMap((face) => Object.keys(face.probs)))];
@@ -31,17 +31,17 @@ function rowsOf({ result, size }) {
 
 function cell(value) {
   if (value === null || value === undefined) return "";
-  // As Python's csv writes them.
+  // As Python's csv module writes them.
   if (typeof value === "boolean") return value ? "True" : "False";
   const text = String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** Let the browser save text as a file named after now. */
+/** Download text as a file whose name is a timestamp. */
 export function download(text, extension, type) {
   const stamp = new Date().toISOString().slice(0, 19).replaceAll(/[-:]/g, "").replace("T", "-");
   const address = URL.createObjectURL(new Blob([text], { type }));
   make("a", { href: address, download: `motivnet-${stamp}.${extension}` }).click();
-  // Not before the browser has taken it.
+  // Not before the browser has read it.
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }

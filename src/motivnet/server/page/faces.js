@@ -5,7 +5,7 @@ import { boxOf, colorOf, thumbnail } from "./draw.js";
 
 const CROP_PX = 144;
 
-/** Say where in the picture a face is, in thirds. */
+/** Describe where in the picture a face is, in thirds. */
 function place([x, y, width, height], size) {
   const third = (middle, whole, names) => names[Math.max(0, Math.min(2, Math.floor((3 * middle) / whole)))];
   const across = third(x + width / 2, size.width, ["left", "centre", "right"]);
@@ -13,19 +13,19 @@ function place([x, y, width, height], size) {
   return `${down} ${across}`.trim();
 }
 
-/** Say the answer for one face in a few words. */
+/** Describe the result of one face in a few words. */
 export function inWords(face, number) {
   const unsure = face.abstained ? ", unsure" : "";
   return `Face ${number + 1}: ${face.emotion}, ${percent(face.probs[face.emotion])}${unsure}`;
 }
 
-/** The list of faces. Cards stay while the number of faces does, so that live bars move and keep the focus. */
+/** The list of faces. Cards are reused while the number of faces is the same, so that bars move and focus stays. */
 export class FaceList {
   #list;
   #cards = [];
   #onSelect;
 
-  /** @param {function} onSelect told the number of the face that is brought out, or null. */
+  /** @param {function} onSelect called with the number of the highlighted face, or null. */
   constructor(list, onSelect) {
     this.#list = list;
     this.#onSelect = onSelect;
@@ -45,7 +45,7 @@ export class FaceList {
     this.select(null);
   }
 
-  /** Mark the face that is brought out. */
+  /** Mark the highlighted face. */
   select(selected) {
     this.#cards.forEach((card, number) => card.button.setAttribute("aria-pressed", String(number === selected)));
   }
@@ -89,7 +89,7 @@ export class FaceList {
     card.emotion.textContent = `${capitalised(face.emotion)}${face.abstained ? "?" : ""}`;
     card.prob.textContent = percent(face.probs[face.emotion]);
     const remarks = [`Face ${number + 1}`, size && place(boxOf(face), size)];
-    remarks.push(face.abstained && "unsure", face.tiny && "very small: little more than a guess");
+    remarks.push(face.abstained && "unsure", face.tiny && "very small: unreliable");
     card.where.textContent = remarks.filter(Boolean).join(" · ");
     card.caption.textContent = `Probabilities of face ${number + 1}`;
     for (const { label, row, bar, value } of card.rows) {
@@ -97,7 +97,7 @@ export class FaceList {
       bar.style.setProperty("--share", face.probs[label]);
       value.textContent = percent(face.probs[label]);
     }
-    const affect = ["valence", "arousal"].filter((name) => name in face);
+    const affect = ["valence", "arousal"].filter((name) => Number.isFinite(face[name]));
     card.affect.textContent = affect.map((name) => `${name} ${face[name].toFixed(2)}`).join(" · ");
     card.affect.hidden = affect.length === 0;
     card.crop.hidden = picture === null;
@@ -105,7 +105,7 @@ export class FaceList {
   }
 }
 
-/** Make a table with one row a face. */
+/** Create a table with one row per face. */
 export function faceTable(faces) {
   const labels = Object.keys(faces[0].probs);
   const head = ["Face", "Emotion", ...labels, "x", "y", "Width", "Height", "Detector"];

@@ -5,8 +5,8 @@ import { colorOf, thumbnail } from "./draw.js";
 import { inWords } from "./faces.js";
 
 const THUMB_PX = 176;
-// Thumbnails and results of so many take some 60 MB.
-export const MOST_ENTRIES = 500;
+// Their thumbnails and results take about 60 MB.
+export const MAX_ENTRIES = 500;
 
 export class History {
   #list;
@@ -14,13 +14,13 @@ export class History {
   #buttons = new Map();
   entries = [];
 
-  /** @param {function} onChoose told the entry whose thumbnail was pressed. */
+  /** @param {function} onChoose called with the entry whose thumbnail was pressed. */
   constructor(list, onChoose) {
     this.#list = list;
     this.#onChoose = onChoose;
   }
 
-  /** Add an entry; the oldest goes when there are too many. */
+  /** Add an entry; the oldest is removed when there are too many. */
   add(entry, picture) {
     this.entries.push(entry);
     const button = make("button", { type: "button", class: "thumb", "aria-label": describe(entry), title: entry.name });
@@ -31,18 +31,18 @@ export class History {
     button.addEventListener("click", () => this.#onChoose(entry));
     this.#buttons.set(entry, button);
     this.#list.append(make("li", {}, button));
-    if (this.entries.length > MOST_ENTRIES) {
+    if (this.entries.length > MAX_ENTRIES) {
       this.#buttons.delete(this.entries.shift());
       this.#list.firstElementChild.remove();
     }
   }
 
-  /** Mark the entry that is shown; null marks none. */
+  /** Mark the displayed entry; null marks none. */
   mark(shown) {
     for (const [entry, button] of this.#buttons) {
       if (entry === shown) {
         button.setAttribute("aria-current", "true");
-        // Sideways only: the page itself must not jump.
+        // Horizontally only: the page itself must not scroll.
         this.#list.scrollLeft = button.offsetLeft - (this.#list.clientWidth - button.clientWidth) / 2;
       } else {
         button.removeAttribute("aria-current");
@@ -57,13 +57,13 @@ export class History {
   }
 }
 
-/** Say in a sentence what became of a photograph. */
+/** Describe the result of a photograph in one sentence. */
 export function summarise({ name, result }) {
   if (result.status === "unreadable") return `${name}: cannot be read: ${result.error}.`;
   return `${name}: ${result.faces.length ? plural(result.faces.length, "face") : "no face found"}.`;
 }
 
-/** Say what became of a photograph, with every face. */
+/** Describe the result of a photograph, with every face. */
 export const describe = (entry) =>
   [summarise(entry), ...entry.result.faces.map((face, n) => `${inWords(face, n)}.`)].join(" ");
 

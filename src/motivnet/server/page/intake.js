@@ -1,8 +1,8 @@
-// The ways in: the button, the clipboard, and dropping anywhere on the page.
+// Input of files: the button, the clipboard, and dropping anywhere on the page.
 
 import { byId } from "./dom.js";
 
-/** @param {function} add takes files; messages: tells of folders; say: tells of what is no file. */
+/** @param {function} add called with files; messages: reports folders; say: reports a clipboard without files. */
 export function acceptFiles(add, messages, say) {
   const input = byId("files");
   byId("choose").addEventListener("click", () => input.click());

@@ -1,4 +1,4 @@
-// What went wrong, in plain words: one message a kind of trouble, whatever the number of files it befell.
+// Error messages: one per kind of error, for any number of files.
 
 import { byId, bytes, make, number, plural } from "./dom.js";
 
@@ -8,22 +8,22 @@ const TEXTS = {
   large: (names, detail) => `${names}: too large for this server (${detail}).`,
   broken: (names) =>
     `${names}: the connection broke while it was sent. It may be too large for this server, or no longer there.`,
-  busy: (names) => `${names}: the server has too much to do now. It was asked several times.`,
+  busy: (names) => `${names}: the server is too busy, also after several attempts.`,
   slow: (names) => `${names}: the server took too long.`,
-  gone: (names) => `${names}: the server does not answer. Check that it still runs and that you are connected.`,
+  gone: (names) => `${names}: the server does not answer. Check that it is running and that you are connected.`,
   failed: (names, detail) => `${names}: ${detail}.`,
   folder: (names) => `${names}: a folder. Open it and drop the photographs that are in it.`,
 };
 const AGAIN = new Set(["broken", "busy", "slow", "gone", "failed"]);
 
-/** Write a server's remark without its full stop, and large numbers legibly. */
+/** Format a server's message: without its full stop, large numbers with separators. */
 const readable = (detail) => detail.replace(/\.$/, "").replaceAll(/\d{5,}/g, (digits) => number(Number(digits)));
 
 export class Messages {
   #place = byId("messages");
   #shown = new Map();
 
-  /** Say something; a message of the same kind is replaced. `retry`, if given, is what its button does. */
+  /** Show a message in place of one of the same kind; `retry`, if given, is called by its button. */
   say(kind, text, retry = null) {
     this.drop(kind);
     const box = make("div", { class: "message", "data-kind": kind }, make("p", {}, text));
@@ -44,7 +44,7 @@ export class Messages {
     this.#place.append(box);
   }
 
-  /** Say that a file could not be analysed, together with others of the same fate. */
+  /** Report a file that could not be analysed, together with others of the same kind. */
   failed(kind, detail, job, retry) {
     const jobs = [...(this.#shown.get(kind)?.jobs ?? []), job];
     const named = jobs

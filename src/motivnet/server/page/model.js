@@ -1,4 +1,4 @@
-// What the page says of the model, all of it from the server.
+// The description of the model, all of it from the server.
 
 import { byId, make, number, percentTenths, plural } from "./dom.js";
 import { colorOf } from "./draw.js";
@@ -19,14 +19,14 @@ function keyEntry(label) {
   return make("li", {}, dot, label);
 }
 
-/** Say the first measured accuracy of a bundle's scores; null if there is none. */
+/** Describe the first measured accuracy of the scores; null if there is none. */
 function inWords(scores) {
   const [where, measured] = Object.entries(scores ?? {}).find(([, values]) => Number.isFinite(values.war)) ?? [];
   if (!measured) return null;
   const images = Number.isFinite(measured.images) ? plural(measured.images, "image") : "the images";
   const wrong = number(Math.round(100 * (1 - measured.war)));
   return (
-    `Of ${images} of ${where} it names ${percentTenths(measured.war)} as their label does, and about ${wrong} in 100 ` +
-    "otherwise. Read the probabilities, not just the first word."
+    `Its accuracy on ${images} of ${where} is ${percentTenths(measured.war)}: about ${wrong} in 100 answers differ ` +
+    "from the label. Read the probabilities, not just the first word."
   );
 }

@@ -1,4 +1,4 @@
-// Light and dark: as the system has it, until the button says otherwise.
+// Light and dark theme: the system's, until the button overrides it.
 
 import { byId } from "./dom.js";
 

@@ -91,8 +91,8 @@ def test_frames_need_not_be_numbered_from_one(tree):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("   8.0000000e+00\n", r"S005_001_00000004_emotion.txt, row 0: emotion '8.0000000e\+00'"),
-        ("   1.5000000e+00\n", "row 0: emotion .* Allowed: a whole number"),
+        ("   8.0000000e+00\n", r"S005_001_00000004_emotion.txt, row 0: emotion '8'. Allowed: 0 to 7"),
+        ("   1.5000000e+00\n", "row 0: emotion '1.5'. Allowed: 0 to 7"),
         ("angry\n", "row 0: emotion 'angry'"),
         ("", "0 values. Allowed: one"),
         ("1 2\n", "2 values. Allowed: one"),

@@ -76,7 +76,7 @@ def test_local_file_names(write, tmp_path):
     ("text", "message"),
     [
         ("URL,AU 1,AU 2\nhttp://x/a.jpg,1,0\n", "columns of emotion categories are missing; .* action units alone"),
-        ("happy,sad\n1,0\n", r"columns of addresses \(URL\) or files \(path\) are missing"),
+        ("happy,sad\n1,0\n", r"columns of URLs or files \(path\) are missing"),
         ("URL,happy,bored\nhttp://x/a.jpg,1,0\n", r"columns \['bored'\] are neither"),
         ("URL,happy,Happy\nhttp://x/a.jpg,1,0\n", "columns that differ in case or spaces only"),
         ("URL,happy,sad\nhttp://x/a.jpg,1,0\nhttp://x/b.jpg,2,0\n", "table.csv, row 1: happy '2'. Allowed: 1, 0"),

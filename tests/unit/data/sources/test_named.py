@@ -33,7 +33,7 @@ def test_every_kind_of_the_contract_has_a_reader():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("faces.csv", "names no data. Allowed: KIND:PATH"),
+        ("faces.csv", "names no data set. Allowed: KIND:PATH"),
         ("csv:", "names no data"),
         ("afectnet:x", "unknown kind of data 'afectnet'; did you mean 'affectnet'"),
         ("ckplus:x?peak_frame=3", "unknown option of ckplus 'peak_frame'; did you mean 'peak_frames'"),
@@ -135,7 +135,7 @@ def test_a_stored_manifest_is_read_back(stored):
         ("split", ["train", None], "row 1: split None"),
         ("path", [None, "/data/a.png"], "row 0: path None. Allowed: a file, or an image"),
         ("box", [[0, 0, 2, 2], [0, 0, 2, 2]], "a.png with box .* is anger in row 0 .* and fear in row 1 of split test"),
-        ("valence", ["high", "low"], "columns of other types"),
+        ("valence", ["high", "low"], "columns have other types"),
     ],
 )
 def test_a_manifest_that_was_edited_is_checked(stored, column, values, message):

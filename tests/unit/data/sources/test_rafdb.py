@@ -97,7 +97,7 @@ def test_wrong_attributes(basic, write, text, message):
     [
         ("10 20 110", "train_00001_boundingbox.txt: 3 numbers"),
         ("110 20 10 140", "a box of -100 x 120 pixels"),
-        ("a b c d", "edge of the box 'a'"),
+        ("a b c d", "left 'a'"),
     ],
 )
 def test_a_wrong_box(basic, write, text, message):

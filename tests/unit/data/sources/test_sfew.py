@@ -59,9 +59,9 @@ def test_the_test_split_has_no_emotions(draw, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (f"Train/Bored/{FRAME}", "Bored: is no emotion"),
-        (f"Angry/{FRAME}", "Angry: in no folder of a split"),
-        (f"Other/{FRAME}", "Other: is no emotion"),
+        (f"Train/Bored/{FRAME}", "Bored: is not an emotion"),
+        (f"Angry/{FRAME}", "Angry: is not in the folder of a split"),
+        (f"Other/{FRAME}", "Other: is not an emotion"),
         (f"Train/Val/Angry/{FRAME}", "Val: val inside train"),
         (FRAME, f"{FRAME}: an image in no folder of a label"),
     ],

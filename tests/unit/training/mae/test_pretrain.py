@@ -15,10 +15,11 @@ from PIL import Image
 
 from motivnet import config
 from motivnet.checkpoints.bundle import open_bundle
-from motivnet.checkpoints.load import load_model, read_weights
+from motivnet.checkpoints.files import open_weights
+from motivnet.checkpoints.load import load_model
 from motivnet.cli.main import main
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.data.sources.images import read_images
+from motivnet.data.sources.folder import read_images
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.inference.predictor import Predictor
 from motivnet.models.config import VitConfig
@@ -120,7 +121,7 @@ def test_it_learns_and_leaves_curve_pictures_and_bundle(whole: Path, tiny: Pretr
 
 def test_the_bundle_holds_the_best_epochs_encoder(whole: Path, tiny: PretrainRecipe) -> None:
     model = load_pretraining(whole / "checkpoints/best.ckpt", tiny)
-    written = read_weights(whole / "bundle/model.safetensors")
+    written = open_weights(whole / "bundle/model.safetensors").tensors
     expected = model.backbone.state_dict()
     assert written.keys() == expected.keys()
     assert all(name.startswith("net.") for name in written)
@@ -197,7 +198,7 @@ def test_a_run_of_a_classifier_takes_the_bundle(
     frozen = ["run.epochs=1", "run.batch_size=28", "backbone.train=none", f"backbone.weights={whole / 'bundle'}"]
     recipe = config.override(training_recipe("mini-fer2013"), [*TINY[:5], *frozen])
     bundle = fit(recipe, faces, tmp_path / "run", progress=False)
-    pretrained, written = read_weights(whole / "bundle/model.safetensors"), read_weights(bundle.weights)
+    pretrained, written = open_weights(whole / "bundle/model.safetensors").tensors, open_weights(bundle.weights).tensors
     for name in build_model(recipe.model).backbone.state_dict():
         assert torch.equal(written[f"backbone.{name}"], pretrained[name].half()), name
     assert bundle.config.provenance["init"]["bundle"] == tiny.name

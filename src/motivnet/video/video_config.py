@@ -1,0 +1,80 @@
+"""The options of labelling a video, from which the verbs derive theirs. Imports nothing heavy: `--help` reads it."""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+from motivnet.config import check_bounds, setting
+from motivnet.errors import ConfigError
+
+# Animations are not among them: each counts as the photograph that is its first frame.
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which frames of a video are processed; each field states its meaning. Times are in seconds."""
+
+    stride: int = setting(1, "Process every N-th frame, counted from the start of the file.", min=1)
+    fps: float | None = setting(None, "Process at most this many frames per second; not with --stride.")
+    start_s: float = setting(0.0, "Start of the range to process, included.", flag="start", metavar="SECONDS")
+    end_s: float | None = setting(None, "End of the range to process, excluded.", flag="end", metavar="SECONDS")
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: if a value is out of range.
+        """
+        check_bounds(self)
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ConfigError(f"fps {self.fps}: must be positive and finite")
+        if self.fps is not None and self.stride != 1:
+            raise ConfigError(f"stride {self.stride} and fps {self.fps}: only one of them can be given")
+        if not 0 <= self.start_s < math.inf:
+            raise ConfigError(f"start {self.start_s} s: must be 0 or more, and finite")
+        if self.end_s is not None and not self.end_s > self.start_s:
+            raise ConfigError(f"end {self.end_s} s: must be after the start, {self.start_s} s")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FollowConfig:
+    """How faces are detected, tracked and smoothed; each field states its meaning. Times are in seconds."""
+
+    detect_every: int = setting(
+        1, "Detect faces in every N-th processed frame only; boxes stay where they are in between.", min=1
+    )
+    smooth_s: float = setting(
+        0.0,
+        "Time constant of the exponential smoothing of each track's probabilities; 0: no smoothing.",
+        flag="smooth",
+        metavar="SECONDS",
+    )
+    checkpoint_every: int = setting(
+        256, "Processed frames between two checkpoints, from which --resume continues.", min=1
+    )
+    min_iou: float = setting(
+        0.3, "Boxes with a smaller intersection over union are different faces.", flag=None, min=0.01, max=1
+    )
+    max_gap_s: float = setting(
+        1.0, "Longest time for which a face may be missing and keep its track.", flag=None, min=0
+    )
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: if a value is out of range.
+        """
+        check_bounds(self)
+        if not 0 <= self.smooth_s < math.inf:
+            raise ConfigError(f"smoothing of {self.smooth_s} s: must be 0 or more, and finite")
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Tell by its name whether a file is a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES

@@ -1,0 +1,90 @@
+"""`label_video` and `label_live` from Python."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import motivnet
+from motivnet.errors import ConfigError, ImageError
+from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.inference.rows import all_columns
+from motivnet.labels import EMOTIONS
+from motivnet.video.camera import label_live
+from motivnet.video.outputs import annotate_video
+from motivnet.video.reader import Video
+from motivnet.video.video_config import Selection
+
+av = pytest.importorskip("av")
+
+WHOLE = PredictorConfig(detector="whole")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Twelve frames of growing brightness."""
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_without_an_output_the_rows_are_returned(clip: Path, tiny_bundle, tmp_path: Path) -> None:
+    steps = []
+    missing = tmp_path / "missing.mp4"
+    good, bad = motivnet.label_video(
+        [clip, missing],
+        model=tiny_bundle.path,
+        config=WHOLE,
+        selection=Selection(stride=4),
+        annotate=tmp_path / "drawn",
+        progress=lambda *step: steps.append(step),
+    )
+    assert good.rows is not None
+    assert good.summary is not None
+    assert [row["frame"] for row in good.rows] == [0, 4, 8]
+    assert list(good.rows[0]) == list(all_columns(EMOTIONS))
+    assert (good.summary.frames, good.summary.tracks[0].frames) == (3, 3)
+    assert good.files == (tmp_path / "drawn" / "clip.mp4",)
+    assert (bad.error, bad.summary) == (f"{missing}: no such file", None)
+    assert [row["status"] for row in bad.rows or ()] == ["unreadable"]
+    assert steps == [(name, done, 3) for name in ("clip.avi", "clip.avi, annotating") for done in (1, 2, 3)]
+    assert {path.name for path in tmp_path.iterdir()} >= {"clip.avi", "drawn"}
+
+
+def test_with_an_output_the_rows_are_written(clip: Path, tiny_bundle, tmp_path: Path) -> None:
+    (done,) = motivnet.label_video(clip, tmp_path / "rows.csv", model=tiny_bundle.path, config=WHOLE)
+    assert (done.rows, done.error, done.files) == (None, None, ())
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 13
+
+
+def test_only_a_run_with_an_output_can_be_resumed(clip: Path) -> None:
+    with pytest.raises(ConfigError, match="together with out"):
+        motivnet.label_video(clip, resume=True)
+
+
+def test_rows_of_other_frames_are_not_drawn(clip: Path, tmp_path: Path) -> None:
+    rows = [{"frame": number, "time_s": 0.0, "status": "no_face"} for number in (0, 2)]
+    with Video(clip) as video, pytest.raises(ImageError, match="has changed"):
+        list(annotate_video(video, rows, EMOTIONS, tmp_path / "drawn.mp4"))
+    assert not (tmp_path / "drawn.mp4").exists()
+
+
+def test_a_live_run_ends_when_it_is_no_longer_shown(clip: Path, tiny_bundle) -> None:
+    shown = []
+
+    def show(picture: np.ndarray) -> bool:
+        shown.append(picture.shape)
+        return len(shown) < 2
+
+    stats = label_live(str(clip), show=show, model=tiny_bundle.path, config=WHOLE)
+    assert shown == [(48, 64, 3)] * 2
+    assert (stats.frames, stats.error) == (2, None)
+    assert str(stats).startswith("2 frames in")
