@@ -47,8 +47,7 @@ class RunOptions:
         """Return the devices."""
         from motivnet.training.settings import Place
 
-        names = [field.name for field in dataclasses.fields(Place)]
-        return Place(**{name: getattr(self, name) for name in names})
+        return Place(devices=self.devices, nodes=self.nodes, strategy=self.strategy, accelerator=self.accelerator)
 
 
 @derive_options

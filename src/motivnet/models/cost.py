@@ -118,9 +118,11 @@ def count_flops() -> FlopCounterMode:
     """Return a context that counts FLOPs, forward and backward; torch has no formula for the CPU's attention."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    return FlopCounterMode(
-        display=False, custom_mapping={attention: _attention_flops, backward: _attention_backward_flops}
-    )
+    formulas = {
+        attention: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+        backward: lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
+    }
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -131,16 +133,6 @@ def num_parameters(module: nn.Module) -> int:
 def weight_bytes(module: nn.Module) -> int:
     """Return the bytes of a module's parameters and buffers."""
     return sum(cast(int, tensor.nbytes) for tensor in _weights(module))
-
-
-def _attention_flops(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query_shape, key_shape, value_shape)
-
-
-def _attention_backward_flops(
-    grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(grad_shape, query_shape, key_shape, value_shape)
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

@@ -151,9 +151,8 @@ def write_bundle(path: Path, bundle_config: BundleConfig, module: nn.Module, che
 def disk_advice(out: Path) -> str:
     """Return what to do when the disk is full: the end of an error message."""
     last = out / LAST
-    if not last.is_file():
-        return "; there is no checkpoint yet"
-    return f"; {last} is whole: make room, and continue with --resume"
+    kept = f"{last} is whole: make room, and continue with --resume" if last.is_file() else "there is no checkpoint yet"
+    return f"; {kept}"
 
 
 def describe(recipe: Any, provenance: dict[str, Any], **settings: Any) -> BundleConfig:

@@ -22,7 +22,7 @@ from motivnet.data.loader import ResumableLoader
 from motivnet.errors import ConfigError
 from motivnet.models.backbone import write_out_short_attention
 from motivnet.storage import atomic_file
-from motivnet.training.callbacks.csv_logger import CurveLogger
+from motivnet.training.callbacks.csv_logger import Curve
 from motivnet.training.callbacks.data_time import DataTime
 from motivnet.training.callbacks.diagnostics import Diagnostics
 from motivnet.training.callbacks.stopping import StopAtNan, StopEarly
@@ -171,7 +171,7 @@ def make_trainer(
     Returns:
         The trainer, and the callback that knows the best checkpoint and its score.
     """
-    run, curves = recipe.run, CurveLogger(out)
+    run, curves = recipe.run, Curve(out)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no news, no tips
     keep_freed_memory()
     best = BestCheckpoint(

@@ -114,7 +114,7 @@ def test_settings_reach_lightning(tiny: Callable[..., Recipe], tmp_path: Path) -
     # The average takes part in what is checked and saved; what saves comes last, and the checkpoint to go on from
     # knows of the best one.
     assert kinds[0] == "WarmedAverage"
-    assert kinds.index("CurveLogger") < kinds.index("StopAtNan") < kinds.index("StopEarly")
+    assert kinds.index("Curve") < kinds.index("StopAtNan") < kinds.index("StopEarly")
     assert kinds[-2:] == ["BestCheckpoint", "LastCheckpoint"]
     assert trainer_module.is_first()
     assert list(tmp_path.iterdir()) == []

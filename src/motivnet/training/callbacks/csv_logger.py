@@ -52,7 +52,7 @@ class CsvFile:
         self._file.close()
 
 
-class CurveLogger(Callback):
+class Curve(Callback):
     """Write `metrics.csv` and `validation.csv`.
 
     The loss of a step is the mean over its batches and processes. Checkpoints hold what the averages of an epoch need.

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from motivnet.storage import write_text
-from motivnet.training.callbacks.csv_logger import CurveLogger
+from motivnet.training.callbacks.csv_logger import Curve
 from motivnet.training.module import local
 
 WARNINGS_NAME = "warnings.jsonl"
@@ -58,12 +58,11 @@ class Diagnostics(Callback):
     """Watch a run and give each warning once.
 
     It reads what modules log: `val/recall_anger` and the like, `train/war` and `val/war`, or `val/loss`. What a module
-    does not log is not watched. The encoder is the parameter groups whose names start
-    with `backbone`.
+    does not log is not watched. The encoder is the parameter groups whose names start with `backbone`.
     """
 
     def __init__(
-        self, out: Path, curves: CurveLogger, *, pretrained: bool = True, config: DiagnosticsConfig | None = None
+        self, out: Path, curves: Curve, *, pretrained: bool = True, config: DiagnosticsConfig | None = None
     ) -> None:
         """Set what to watch.
 
@@ -180,16 +179,20 @@ class Diagnostics(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
-        names = ("said", "first_loss", "epoch_losses", "changes", "low_validations")
-        state = {name: getattr(self, f"_{name}") for name in names}
-        return state | {"said": sorted(self._said), "low_validations": dict(self._low_validations)}
+        return {
+            "said": sorted(self._said),
+            "first_loss": self._first_loss,
+            "epoch_losses": self._epoch_losses,
+            "changes": self._changes,
+            "low": dict(self._low_validations),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self._said = set(state_dict["said"])
         self._first_loss = state_dict["first_loss"]
         self._epoch_losses, self._changes = list(state_dict["epoch_losses"]), list(state_dict["changes"])
-        self._low_validations = collections.Counter(state_dict["low_validations"])
+        self._low_validations = collections.Counter(state_dict["low"])
 
 
 def _key(line: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from motivnet.errors import OutputError, TrainingError
-from motivnet.training.callbacks.csv_logger import CurveLogger
+from motivnet.training.callbacks.csv_logger import Curve
 from motivnet.training.module import local
 from motivnet.training.run_dir import LAST, disk_advice
 
@@ -48,7 +48,7 @@ class StopEarly(EarlyStopping):
 class StopAtNan(Callback):
     """End a run with a NaN or infinite loss or weights, before its checkpoint is overwritten with them."""
 
-    def __init__(self, curves: CurveLogger, out: Path) -> None:
+    def __init__(self, curves: Curve, out: Path) -> None:
         """Set what to watch.
 
         Args:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from motivnet.training.callbacks.csv_logger import CsvFile, CurveLogger
+from motivnet.training.callbacks.csv_logger import CsvFile, Curve
 
 
 def written(path: Path) -> list[str]:
@@ -60,7 +60,7 @@ class Line(lightning.LightningModule):
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_is_the_mean_of_its_batches(tmp_path: Path, silent_trainer: Callable[..., lightning.Trainer]) -> None:
     train = DataLoader([1.0, 2.0, 4.0, 8.0, 16.0], batch_size=1)  # type: ignore[arg-type]
-    trainer = silent_trainer(callbacks=[CurveLogger(tmp_path)], max_epochs=2, accumulate_grad_batches=2)
+    trainer = silent_trainer(callbacks=[Curve(tmp_path)], max_epochs=2, accumulate_grad_batches=2)
     trainer.fit(Line(), train, DataLoader([3.0]))  # type: ignore[arg-type]
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

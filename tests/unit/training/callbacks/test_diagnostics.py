@@ -19,7 +19,7 @@ from motivnet.data.augment import NO_CHANGE
 from motivnet.data.loader import Batch
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import build_model
-from motivnet.training.callbacks.csv_logger import CurveLogger
+from motivnet.training.callbacks.csv_logger import Curve
 from motivnet.training.callbacks.diagnostics import WARNINGS_NAME, Diagnostics, DiagnosticsConfig
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.module import Classifier
@@ -72,7 +72,7 @@ def run(
     epochs: int = 1,
     config: DiagnosticsConfig = USUAL,
     change: Callable[[Classifier], object] = lambda _: None,
-    watch: Sequence[Callable[[CurveLogger], Callback]] = (),
+    watch: Sequence[Callable[[Curve], Callback]] = (),
     callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
     **settings: Any,
@@ -82,7 +82,7 @@ def run(
     torch.manual_seed(0)
     module = Classifier(build_model(MODEL), make_recipe(lr), torch.zeros(7))
     change(module)
-    curves = CurveLogger(out)
+    curves = Curve(out)
     watchers = [make(curves) for make in watch]
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -135,7 +135,7 @@ def test_an_encoder_that_hardly_moves_did_not_converge(tmp_path: Path) -> None:
 
     (tmp_path / "strict").mkdir()
 
-    def strict(curves: CurveLogger) -> Callback:
+    def strict(curves: Curve) -> Callback:
         return Strict(tmp_path / "strict", curves, config=dataclasses.replace(USUAL, fast_change=0.0))
 
     assert run(tmp_path, train=draw(16), select=draw(1), lr=2e-2, epochs=4, change=slow, watch=[strict]) == []
@@ -148,7 +148,7 @@ def test_from_random_weights_every_loss_falls_fast(tmp_path: Path) -> None:
 
     (tmp_path / "untaught").mkdir()
 
-    def untaught(curves: CurveLogger) -> Callback:
+    def untaught(curves: Curve) -> Callback:
         return Untaught(tmp_path / "untaught", curves, pretrained=False, config=USUAL)
 
     warnings = run(tmp_path, train=draw(12), select=draw(1), lr=2e-2, epochs=5, watch=[untaught])
@@ -200,7 +200,7 @@ class Losses(lightning.LightningModule):
 
 @pytest.mark.parametrize(("told", "number"), [(4.0, 0), (5.0, 1)])
 def test_without_accuracy_the_loss_tells(told: float, number: int, tmp_path: Path) -> None:
-    curves = CurveLogger(tmp_path)
+    curves = Curve(tmp_path)
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
