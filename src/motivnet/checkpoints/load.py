@@ -33,7 +33,6 @@ from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build
 from motivnet.storage import atomic_folder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
 _log = logging.getLogger(__name__)
 
 POSITIONS = "net.pos_embed"
@@ -62,8 +61,7 @@ def load_model(
         `model(pixels_BCHW)` returns logits (B, C), `model.forward_features(pixels_BCHW)` tokens (B, N, D).
 
     Raises:
-        CheckpointError: if there is no such model, or its weights are missing, damaged, of another model, or too large
-            for the free memory.
+        CheckpointError: if there is no such model, or its weights are missing, damaged, of another model, or too large.
     """
     path = model if is_bundle(model) else find_weights(model)
     if is_bundle(path):

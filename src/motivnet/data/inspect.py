@@ -138,24 +138,24 @@ def inspect_manifest(
     """
     track = track or (lambda items, total, what: items)
     found = _Findings(manifest)
-    table = manifest.table
-    missing_B = _missing(table["path"], workers, track)
+    rows_B = np.arange(len(manifest))
+    missing_B = _missing(manifest.table["path"], workers, track)
     found.add("missing", np.flatnonzero(missing_B))
-    same_file_B = _first_of_files(table)
-    repeated = np.flatnonzero(same_file_B != np.arange(len(manifest)))
+    same_file_B = _first_of_files(manifest.table)
+    repeated = np.flatnonzero(same_file_B != rows_B)
     found.add("listed_twice", repeated, same_file_B[repeated])
-    usable_B, same_B, near = ~missing_B, same_file_B, _NO_PAIRS
+    usable_B, same_B, near = ~missing_B, same_file_B, np.empty((0, 2), np.int64)
     if pixels:
-        looks = _look_at_all(manifest, ~missing_B, workers, track)
-        for row, (kind, detail) in looks.errors.items():
+        images = _decode(manifest, ~missing_B, workers, track)
+        for row, (kind, detail) in images.errors.items():
             found.add(kind, [row], details=[detail])
             usable_B[row] = False
-        same_B = _first_of_pixels(looks.hashes, same_file_B)
-        found.add("blank", np.flatnonzero(looks.blank))
-        repeated = np.flatnonzero((same_B != np.arange(len(manifest))) & (same_file_B == np.arange(len(manifest))))
+        same_B = _first_of_pixels(images.hashes, same_file_B)
+        found.add("blank", np.flatnonzero(images.blank))
+        repeated = np.flatnonzero((same_B != rows_B) & (same_file_B == rows_B))
         found.add("duplicate", repeated, same_B[repeated])
-        distinct = np.flatnonzero(usable_B & ~looks.blank & (same_B == np.arange(len(manifest))))
-        near, difference = near_duplicates(looks.thumbs[distinct])
+        distinct = np.flatnonzero(usable_B & ~images.blank & (same_B == rows_B))
+        near, difference = near_duplicates(images.thumbs[distinct])
         near = distinct[near]
         found.add_near(near, difference)
     labels = np.asarray(manifest.targets)
@@ -163,9 +163,6 @@ def inspect_manifest(
     found.add("two_labels", under_another, same_B[under_another])
     found.add_shared_subjects()
     return Inspection(manifest, pixels, found.to_table(), _copies(found, same_B, near, pixels=pixels), usable_B)
-
-
-_NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 class _Findings:
@@ -250,13 +247,13 @@ def count_groups(manifest: Manifest) -> dict[str, dict[str, dict[str, dict[str, 
 def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
     """Mark the rows whose file does not exist: bool (B,)."""
 
-    def look(rows: range) -> list[bool]:
+    def check(rows: range) -> list[bool]:
         named = paths.slice(rows.start, len(rows)).to_pylist()
         return [path is not None and not Path(path).is_file() for path in named]
 
     if paths.null_count == len(paths):
         return np.zeros(len(paths), np.bool_)
-    return np.array([found for part in _in_threads(look, len(paths), workers, track, "files") for found in part])
+    return np.array([found for part in _in_threads(check, len(paths), workers, track, "files") for found in part])
 
 
 def _first_of_files(table: pa.Table) -> np.ndarray:
@@ -270,7 +267,7 @@ def _first_of_pixels(hashes: list[str | None], same_file_B: np.ndarray) -> np.nd
     return first_of(file if text is None else text for text, file in zip(hashes, same_file_B.tolist(), strict=True))
 
 
-class _Looks(NamedTuple):
+class _Images(NamedTuple):
     """Properties of the decoded images.
 
     Attributes:
@@ -286,15 +283,15 @@ class _Looks(NamedTuple):
     errors: dict[int, tuple[str, str]]
 
 
-def _look_at_all(manifest: Manifest, there_B: np.ndarray, workers: int, track: Track) -> _Looks:
+def _decode(manifest: Manifest, exists_B: np.ndarray, workers: int, track: Track) -> _Images:
     blank_B = np.zeros(len(manifest), np.bool_)
     thumbs_BTT = np.zeros((len(manifest), THUMB_PX, THUMB_PX), np.uint8)
     errors: dict[int, tuple[str, str]] = {}
 
-    def look(rows: range) -> list[str | None]:
-        return [look_at(row) if there_B[row] else None for row in rows]
+    def decode_rows(rows: range) -> list[str | None]:
+        return [decode(row) if exists_B[row] else None for row in rows]
 
-    def look_at(row: int) -> str | None:
+    def decode(row: int) -> str | None:
         try:
             image = read_face(manifest, row)
         except (ImageError, DataError) as error:
@@ -304,8 +301,8 @@ def _look_at_all(manifest: Manifest, there_B: np.ndarray, workers: int, track: T
         thumbs_BTT[row] = thumbnail(image)
         return pixel_hash(image)
 
-    hashes = [text for part in _in_threads(look, len(manifest), workers, track, "images") for text in part]
-    return _Looks(hashes, blank_B, thumbs_BTT, dict(sorted(errors.items())))
+    hashes = [text for part in _in_threads(decode_rows, len(manifest), workers, track, "images") for text in part]
+    return _Images(hashes, blank_B, thumbs_BTT, errors)
 
 
 def read_face(manifest: Manifest, row: int) -> np.ndarray:

@@ -145,8 +145,8 @@ def _tag(result: "ImageResult", side: int, width: int) -> str:
     except ImageError as error:
         return f"<div style='{FAINT}'>no picture: {escape(printable(str(error)))}</div>"
     faces = [dataclasses.replace(face, box=Box(*(value * scale for value in face.box))) for face in result.faces]
-    words = f"{result.source}: {', '.join(face.emotion for face in result.faces) or 'no face'}"
-    return _img(draw_faces(picture, faces), f"max-width:100%;max-height:{width}px", words)
+    alt = f"{result.source}: {', '.join(face.emotion for face in result.faces) or 'no face'}"
+    return _img(draw_faces(picture, faces), f"max-width:100%;max-height:{width}px", alt)
 
 
 def _crops(result: "ImageResult") -> list[str]:
@@ -159,12 +159,12 @@ def _crops(result: "ImageResult") -> list[str]:
     return tags
 
 
-def _img(picture: "Image.Image", style: str, words: str) -> str:
+def _img(picture: "Image.Image", style: str, alt: str) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     data = base64.b64encode(buffer.getvalue()).decode()
     style += ";border-radius:4px;margin:0"
-    return f"<img style='{style}' alt='{escape(printable(words))}' src='data:image/jpeg;base64,{data}'>"
+    return f"<img style='{style}' alt='{escape(printable(alt))}' src='data:image/jpeg;base64,{data}'>"
 
 
 def _reduced(result: "ImageResult", side: int) -> "tuple[Image.Image, float]":

@@ -38,7 +38,7 @@ KEPT_BYTES = 256_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Seen:
+class _Detected:
     """A decoded image with its detections.
 
     Of its pixels only `crops`, uint8 (H, W, C), and `image` are kept.
@@ -161,30 +161,30 @@ class Predictor:
     ) -> Iterator[ImageResult]:
         if color not in ("rgb", "bgr"):
             raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
-        pending: list[_Seen] = []
+        pending: list[_Detected] = []
         num_faces = 0
-        for seen in self._look_ahead(inputs, color, boxes):
-            size = _kept_bytes(seen.image)
+        for detected in self._prefetch(inputs, color, boxes):
+            size = _kept_bytes(detected.image)
             if size > keep_bytes:
-                seen = dataclasses.replace(seen, image=None)
+                detected = dataclasses.replace(detected, image=None)
             else:
                 keep_bytes -= size
-            pending.append(seen)
-            num_faces += len(seen.crops)
+            pending.append(detected)
+            num_faces += len(detected.crops)
             if num_faces >= self.batch_size or len(pending) >= self.batch_size:
                 yield from self._classify(pending)
                 pending, num_faces = [], 0
         yield from self._classify(pending)
 
-    def _look_ahead(
+    def _prefetch(
         self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None
-    ) -> Iterator[_Seen]:
+    ) -> Iterator[_Detected]:
         """Fetch and decode images and detect faces in threads, a few images ahead of the caller, in order."""
-        queue: collections.deque[Future[_Seen]] = collections.deque()
+        queue: collections.deque[Future[_Detected]] = collections.deque()
         try:
             known = itertools.repeat(None) if boxes is None else boxes
             for position, (source, box) in enumerate(zip(inputs, known, strict=boxes is not None)):
-                queue.append(self._pool.submit(self._look, source, position, color, box))
+                queue.append(self._pool.submit(self._detect, source, position, color, box))
                 # Enough to keep the threads busy during one batch, with bounded memory.
                 if len(queue) >= 4 * self.workers:
                     yield queue.popleft().result()
@@ -194,7 +194,7 @@ class Predictor:
             for future in queue:
                 future.cancel()
 
-    def _look(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> _Seen:
+    def _detect(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> _Detected:
         name, source = (given.name, given.image) if isinstance(given, NamedImage) else (_name(given, position), given)
         try:
             if isinstance(source, ImageError):
@@ -203,19 +203,19 @@ class Predictor:
                 source = fetch(source, self.fetch_limits)
             image_hwc_u8 = decode_image(source, color=color, limits=self.limits)
         except ImageError as error:
-            return _Seen(name, error=str(error))
+            return _Detected(name, error=str(error))
         detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
         faces = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
-        return _Seen(name, None, image_hwc_u8.shape[:2], detections, faces, source if is_file else image_hwc_u8)
+        return _Detected(name, None, image_hwc_u8.shape[:2], detections, faces, source if is_file else image_hwc_u8)
 
-    def _classify(self, images: list[_Seen]) -> Iterator[ImageResult]:
-        faces = [face for seen in images for face in seen.crops]
+    def _classify(self, images: list[_Detected]) -> Iterator[ImageResult]:
+        faces = [face for detected in images for face in detected.crops]
         answers = itertools.chain.from_iterable(
             self.classify(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
         )
-        for seen in images:
-            yield self._result(seen, [next(answers) for _ in seen.detections])
+        for detected in images:
+            yield self._result(detected, [next(answers) for _ in detected.detections])
 
     def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
         """Classify the crops of `Preprocessing.face` in one batch of at least one.
@@ -229,19 +229,21 @@ class Predictor:
         affect = [[None, None]] * len(probs) if affect_B2 is None else affect_B2.tolist()
         return zip(probs, affect, strict=True)
 
-    def _result(self, seen: _Seen, answers: list[Answer]) -> ImageResult:
-        faces = tuple(self.face_result(found, *answer) for found, answer in zip(seen.detections, answers, strict=True))
-        height, width = seen.size or (None, None)
+    def _result(self, detected: _Detected, answers: list[Answer]) -> ImageResult:
+        faces = tuple(
+            self.face_result(found, *answer) for found, answer in zip(detected.detections, answers, strict=True)
+        )
+        height, width = detected.size or (None, None)
         return ImageResult(
-            source=seen.source,
-            status="unreadable" if seen.error is not None else "ok" if faces else "no_face",
-            error=seen.error,
+            source=detected.source,
+            status="unreadable" if detected.error is not None else "ok" if faces else "no_face",
+            error=detected.error,
             model=self.config.name,
             preprocessing=self._fingerprint,
             width=width,
             height=height,
             faces=faces,
-            image=seen.image,
+            image=detected.image,
         )
 
     def face_result(self, found: Detection, probs: list[float], affect: Affect) -> FaceResult:

@@ -183,14 +183,14 @@ def test_a_finished_run_does_nothing_more(images, settings, tmp_path, in_process
 
 @pytest.mark.usefixtures("in_process")
 def test_an_image_that_breaks_the_model_fails_alone(images, settings, tmp_path, monkeypatch):
-    look = Predictor._look
+    detect = Predictor._detect
 
     def break_at_one(self, given, *others):
-        if Path(given.name).name == "more_0.png":
+        if given.image == str(images / "more_0.png"):
             raise RuntimeError("no such luck")
-        return look(self, given, *others)
+        return detect(self, given, *others)
 
-    monkeypatch.setattr(Predictor, "_look", break_at_one)
+    monkeypatch.setattr(Predictor, "_detect", break_at_one)
     summary = run_bulk(str(images), tmp_path / "out", **settings)
     rows = rows_of(tmp_path / "out")
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "no_face", "unreadable", "unreadable"]

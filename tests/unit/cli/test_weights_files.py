@@ -233,7 +233,7 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ((), "number of attention heads of an encoder 24 wide"),
+            ((), "number of attention heads of an encoder of width 24"),
             (("--num-heads", "3", "--size", "500x384"), "image_size (500, 384): height and width must be divisible"),
             (("--num-heads", "3", "--geometry", "square"), "unknown geometry 'square'"),
             (("--num-heads", "3", "--device", "gpu"), "unknown device 'gpu'"),

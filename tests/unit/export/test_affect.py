@@ -91,7 +91,7 @@ def test_torch_gives_the_same_in_parts_and_in_half_precision(bundle: Bundle, pix
     expected = backend.outputs(pixels)
     backend.max_batch = 3
     for found, wanted in zip(backend.outputs(pixels), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)  # sums in other orders
     half = TorchBackend(load_model(bundle.path, dtype=torch.bfloat16), bundle.config.model).outputs(pixels)
     assert half.affect is not None
     assert half.affect.dtype == np.float32

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from motivnet import Predictor, load_model
-from motivnet.checkpoints.bundle import Bundle, open_bundle
+from motivnet.checkpoints.bundle import Bundle, Calibration, open_bundle
 from motivnet.checkpoints.load import convert
 from motivnet.errors import ConfigError
 from motivnet.inference import torch_backend
-from motivnet.inference.backends import softmax
 from motivnet.inference.torch_backend import (
     TorchBackend,
     choose_device,
@@ -80,7 +79,7 @@ class TestSameAsOnnx:
         found = TorchBackend(load_model("nano"), embedded.config.model).logits(pixels)
         assert (found.dtype, found.shape) == (np.float32, (5, 7))
         expected = Predictor.load("nano").backend.logits(pixels)
-        np.testing.assert_allclose(softmax(found), softmax(expected), atol=1e-4)
+        np.testing.assert_allclose(Calibration().probs(found), Calibration().probs(expected), atol=1e-4)
 
 
 class TestArrays:
@@ -191,7 +190,7 @@ class TestPrecision:
         found = predictor.backend.logits(pixels)
         assert found.dtype == np.float32
         expected = TorchBackend(load_model(bundle.path), bundle.config.model).logits(pixels)
-        np.testing.assert_allclose(softmax(found), softmax(expected), atol=tolerance)
+        np.testing.assert_allclose(Calibration().probs(found), Calibration().probs(expected), atol=tolerance)
 
     @pytest.mark.parametrize(("name", "full"), [("bf16", "bfloat16"), ("fp16", "float16")])
     def test_depthwise_convolutions_need_float32_on_a_cpu(self, name: str, full: str) -> None:
