@@ -251,3 +251,7 @@ def test_fingerprints_do_not_depend_on_the_process():
         for seed in ("0", "1")
     }
     assert len(runs) == 1
+
+
+def test_flatten_gives_dotted_names() -> None:
+    assert config.flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}
