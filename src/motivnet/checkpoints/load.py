@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -23,7 +24,7 @@ from motivnet.checkpoints.bundle import (
     require_head,
     write_config,
 )
-from motivnet.checkpoints.files import open_weights, release, write_tensors
+from motivnet.checkpoints.files import open_weights, release
 from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, below, identify, preprocessing_for, released_config
 from motivnet.checkpoints.hub import is_hub_name, locate
 from motivnet.errors import CheckpointError, ConfigError, unknown_name
@@ -65,9 +66,10 @@ def load_model(
     """
     path = model if is_bundle(model) else find_weights(model)
     if is_bundle(path):
-        return load_bundle(open_bundle(path), image_size=image_size, device=device, dtype=dtype)
-    contents = require_model(identify(open_weights(path), num_heads=num_heads, image_size=image_size))
-    return load_contents(contents, image_size=image_size, device=device, dtype=dtype)
+        found = open_bundle(path)
+    else:
+        found = identify(open_weights(path), num_heads=num_heads, image_size=image_size)
+    return load_bundle(found, image_size=image_size, device=device, dtype=dtype)
 
 
 def find_weights(name: str | Path) -> Path:
@@ -101,40 +103,21 @@ def require_model(contents: Contents) -> Contents:
 
 
 def load_bundle(
-    bundle: Bundle,
+    bundle: Bundle | Contents,
     *,
     image_size: tuple[int, int] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
-    """Load the weights of a bundle; arguments and errors as for `load_model`."""
-    own = require_head(bundle).config.model
+    """Load the weights of a bundle, or of an identified released model; arguments and errors as for `load_model`."""
+    if isinstance(bundle, Bundle):
+        own, where = require_head(bundle).config.model, bundle.weights
+    else:
+        own, where = require_model(bundle).model_config(), bundle.path
     config = resized(own, image_size, bundle.path)
-    return _load_whole(own, config, open_weights(bundle.weights).tensors, bundle.weights, device, dtype)
-
-
-def load_contents(
-    contents: Contents,
-    *,
-    image_size: tuple[int, int] | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> MotivNet:
-    """Load an identified released model; arguments and errors as for `load_model`."""
-    own, config = contents.model_config(), contents.model_config(image_size)
-    return _load_whole(own, config, contents.tensors, contents.path, device, dtype)
-
-
-def _load_whole(
-    own: ModelConfig,
-    config: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    where: Path,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> MotivNet:
-    fitted = fit_encoder(tensors, own, config, prefix="backbone.")
-    return fill(_build(lambda: build_model(config), where), fitted, where, device=device, dtype=dtype).eval()
+    tensors = bundle.tensors if isinstance(bundle, Contents) else open_weights(where).tensors
+    net = _build(lambda: build_model(config), where)
+    return fill(net, fit_encoder(tensors, own, config, prefix="backbone."), where, device=device, dtype=dtype).eval()
 
 
 def load_backbone(
@@ -325,8 +308,10 @@ def _build(build: Callable[[], ModuleT], where: Path) -> ModuleT:
 
 
 def write_weights(bundle: Bundle, model: nn.Module) -> None:
-    """Write the weights of a model into its bundle, in their own precision."""
-    write_tensors(bundle.weights, model.state_dict())
+    """Write the weights of a model into its bundle, whose folder is written atomically, in their own precision."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, bundle.weights, metadata={"format": "pt"})
+    bundle.weights.chmod(0o644)  # save_file makes it private
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str | Path, *, assign: bool = False) -> None:
@@ -392,7 +377,7 @@ def convert(
     contents = require_model(identify(open_weights(find_weights(file)), num_heads=num_heads, image_size=image_size))
     preprocessing = preprocessing_for(geometry, image_size or contents.model_config().image_size)
     config = released_config(contents, preprocessing, name=name or out.name, licence=licence)
-    model = load_contents(contents, image_size=config.model.image_size, dtype=dtype)
+    model = load_bundle(contents, image_size=config.model.image_size, dtype=dtype)
     with atomic_folder(out, also=(SafetensorError,)) as temporary:
         write_weights(write_config(temporary, config), model)
     return Bundle(out, config)

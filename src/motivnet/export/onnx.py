@@ -190,13 +190,10 @@ def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the progress and the warnings of torch's exporter."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

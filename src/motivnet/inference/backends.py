@@ -202,7 +202,7 @@ def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleC
         raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
     from motivnet.checkpoints.files import open_weights
     from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, preprocessing_for, released_config
-    from motivnet.checkpoints.load import load_contents, require_model
+    from motivnet.checkpoints.load import load_bundle, require_model
     from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
 
     file = open_weights(path)
@@ -212,7 +212,7 @@ def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleC
     _set_threads(options)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, config.model)
-    net = load_contents(contents, image_size=config.model.image_size, device=device, dtype=dtype)
+    net = load_bundle(contents, image_size=config.model.image_size, device=device, dtype=dtype)
     return config, TorchBackend(net, config.model, compiled=options.compile)
 
 

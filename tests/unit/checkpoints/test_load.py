@@ -280,13 +280,13 @@ class TestPositions:
 
     @pytest.mark.parametrize("positions", [11, 20, 24, 3072])
     def test_a_bundle_with_the_positions_of_another(self, released: Callable, tmp_path: Path, positions: int) -> None:
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file, save_file
 
         from motivnet.checkpoints.load import convert
 
         bundle = convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")
         tensors = load_file(bundle.weights) | {"backbone.net.pos_embed": torch.zeros(1, positions, 24)}
-        load.write_tensors(bundle.weights, tensors)
+        save_file(tensors, bundle.weights)
         for size in (None, (128, 96)):
             with pytest.raises(CheckpointError, match=rf"pos_embed: found \(1, {positions}, 24\), expected"):
                 load_model(bundle.path, image_size=size)
