@@ -20,7 +20,7 @@ from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED,
 from motivnet.errors import CheckpointError, ConfigError, unknown_name
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
-from motivnet.preprocess import PREPROCESSINGS, Preprocessing
+from motivnet.preprocess import PREPROCESSINGS
 
 Part = Literal["model", "backbone", "head"]
 
@@ -188,38 +188,25 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Siz
     )
 
 
-def preprocessing_for(geometry: str, image_size: Size = None) -> Preprocessing:
-    """Return one of MotivNet's two geometries at any input size.
-
-    Args:
-        geometry: `motivnet-pad`, as in the authors' inference, or `motivnet-stretch`, as in their training.
-        image_size: (height, width), in pixels; None takes 1024x768.
-
-    Raises:
-        CheckpointError: if the geometry is unknown.
-    """
-    allowed = [name for name in PREPROCESSINGS if name.startswith("motivnet-")]
-    if geometry not in allowed:
-        raise CheckpointError(unknown_name("geometry", geometry, allowed))
-    chosen = PREPROCESSINGS[geometry]
-    return dataclasses.replace(chosen, size=tuple(image_size)) if image_size else chosen
-
-
 def released_config(
-    contents: Contents, preprocessing: Preprocessing, *, name: str | None = None, licence: str | None = None
+    contents: Contents, geometry: str, image_size: Size = None, *, name: str | None = None, licence: str | None = None
 ) -> BundleConfig:
     """Describe a released model as a bundle.
 
     Args:
         contents: of its file, a whole model.
-        preprocessing: of its input; decides the input size of the model.
+        geometry: `motivnet-pad`, as in the authors' inference, or `motivnet-stretch`, as in their training.
+        image_size: (height, width) of the input, in pixels; None takes that of the file.
         name: of the model; None takes that of the file.
         licence: of the weights; None takes what is known about the released file.
 
     Raises:
-        CheckpointError: if its number of classes is not that of our labels.
+        CheckpointError: if the geometry is unknown, or its number of classes is not that of our labels.
     """
-    config = contents.model_config(preprocessing.size)
+    allowed = [allowed for allowed in PREPROCESSINGS if allowed.startswith("motivnet-")]
+    if geometry not in allowed:
+        raise CheckpointError(unknown_name("geometry", geometry, allowed))
+    config = contents.model_config(image_size)
     if config.num_classes != len(EMOTIONS):
         raise CheckpointError(
             f"{contents.path}: found a head of {config.num_classes} classes, expected {len(EMOTIONS)}: "
@@ -230,7 +217,7 @@ def released_config(
         summary=f"MotivNet: Sapiens {config.vit and config.vit.embed_dim} wide, ML-Decoder, as released",
         licence=licence or RELEASED_LICENCE,
         model=config,
-        preprocessing=preprocessing,
+        preprocessing=dataclasses.replace(PREPROCESSINGS[geometry], size=config.image_size),
         provenance={"converted_from": contents.path.name, "format": contents.format},
     )
 

@@ -107,7 +107,7 @@ def fetch(name: str, *, mirror: str | None = None, cache: Path | None = None) ->
     entry, mirror = _entry(name), _checked_mirror(mirror)
     if entry.repo is None:
         raise CheckpointError(_not_on_a_hub(entry))
-    with _clear_errors(name, mirror):
+    with _hub_api(name, mirror) as api:
         found = _find(entry, cache)
         if found and not [path for path in _files(found) if not _is_sound(entry, path)]:
             return found
@@ -117,8 +117,7 @@ def fetch(name: str, *, mirror: str | None = None, cache: Path | None = None) ->
                 f"{name}: not in the cache {place}, and {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network. "
                 f"Unset it and run: motivnet weights fetch {name}"
             )
-        with _hub_api(mirror) as api:
-            return _download(entry, api, place)
+        return _download(entry, api, place)
 
 
 def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
@@ -281,28 +280,20 @@ def _bundle_files(entry: Released, api: "HfApi") -> tuple[list[str], str]:
 
 
 @contextlib.contextmanager
-def _hub_api(mirror: str | None) -> Iterator["HfApi"]:
-    """Give a client without telemetry; one of a mirror has no token, and stays off the hub's own store of chunks."""
-    from huggingface_hub import HfApi, constants
+def _hub_api(what: str, mirror: str | None) -> Iterator["HfApi"]:
+    """Give a client without telemetry; one of a mirror has no token, and stays off the hub's own store of chunks.
 
+    Errors of the network, the hub and the disk become a CheckpointError of one line that says what to do.
+    """
+    with needs_extra("huggingface_hub", "torch"):
+        import httpx2
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+    address = mirror or constants.ENDPOINT
     before = constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET
     constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = True, before[1] or mirror is not None
     try:
         yield HfApi(mirror, token=False if mirror else None, library_name="motivnet", library_version=__version__)
-    finally:
-        constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = before
-
-
-@contextlib.contextmanager
-def _clear_errors(what: str, mirror: str | None) -> Iterator[None]:
-    """Turn errors of the network, the hub and the disk into a CheckpointError of one line that says what to do."""
-    with needs_extra("huggingface_hub", "torch"):
-        import httpx2
-        from huggingface_hub import constants
-        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
-    address = mirror or constants.ENDPOINT
-    try:
-        yield
         return
     except HfHubHTTPError as error:
         reason = f"{address} {_explain_status(error, mirror)}"
@@ -313,6 +304,8 @@ def _clear_errors(what: str, mirror: str | None) -> Iterator[None]:
         reason = f"{address} does not answer as the hub does"
     except OSError as error:
         reason = " ".join(str(error).split())
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = before
     raise CheckpointError(f"{what}: {reason}")
 
 

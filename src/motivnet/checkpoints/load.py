@@ -15,25 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from motivnet.checkpoints.bundle import (
-    Bundle,
-    check_place,
-    embedded_models,
-    is_bundle,
-    open_bundle,
-    require_head,
-    write_config,
-)
+from motivnet.checkpoints.bundle import Bundle, check_place, find_weights, open_bundle, require_head, write_config
 from motivnet.checkpoints.files import open_weights, release
-from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, below, identify, preprocessing_for, released_config
-from motivnet.checkpoints.hub import is_hub_name, locate
-from motivnet.errors import CheckpointError, ConfigError, unknown_name
+from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, Size, below, identify, released_config
+from motivnet.errors import CheckpointError, ConfigError
 from motivnet.models.backbone import Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build_model
 from motivnet.storage import atomic_folder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Device = str | torch.device
 _log = logging.getLogger(__name__)
 
 POSITIONS = "net.pos_embed"
@@ -45,7 +37,7 @@ def load_model(
     *,
     image_size: tuple[int, int] | None = None,
     num_heads: int | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
     """Load a whole model into a module in eval mode.
@@ -64,28 +56,12 @@ def load_model(
     Raises:
         CheckpointError: if there is no such model, or its weights are missing, damaged, of another model, or too large.
     """
-    path = model if is_bundle(model) else find_weights(model)
-    if is_bundle(path):
+    path = find_weights(model)
+    if path.is_dir():
         found = open_bundle(path)
     else:
         found = identify(open_weights(path), num_heads=num_heads, image_size=image_size)
     return load_bundle(found, image_size=image_size, device=device, dtype=dtype)
-
-
-def find_weights(name: str | Path) -> Path:
-    """Return a weight file or the folder of a bundle, given its path or a name that `motivnet weights list` knows.
-
-    Raises:
-        CheckpointError: if there is none, or it cannot be fetched.
-    """
-    if Path(name).exists():
-        return Path(name)
-    if is_hub_name(str(name)):
-        return locate(str(name))
-    raise CheckpointError(
-        f"{unknown_name('model', str(name), embedded_models())}, the folder of a bundle, a weight file, or a name "
-        f"that `motivnet weights list` knows"
-    )
 
 
 def require_model(contents: Contents) -> Contents:
@@ -103,11 +79,7 @@ def require_model(contents: Contents) -> Contents:
 
 
 def load_bundle(
-    bundle: Bundle | Contents,
-    *,
-    image_size: tuple[int, int] | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    bundle: Bundle | Contents, *, image_size: Size = None, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> MotivNet:
     """Load the weights of a bundle, or of an identified released model; arguments and errors as for `load_model`."""
     if isinstance(bundle, Bundle):
@@ -116,8 +88,8 @@ def load_bundle(
         own, where = require_model(bundle).model_config(), bundle.path
     config = resized(own, image_size, bundle.path)
     tensors = bundle.tensors if isinstance(bundle, Contents) else open_weights(where).tensors
-    net = _build(lambda: build_model(config), where)
-    return fill(net, fit_encoder(tensors, own, config, prefix="backbone."), where, device=device, dtype=dtype).eval()
+    tensors = fit_encoder(tensors, own, config, prefix="backbone.")
+    return fill(lambda: build_model(config), tensors, where, device=device, dtype=dtype)
 
 
 def load_backbone(
@@ -126,7 +98,7 @@ def load_backbone(
     *,
     num_heads: int | None = None,
     class_token: bool | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
     """Load the encoder of a released file into a module in eval mode.
@@ -165,7 +137,7 @@ def load_backbone(
         _log.info("%s: dropped on purpose: %s", path, ", ".join(dropped))
     tensors = below(contents.tensors, "backbone.") if contents.part == "model" else contents.tensors
     tensors = fit_encoder(tensors, own, config)
-    return fill(_build(lambda: build_backbone(config), path), tensors, path, device=device, dtype=dtype).eval()
+    return fill(lambda: build_backbone(config), tensors, path, device=device, dtype=dtype)
 
 
 def load_head(file: str | Path) -> nn.Module:
@@ -179,8 +151,13 @@ def load_head(file: str | Path) -> nn.Module:
         raise CheckpointError(f"{file}: format {contents.format}, expected ml-decoder")
     head, num_classes = contents.head, contents.num_classes
     in_dim = contents.tensors["embed.weight"].shape[1]
-    net = _build(lambda: build_head(head, in_dim, num_classes), contents.path)
-    return fill(net, contents.tensors, contents.path, device="cpu", dtype=torch.float32).eval()
+    return fill(
+        lambda: build_head(head, in_dim, num_classes),
+        contents.tensors,
+        contents.path,
+        device="cpu",
+        dtype=torch.float32,
+    )
 
 
 def resized(config: ModelConfig, image_size: tuple[int, int] | None, where: Path) -> ModelConfig:
@@ -230,20 +207,25 @@ def _grid(image_size: tuple[int, int], vit: VitConfig) -> tuple[int, int]:
 
 
 def fill(
-    net: ModuleT, tensors: Mapping[str, Tensor], where: Path, *, device: str | torch.device, dtype: torch.dtype
+    build: Callable[[], ModuleT], tensors: dict[str, Tensor], where: Path, *, device: Device, dtype: torch.dtype
 ) -> ModuleT:
-    """Fill a module of `built_without_memory` with weights, one tensor after the other.
+    """Build a module without memory, and fill it with weights, one tensor after the other; returned in eval mode.
 
     Args:
-        net: changed in place.
+        build: returns the module.
         tensors: with exactly its names and shapes, memory-mapped.
         where: their file, for messages.
         device: of the weights.
         dtype: of floating-point weights.
 
     Raises:
-        CheckpointError: if names or shapes differ, or there is not enough memory.
+        CheckpointError: if it cannot be built, names or shapes differ, or there is not enough memory.
     """
+    try:
+        with built_without_memory():
+            net = build()
+    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if a single layer exceeds the address space
+        raise CheckpointError(f"{where}: {error}") from None
     check_names(net, tensors, where)
     device = torch.device(device)
     needed = sum(parameter.numel() for parameter in net.parameters()) * dtype.itemsize
@@ -261,7 +243,7 @@ def fill(
         release(tensor)
     net.load_state_dict(filled, strict=True, assign=True)
     # Computed buffers, such as rotary frequencies, keep their precision.
-    return net.to(device)
+    return net.to(device).eval()
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -297,14 +279,6 @@ def built_without_memory() -> Iterator[None]:
             yield
         finally:
             handle.remove()
-
-
-def _build(build: Callable[[], ModuleT], where: Path) -> ModuleT:
-    try:
-        with built_without_memory():
-            return build()
-    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if a single layer exceeds the address space
-        raise CheckpointError(f"{where}: {error}") from None
 
 
 def write_weights(bundle: Bundle, model: nn.Module) -> None:
@@ -362,7 +336,7 @@ def convert(
         out: folder to write.
         dtype: of the weights.
         image_size: (height, width) of the input, in pixels; None takes that of the file.
-        geometry: as for `preprocessing_for`.
+        geometry: as for `released_config`.
         num_heads: attention heads of the encoder, where they follow neither from its width nor from its metadata.
         name: of the model; None takes that of the folder.
         licence: of the weights; None takes that of the released files.
@@ -375,8 +349,7 @@ def convert(
     out = out.resolve()
     check_place(out, overwrite=overwrite)
     contents = require_model(identify(open_weights(find_weights(file)), num_heads=num_heads, image_size=image_size))
-    preprocessing = preprocessing_for(geometry, image_size or contents.model_config().image_size)
-    config = released_config(contents, preprocessing, name=name or out.name, licence=licence)
+    config = released_config(contents, geometry, image_size, name=name or out.name, licence=licence)
     model = load_bundle(contents, image_size=config.model.image_size, dtype=dtype)
     with atomic_folder(out, also=(SafetensorError,)) as temporary:
         write_weights(write_config(temporary, config), model)

@@ -11,6 +11,7 @@ archive (zip)
 ```
 """
 
+import functools
 import io
 import pickle
 import pickletools
@@ -180,16 +181,13 @@ class _Unpickler(pickle.Unpickler):
 def _named_tensors(root_module: _ScriptObject, archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
     """Walk the tree depth first: parameters and buffers of a module, then the modules inside it."""
     tensors: dict[str, Tensor] = {}
-    own_names: dict[type, list[str] | None] = {}
+    names_of = functools.cache(lambda kind: _parameters_and_buffers(kind, archive, root))
     pending = [("", root_module)]
     for _ in range(MAX_MODULES):
         if not pending:
             return tensors
         prefix, module = pending.pop()
-        kind = type(module)
-        if kind not in own_names:
-            own_names[kind] = _parameters_and_buffers(kind, archive, root)
-        own = own_names[kind]
+        own = names_of(type(module))
         if own is None:  # an object, not a module
             continue
         for name in own:

@@ -50,11 +50,7 @@ MAX_INLINE_BYTES = 1_000_000_000
 
 
 def export_onnx(
-    bundle: Bundle,
-    path: Path | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    external_data: bool = False,
+    bundle: Bundle, path: Path | None = None, *, dtype: torch.dtype = torch.float32, external_data: bool = False
 ) -> Path:
     """Export the weights of a bundle as ONNX; the file is written atomically.
 

@@ -201,14 +201,13 @@ def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleC
     if options.backend == "onnx":
         raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
     from motivnet.checkpoints.files import open_weights
-    from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, preprocessing_for, released_config
+    from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, released_config
     from motivnet.checkpoints.load import load_bundle, require_model
     from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
 
     file = open_weights(path)
     contents = require_model(identify(file, num_heads=options.num_heads, image_size=options.image_size))
-    size = options.image_size or contents.image_size
-    config = released_config(contents, preprocessing_for(options.geometry or DEFAULT_GEOMETRY, size))
+    config = released_config(contents, options.geometry or DEFAULT_GEOMETRY, options.image_size)
     _set_threads(options)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, config.model)

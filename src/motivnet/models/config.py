@@ -95,10 +95,9 @@ class ModelConfig:
             raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
         if own != (self.vit is not None):
             raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
-        if self.vit:
-            self._check_vit(self.vit)
-
-    def _check_vit(self, vit: VitConfig) -> None:
+        vit = self.vit
+        if vit is None:
+            return
         if any(side < 1 or side % vit.patch_size for side in self.image_size):
             raise ConfigError(
                 f"image_size {self.image_size}: height and width must be divisible by patch_size {vit.patch_size}"

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from motivnet import load_backbone, load_head, load_model
+from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints import load
 from motivnet.checkpoints.bundle import ASSETS, BundleConfig, write_config
 from motivnet.errors import CheckpointError
@@ -129,7 +130,7 @@ class TestModels:
             asked.append(name)
             return written.path if fetched == "file" else ASSETS / "nano"
 
-        monkeypatch.setattr(load, "locate", locate)
+        monkeypatch.setattr(bundles, "locate", locate)
         model = load_model("hf:owner/repo")
         assert asked == ["hf:owner/repo"]
         assert same(model, written.net if fetched == "file" else load_model("nano"))
