@@ -7,7 +7,6 @@ Shape suffixes: B images, C classes, N distinct thresholds.
 """
 
 import dataclasses
-import functools
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -21,9 +20,8 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
 from motivnet.config import to_plain
 from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra
-from motivnet.evaluation.evaluate import Track, no_progress
 from motivnet.evaluation.metrics import checked_classes, checked_length
-from motivnet.evaluation.predictions import Predictions, predict_manifest
+from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
 from motivnet.evaluation.probabilities import ProbabilityScores, checked_probs
 from motivnet.inference.backends import CALIBRATION_KEY
 from motivnet.inference.predictor import Predictor
@@ -78,8 +76,7 @@ def calibrate(
     _check_place(bundle, out, overwrite=overwrite)
     predictor = Predictor.load(bundle.path, detector="libfacedetection" if detect else "whole")
     manifest = read_source(data).split(split)
-    bar = functools.partial(track, total=len(manifest), what="images")
-    predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=bar)
+    predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=track)
     config = calibrated_config(bundle.config, predictions, exponent=exponent, accuracy=accuracy)
     onnx_too = CALIBRATION_KEY in getattr(predictor.backend, "metadata", {})
     if out is None:

@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from motivnet.config import to_plain
+from motivnet.config import replace, to_plain
 from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError
-from motivnet.evaluation.evaluate import Track, no_progress, prediction_source
+from motivnet.evaluation.evaluate import prediction_source
+from motivnet.evaluation.evaluation_config import AuditConfig
 from motivnet.evaluation.groups import Column, group_columns
 from motivnet.evaluation.metrics import ratio
-from motivnet.evaluation.predictions import Predictions, Protocol
+from motivnet.evaluation.predictions import Predictions, Protocol, Track, no_progress
 from motivnet.evaluation.resampling import Interval, bootstrap, holm, number_units
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.tables import check_folder
@@ -157,53 +158,44 @@ class Audit:
 def audit(
     model: str | Path | None,
     data: str,
+    settings: AuditConfig | None = None,
     *,
     by: Sequence[str],
     out: Path | None = None,
-    predictions: Path | None = None,
-    split: str | None = None,
-    groups_csv: Path | None = None,
-    min_size: int = 50,
-    detect: bool = False,
-    seed: int = 0,
     overwrite: bool = False,
     config: PredictorConfig | None = None,
     track: Track = no_progress,
+    **options: Any,
 ) -> Audit:
     """Audit a model for gaps between groups of faces; what `motivnet audit` does.
 
     Args:
-        model: as for `evaluate`, as are `data`, `predictions`, `split`, `detect`, `config` and `track`.
+        model: as for `evaluate`, as are `data`, `config` and `track`.
         data: `KIND:PATH`.
+        settings: split, detection and so on; None takes the defaults.
         by: names of the columns that divide the images into groups; see `group_columns`.
         out: folder to write FILES to; None writes nothing.
-        predictions: a file of predictions instead of a model.
-        split: the publisher's split; None takes all rows.
-        groups_csv: a table of further columns.
-        min_size: images below which a group, or its rest, is listed and not tested.
-        detect: detect faces.
-        seed: of permutations and intervals.
         overwrite: replace FILES in `out`.
         config: options of the predictor.
         track: shows progress.
+        options: fields of `AuditConfig`, in place of those of `settings`.
 
     Raises:
         MotivNetError: as for `evaluate`; also DataError if there is no such column.
     """
     if out is not None:
         check_folder(out, FILES, overwrite=overwrite)
-    predict = prediction_source(
-        model, data, predictions=predictions, split=split, detect=detect, config=config, track=track
-    )
+    settings = replace(settings or AuditConfig(), options)
+    predict = prediction_source(model, settings, config=config, track=track)
     whole = read_source(data)
-    manifest = whole.split(split) if split else whole
+    manifest = whole.split(settings.split) if settings.split else whole
     # Before the model runs: a mistake in a column is found sooner.
-    columns = group_columns(manifest, by, whole=whole, table=groups_csv)
-    answers = predict(manifest)
+    columns = group_columns(manifest, by, whole=whole, table=settings.groups_csv)
+    answers = predict(manifest, data=data, split=settings.split)
     # The answers are without the images of labels that the model does not know.
     kept = [row for row, label in enumerate(manifest.table["label"].to_pylist()) if label in answers.labels.names]
     columns = {name: [column[row] for row in kept] for name, column in columns.items()}
-    found = compare_groups(answers, columns, min_size=min_size, seed=seed)
+    found = compare_groups(answers, columns, min_size=settings.min_size, seed=settings.seed)
     if out is not None:
         found.write(out)
     return found
