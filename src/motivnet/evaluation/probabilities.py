@@ -13,15 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from motivnet.errors import DataError
-from motivnet.evaluation.metrics import (
-    Weights,
-    checked_classes,
-    checked_length,
-    checked_scores,
-    checked_weights,
-    ratio,
-    weighted_mean,
-)
+from motivnet.evaluation.metrics import Weights, checked_scores, checked_target, checked_weights, ratio, weighted_mean
 
 NUM_BINS = 15
 SUM_TOLERANCE = 1e-3
@@ -62,8 +54,7 @@ class ProbabilityScores:
         if num_bins < 1:
             raise DataError(f"num_bins must be at least 1, not {num_bins}")
         self.probs_BC = checked_probs(probs)
-        self.target_B = checked_classes("target", target, self.probs_BC.shape[1])
-        checked_length("probs", len(self.probs_BC), len(self.target_B))
+        self.target_B = checked_target(target, "probs", *self.probs_BC.shape)
         self.edges = np.linspace(0, 1, num_bins + 1)
 
     def auroc_per_class(self, weights: Weights = None) -> np.ndarray:
