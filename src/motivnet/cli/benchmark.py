@@ -77,7 +77,7 @@ def benchmark(
 
         from motivnet.experiments.benchmark import run_benchmark
         from motivnet.report.benchmark_report import FILES, headlines
-        from motivnet.report.tables import to_json
+        from motivnet.report.page import to_json
 
     found = run_benchmark(
         model,

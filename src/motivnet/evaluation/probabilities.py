@@ -205,7 +205,7 @@ def checked_probs(probs: ArrayLike) -> np.ndarray:
     if wrong_B.any():
         row = int(np.argmax(wrong_B))
         raise DataError(
-            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {probs_BC[row].sum():.6g}"
+            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {sum(probs_BC[row].tolist()):.6g}"
             f" ({wrong_B.sum()} such rows). Allowed: values from 0 to 1 that sum to 1 within {SUM_TOLERANCE}"
         )
     return probs_BC
