@@ -79,7 +79,12 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
             raise ImageError(f"cannot be fetched: {target.host} redirects without saying where to")
         if len(seen) > limits.max_redirects:
             raise ImageError(f"cannot be fetched: too many redirects, the limit is {limits.max_redirects}")
-        url = _follow(url, location.partition("#")[0])
+        # Headers are read as Latin-1; servers mean UTF-8.
+        location = quote(location.partition("#")[0].encode("latin-1", "replace"), URL_SAFE)
+        try:
+            url = urljoin(url, location)
+        except ValueError:
+            raise ImageError("cannot be fetched: redirected to a URL that is not well-formed") from None
 
 
 class _Target(NamedTuple):
@@ -106,15 +111,6 @@ def _parse(url: str) -> _Target:
     query = f"?{quote(parts.query, URL_SAFE)}" if parts.query else ""
     path = (quote(parts.path, URL_SAFE) or "/") + query
     return _Target(parts.scheme, ascii_host, SCHEMES[parts.scheme] if port is None else port, path)
-
-
-def _follow(url: str, location: str) -> str:
-    # Headers are read as Latin-1; servers mean UTF-8.
-    location = quote(location.encode("latin-1", "replace"), URL_SAFE)
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        raise ImageError("cannot be fetched: redirected to a URL that is not well-formed") from None
 
 
 @contextlib.contextmanager
@@ -179,8 +175,7 @@ class _TimedSocket:
     """The part of a socket that `http.client` uses. Python's timeouts restart at every byte; this one does not."""
 
     def __init__(self, sock: socket.socket, end_s: float) -> None:
-        self._sock = sock
-        self._end_s = end_s
+        self._sock, self._end_s = sock, end_s
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(_left_s(self._end_s))
@@ -195,10 +190,9 @@ class _TimedSocket:
 
 class _TimedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, end_s: float) -> None:
-        self._sock = sock
+        self._sock, self._end_s = sock, end_s
         # Keeps the socket open until this is closed: `http.client` closes sockets before it has read them.
         self._file = sock.makefile("rb", buffering=0)
-        self._end_s = end_s
 
     def readable(self) -> bool:
         return True

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +51,8 @@ def live(
         raise ConfigError("--headless shows nothing, and nothing is written. Allowed: together with --out FILE.mp4")
     keep_memory()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_sigterm_as_ctrl_c())
+        # A service manager ends the run as Ctrl-C does.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         show = None
         if not headless:
             window = Window(f"motivnet: camera {camera}")
@@ -65,16 +65,6 @@ def live(
         if not stats.frames:
             raise typer.Exit(1)
     typer.echo(f"{stats}{f'; written to {out}' if out and stats.frames else ''}", err=True)
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let a service manager end the run as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Window:

@@ -77,12 +77,11 @@ def keep_memory() -> None:
 
     The system would have to clear them again. Detection allocates about 15 MB; the threshold is glibc's greatest.
     """
-    if not sys.platform.startswith("linux"):
-        return
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no such setting
+    # Other systems and C libraries have no such setting.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:
         for option, size in M_SIZES.items():
             mallopt(option, size)
 

@@ -111,12 +111,12 @@ class TimedProtocol(HttpToolsProtocol):
     cut off while it sends may not see the answer.
     """
 
+    _timer: asyncio.TimerHandle | None
+
     def __init__(self, *args: Any, settings: ServerSettings, **others: Any) -> None:
         super().__init__(*args, **others)
-        self._settings = settings
-        self._timer: asyncio.TimerHandle | None = None
-        self._in_header = False
-        self._header_bytes = 0
+        self._settings, self._timer = settings, None
+        self._in_header, self._header_bytes = False, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Start the timer of the first header."""
@@ -135,8 +135,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End a header."""
-        self._in_header = False
-        self._header_bytes = 0
+        self._in_header, self._header_bytes = False, 0
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

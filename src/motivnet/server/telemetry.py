@@ -102,8 +102,7 @@ class Telemetry:
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if _HARMLESS_ID.fullmatch(given) else uuid.uuid4().hex
         # Entries that a route adds to its line of the log.
-        notes: dict[str, int] = {}
-        scope.setdefault("state", {})["notes"] = notes
+        scope.setdefault("state", {})["notes"] = notes = dict[str, int]()
         # Unless an answer begins: then the application has failed.
         status = 500
 
