@@ -69,8 +69,8 @@ def benchmark(
 
     Exit code 1: something was skipped; the tables say what and why.
     """
-    from motivnet.cli.extras import needs_extra
-    from motivnet.cli.progress import track
+    from motivnet.cli.console import track
+    from motivnet.errors import needs_extra
 
     settings = dataclasses.replace(settings, detect=detect or (), trained_on=parse_trained_on(trained_on or ()))
     with needs_extra("pyarrow", "evaluate"):

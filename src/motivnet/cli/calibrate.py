@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.evaluate import Data, Detect
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
 
 

@@ -2,15 +2,14 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motivnet.cli.console import make_table, print_tables, track
 from motivnet.cli.options import Overwrite
-from motivnet.cli.progress import track
 from motivnet.errors import ConfigError, OutputError, needs_extra
 
 if TYPE_CHECKING:
@@ -31,9 +30,6 @@ SourceArgument = Annotated[
 ]
 ManifestOption = Annotated[Path, typer.Option(metavar="FILE", help="The manifest to write, a .parquet file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
-
-# Rich assumes 80 columns where there is no terminal.
-PIPE_COLUMNS = 160
 
 
 @data.command("inspect", epilog="Exit codes: 0 inspected; 1 a problem was found, with --strict; 2 a mistake.")
@@ -174,7 +170,7 @@ def _report_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
         typer.echo(json.dumps(counts))
     else:
-        _print_tables(_counts_table(manifest), *_dropped_table(manifest.dropped))
+        print_tables(_counts_table(manifest), *_dropped_table(manifest.dropped))
     typer.echo(f"{len(manifest):,} rows written to {path}", err=True)
 
 
@@ -197,7 +193,7 @@ def _print_inspection(inspection: "Inspection") -> None:
     named = {f"{kind}: {PROBLEMS[kind]}": counts for kind, counts in found["problems"].items()}
     if named:
         tables.append(_table("problem", ["rows", "across_splits", "other_label"], named))
-    _print_tables(*tables)
+    print_tables(*tables)
 
 
 def _counts_table(manifest: "Manifest") -> "Table":
@@ -214,22 +210,10 @@ def _dropped_table(dropped: Mapping[str, int]) -> "list[Table]":
 
 def _table(title: str, columns: list[str], rows: Mapping[str, Mapping[str, int]]) -> "Table":
     """Build a table of numbers, with `-` for missing ones."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(title), overflow="fold")
-    for column in columns:
-        table.add_column(Text(column.replace("_", " ")), justify="right", overflow="fold")
+    numbers = [column.replace("_", " ") for column in columns]
+    table = make_table([title, *numbers], right=numbers)
     for name, row in rows.items():
         table.add_row(Text(name), *(f"{row[column]:,}" if column in row else "-" for column in columns))
     return table
-
-
-def _print_tables(*tables: "Table") -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    for table in tables:
-        console.print(table)

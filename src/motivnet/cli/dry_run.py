@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from motivnet.cli.console import make_table
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -90,7 +92,7 @@ def _gpu_gb() -> float | None:
 def _print_settings(console: "Console", settings: dict[str, Any], changed: dict[str, Any]) -> None:
     from rich.text import Text
 
-    table = _table("setting", "value", "in the recipe")
+    table = make_table(["setting", "value", "in the recipe"])
     for name, value in settings.items():
         before = json.dumps(changed[name]) if name in changed else ""
         table.add_row(*map(Text, (name, json.dumps(value), before)), style="bold" if name in changed else None)
@@ -129,9 +131,7 @@ def _print_alternatives(
 
     known = found.fits is not None
     titles = ["precision", "recompute", "strategy", "devices", "activations, GB", "together, GB"]
-    table = _table(*titles, *(["fits"] if known else []), "")
-    for title in titles[3:]:
-        table.columns[titles.index(title)].justify = "right"
+    table = make_table([*titles, *(["fits"] if known else []), ""], right=titles[3:])
     for other in found.alternatives:
         same = with_settings(recipe, precision=other.precision, recompute=other.recompute) == recipe
         here = same and (other.strategy, other.world_size) == (place.strategy, place.world_size)
@@ -148,20 +148,8 @@ def _print_alternatives(
     console.print(table)
 
 
-def _table(*titles: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table
-
-
 def _numbers(title: str, unit: str = "") -> "Table":
-    table = _table(title, unit)
-    table.columns[1].justify = "right"
-    return table
+    return make_table([title, unit], right=[unit])
 
 
 def gigabytes(size: int) -> str:

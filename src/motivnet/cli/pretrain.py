@@ -52,8 +52,7 @@ def pretrain(
     what one does and costs.
     """
     from motivnet import config
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import ConfigError
+    from motivnet.errors import ConfigError, needs_extra
 
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source

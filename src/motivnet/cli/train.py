@@ -60,8 +60,7 @@ def train(
     says what one does, costs and should score.
     """
     from motivnet import config
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import ConfigError
+    from motivnet.errors import ConfigError, needs_extra
 
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source
@@ -105,7 +104,7 @@ def train(
 
 def _finish(bundle: "Bundle") -> None:
     """Export a bundle to ONNX, and say where it is; only one of several processes does."""
-    from motivnet.cli.extras import needs_extra
+    from motivnet.errors import needs_extra
 
     with needs_extra("onnx", "train"):
         from motivnet.export.onnx import export_onnx

@@ -49,7 +49,7 @@ METRICS = ("war", "uar", "top2", *AVERAGES, *PROBABILITY_SCORES)
 
 
 class Track(typing.Protocol):
-    """A progress bar, such as `motivnet.cli.progress.track`."""
+    """A progress bar, such as `motivnet.cli.console.track`."""
 
     def __call__(self, items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
         """Return the items, as they come; `total` of them, named `what`."""
