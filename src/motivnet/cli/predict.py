@@ -93,8 +93,7 @@ def predict(
         print_tables(table)
     places = " and ".join(map(str, filter(None, (out, annotate))))
     typer.echo(f"{summarise(counts)}; written to {places}" if places else summarise(counts), err=True)
-    if counts["unreadable"]:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if counts["unreadable"] else 0)
 
 
 def _table(top_k: int, *, affect: bool) -> "Table":
