@@ -142,7 +142,9 @@ def inspect_manifest(
     rows_B = np.arange(len(manifest))
     missing_B = _missing(manifest.table["path"], workers, track)
     found.add("missing", np.flatnonzero(missing_B))
-    same_file_B = _first_of_files(manifest.table)
+    # Copies have the same path and box; pixels are compared only where there is an image.
+    paths, boxes = (manifest.table[name].to_pylist() for name in ("path", "box"))
+    same_file_B = first_of(path and (path, box and tuple(box)) for path, box in zip(paths, boxes, strict=True))
     repeated = np.flatnonzero(same_file_B != rows_B)
     found.add("listed_twice", repeated, same_file_B[repeated])
     usable_B, same_B, near = ~missing_B, same_file_B, np.empty((0, 2), np.int64)
@@ -151,7 +153,9 @@ def inspect_manifest(
         for row, (kind, detail) in errors.items():
             found.add(kind, [row], details=[detail])
             usable_B[row] = False
-        same_B = _first_of_pixels(hashes, same_file_B)
+        same_B = first_of(
+            file if text is None else text for text, file in zip(hashes, same_file_B.tolist(), strict=True)
+        )
         found.add("blank", np.flatnonzero(blank_B))
         repeated = np.flatnonzero((same_B != rows_B) & (same_file_B == rows_B))
         found.add("duplicate", repeated, same_B[repeated])
@@ -248,17 +252,6 @@ def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
     if paths.null_count == len(paths):
         return np.zeros(len(paths), np.bool_)
     return np.array([found for part in _in_threads(check, len(paths), workers, track, "files") for found in part])
-
-
-def _first_of_files(table: pa.Table) -> np.ndarray:
-    """Return for each row the position of the first one with the same path and box, int64 (B,)."""
-    columns = (table[name].to_pylist() for name in ("path", "box"))
-    return first_of(path and (path, box and tuple(box)) for path, box in zip(*columns, strict=True))
-
-
-def _first_of_pixels(hashes: list[str | None], same_file_B: np.ndarray) -> np.ndarray:
-    """Return for each row the position of the first one with the same pixels, or the same file if not decoded."""
-    return first_of(file if text is None else text for text, file in zip(hashes, same_file_B.tolist(), strict=True))
 
 
 def _decode(

@@ -129,9 +129,12 @@ def _tag(result: "ImageResult", side: int, width: int) -> str:
     if result.status == "unreadable":
         return ""
     try:
-        picture, scale = _reduced(result, side)
+        picture = Image.fromarray(result.picture())
     except ImageError as error:
         return f"<div style='{FAINT}'>no picture: {escape(printable(str(error)))}</div>"
+    full = picture.width
+    picture.thumbnail((side, side))
+    scale = picture.width / full
     faces = [dataclasses.replace(face, box=Box(*(value * scale for value in face.box))) for face in result.faces]
     alt = f"{result.source}: {', '.join(face.emotion for face in result.faces) or 'no face'}"
     return _img(draw_faces(picture, faces), f"max-width:100%;max-height:{width}px", alt)
@@ -153,11 +156,3 @@ def _img(picture: "Image.Image", style: str, alt: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     style += ";border-radius:4px;margin:0"
     return f"<img style='{style}' alt='{escape(printable(alt))}' src='data:image/jpeg;base64,{data}'>"
-
-
-def _reduced(result: "ImageResult", side: int) -> "tuple[Image.Image, float]":
-    """Return the image, at most `side` pixels wide and high, and the factor by which it was downscaled."""
-    picture = Image.fromarray(result.picture())
-    full = picture.width
-    picture.thumbnail((side, side))
-    return picture, picture.width / full
