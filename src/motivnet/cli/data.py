@@ -11,6 +11,7 @@ import typer
 from motivnet.cli.console import make_table, print_tables, track
 from motivnet.cli.options import Overwrite
 from motivnet.errors import ConfigError, OutputError, needs_extra
+from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,12 +54,11 @@ def inspect(
     Problems are missing and unreadable files, face boxes outside their image, blank images, files listed twice, exact
     and near duplicates, one image under two labels, and subjects shared by splits.
     """
-    with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.inspect import inspect_manifest
-
     if out:
         _check_folder(out, overwrite=overwrite)
     manifest = _read(source, split)
+    from motivnet.data.inspect import inspect_manifest
+
     inspection = inspect_manifest(manifest, pixels=not no_pixels, workers=workers, track=track)
     if out:
         inspection.write(out, track=track)
@@ -86,18 +86,13 @@ def build(
 ) -> None:
     """Read a data set and write it as a manifest, which `manifest:FILE` reads again."""
     _check_manifest(out, overwrite=overwrite)
-    with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.manifest import write_manifest
-        from motivnet.labels import EMOTIONS, WITH_CONTEMPT
-
     manifest = _read(source)
     if labels is not None:
         sets = {"7": EMOTIONS, "8": WITH_CONTEMPT}
         if labels not in sets:
             raise ConfigError(f"labels {labels!r}. Allowed: {', '.join(sets)}")
         manifest = manifest.restrict(sets[labels])
-    write_manifest(manifest, out)
-    _report_counts(manifest, out, as_json=as_json)
+    _write(manifest, out, as_json=as_json)
 
 
 @data.command("sample")
@@ -125,18 +120,14 @@ def sample(
     if per_class is not None and kind != "uniform":
         raise ConfigError("--per-class belongs to --kind uniform")
     _check_manifest(out, overwrite=overwrite)
-    with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.manifest import write_manifest
-        from motivnet.data.sampling import balanced_rows, uniform_rows
-
     manifest = _read(source, split)
+    from motivnet.data.sampling import balanced_rows, uniform_rows
+
     if kind == "uniform":
         rows = uniform_rows(manifest.targets, manifest.labels, per_class=per_class, seed=seed)
     else:
         rows = balanced_rows(manifest.targets, manifest.labels, seed=seed, epoch=0)
-    manifest = manifest.select(rows)
-    write_manifest(manifest, out)
-    _report_counts(manifest, out, as_json=as_json)
+    _write(manifest.select(rows), out, as_json=as_json)
 
 
 def _read(source: str, split: str | None = None) -> "Manifest":
@@ -157,15 +148,20 @@ def _check_manifest(path: Path, *, overwrite: bool) -> None:
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
-    from motivnet.data.inspect import written_files
     from motivnet.inference.tables import check_folder
 
+    with needs_extra("pyarrow", "evaluate"):
+        from motivnet.data.inspect import written_files
     check_folder(folder, [path.name for path in written_files(folder)], overwrite=overwrite)
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"{folder}: the folder {folder.parent} does not exist")
 
 
-def _report_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
+def _write(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
+    """Write a manifest and print its counts."""
+    from motivnet.data.manifest import write_manifest
+
+    write_manifest(manifest, path)
     if as_json:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
         typer.echo(json.dumps(counts))
