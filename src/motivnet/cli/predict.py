@@ -77,13 +77,14 @@ def predict(
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
     columns = all_columns(loaded.config.labels.names)
-    with open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext() as write_row:
+    table_file = open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext(lambda row: None)
+    with table_file as write_row:
         for position, result in enumerate(results):
             counts.update(counts_of(result))
             if as_json:
                 # ASCII escapes reach any terminal, whatever its encoding.
                 print(json.dumps(result.to_dict()), flush=True)
-            for row in to_rows(result) if write_row else ():
+            for row in to_rows(result):
                 write_row(row)
             if table:
                 _add_rows(table, top_k, result)
