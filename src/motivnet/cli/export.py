@@ -21,8 +21,7 @@ def export(
 ) -> None:
     """Export the weights of a bundle as ONNX and compare onnxruntime with torch (needs the extra `train`)."""
     from motivnet.checkpoints.bundle import open_bundle
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import OutputError
+    from motivnet.errors import OutputError, needs_extra
 
     with needs_extra("torch", "train"):
         from motivnet.export.onnx import data_path, export_onnx

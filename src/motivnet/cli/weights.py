@@ -29,7 +29,7 @@ def list_weights(
     from motivnet import config
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
-    from motivnet.cli.tables import print_table
+    from motivnet.cli.console import print_table
 
     rows = []
     for entry in RELEASED:
@@ -73,7 +73,7 @@ def inspect(
 ) -> None:
     """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop."""
     from motivnet import config
-    from motivnet.cli.extras import needs_extra
+    from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.formats import inspect_weights
@@ -107,7 +107,7 @@ def convert_weights(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
 ) -> None:
     """Convert a released file to a bundle."""
-    from motivnet.cli.extras import needs_extra
+    from motivnet.errors import needs_extra
 
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
@@ -141,7 +141,7 @@ def verify_weights(
     cache: CacheOption = None,
 ) -> None:
     """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged."""
-    from motivnet.cli.extras import needs_extra
+    from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.files import verify_weights
