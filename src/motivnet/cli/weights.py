@@ -62,7 +62,7 @@ def fetch_weights(
     """Download weights into the cache, verify their checksums, and print their path."""
     from motivnet.checkpoints.hub import fetch
 
-    print(fetch(name, mirror=mirror, cache=cache, echo=lambda line: typer.echo(line, err=True)))
+    print(fetch(name, mirror=mirror, cache=cache))
 
 
 @weights.command("inspect")
