@@ -169,7 +169,7 @@ def prediction_source(
             raise ConfigError(
                 "detect finds faces for a model; predictions are answers already. Allowed: without detect"
             )
-        return functools.partial(read_predictions, settings.predictions)
+        return functools.partial(read_predictions, Path(settings.predictions or ""))
     config = config or PredictorConfig()
     predictor = Predictor.load(model, config if settings.detect else replace(config, {"detector": "whole"}))
     fingerprint = model_fingerprint(model)
