@@ -1,4 +1,4 @@
-"""Tables on the standard output, and a progress bar on stderr."""
+"""Tables on the standard output, and progress bars on stderr."""
 
 import contextlib
 import datetime
@@ -35,9 +35,9 @@ def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def open_bar() -> Iterator[Callable[..., None] | None]:
-    """Give a function that shows the progress of a step; None if stderr is not a terminal.
+    """Yield a function that shows the progress of a step; None if stderr is not a terminal.
 
-    Its arguments are a description of the step, what is done, the total or None, and the rate as text; each step has a
+    Its arguments are a description of the step, the number done, the total or None, and the rate as text; each step has a
     line of its own. Without a rate, frames per second are measured.
     """
     if not sys.stderr.isatty():
