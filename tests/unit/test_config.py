@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from motivnet.config import fingerprint, from_plain, override, to_plain
+from motivnet.config import fingerprint, flatten, from_plain, override, to_plain
 from motivnet.errors import ConfigError
 
 
@@ -254,4 +254,4 @@ def test_fingerprints_do_not_depend_on_the_process():
 
 
 def test_flatten_gives_dotted_names() -> None:
-    assert config.flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}
+    assert flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}

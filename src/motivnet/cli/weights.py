@@ -27,7 +27,7 @@ def list_weights(
     from motivnet import config
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
-    from motivnet.cli.tables import print_table
+    from motivnet.cli.console import print_table
 
     rows = []
     for entry in RELEASED:

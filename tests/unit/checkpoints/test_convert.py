@@ -1,7 +1,6 @@
-import dataclasses
-
 """A released file becomes a bundle that answers the same, complete or not at all."""
 
+import dataclasses
 import errno
 import json
 import shutil
