@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import threading
@@ -149,15 +150,9 @@ def load_head(file: str | Path) -> nn.Module:
     contents = identify(open_weights(file))
     if contents.part != "head" or contents.head is None or contents.num_classes is None:
         raise CheckpointError(f"{file}: format {contents.format}, expected ml-decoder")
-    head, num_classes = contents.head, contents.num_classes
     in_dim = contents.tensors["embed.weight"].shape[1]
-    return fill(
-        lambda: build_head(head, in_dim, num_classes),
-        contents.tensors,
-        contents.path,
-        device="cpu",
-        dtype=torch.float32,
-    )
+    build = functools.partial(build_head, contents.head, in_dim, contents.num_classes)
+    return fill(build, contents.tensors, contents.path, device="cpu", dtype=torch.float32)
 
 
 def resized(config: ModelConfig, image_size: tuple[int, int] | None, where: Path) -> ModelConfig:
