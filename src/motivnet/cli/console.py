@@ -37,8 +37,8 @@ def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
 def open_bar() -> Iterator[Callable[..., None] | None]:
     """Yield a function that shows the progress of a step; None if stderr is not a terminal.
 
-    Its arguments are a description of the step, the number done, the total or None, and the rate as text; each step has a
-    line of its own. Without a rate, frames per second are measured.
+    Its arguments are a description of the step, the number done, the total or None, and the rate as text. Each step has
+    its own line. Without a rate, frames per second are measured.
     """
     if not sys.stderr.isatty():
         yield None
