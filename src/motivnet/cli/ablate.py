@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.runs import SetOption, without_folders
+from motivnet.errors import ConfigError, needs_extra
 
 
 def ablate(
@@ -39,9 +40,6 @@ def ablate(
     ] = False,
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import ConfigError
-
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source
         from motivnet.experiments import ablation
