@@ -14,8 +14,7 @@ from tables import TRAINING_PAGE, fill_block, markdown_table, write_results
 
 from motivnet import config
 from motivnet.models.cost import num_parameters
-from motivnet.training.estimate import fits, step_memory, with_settings
-from motivnet.training.memory_profile import count, meta_model
+from motivnet.training.estimate import count, fits, meta_model, step_memory
 from motivnet.training.recipes import MOTIVNET_WEIGHTS, recipe
 from motivnet.training.settings import Place
 
@@ -48,7 +47,7 @@ def main() -> None:
 def calculate(name: str) -> dict[str, Any]:
     """Calculate one recipe on one device, without recomputation, and shared out over four devices."""
     chosen = recipe(name)
-    plain = with_settings(chosen, recompute=False)
+    plain = config.override(chosen, ["backbone.recompute=false"])
     tokens, flops = count(chosen)
     memory = step_memory(chosen, Place())
     return {

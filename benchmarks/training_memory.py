@@ -38,11 +38,11 @@ from motivnet.data.loader import Batch
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import build_model
 from motivnet.training import recipes
-from motivnet.training.callbacks.ema import WarmedAverage
 from motivnet.training.estimate import step_memory
 from motivnet.training.freezing import set_trained
 from motivnet.training.losses import soft_cross_entropy
 from motivnet.training.module import Classifier
+from motivnet.training.optimizers import WarmedAverage
 from motivnet.training.settings import Place, Recipe
 from motivnet.training.trainer import keep_freed_memory
 

@@ -48,13 +48,12 @@ from motivnet.labels import EMOTIONS
 from motivnet.models.motivnet import build_model
 from motivnet.training import recipes
 from motivnet.training.callbacks.data_time import SECONDS, WAITING
-from motivnet.training.callbacks.stopping import clear_endings
-from motivnet.training.data_module import FaceData
+from motivnet.training.callbacks.stopping import handle_exits
+from motivnet.training.data_module import FaceData, Rows
 from motivnet.training.fit import prepare_model
 from motivnet.training.losses import blend_targets, soft_cross_entropy
 from motivnet.training.module import Classifier
 from motivnet.training.settings import Place, Recipe
-from motivnet.training.splits import Rows
 from motivnet.training.trainer import make_trainer
 
 
@@ -311,8 +310,8 @@ def train(recipe: Recipe, rows: Rows, *callbacks: lightning.Callback, profiler: 
         trainer, _ = make_trainer(recipe, Path(folder), Place(accelerator="cpu"), progress=False, callbacks=callbacks)
         if profiler:
             cast(Any, trainer).profiler = profiler
-        with clear_endings(trainer, Path(folder)):
-            trainer.fit(module, DecodedFaces(recipe.preprocessing, recipe.run, rows.train, rows.select))
+        with handle_exits(trainer, Path(folder)):
+            trainer.fit(module, DecodedFaces(recipe.preprocessing, recipe.run, rows))
     return trainer
 
 
@@ -352,7 +351,7 @@ class Enough(lightning.Callback):
 
 
 def warn(case: str) -> None:
-    """Train with Lightning's profiler; the warnings look at gradients every ten steps."""
+    """Train with Lightning's profiler; the warnings measure weights every ten steps."""
     recipe, profiler = resolve(case), SimpleProfiler()
     with talk_on_stderr() as tell:
         rows = draw(case, (WATCHED_STEPS + 1) * recipe.run.batch_size)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.runs import SetOption, without_folders
+from motivnet.cli.train import SetOption
 from motivnet.errors import ConfigError, needs_extra
 
 
@@ -45,6 +45,7 @@ def ablate(
         from motivnet.experiments import ablation
         from motivnet.experiments.grids import make_grid
         from motivnet.report.ablation_report import FILES, headline
+        from motivnet.training.fit import without_folders
 
     if report_only:
         report = ablation.write_report(out, name=name)

@@ -1,32 +1,56 @@
-"""`motivnet train`: run a recipe."""
+"""`motivnet train`: run a recipe; and what `motivnet pretrain` has in common with it."""
 
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from motivnet.cli.runs import (
-    AcceleratorOption,
-    DeviceGbOption,
-    DevicesOption,
-    DryRunOption,
-    JsonOption,
-    NodesOption,
-    OutOption,
-    ResumeOption,
-    SetOption,
-    ShowOption,
-    StrategyOption,
-    list_recipes,
-    make_place,
-    talk_about,
-    without_folders,
-)
+from motivnet import config
+from motivnet.cli.options import derive_options
+from motivnet.config import setting
+from motivnet.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
-    from motivnet.checkpoints.bundle import Bundle
+    from motivnet.training.settings import Place
+
+T = TypeVar("T")
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of the recipe, such as run.epochs=2; repeatable."
+    ),
+]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """The options of a run."""
+
+    out: Path | None = setting(None, "Folder of the run; default: runs/RECIPE.", metavar="DIR")
+    resume: bool = setting(False, "Continue from the last checkpoint of the run.")
+    show: bool = setting(False, "Print the recipe with all its settings, and exit.")
+    dry_run: bool = setting(False, "Estimate memory and FLOPs of the run, and exit.")
+    device_gb: float | None = setting(
+        None, "With --dry-run: whether it fits a device with this much memory.", metavar="GB", min=0.1
+    )
+    as_json: bool = setting(False, "With --dry-run: print JSON.", flag="json")
+    devices: int = setting(1, "Processes per machine, one per device.", metavar="N")
+    nodes: int = setting(1, "Machines, started by torchrun or SLURM.", metavar="N")
+    strategy: Literal["ddp", "fsdp"] = setting("ddp", "Whole model on every device, or sharded (FSDP2).")
+    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "Kind of device.")
+
+    def place(self) -> "Place":
+        """Return the devices."""
+        from motivnet.training.settings import Place
+
+        return Place(devices=self.devices, nodes=self.nodes, strategy=self.strategy, accelerator=self.accelerator)
+
+
+@derive_options
 def train(
     name: Annotated[
         str | None,
@@ -36,77 +60,70 @@ def train(
         str | None,
         typer.Option(metavar="KIND:PATH", help="Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER."),
     ] = None,
-    out: OutOption = None,
     settings: SetOption = None,
     init: Annotated[
         Path | None,
         typer.Option(
-            metavar="BUNDLE", help="Start from a whole model; from an encoder: --set backbone.weights=FILE_OR_NAME."
+            metavar="BUNDLE", help="Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME."
         ),
     ] = None,
-    resume: ResumeOption = False,
-    show: ShowOption = False,
-    dry_run: DryRunOption = False,
-    device_gb: DeviceGbOption = None,
-    as_json: JsonOption = False,
-    devices: DevicesOption = 1,
-    nodes: NodesOption = 1,
-    strategy: StrategyOption = "ddp",
-    accelerator: AcceleratorOption = "auto",
+    *,
+    options: RunOptions,
 ) -> None:
-    """Train by a recipe; the best epoch becomes a bundle with ONNX in DIR/bundle (needs the extra `train`).
+    """Train with a recipe; the best epoch becomes a bundle with ONNX in DIR/bundle (needs the extra `train`).
 
     `DIR/metrics.csv` holds the loss curve. `motivnet train` alone lists the recipes, `motivnet train RECIPE --show`
-    says what one does, costs and should score.
+    describes one, with its cost and expected scores.
     """
-    from motivnet import config
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import ConfigError
-
     with needs_extra("torch", "train"):
-        from motivnet.data.sources.named import read_source
-        from motivnet.training import recipes
-
-    if name is None:
-        list_recipes(recipes.RECIPES, recipes.describe)
-        return
-    recipe = config.override(recipes.recipe(name), settings or [])
-    place = make_place(devices, nodes, strategy, accelerator)
-    if talk_about(
-        recipe,
-        recipes.describe(name),
-        place,
-        show=show,
-        dry_run=dry_run,
-        device_gb=device_gb,
-        as_json=as_json,
-    ):
+        from motivnet.training.recipes import RECIPES
+    recipe = choose_recipe("recipe", name, RECIPES, settings, options)
+    if name is None or recipe is None:
         return
     if data is None:
         raise ConfigError("--data is missing. Allowed: KIND:PATH, such as fer2013:fer2013.parquet or affectnet:FOLDER")
     with needs_extra("torch", "train"):
         from motivnet.training.fit import fit
-        from motivnet.training.trainer import check_place, is_first
-
-    check_place(place, recipe)
-    manifest = read_source(data)
-    bundle = fit(
-        recipe,
-        manifest,
-        out or Path("runs") / name,
-        place=place,
-        init=init,
-        resume=resume,
-        provenance={"data": {"source": without_folders(data), "fingerprint": manifest.fingerprint()}},
-    )
+        from motivnet.training.trainer import is_first
+    out = options.out or Path("runs") / name
+    bundle = fit(recipe, data, out, init=init, place=options.place(), resume=options.resume)
     if is_first():
-        _finish(bundle)
+        _export(bundle)
 
 
-def _finish(bundle: "Bundle") -> None:
-    """Export a bundle to ONNX, and say where it is; only one of several processes does."""
-    from motivnet.cli.extras import needs_extra
+def choose_recipe(
+    kind: str, name: str | None, recipes: Mapping[str, Callable[[], T]], settings: list[str] | None, options: RunOptions
+) -> T | None:
+    """Return the recipe to run; None if the options ask for something to be printed instead.
 
+    Raises:
+        ConfigError: at an unknown recipe or setting, or options of `--dry-run` without it.
+    """
+    from motivnet.training.recipes import describe
+    from motivnet.training.settings import lookup
+
+    if name is None:
+        for each in recipes:
+            typer.echo(f"{each:24}{describe(each).splitlines()[0]}")
+        return None
+    recipe: Any = config.override(lookup(kind, name, recipes), settings or [])
+    place = options.place()
+    if options.show:
+        typer.echo(describe(name), err=True)
+        typer.echo(json.dumps(config.to_plain(recipe), indent=2))
+    elif options.dry_run:
+        from motivnet.training.estimate import dry_run, dry_run_text
+
+        found = dry_run(recipe, place, device_gb=options.device_gb)
+        typer.echo(json.dumps(found) if options.as_json else dry_run_text(found))
+    elif options.device_gb is not None or options.as_json:
+        raise ConfigError("--device-gb and --json belong to --dry-run")
+    else:
+        return recipe
+    return None
+
+
+def _export(bundle: Any) -> None:
     with needs_extra("onnx", "train"):
         from motivnet.export.onnx import export_onnx
         from motivnet.export.verify import verify_onnx

@@ -218,7 +218,7 @@ def predict_manifest(
             none if none does. Otherwise the face is the manifest's box, and without one the whole image.
         data: the source as it was named, for the protocol.
         split: the publisher's split, for the protocol.
-        model_fingerprint: of `checkpoints.fingerprint.model_fingerprint`, for the protocol.
+        model_fingerprint: of `checkpoints.bundle.model_fingerprint`, for the protocol.
         unanswered: one of the values of UNANSWERED, for the protocol.
         track: shows progress.
         what: the name of the progress bar.

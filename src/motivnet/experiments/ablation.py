@@ -43,10 +43,10 @@ from motivnet.inference.predictor import Predictor
 from motivnet.labels import EMOTIONS
 from motivnet.report import ablation_report
 from motivnet.storage import LockedError, RunFolder, atomic_folder, check_same, locked, write_json
+from motivnet.training.data_module import Rows, choose_rows
 from motivnet.training.fit import fit
 from motivnet.training.init_weights import check
 from motivnet.training.run_dir import RECIPE_NAME
-from motivnet.training.splits import Rows, choose_rows
 
 PLAN_NAME, RESULT_NAME, PREDICTIONS_NAME = "ablation.json", "result.json", "predictions.parquet"
 # Removed when a run is done; `motivnet train` makes the model again from the run's recipe.json.

@@ -1,7 +1,7 @@
-"""What a model costs, by calculation: parameters, arithmetic, memory. Nothing is allocated and nothing is computed.
+"""What a model costs: parameters, FLOPs and memory, without allocating or computing anything.
 
-The model's own code runs on fake tensors, which have shapes and no data: so every architecture is counted, and memory
-is freed where Python really frees it.
+The model's own code runs on fake tensors, which have shapes and no data: this works for every architecture, and memory
+is freed when Python really frees it.
 
 Shape suffixes: B images, N tokens, D token width.
 """
@@ -23,19 +23,18 @@ from motivnet.models.motivnet import build_model
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """The price of one forward pass in inference.
+    """The cost of one forward pass in inference.
 
     Args:
-        parameters: of backbone and head. Buffers are no parameters: neither the statistics of batch norms nor the
-            frozen queries of ML-Decoder, which its authors do count.
+        parameters: of backbone and head, without buffers: neither batch-norm statistics nor the frozen queries of
+            ML-Decoder, which its authors do count.
         backbone_parameters: of the backbone alone.
-        tokens: what the backbone hands to the head for one image.
-        flops: of one image, a multiplication and an addition counted as two; only matrix products, convolutions and
-            attention, which are all but a hundredth of a transformer.
+        tokens: per image, from the backbone to the head.
+        flops: per image, a multiply-add counted as two; only matrix products, convolutions and attention: 99 % of a
+            transformer.
         weight_bytes: of parameters and buffers.
-        activation_bytes: the most that is alive at once beyond the weights, the input included, for the whole batch.
-            Attention is taken as fused, without its (N, N) matrix. A process holds more than this, since an allocator
-            keeps freed blocks: with glibc up to as much again.
+        activation_bytes: peak memory beyond the weights, input included, for the whole batch, with fused attention. A
+            process holds more, since allocators keep freed blocks: with glibc up to as much again.
     """
 
     parameters: int
@@ -47,7 +46,7 @@ class Cost:
 
 
 def cost(config: ModelConfig, *, dtype: torch.dtype = torch.float32, batch_size: int = 1) -> Cost:
-    """Calculate what a model costs.
+    """Calculate the cost of a model.
 
     Args:
         config: its dimensions.
@@ -55,12 +54,12 @@ def cost(config: ModelConfig, *, dtype: torch.dtype = torch.float32, batch_size:
         batch_size: images in one forward pass; `activation_bytes` grows with it.
 
     Raises:
-        ConfigError: if the dimensions do not fit together.
+        ConfigError: if the dimensions are inconsistent.
     """
     # Builders read small tables back while they build, which fake tensors refuse: hence two steps.
     with torch.device("meta"):
         model = build_model(config).eval().requires_grad_(False).to(dtype)
-    # As fake tensors of the CPU, not of `meta`, attention takes the fused kernel that it takes in earnest.
+    # On the CPU rather than `meta`, so that attention takes the fused kernel, as in inference.
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         with PeakMemory(model) as memory, count_flops() as counter:
@@ -77,10 +76,10 @@ def cost(config: ModelConfig, *, dtype: torch.dtype = torch.float32, batch_size:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Inside this context, watch the storages that operations allocate; `peak_bytes` is the most alive at once.
+    """A context that measures the peak memory of the tensors allocated in it, real or fake: `peak_bytes`.
 
-    Works on real and on fake tensors. What `model` holds already does not count. `cast_bytes` is the part of the peak
-    that is copies of parameters in another precision, as autocast makes them.
+    The weights of `model` do not count. `cast_bytes` is the part of the peak that is copies of parameters in another
+    precision, as autocast makes them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -116,32 +115,24 @@ class PeakMemory(TorchDispatchMode):
 
 
 def count_flops() -> FlopCounterMode:
-    """Give a context that counts arithmetic, forward and backward; torch has no formula for the CPU's attention."""
+    """Return a context that counts FLOPs, forward and backward; torch has no formula for the CPU's attention."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    return FlopCounterMode(
-        display=False, custom_mapping={attention: _attention_flops, backward: _attention_backward_flops}
-    )
+    formulas = {
+        attention: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+        backward: lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
+    }
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Count a module's parameters."""
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Give the bytes of a module's parameters and buffers."""
+    """Return the bytes of a module's parameters and buffers."""
     return sum(cast(int, tensor.nbytes) for tensor in _weights(module))
-
-
-def _attention_flops(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query_shape, key_shape, value_shape)
-
-
-def _attention_backward_flops(
-    grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(grad_shape, query_shape, key_shape, value_shape)
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

@@ -1,1 +1,1 @@
-"""Recipes, the Lightning module and what it needs."""
+"""Training: recipes, the Lightning modules and the trainer."""

@@ -1,85 +1,239 @@
-"""The loaders of a run."""
+"""The rows that a run trains on and those that select its best epoch, and the loaders of both.
 
+Shape suffixes: C classes, G groups of rows that must stay together.
+"""
+
+import dataclasses
 from typing import Any
 
 import lightning
+import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from motivnet.data.clean import fit_for_training, picture_keys
 from motivnet.data.loader import BalancedSampler, FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
+from motivnet.data.sampling import class_counts, class_weights, uniform_rows
+from motivnet.errors import ConfigError, DataError
+from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.preprocess import Preprocessing
-from motivnet.training.settings import RunConfig
+from motivnet.training.losses import class_log_prior
+from motivnet.training.settings import Recipe, RunConfig, SplitConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The images of a run.
+
+    Args:
+        train: rows to train on.
+        select: rows that select the best epoch; they share no image with `train`, and no known person.
+        report: number of rows, and of those left out by reason.
+    """
+
+    train: Manifest
+    select: Manifest
+    report: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Splits):
+    """The labelled rows of a run; a balanced sampler draws from `train`.
+
+    Args:
+        log_prior_C: log frequency of each class as the model sees it, float32 (C,).
+        class_weights_C: weight of each class in the loss, float32 (C,); None weights all alike.
+    """
+
+    log_prior_C: Tensor
+    class_weights_C: Tensor | None
 
 
 class FaceData(lightning.LightningDataModule):
-    """Batches to learn from and to select on, made when this process knows which of how many it is."""
+    """The loaders of a run, made once the process knows its rank."""
 
     def __init__(
         self,
         preprocessing: Preprocessing,
         run: RunConfig,
-        train: Manifest,
-        select: Manifest,
+        splits: Splits,
         *,
         sampler: BalancedSampler | None = None,
         select_batch_size: int | None = None,
     ) -> None:
-        """Keep what they are made of.
+        """Set rows and batches.
 
         Args:
             preprocessing: from image to pixels.
             run: batch size, seed and workers.
-            train: rows to learn from.
-            select: rows to select on.
-            sampler: names the rows of each epoch; None shuffles them all.
-            select_batch_size: of the batches to select on; None takes the run's.
+            splits: rows to train and select on.
+            sampler: of each epoch's training rows; None shuffles all of them.
+            select_batch_size: batch size of validation; None takes the run's.
         """
         super().__init__()
-        self._preprocessing, self._run = preprocessing, run
-        self._train, self._select = train, select
+        self._preprocessing, self._run, self._splits = preprocessing, run, splits
         self._sampler, self._select_batch_size = sampler, select_batch_size or run.batch_size
 
     def check(self, world_size: int) -> None:
-        """Refuse rows that are too few for so many processes, before there are any.
-
-        Raises:
-            DataError: saying how many there are.
-        """
-        self._to_learn_from(0, world_size)
-        self._to_select_on(0, world_size)
+        """Refuse too few rows for that many processes, before these are started; DataError."""
+        self._train_loader(0, world_size)
+        self._select_loader(0, world_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Give the batches to learn from."""
+        """Return the training batches."""
         assert self.trainer
-        return self._to_learn_from(self.trainer.global_rank, self.trainer.world_size)
+        return self._train_loader(self.trainer.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Give the batches to select on."""
+        """Return the batches of validation."""
         assert self.trainer
-        return self._to_select_on(self.trainer.global_rank, self.trainer.world_size)
+        return self._select_loader(self.trainer.global_rank, self.trainer.world_size)
 
-    def _to_learn_from(self, rank: int, world_size: int) -> DataLoader[Any]:
-        run = self._run
-        return make_loader(
-            self._faces(self._train),
-            num_workers=run.num_workers,
-            rank=rank,
-            world_size=world_size,
-            batch_size=run.batch_size,
-            shuffle_seed=run.seed,
-            sampler=self._sampler,
-            accumulate=run.accumulate,
+    def _train_loader(self, rank: int, world_size: int) -> DataLoader[Any]:
+        batches = {"batch_size": self._run.batch_size, "accumulate": self._run.accumulate}
+        order = {"shuffle_seed": self._run.seed, "sampler": self._sampler}
+        return self._loader(self._splits.train, rank=rank, world_size=world_size, **batches, **order)
+
+    def _select_loader(self, rank: int, world_size: int) -> DataLoader[Any]:
+        batches = {"batch_size": self._select_batch_size, "shuffle_seed": None}
+        return self._loader(self._splits.select, rank=rank, world_size=world_size, **batches)
+
+    def _loader(self, rows: Manifest, **settings: Any) -> DataLoader[Any]:
+        faces = FaceDataset(rows, self._preprocessing, cache=self._run.cache)
+        return make_loader(faces, num_workers=self._run.num_workers, **settings)
+
+
+def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
+    """Clean the training split, hold out rows if the recipe says so, and sample.
+
+    Args:
+        recipe: with its `split` and `sampling`.
+        manifest: labelled images; labels that the model does not know are left out and counted.
+
+    Raises:
+        ConfigError: if the model has another number of classes than there are emotions.
+        DataError: naming a missing split, class or image, or valence or arousal that the model should learn and no row
+            has.
+    """
+    if recipe.model.num_classes != len(EMOTIONS):
+        raise ConfigError(f"model.num_classes {recipe.model.num_classes}. Allowed in training: {len(EMOTIONS)}")
+    manifest, split, sampling = manifest.restrict(EMOTIONS), recipe.split, recipe.sampling
+    train, keys, report = clean_split(manifest, split.train, split.select)
+    report |= {"left_out": dict(manifest.dropped)}
+    if split.select is None:
+        held = hold_out(train, keys, split)
+        train, select = train.select(~held), train.select(held)
+    else:
+        select = manifest.split(split.select)
+    for rows, name in ((train, split.train), (select, split.select or f"the held-out share of {split.train}")):
+        counts_C = class_counts(rows.targets, rows.labels)
+        missing = [label for label, count in zip(rows.labels, counts_C, strict=True) if not count]
+        if missing:
+            raise DataError(f"no rows of {', '.join(missing)} in {name}, after cleaning. Every class needs some")
+    if recipe.model.affect:
+        missing = [name for name, values_B in zip(AFFECT, train.affect.T, strict=True) if np.isnan(values_B).all()]
+        if missing:
+            raise DataError(
+                f"no training row has {' or '.join(missing)}, which the model should learn. Allowed: "
+                "--set model.affect=false, or data with both"
+            )
+    if sampling.kind == "uniform":
+        train = train.select(
+            uniform_rows(train.targets, train.labels, per_class=sampling.per_class, seed=sampling.seed)
         )
+    # The balanced sampler shows every class equally often.
+    seen = np.arange(len(EMOTIONS)) if sampling.kind == "balanced" else train.targets
+    weights_C = class_weights(train.targets, train.labels, sampling)
+    return Rows(
+        train,
+        select,
+        report | {"selection": len(select), "sampled": len(train)},
+        class_log_prior(torch.from_numpy(seen), len(EMOTIONS)),
+        None if weights_C is None else torch.from_numpy(weights_C).float(),
+    )
 
-    def _to_select_on(self, rank: int, world_size: int) -> DataLoader[Any]:
-        return make_loader(
-            self._faces(self._select),
-            num_workers=self._run.num_workers,
-            rank=rank,
-            world_size=world_size,
-            batch_size=self._select_batch_size,
-            shuffle_seed=None,
-        )
 
-    def _faces(self, rows: Manifest) -> FaceDataset:
-        return FaceDataset(rows, self._preprocessing, cache=self._run.cache)
+def clean_split(manifest: Manifest, train: str, select: str | None) -> tuple[Manifest, np.ndarray, dict[str, Any]]:
+    """Return the rows of the split `train` without blank images and those of other splits.
+
+    Returns:
+        The rows, the keys of their pictures (equal keys are copies), and a report of what was left out.
+
+    Raises:
+        DataError: naming a split that does not exist, or a missing image.
+    """
+    for name in filter(None, (train, select)):
+        manifest.split(name)
+    keys, blank = picture_keys(manifest)
+    keep, cleaned = fit_for_training(manifest, train, keys, blank)
+    return manifest.select(keep), keys[keep], dataclasses.asdict(cleaned)
+
+
+def hold_out(manifest: Manifest, keys: np.ndarray, split: SplitConfig) -> np.ndarray:
+    """Mark the rows that select the best epoch: a share of each class, with people and copies kept together.
+
+    People, or pictures of unknown people, are taken in random order as long as no class exceeds its share; then, for a
+    class that has none yet, the smallest group that shows it.
+
+    Args:
+        manifest: rows of one split.
+        keys: of each row's picture; equal keys are copies.
+        split: with `hold_out` and `seed`.
+
+    Returns:
+        bool (rows,).
+
+    Raises:
+        DataError: naming a class whose rows are all of one person or picture.
+    """
+    targets, num_classes = manifest.targets, len(manifest.labels)
+    group_B = _together(manifest.table["subject"].to_pylist(), keys.tolist())
+    counts_GC = np.zeros((int(group_B.max(initial=-1)) + 1, num_classes), np.int64)
+    np.add.at(counts_GC, (group_B, targets), 1)
+    total_C = counts_GC.sum(0)
+    wanted_C = np.maximum(1, np.rint(split.hold_out * total_C)).astype(np.int64)
+    held_C, held_G = np.zeros(num_classes, np.int64), np.zeros(len(counts_GC), np.bool_)
+    order = random_order(len(counts_GC), split.seed)
+    for group in order:
+        if (held_C + counts_GC[group] <= wanted_C).all():
+            held_G[group] = True
+            held_C += counts_GC[group]
+    sizes_G = counts_GC.sum(1)
+    for label in np.flatnonzero(held_C == 0):
+        showing = order[(counts_GC[order, label] > 0)]
+        if len(showing) and not held_G[showing].any():
+            held_G[showing[np.argmin(sizes_G[showing])]] = True
+    left_C = total_C - counts_GC[held_G].sum(0)
+    for label, name in enumerate(manifest.labels):
+        if total_C[label] and not left_C[label]:
+            raise DataError(
+                f"split {split.train!r}: all rows of {name} are of one person or picture, which cannot be both trained "
+                "on and held out. Allowed: another split as split.select"
+            )
+    return held_G[group_B]
+
+
+def random_order(count: int, seed: int) -> np.ndarray:
+    """Return a permutation that is the same with every version of numpy: by the raw stream of a bit generator."""
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+
+
+def _together(*columns: list[Any]) -> np.ndarray:
+    """Number rows so that rows with an equal value in any column have the same number; None equals nothing."""
+    parent: list[int] = list(range(len(columns[0])))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for column in columns:
+        first: dict[Any, int] = {}
+        for row, value in enumerate(column):
+            if value is not None:
+                parent[root(row)] = root(first.setdefault(value, row))
+    roots = np.array([root(row) for row in range(len(parent))], np.int64)
+    return np.unique(roots, return_inverse=True)[1]

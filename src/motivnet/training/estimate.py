@@ -1,44 +1,60 @@
-"""What a training run takes, by calculation: parameters, arithmetic, and the memory of each device."""
+"""What a training run takes: parameters, FLOPs, and the memory of each device.
 
+One step of the real model runs on fake tensors, which have shapes and no data, with the recipe's own precision,
+checkpointing and frozen parts: it takes seconds, allocates nothing, and needs neither data nor weights nor devices.
+
+Shape suffixes: B images, C channels, H height, W width; N patches.
+"""
+
+import contextlib
 import dataclasses
+import functools
+import json
+import warnings
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Any, cast
 
+import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
+from lightning.pytorch.plugins.precision import Precision as FullPrecision
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from motivnet import config
 from motivnet.errors import ConfigError
-from motivnet.models.cost import num_parameters
-from motivnet.models.mae import MaskedAutoencoder
-from motivnet.models.motivnet import MotivNet
-from motivnet.training.mae.masked_training import parameter_groups as pretraining_groups
-from motivnet.training.mae.pretrain_recipes import PretrainRecipe
-from motivnet.training.memory_profile import Rehearsal, count, meta_model, rehearse
+from motivnet.models.backbone import keep_depthwise_float32
+from motivnet.models.cost import PeakMemory, count_flops, num_parameters, weight_bytes
+from motivnet.models.mae import MaskedAutoencoder, build_mae
+from motivnet.models.motivnet import MotivNet, build_model
+from motivnet.training.freezing import keep_frozen_eval, set_trained
+from motivnet.training.mae.pretrain import parameter_groups as pretraining_groups
+from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe
+from motivnet.training.module import blocks_of, check_precision
 from motivnet.training.optimizers import parameter_groups
-from motivnet.training.settings import Place, Precision, Recipe
-from motivnet.training.trainer import sharding_problem
+from motivnet.training.recipes import RECIPES
+from motivnet.training.settings import Place, Precision
+from motivnet.training.trainer import AnyRecipe, sharding_problem
 
-# What a GPU holds beside tensors: its context with the loaded kernels, and the workspaces of its libraries.
+# What a GPU holds besides tensors: its context with the loaded kernels, and the workspaces of its libraries.
 RESERVE_BYTES = 1_000_000_000
-# The share of a device that its allocator loses between blocks of unequal size.
+# Share of a device that its allocator loses to fragmentation.
 RESERVE_SHARE = 0.05
-# AdamW keeps two averages of each trained parameter, in the parameter's own precision.
+# AdamW keeps two moments of each trained parameter, in the parameter's own precision.
 ADAMW_STATES = 2
-# What the alternatives go through.
-PRECISIONS: tuple[Precision, ...] = ("32-true", "bf16-mixed", "bf16-true")
-Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes that one device holds at the moment of a step when it holds most; they add up to `total`.
+    """Bytes on one device at the peak of a step; they add up to `total`.
 
     Args:
         weights: parameters and buffers.
-        gradients: of what is trained. Those of the last step are still there in the forward pass of the next.
-        optimizer: AdamW's averages.
-        average: the averaged weights, where the recipe keeps them.
-        casts: copies of weights in low precision that autocast made and the backward pass needs.
-        activations: all else that is alive, the batch included.
-        exchanged: of several devices, what is on its way between them: of `ddp` a copy of the gradients, of `fsdp` see
-            `shared_out`.
+        gradients: of the trained parameters. Those of the last step are still alive in the next forward pass.
+        optimizer: AdamW's moments.
+        average: averaged weights (EMA).
+        casts: copies of weights in low precision that autocast made for the backward pass.
+        activations: everything else, the batch included.
+        exchanged: on its way between several devices: with `ddp` a copy of the gradients, with `fsdp` see `sharded`.
     """
 
     weights: int
@@ -57,45 +73,23 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Alternative:
-    """The same step with settings that change its result by no more than rounding.
-
-    Args:
-        precision: as in a recipe.
-        recompute: as in a recipe.
-        strategy: as of a place.
-        world_size: devices in all.
-        memory: of each device.
-        fits: as of Estimate.
-    """
-
-    precision: Precision
-    recompute: bool
-    strategy: Strategy
-    world_size: int
-    memory: Memory
-    fits: bool | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What a run takes.
 
     Args:
         recipe: its name.
-        parameters: of the model, the additions of LoRA included.
-        trained_parameters: those that have a gradient.
-        groups: trained parameters of each group of the optimizer.
-        tokens: what the backbone hands to the head, or the encoder to the decoder, for one image.
-        images_per_step: that one optimizer step learns from, on all devices.
-        flops_per_image: forward pass, backward pass and recomputation; a multiplication and an addition count as two.
-        flops_per_step: of one optimizer step, on all devices.
+        parameters: of the model, LoRA included.
+        trained_parameters: those with a gradient.
+        groups: number of parameters in each group of the optimizer.
+        tokens: per image, from the backbone to the head, or from the encoder to the decoder.
+        images_per_step: per optimizer step, on all devices.
+        flops_per_image: of forward pass, backward pass and recomputation; a multiply-add counts as two.
+        flops_per_step: per optimizer step, on all devices.
         memory: of each device.
-        alternatives: the same with other precision, recomputation and strategy.
-        device_bytes: memory of a device; None if it is not known.
-        reserve_bytes: what must stay free of it: context, libraries, fragmentation.
-        fits: whether memory and reserve are no more than the device has; None if that is not known.
-        suggestion: options of `motivnet train` with which it fits, and what it then takes; None if it fits already.
+        device_bytes: memory of a device; None if unknown.
+        reserve_bytes: what must stay free of it, for context, libraries and fragmentation.
+        fits: whether memory and reserve fit the device; None if its memory is unknown.
+        suggestion: options with which it fits, and what it takes then; None if it fits already or that is unknown.
     """
 
     recipe: str
@@ -107,43 +101,45 @@ class Estimate:
     flops_per_image: int
     flops_per_step: int
     memory: Memory
-    alternatives: tuple[Alternative, ...]
     device_bytes: int | None
     reserve_bytes: int
     fits: bool | None
     suggestion: str | None
 
 
-def estimate(recipe: Recipe | PretrainRecipe, place: Place, *, device_gb: float | None = None) -> Estimate:
-    """Calculate what a recipe takes at a place. It takes seconds, and no memory to speak of.
+def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None) -> Estimate:
+    """Calculate what a recipe takes.
 
     Args:
-        recipe: of training or of pre-training.
-        place: where.
-        device_gb: memory of one device in GB (10^9 bytes); None if it is not known.
+        recipe: of training or pre-training.
+        place: devices.
+        device_gb: memory of one device in GB (10^9 bytes); None if unknown.
 
     Raises:
-        ConfigError: if dimensions or settings do not fit together, or the device has no memory.
+        ConfigError: if dimensions or settings are inconsistent, or `device_gb` is not positive.
     """
     if device_gb is not None and device_gb <= 0:
         raise ConfigError(f"--device-gb must be positive, not {device_gb}")
     device_bytes = None if device_gb is None else round(device_gb * 1e9)
-    run, model = recipe.run, meta_model(recipe)
+    model, images_per_step = meta_model(recipe), recipe.run.batch_size * recipe.run.accumulate * place.world_size
+    if isinstance(recipe, PretrainRecipe):
+        groups = pretraining_groups(cast(MaskedAutoencoder, model), recipe.optimizer.lr, recipe.optimizer.weight_decay)
+    else:
+        groups = parameter_groups(cast(MotivNet, model), recipe)
+    sizes = {group["name"]: sum(parameter.numel() for parameter in group["params"]) for group in groups}
     tokens, flops_per_image = count(recipe)
-    images_per_step = run.batch_size * run.accumulate * place.world_size
     memory = step_memory(recipe, place)
     enough = fits(memory, device_bytes)
     return Estimate(
         recipe=recipe.name,
         parameters=num_parameters(model),
-        trained_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        groups=_groups(model, recipe),
+        trained_parameters=sum(sizes.values()),
+        groups=sizes,
         tokens=tokens,
         images_per_step=images_per_step,
         flops_per_image=flops_per_image,
         flops_per_step=flops_per_image * images_per_step,
         memory=memory,
-        alternatives=tuple(_alternatives(recipe, place, device_bytes)),
         device_bytes=device_bytes,
         reserve_bytes=_reserve(device_bytes),
         fits=enough,
@@ -151,141 +147,205 @@ def estimate(recipe: Recipe | PretrainRecipe, place: Place, *, device_gb: float 
     )
 
 
-def step_memory(recipe: Recipe | PretrainRecipe, place: Place) -> Memory:
-    """Calculate what one device holds at the worst moment of a step.
-
-    Raises:
-        ConfigError: if dimensions or settings do not fit together.
-    """
-    return _on_device(rehearse(recipe), recipe, place.strategy, place.world_size)
-
-
-def _on_device(found: Rehearsal, recipe: Recipe | PretrainRecipe, strategy: Strategy, world_size: int) -> Memory:
-    whole = Memory(
-        weights=found.weights,
-        gradients=found.gradients,
-        optimizer=ADAMW_STATES * found.gradients,
-        average=found.weights if recipe.run.ema_decay else 0,
-        casts=found.casts,
-        activations=found.activations,
-    )
-    if world_size == 1:
+def step_memory(recipe: AnyRecipe, place: Place) -> Memory:
+    """Calculate the memory of one device at the peak of a step; ConfigError if settings are inconsistent."""
+    whole, largest, outside = profile_step(recipe)
+    if place.world_size == 1:
         return whole
-    if strategy == "fsdp":
-        return shared_out(whole, world_size, largest=found.largest_block, outside=found.outside_blocks)
-    return dataclasses.replace(whole, exchanged=found.gradients)
+    if place.strategy == "fsdp":
+        return sharded(whole, place.world_size, largest=largest, outside=outside)
+    return dataclasses.replace(whole, exchanged=whole.gradients)
 
 
-def shared_out(whole: Memory, world_size: int, *, largest: int, outside: int) -> Memory:
-    """Share weights, gradients and averages out among devices, as `fsdp` does; activations and casts remain.
+def sharded(whole: Memory, world_size: int, *, largest: int, outside: int) -> Memory:
+    """Shard weights, gradients and averages over devices, as `fsdp` does; activations and casts remain.
 
-    Each device also holds the weights outside the blocks, those of the block that it is at and, since they travel
-    while it computes, of the next one, and the gradients of one block on their way out.
+    Each device also holds the weights outside the blocks, those of the current block and, since they are prefetched, of
+    the next one, and the gradients of one block that are being reduced.
 
     Args:
-        whole: of a device that has all to itself.
-        world_size: devices in all.
-        largest: bytes of the largest block's weights.
-        outside: bytes of the weights that are in no block.
+        whole: of a device without sharding.
+        world_size: number of devices.
+        largest: bytes of the weights of the largest block.
+        outside: bytes of the weights outside the blocks.
     """
     shares = {name: -(-getattr(whole, name) // world_size) for name in ("weights", "gradients", "optimizer", "average")}
     return dataclasses.replace(whole, **shares, exchanged=outside + 3 * largest)
 
 
-def with_settings(
-    recipe: Recipe | PretrainRecipe, *, precision: Precision | None = None, recompute: bool | None = None
-) -> Recipe | PretrainRecipe:
-    """Give a recipe with another precision or recomputation."""
-    if precision is not None:
-        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, precision=precision))
-    if recompute is None:
-        return recipe
-    if isinstance(recipe, PretrainRecipe):
-        return dataclasses.replace(recipe, recompute=recompute)
-    return dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, recompute=recompute))
-
-
-def _groups(model: MotivNet | MaskedAutoencoder, recipe: Recipe | PretrainRecipe) -> dict[str, int]:
-    if isinstance(recipe, PretrainRecipe):
-        groups = pretraining_groups(cast(MaskedAutoencoder, model), recipe.optimizer.weight_decay)
-    else:
-        groups = parameter_groups(cast(MotivNet, model), recipe)
-    return {group["name"]: sum(parameter.numel() for parameter in group["params"]) for group in groups}
-
-
-def _alternatives(recipe: Recipe | PretrainRecipe, place: Place, device_bytes: int | None) -> Iterator[Alternative]:
-    """Go through precisions, recomputation and strategies, leaving out what the model cannot do."""
-    places: list[tuple[Strategy, int]] = [("ddp", place.world_size), ("fsdp", max(2, place.world_size))]
-    for precision in dict.fromkeys((recipe.run.precision, *PRECISIONS)):
-        for recompute in (False, True):
-            other = with_settings(recipe, precision=precision, recompute=recompute)
-            try:
-                found = rehearse(other)
-            except ConfigError:  # this model cannot do that
-                continue
-            for strategy, world_size in places:
-                if strategy == "fsdp" and sharding_problem(other):
-                    continue
-                memory = _on_device(found, other, strategy, world_size)
-                yield Alternative(
-                    precision=precision,
-                    recompute=recompute,
-                    strategy=strategy,
-                    world_size=world_size,
-                    memory=memory,
-                    fits=fits(memory, device_bytes),
-                )
-
-
-def _suggestion(recipe: Recipe | PretrainRecipe, place: Place, device_bytes: int | None) -> str:
-    """Give the first change that is enough, the harmless ones first."""
-    least = None
-    for options, other, elsewhere in _changes(recipe, place):
+def _suggestion(recipe: AnyRecipe, place: Place, device_bytes: int | None) -> str:
+    """Return the first change that is enough, each on top of those before, those that keep the result first."""
+    run, changes, strategy = recipe.run, [], ""
+    steps = {
+        "run.precision=bf16-mixed": run.precision == "32-true",
+        "recompute=true" if isinstance(recipe, PretrainRecipe) else "backbone.recompute=true": True,
+        f"run.batch_size=1 run.accumulate={run.accumulate * run.batch_size}": run.batch_size > 1,
+        "--strategy fsdp": place.world_size > 1 and place.strategy == "ddp" and not sharding_problem(recipe),
+        "backbone.train=lora": not isinstance(recipe, PretrainRecipe) and recipe.backbone.train == "all",
+    }
+    for step in [step for step, helps in steps.items() if helps]:
+        if step.startswith("--"):
+            place, strategy, tried = dataclasses.replace(place, strategy="fsdp"), f" {step}", changes
+        else:
+            tried = [*changes, *step.split()]
         try:
-            memory = step_memory(other, elsewhere)
-        except ConfigError:  # this model cannot do that
+            memory = step_memory(config.override(recipe, tried), place)
+        except ConfigError:  # the model does not support it
             continue
-        found = f"{' '.join(options)}: {memory.total / 1e9:.1f} GB"
+        changes = tried
         if fits(memory, device_bytes):
-            return found
-        least = found
-    more = "a lower model.image_size and preprocessing.size, a smaller model, or fsdp on more devices"
-    return f"none of the settings is enough{f' ({least})' if least else ''}. Left: {more}"
+            return " ".join(f"--set {change}" for change in changes) + f"{strategy}: {memory.total / 1e9:.1f} GB"
+    return "a lower model.image_size and preprocessing.size, a smaller model, or fsdp on more devices"
 
 
-def _changes(
-    recipe: Recipe | PretrainRecipe, place: Place
-) -> Iterator[tuple[list[str], Recipe | PretrainRecipe, Place]]:
-    """Go through changes, each on top of those before: options of the command, the recipe and the place they give."""
-    options: list[str] = []
-    part = "recompute" if isinstance(recipe, PretrainRecipe) else "backbone.recompute"
-    if recipe.run.precision == "32-true":
-        recipe = with_settings(recipe, precision="bf16-mixed")
-        options = [*options, "--set run.precision=bf16-mixed"]
-        yield options, recipe, place
-    recomputing = with_settings(recipe, recompute=True)
-    if recomputing != recipe:
-        recipe, options = recomputing, [*options, f"--set {part}=true"]
-        yield options, recipe, place
-    run = recipe.run
-    if run.batch_size > 1:
-        run = dataclasses.replace(run, batch_size=1, accumulate=run.accumulate * run.batch_size)
-        recipe = dataclasses.replace(recipe, run=run)
-        options = [*options, f"--set run.batch_size=1 --set run.accumulate={run.accumulate}"]
-        yield options, recipe, place
-    if place.world_size > 1 and place.strategy == "ddp" and not sharding_problem(recipe):
-        place, options = dataclasses.replace(place, strategy="fsdp"), [*options, "--strategy fsdp"]
-        yield options, recipe, place
-    if isinstance(recipe, Recipe) and recipe.backbone.train == "all":
-        for part in ("lora", "none"):
-            backbone = dataclasses.replace(recipe.backbone, train=part)
-            yield [*options, f"--set backbone.train={part}"], dataclasses.replace(recipe, backbone=backbone), place
+def fits(memory: Memory, device_bytes: int | None) -> bool | None:
+    """Return whether a device has room for a step and the reserve; None if its memory is unknown."""
+    return None if device_bytes is None else memory.total + _reserve(device_bytes) <= device_bytes
 
 
 def _reserve(device_bytes: int | None) -> int:
     return RESERVE_BYTES + round(RESERVE_SHARE * (device_bytes or 0))
 
 
-def fits(memory: Memory, device_bytes: int | None) -> bool | None:
-    """Say whether a device has room for a step and the reserve; None if its memory is not known."""
-    return None if device_bytes is None else memory.total + _reserve(device_bytes) <= device_bytes
+@functools.lru_cache(maxsize=64)
+def profile_step(recipe: AnyRecipe) -> tuple[Memory, int, int]:
+    """Run one step on one device with fake tensors, and record what is alive; cached, since it takes seconds.
+
+    As on a CPU: the autocast of a GPU keeps a few more tensors in float32. The savings of `run.compile` are unknown.
+
+    Returns:
+        The memory of one device without sharding, and the bytes of the weights of the largest block, and outside the
+        blocks.
+
+    Raises:
+        ConfigError: if dimensions or settings are inconsistent.
+    """
+    model, run = meta_model(recipe), recipe.run
+    check_precision(model, run.precision)
+    if run.precision == "bf16-true":
+        model = model.to(torch.bfloat16)
+    with _fake_tensors(model):
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with PeakMemory(model) as watch:
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+            batch_BCHW = _batch(recipe, run.batch_size, run.precision)
+            loss = _forward(model, batch_BCHW, run.precision)
+            # Lightning's order: the gradients of the last step are freed after the forward pass.
+            if run.accumulate == 1:
+                model.zero_grad()
+            loss.backward()
+    gradients = sum(cast(int, parameter.nbytes) for parameter in trained)
+    weights, blocks = weight_bytes(model), [weight_bytes(block) for block in blocks_of(model)]
+    memory = Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=ADAMW_STATES * gradients,
+        average=weights if run.ema_decay else 0,
+        casts=watch.cast_bytes,
+        activations=watch.peak_bytes - gradients - watch.cast_bytes,
+    )
+    return memory, max(blocks, default=0), weights - sum(blocks)
+
+
+def count(recipe: AnyRecipe) -> tuple[int, int]:
+    """Count tokens per image, and FLOPs per image of forward pass, backward pass and recomputation.
+
+    A multiply-add counts as two.
+
+    Raises:
+        ConfigError: if dimensions or settings are inconsistent.
+    """
+    model, num_images = meta_model(recipe), 2  # batch norm needs more than one value per channel
+    tokens: list[int] = []
+    target = model.embed if isinstance(model, MaskedAutoencoder) else model.head
+    target.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].shape[1]))
+    # Apart from memory, since counting keeps activations alive; in float32, which is fastest here.
+    with _fake_tensors(model), count_flops() as counter:
+        _forward(model, _batch(recipe, num_images, "32-true"), "32-true").backward()
+    return tokens[0], counter.get_total_flops() // num_images
+
+
+def meta_model(recipe: AnyRecipe) -> MotivNet | MaskedAutoencoder:
+    """Build a recipe's model as training does, on the meta device; ConfigError if dimensions are inconsistent."""
+    with torch.device("meta"):
+        model = build_model(recipe.model)
+        if isinstance(recipe, PretrainRecipe):
+            cast(Any, model.backbone.net).set_grad_checkpointing(recipe.recompute)
+            return build_mae(model.backbone, recipe.mae).train()
+        set_trained(model, recipe.backbone)
+        keep_depthwise_float32(model)
+        keep_frozen_eval(model.train())
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@contextlib.contextmanager
+def _fake_tensors(model: torch.nn.Module) -> Iterator[None]:
+    """Give a model of the meta device fake tensors during a block."""
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's advice about kernels, none of which runs
+        # On the CPU rather than `meta`, so that attention takes the fused kernel, as in training.
+        model.to_empty(device="cpu")
+        yield
+
+
+def _batch(recipe: AnyRecipe, num_images: int, precision: Precision) -> Tensor:
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    return torch.empty(num_images, recipe.model.in_chans, *recipe.model.image_size, dtype=dtype)
+
+
+def _forward(model: MotivNet | MaskedAutoencoder, batch_BCHW: Tensor, precision: Precision) -> Tensor:
+    """Run the forward pass and return something to differentiate; the loss itself is negligible."""
+    augmented_BCHW = torch.empty_like(batch_BCHW, memory_format=torch.channels_last)
+    if precision == "32-true":
+        plugin = FullPrecision()
+    else:
+        plugin = HalfPrecision(precision) if precision == "bf16-true" else MixedPrecision(precision, "cpu")
+    with plugin.forward_context():
+        if isinstance(model, MaskedAutoencoder):
+            order_BN = torch.empty(len(batch_BCHW), model.num_patches, dtype=torch.int64)
+            return model.loss(model(augmented_BCHW, order_BN), augmented_BCHW, order_BN)
+        outputs = model.outputs(augmented_BCHW)
+        return sum((part.float().sum() for part in outputs if part is not None), torch.zeros(()))
+
+
+def dry_run(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None) -> dict[str, Any]:
+    """Return what `--dry-run --json` prints: the recipe, the settings that differ from it, the place, and the estimate.
+
+    Args:
+        recipe: with changed settings.
+        place: devices.
+        device_gb: memory of one device in GB (10^9 bytes); None takes that of the first GPU, if there is one.
+    """
+    if device_gb is None and place.accelerator != "cpu" and torch.cuda.is_available():
+        device_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    now, make = config.flatten(config.to_plain(recipe)), (RECIPES | PRETRAIN_RECIPES).get(recipe.name)
+    named = config.flatten(config.to_plain(make())) if make else now
+    # Settings inside one that is null have no names of their own.
+    changed = {name: named.get(name) for name in now if name not in named or now[name] != named[name]}
+    found = estimate(recipe, place, device_gb=device_gb)
+    plain = {"recipe": config.to_plain(recipe), "changed": changed, "place": config.to_plain(place)}
+    return plain | {"estimate": config.to_plain(found)}
+
+
+def dry_run_text(found: dict[str, Any]) -> str:
+    """Format the result of `dry_run` for reading."""
+    what, changed = found["estimate"], found["changed"]
+    lines = [f"{'setting':30}{'value':26}in the recipe"]
+    for name, value in config.flatten(found["recipe"]).items():
+        before = json.dumps(changed[name]) if name in changed else ""
+        lines.append(f"{name:30}{json.dumps(value):26}{before}".rstrip())
+    numbers = {"parameters": what["parameters"], "trained parameters": what["trained_parameters"]}
+    numbers |= {f"  {name}": number for name, number in what["groups"].items()}
+    numbers |= {"tokens per image": what["tokens"], "images per optimizer step": what["images_per_step"]}
+    rows = {name: f"{number:,}" for name, number in numbers.items()}
+    for name, flops in (("image, forward and backward", what["flops_per_image"]), ("step", what["flops_per_step"])):
+        rows[f"TFLOPs per {name}"] = f"{flops / 1e12:.3g}" if flops < 999e12 else f"{flops / 1e12:,.0f}"
+    rows |= {f"memory per device, {name}": f"{size / 1e9:.3g} GB" for name, size in what["memory"].items() if size}
+    lines += ["", *(f"{name:40}{value:>20}" for name, value in rows.items()), ""]
+    needed = f"{what['memory']['total'] / 1e9:.1f} GB and {what['reserve_bytes'] / 1e9:.1f} GB of reserve"
+    if what["fits"] is None:
+        return "\n".join([*lines, f"A device needs {needed}. --device-gb says if it fits."])
+    verdict = "FITS" if what["fits"] else "DOES NOT FIT"
+    lines.append(f"{verdict}: {needed}, on a device of {what['device_bytes'] / 1e9:g} GB.")
+    return "\n".join(lines if what["fits"] else [*lines, f"Try {what['suggestion']}"])

@@ -1,9 +1,13 @@
-"""Run a recipe: data in, a bundle out. Everything that Lightning has is Lightning's."""
+"""Run a recipe: data in, a bundle out. Lightning does all that it can."""
 
+import contextlib
 import dataclasses
+import json
+import math
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import lightning
 import pyarrow.parquet as pq
@@ -14,176 +18,247 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
 from motivnet.checkpoints.load import built_without_memory, load_strict
 from motivnet.data.loader import BalancedSampler
 from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError
+from motivnet.data.sources.named import read_source
+from motivnet.errors import CheckpointError, ConfigError, OutputError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.training import init_weights as initial
-from motivnet.training.callbacks.stopping import clear_endings
-from motivnet.training.data_module import FaceData
+from motivnet.storage import RunFolder, atomic_path, remove_leftovers
+from motivnet.training import init_weights, run_dir
+from motivnet.training.callbacks.stopping import handle_exits
+from motivnet.training.data_module import FaceData, Rows, Splits, choose_rows
 from motivnet.training.freezing import plain_state, set_trained
-from motivnet.training.module import Classifier
+from motivnet.training.module import Classifier, TrainedModule, check_precision, compile_parts
 from motivnet.training.optimizers import parameter_groups
-from motivnet.training.run_dir import (
-    BEST,
-    BUNDLE_NAME,
-    begin,
-    check_folder,
-    complete,
-    place_facts,
-    versions,
-    weights_in,
-    write_bundle,
-)
+from motivnet.training.recipes import recipe as recipe_named
 from motivnet.training.settings import Place, Recipe
-from motivnet.training.sharding import ShardedClassifier
-from motivnet.training.speed import check_precision, compile_parts
-from motivnet.training.splits import Rows, choose_rows
-from motivnet.training.trainer import check_place, is_first, make_trainer
+from motivnet.training.trainer import AnyRecipe, check_place, is_first, make_trainer
 
 SAMPLED_NAME = "sampled_rows.parquet"
 
+T = TypeVar("T")
+
 
 def fit(
-    recipe: Recipe,
-    manifest: Manifest,
-    out: Path,
+    recipe: str | Recipe,
+    data: str | Manifest,
+    out: str | Path,
     *,
+    overrides: Mapping[str, Any] | None = None,
+    init: str | Path | None = None,
     place: Place | None = None,
-    init: Path | None = None,
     resume: bool = False,
     progress: bool = True,
-    provenance: dict[str, Any] | None = None,
     rows: Rows | None = None,
 ) -> Bundle:
-    """Train by a recipe and write the best epoch's weights as a bundle.
+    """Train with a recipe and write the weights of the best epoch as a bundle.
+
+    As `motivnet train` does, which also exports the bundle to ONNX:
+
+    ```python
+    bundle = motivnet.fit("mini-fer2013", "fer2013:fer2013.parquet", "runs/mini", overrides={"run.epochs": 2})
+    predictor = motivnet.Predictor.load(bundle.path)
+    ```
 
     Everything is checked before anything is written. With more than one device, every process of the run calls this,
-    and the bundle is there when it returns.
+    and the bundle exists when it returns.
 
     Args:
-        recipe: what to do.
-        manifest: rows with the splits that the recipe names.
-        out: folder of the run, laid out as `folder` says, and `sampled_rows.parquet`, the rows that uniform sampling
-            drew.
+        recipe: a name from `motivnet train`, or the recipe itself.
+        data: `KIND:PATH`, such as `fer2013:fer2013.parquet`, or a manifest; with the splits that the recipe names.
+        out: folder of the run, see `run_dir`, and `sampled_rows.parquet`, the rows that uniform sampling drew.
+        overrides: settings of the recipe to change, by dotted names.
+        init: weights of a whole model to start from; None starts with those of the recipe.
         place: devices; None takes one.
-        init: weights of a whole model to start from; None starts where the recipe says.
-        resume: go on from the last checkpoint in `out`, or from the beginning, if the run ended before its first.
+        resume: continue from the last checkpoint in `out`, or from step zero if there is none yet.
         progress: show a progress bar.
-        provenance: what else the bundle should say of its making.
-        rows: what `choose_rows` gave for the recipe and these rows, where that is known already.
+        rows: the result of `choose_rows` for this recipe and data, if known.
 
     Raises:
-        OutputError: if `out` holds a run and `resume` is not asked for, or the disk is full.
-        CheckpointError: if there is nothing to resume, or weights to start from cannot be read.
-        ConfigError: if devices are missing, or the run to be resumed had another recipe; the differences are listed.
-        DataError: if a class has too few rows for the recipe's sampling, all are too few for one step, or the run to
-            be resumed had other rows.
-        TrainingError: if loss or weights are no longer numbers.
+        OutputError: if `out` holds a run and `resume` is False, another process is training in it, or the disk is full.
+        CheckpointError: if there is nothing to resume, or initial weights cannot be read.
+        ConfigError: if a setting is unknown or out of range, devices are missing, or the run to resume has another
+            recipe; the differences are listed.
+        DataError: if the data cannot be read, a class has too few rows for the recipe's sampling, all rows are too few
+            for one step, or the run to resume has other rows.
+        TrainingError: if loss or weights become NaN or infinite.
     """
-    place = place or Place()
-    first, facts = is_first(), {}
-    check_place(place, recipe)
-    checkpoint = check_folder(recipe, out, resume=resume, first=first)
-    if resume and (out / BUNDLE_NAME).is_dir():
-        return open_bundle(out / BUNDLE_NAME)
-    if checkpoint is None:
-        initial.check(recipe, init)
-    rows = rows or choose_rows(recipe, manifest)
-    faces = _faces(recipe, rows)
-    faces.check(place.world_size)
-    lightning.seed_everything(recipe.run.seed, verbose=False)
-    model = prepare_model(recipe, init, start=checkpoint is None)
-    if first:
-        facts = begin(recipe, out, _facts(place, rows, recipe, init), resume=checkpoint is not None)
-        if init and facts["init"] != initial.lineage(recipe, init):
-            raise ConfigError(f"--init {init}: the run began with other weights. Allowed: --resume alone")
-        if recipe.sampling.kind == "uniform":
-            with complete(out / SAMPLED_NAME) as unfinished:
-                pq.write_table(rows.train.table.select(["row", "path", "label", "split"]), unfinished)
-        sys.stderr.write(f"rows: {rows.report}\n")
-    kind = ShardedClassifier if place.strategy == "fsdp" else Classifier
-    module = kind(model, recipe, rows.log_prior_C, rows.class_weights_C)
-    trainer, best = make_trainer(
-        recipe,
-        out,
-        place,
-        clip_norm=recipe.optimizer.clip_norm,
-        pretrained=bool(init or recipe.backbone.weights),
-        progress=progress,
-    )
-    with clear_endings(trainer, out):
-        trainer.fit(module, faces, ckpt_path=checkpoint, weights_only=True)
-        if trainer.is_global_zero:
-            score = float(best.best_model_score or 0)
-            told = {"init": facts["init"], "selected": {"split": recipe.split.select, "score": score}}
-            told |= provenance or {}
-            bundle_from_checkpoint(out / BEST, recipe, _config(recipe, rows, told), out / BUNDLE_NAME)
-        trainer.strategy.barrier()
-    return open_bundle(out / BUNDLE_NAME)
+    chosen = override(recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides)
+    init = Path(init) if init else None
+
+    def prepare(manifest: Manifest, start: bool) -> Job:
+        lineage = init_weights.lineage(chosen, init)
+        if start:
+            init_weights.check(chosen, init)
+        elif init:
+            then = RunFolder(Path(out), plan_name=run_dir.RUN_NAME, error=CheckpointError).read_plan()
+            if then and then["init"] != lineage:
+                raise ConfigError(f"--init {init}: the run started with other weights. Allowed: --resume alone")
+        found, sampling = rows or choose_rows(chosen, manifest), chosen.sampling
+        return Job(
+            rows=found,
+            sampler=BalancedSampler(found.train, sampling.seed) if sampling.kind == "balanced" else None,
+            # Without gradients, a device has room for more.
+            select_batch_size=4 * chosen.run.batch_size,
+            build=lambda: Classifier(
+                prepare_model(chosen, init, start=start), chosen, found.log_prior_C, found.class_weights_C
+            ),
+            write_bundle=lambda bundle_config: write_classifier(Path(out), chosen, bundle_config),
+            select=chosen.split.select,
+            facts={"init": lineage},
+            described={"summary": f"trained with the recipe {chosen.name}", "labels": found.train.labels},
+            sampled=found.train if sampling.kind == "uniform" else None,
+            pretrained=bool(init or chosen.backbone.weights),
+        )
+
+    return run(chosen, data, Path(out), prepare, place or Place(), resume=resume, progress=progress)
+
+
+def override(recipe: T, overrides: Mapping[str, Any] | None) -> T:
+    """Return a recipe with some settings changed, by dotted names; ConfigError at an unknown one."""
+    return config.override(recipe, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
 
 
 def prepare_model(recipe: Recipe, init: Path | None, *, start: bool) -> MotivNet:
-    """Build the model with the weights to start from, as much of it open to training as the recipe says."""
+    """Build the model, with its initial weights if the run starts, and freeze what the recipe does not train."""
     model = build_model(recipe.model)
     check_precision(model, recipe.run.precision)
     if start:
-        initial.start(model, recipe, init)
+        init_weights.start(model, recipe, init)
     keep_depthwise_float32(model)
     set_trained(model, recipe.backbone)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameter_groups(model, recipe)  # refuses now what it would refuse when the run has begun
+    parameter_groups(model, recipe)  # refuses now what it would refuse once the run has started
     if recipe.run.compile:
         compile_parts(model)
     return model
 
 
-def _faces(recipe: Recipe, rows: Rows) -> FaceData:
-    run, sampling = recipe.run, recipe.sampling
-    sampler = BalancedSampler(rows.train, sampling.seed) if sampling.kind == "balanced" else None
-    # Without gradients, a device takes more at once.
-    return FaceData(
-        recipe.preprocessing, run, rows.train, rows.select, sampler=sampler, select_batch_size=4 * run.batch_size
-    )
-
-
-def _facts(place: Place, rows: Rows, recipe: Recipe, init: Path | None) -> dict[str, Any]:
-    return {
-        "init": initial.lineage(recipe, init),
-        "place": place_facts(place),
-        "rows": {"train": rows.train.fingerprint(), "select": rows.select.fingerprint()},
-    }
-
-
-def _config(recipe: Recipe, rows: Rows, told: dict[str, Any]) -> BundleConfig:
-    """Say what a bundle is, and how it was made."""
-    return BundleConfig(
-        name=recipe.name,
-        summary=f"trained by the recipe {recipe.name}",
-        licence="not stated: depends on the training data",
-        model=recipe.model,
-        preprocessing=recipe.preprocessing,
-        labels=rows.train.labels,
-        provenance={
-            "recipe": config.to_plain(recipe),
-            "training_rows": rows.report,
-            "versions": versions(),
-            **told,
-        },
-    )
-
-
-def bundle_from_checkpoint(checkpoint: Path, recipe: Recipe, bundle_config: BundleConfig, path: Path) -> Bundle:
-    """Write a training checkpoint's (averaged) weights as a bundle, rounded to half precision to halve its size.
-
-    The bundle is there completely or not at all.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+def write_classifier(out: Path, recipe: Recipe, bundle_config: BundleConfig) -> None:
+    """Write the bundle of a run: the (averaged) weights of the best epoch, rounded to half precision for their size."""
+    checkpoint = out / run_dir.BEST
     with built_without_memory():
         trained, plain = build_model(recipe.model), build_model(recipe.model)
         set_trained(trained, dataclasses.replace(recipe.backbone, recompute=False))
-    load_strict(trained, weights_in(checkpoint), checkpoint, assign=True)
+    load_strict(trained, run_dir.weights_in(checkpoint), checkpoint, assign=True)
     load_strict(plain, plain_state(trained), checkpoint, assign=True)
-    write_bundle(path, bundle_config, plain.half(), checkpoint)
-    return Bundle(path, bundle_config)
+    run_dir.write_bundle(out / run_dir.BUNDLE_NAME, bundle_config, plain.half(), checkpoint)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One kind of training, for `run`.
+
+    Args:
+        rows: to train and select on.
+        build: builds the module with its initial weights.
+        write_bundle: writes the bundle from the checkpoint of the best epoch.
+        select: split that selects the best epoch; None if it was held out.
+        described: more fields of the bundle's config.
+        facts: what else a resumed run should know of its start.
+        sampler: of each epoch's training rows; None shuffles all of them.
+        select_batch_size: batch size of validation; None takes the run's.
+        sampled: rows that were drawn from the training split, to be written; None writes none.
+        pretrained: whether the encoder starts from pretrained weights.
+        rows_name: name of the report on the rows in the bundle's provenance.
+        monitor: logged value that selects the best epoch.
+        mode: whether its minimum or maximum is best.
+    """
+
+    rows: Splits
+    build: Callable[[], TrainedModule]
+    write_bundle: Callable[[BundleConfig], None]
+    select: str | None
+    described: Mapping[str, Any]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampler: BalancedSampler | None = None
+    select_batch_size: int | None = None
+    sampled: Manifest | None = None
+    pretrained: bool = False
+    rows_name: str = "training_rows"
+    monitor: str = "val/score"
+    mode: Literal["min", "max"] = "max"
+
+
+def run(
+    recipe: AnyRecipe,
+    data: str | Manifest,
+    out: Path,
+    prepare: Callable[[Manifest, bool], Job],
+    place: Place,
+    *,
+    resume: bool,
+    progress: bool,
+) -> Bundle:
+    """Run a recipe of any kind in a folder; see `fit`.
+
+    Args:
+        recipe: of training or pre-training.
+        data: as for `fit`.
+        out: folder of the run.
+        prepare: makes the job from the data, and whether the run starts or resumes from a checkpoint.
+        place: devices.
+        resume: as for `fit`.
+        progress: show a progress bar.
+    """
+    first, bundle, facts = is_first(), out / run_dir.BUNDLE_NAME, {}
+    check_place(place, recipe)
+    checkpoint = run_dir.check_folder(recipe, out, resume=resume, first=first)
+    if resume and bundle.is_dir():
+        return open_bundle(bundle)
+    manifest = read_source(data) if isinstance(data, str) else data
+    job = prepare(manifest, checkpoint is None)
+    faces = FaceData(
+        recipe.preprocessing, recipe.run, job.rows, sampler=job.sampler, select_batch_size=job.select_batch_size
+    )
+    faces.check(place.world_size)
+    lightning.seed_everything(recipe.run.seed, verbose=False)
+    module = job.build()
+    with _locked(out) if first else contextlib.nullcontext():
+        if first:
+            facts = {
+                **job.facts,
+                "place": {"world_size": place.world_size, "strategy": place.strategy},
+                "rows": {"train": job.rows.train.fingerprint(), "select": job.rows.select.fingerprint()},
+            }
+            facts = run_dir.begin(recipe, out, facts, resume=checkpoint is not None)
+            if job.sampled is not None:
+                with atomic_path(out / SAMPLED_NAME) as temporary:
+                    pq.write_table(job.sampled.table.select(["row", "path", "label", "split"]), temporary)
+            sys.stderr.write(f"rows: {job.rows.report}\n")
+        trainer, best = make_trainer(
+            recipe, out, place, monitor=job.monitor, mode=job.mode, pretrained=job.pretrained, progress=progress
+        )
+        with handle_exits(trainer, out):
+            trainer.fit(module, faces, ckpt_path=checkpoint, weights_only=True)
+            if trainer.is_global_zero:
+                score = math.nan if best.best_model_score is None else float(best.best_model_score)
+                source = {"source": without_folders(data)} if isinstance(data, str) else {}
+                provenance = {
+                    job.rows_name: job.rows.report,
+                    **{name: facts[name] for name in job.facts},
+                    "selected": {"split": job.select, job.monitor.removeprefix("val/"): score},
+                    "data": {**source, "fingerprint": manifest.fingerprint()},
+                }
+                job.write_bundle(run_dir.describe(recipe, provenance, **job.described))
+            trainer.strategy.barrier()
+    return open_bundle(bundle)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make the folder of a run, keep other processes out of it, and remove what killed ones left."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: the folder cannot be made: {error.strerror}") from None
+    with RunFolder(out).lock():
+        for folder in (out, out / run_dir.CHECKPOINTS):
+            remove_leftovers(folder)
+        yield
+
+
+def without_folders(data: str) -> str:
+    """Reduce `kind:path?options` to the kind, the last part of the path and the options: no folder of the user's."""
+    kind, _, rest = data.partition(":")
+    path, question, options = rest.partition("?")
+    return f"{kind}:{Path(path).name}{question}{options}"

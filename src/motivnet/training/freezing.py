@@ -1,6 +1,5 @@
-"""How much of a model is trained: all of its backbone, none, the last blocks, or low-rank additions."""
+"""How much of a model is trained: all of its backbone, none of it, the last blocks, or LoRA."""
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -11,28 +10,27 @@ from motivnet.models.backbone import Backbone
 from motivnet.models.motivnet import MotivNet
 from motivnet.training.settings import BackboneConfig
 
-# How peft names what it puts in a matrix's place: the matrix, and the additions beside it.
+# Names that peft gives to a matrix with LoRA, and to its low-rank matrices.
 BASE = ".base_layer"
-ADDITION = ".lora_"
+LORA = ".lora_"
 
 
 def set_trained(model: MotivNet, config: BackboneConfig) -> None:
-    """Open or freeze the backbone's parameters, add what `lora` trains, and switch recomputing on. The head is trained.
+    """Freeze what is not trained, add LoRA and switch on recomputation, as a recipe says. The head is always trained.
 
-    Low-rank additions change the names of the model's state; `plain_state` gives them back.
+    LoRA changes the names of the model's state; `plain_state` restores them.
 
     Args:
-        model: with the weights that training starts from, changed in place, once.
+        model: with the weights that training starts from; changed in place, once.
         config: how much is trained.
 
     Raises:
-        ConfigError: if the backbone has no blocks, fewer than are to be trained, no matrices in them, or cannot
-            recompute.
+        ConfigError: if the backbone has no blocks, too few of them, no matrices in them, or cannot recompute.
     """
     net = model.backbone.net
     if config.recompute:
         if not hasattr(net, "set_grad_checkpointing"):
-            raise ConfigError(f"backbone.recompute: {_name(model)} cannot. Allowed: false")
+            raise ConfigError(f"backbone.recompute: {type(net).__name__} does not support it. Allowed: false")
         cast(Any, net).set_grad_checkpointing(True)
     if config.train != "all":
         model.backbone.requires_grad_(False)
@@ -51,9 +49,9 @@ def set_trained(model: MotivNet, config: BackboneConfig) -> None:
 
 
 def keep_frozen_eval(model: MotivNet) -> None:
-    """Put every module of the backbone that has weights, none of them trained, into eval mode.
+    """Put the backbone's frozen modules into eval mode, so that dropout and batch norm do nothing.
 
-    Else its dropout would still act and its batch norm still count. `Module.train()` undoes it: call this after.
+    `Module.train()` undoes it: call this after.
     """
     for module in model.backbone.modules():
         parameters = list(module.parameters())
@@ -62,14 +60,14 @@ def keep_frozen_eval(model: MotivNet) -> None:
 
 
 def layers(backbone: Backbone, setting: str) -> list[tuple[str, list[nn.Parameter]]]:
-    """Give a backbone's parameters from input to output: `embed`, each block as `00`, `01`, ..., `norm`.
+    """Return a backbone's parameters from input to output: `embed`, the blocks as `00`, `01`, ..., and `norm`.
 
     Args:
-        backbone: with a row of blocks, whose parameters are not all in them.
-        setting: that needs them, for the message.
+        backbone: a transformer.
+        setting: that needs the layers, for the message.
 
     Raises:
-        ConfigError: if it has no row of blocks.
+        ConfigError: if it has no list of blocks.
     """
     blocks, after = _split(backbone, setting)
     parts = [(f"{number:02d}", list(block.parameters())) for number, block in enumerate(blocks)]
@@ -80,11 +78,11 @@ def layers(backbone: Backbone, setting: str) -> list[tuple[str, list[nn.Paramete
 
 
 def plain_state(model: MotivNet) -> dict[str, Tensor]:
-    """Give the state under MotivNet's own names, low-rank additions merged into their matrices.
+    """Return the state under MotivNet's own names, with LoRA merged into the matrices.
 
-    The model stays as it is. Without additions, the tensors are the model's own, not copies.
+    The model does not change. Without LoRA, the tensors are the model's own, not copies.
     """
-    state = {name: tensor for name, tensor in model.state_dict().items() if ADDITION not in name}
+    state = {name: tensor for name, tensor in model.state_dict().items() if LORA not in name}
     for name, module in model.named_modules():
         if hasattr(module, "get_delta_weight"):
             with torch.no_grad():
@@ -95,12 +93,12 @@ def plain_state(model: MotivNet) -> dict[str, Tensor]:
 
 
 def _split(backbone: Backbone, setting: str) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Give the blocks of a backbone, and the modules after them."""
+    """Return the blocks of a backbone, and the modules after them."""
     children = dict(backbone.net.named_children())
     blocks = children.get("blocks")
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         raise ConfigError(
-            f"backbone.{setting}: {type(backbone.net).__name__} has no row of blocks. Allowed: a transformer, or the "
+            f"backbone.{setting}: {type(backbone.net).__name__} has no list of blocks. Allowed: a transformer, or the "
             "defaults of backbone.train and backbone.layer_decay"
         )
     names = list(children)
@@ -111,24 +109,16 @@ def _add_lora(backbone: Backbone, config: BackboneConfig) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     blocks, _ = _split(backbone, "train=lora")
-    targets = _matrices(enumerate(blocks))
+    targets = [
+        f"blocks.{number}.{name}"
+        for number, block in enumerate(blocks)
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
     if not targets:
         raise ConfigError(
-            f"backbone.train=lora: the blocks of {type(backbone.net).__name__} have no matrices to add to. Allowed: a "
+            f"backbone.train=lora: the blocks of {type(backbone.net).__name__} have no linear layers. Allowed: a "
             "transformer, or all, none, last"
         )
     settings = LoraConfig(r=config.lora_rank, lora_alpha=cast(int, config.lora_alpha), target_modules=targets)
     inject_adapter_in_model(settings, backbone.net)
-
-
-def _matrices(blocks: Iterable[tuple[int, nn.Module]]) -> list[str]:
-    return [
-        f"blocks.{number}.{name}"
-        for number, block in blocks
-        for name, module in block.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-
-
-def _name(model: MotivNet) -> str:
-    return type(model.backbone.net).__name__

@@ -1,10 +1,10 @@
-"""What a run starts from: weights of an encoder, or of a whole model."""
+"""Initial weights: of an encoder, or of a whole model."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import is_bundle, open_bundle
 from motivnet.checkpoints.files import open_weights
@@ -17,9 +17,9 @@ from motivnet.models.motivnet import MotivNet, affect_names, build_model
 from motivnet.training.settings import Recipe
 
 BACKBONE = "backbone."
-# What takes the image's channels, in MobileNets and in transformers.
+# The layers with one input channel per image channel, in MobileNets and in transformers.
 STEMS = (f"{BACKBONE}net.conv_stem.weight", f"{BACKBONE}net.patch_embed.proj.weight")
-# A name that only torchvision's file has, and what that is in our terms.
+# A name that only torchvision's file has, and the model in that file.
 TORCHVISION_MARK = "features.0.0.weight"
 TORCHVISION_MODEL = ModelConfig(backbone="timm:mobilenetv2_100", image_size=(224, 224))
 
@@ -29,10 +29,10 @@ class Weights:
     """Weights that are not yet read from disk.
 
     Args:
-        where: they come from.
-        tensors: under our names; those of an encoder alone have `backbone.` before them, too.
-        model: dimensions that they belong to; of an encoder, with a head that is not in them.
-        whole: whether a head is among them.
+        where: their file.
+        tensors: under MotivNet's names, those of an encoder too (`backbone.`).
+        model: its dimensions; for an encoder, those of the head mean nothing.
+        whole: whether they include a head.
     """
 
     where: Path
@@ -42,48 +42,41 @@ class Weights:
 
 
 def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
-    """Load what a run starts from, in place; where neither recipe nor `init` names anything, nothing.
+    """Load the initial weights in place; nothing, if neither the recipe nor `init` names any.
 
     Args:
-        model: of the recipe's dimensions, before anything in it is frozen or added.
+        model: with the recipe's dimensions, before anything in it is frozen or added.
         recipe: its `backbone.weights` are loaded into the encoder. A class token that the model does not have is
-            dropped, positions are resized, and a stem of one grey channel gets the sum of three: the same answer for
-            a grey image.
-        init: weights of a whole model, which are loaded in place of them. What a model of classes alone lacks for
-            valence and arousal stays random.
+            dropped, positions are resized, and a stem of one grey channel gets the sum of three: the same output for a
+            grey image.
+        init: weights of a whole model, used instead. The outputs for valence and arousal stay random if it has none.
 
     Raises:
-        CheckpointError: if there are no such weights, or they are of another model.
+        CheckpointError: if there are no such weights, or they belong to another model.
     """
     weights = _find(recipe, init)
-    if weights is None:
-        return
-    if init is not None:
-        load_strict(model, _whole(weights, model), weights.where)
-    else:
-        load_strict(model.backbone, _encoder(weights), weights.where)
+    if weights is not None:
+        part, tensors = _part(model, weights, whole=init is not None)
+        load_strict(part, tensors, weights.where)
 
 
 def check(recipe: Recipe, init: Path | None) -> None:
-    """Refuse what `start` would refuse, before there is a model: nothing is allocated.
+    """Refuse what `start` would refuse, without allocating a model.
 
     Raises:
-        CheckpointError: if there are no such weights, or they are of another model.
-        ConfigError: if the recipe's dimensions do not fit together.
+        CheckpointError: if there are no such weights, or they belong to another model.
+        ConfigError: if the recipe's dimensions are inconsistent.
     """
     weights = _find(recipe, init)
-    if weights is None:
-        return
-    with built_without_memory():
-        model = build_model(recipe.model)
-    if init is not None:
-        check_names(model, _whole(weights, model), weights.where)
-    else:
-        check_names(model.backbone, _encoder(weights), weights.where)
+    if weights is not None:
+        with built_without_memory():
+            model = build_model(recipe.model)
+        part, tensors = _part(model, weights, whole=init is not None)
+        check_names(part, tensors, weights.where)
 
 
 def lineage(recipe: Recipe, init: Path | None) -> Any:
-    """Say where a run started: a file's name, or a bundle's with all that it says of its own making; None: nowhere."""
+    """Return the provenance of the initial weights: a file name, or a bundle's name and provenance; None if random."""
     name = init or recipe.backbone.weights
     if name is None:
         return None
@@ -94,14 +87,14 @@ def lineage(recipe: Recipe, init: Path | None) -> Any:
 
 
 def _find(recipe: Recipe, init: Path | None) -> Weights | None:
-    """Open what a run starts from, and fit it to the recipe's model."""
+    """Open the initial weights, and fit them to the recipe's model."""
     name = init or recipe.backbone.weights
     if name is None:
         return None
     weights = _open(name, recipe.model)
     if init is not None and not weights.whole:
         raise CheckpointError(
-            f"{weights.where}: an encoder alone, where a whole model is wanted. Allowed: --set backbone.weights={init}"
+            f"{weights.where}: only an encoder, but a whole model is needed. Allowed: --set backbone.weights={init}"
         )
     found = _differences(weights.model, recipe.model, whole=init is not None)
     if found:
@@ -126,10 +119,10 @@ def _open(name: str | Path, wanted: ModelConfig) -> Weights:
         return Weights(path, _prefixed(tensors, "net."), TORCHVISION_MODEL, whole=False)
     contents = identify(file, image_size=wanted.image_size)
     if contents.part == "head":
-        raise CheckpointError(f"{path}: a head in format {contents.format}, where an encoder is wanted")
+        raise CheckpointError(f"{path}: a head in format {contents.format}, but an encoder is needed")
     assert contents.vit
     if not contents.vit.num_heads:
-        # Shapes do not tell the number of heads; then the recipe does, unless its model is another anyway.
+        # Shapes do not show the number of heads; then the recipe's is taken, unless its model is another anyway.
         heads = wanted.vit.num_heads if wanted.vit else 1
         heads = heads if contents.vit.embed_dim % heads == 0 else 1
         contents = identify(file, num_heads=heads, image_size=wanted.image_size)
@@ -142,50 +135,39 @@ def _prefixed(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]
     return {BACKBONE + prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _whole(weights: Weights, model: MotivNet) -> dict[str, Tensor]:
-    """Give all weights of a model; of valence and arousal its own, where they are not among them."""
-    added = set() if weights.model.affect else affect_names(model)
-    state = model.state_dict()
-    return weights.tensors | {name: state[name] for name in added}
-
-
-def _encoder(weights: Weights) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(BACKBONE): tensor for name, tensor in weights.tensors.items() if name.startswith(BACKBONE)
+def _part(model: MotivNet, weights: Weights, *, whole: bool) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return the model or its encoder, and the weights for it; missing ones for valence and arousal are its own."""
+    if whole:
+        state = model.state_dict()
+        return model, weights.tensors | {name: state[name] for name in affect_names(model) if not weights.model.affect}
+    found = {
+        name.removeprefix(BACKBONE): weights.tensors[name] for name in weights.tensors if name.startswith(BACKBONE)
     }
+    return model.backbone, found
 
 
 def _differences(own: ModelConfig, wanted: ModelConfig, *, whole: bool) -> list[str]:
-    """Name the dimensions that differ, where weights cannot be fitted."""
-    pairs: dict[str, tuple[Any, Any]] = {"backbone": (_architecture(own), _architecture(wanted))}
+    """Name the dimensions that differ, other than those that weights can be fitted to."""
+    # Without the tag of published weights.
+    names = [config.backbone.partition(".")[0] for config in (own, wanted)]
+    pairs: dict[str, tuple[Any, Any]] = {"backbone": (names[0], names[1])}
     if own.in_chans != 3 or wanted.in_chans != 1:
         pairs["in_chans"] = (own.in_chans, wanted.in_chans)
     if own.vit and wanted.vit and own.backbone == wanted.backbone:
         here, there = _dimensions(own.vit), _dimensions(wanted.vit)
         pairs |= {f"vit.{name}": (here[name], there[name]) for name in here}
-        if wanted.vit.class_token:  # one that is not wanted can be dropped
+        if wanted.vit.class_token:  # otherwise it is dropped
             pairs["vit.class_token"] = (own.vit.class_token, True)
     if whole:
         pairs |= {
             "num_classes": (own.num_classes, wanted.num_classes),
-            "affect": (own.affect, own.affect and wanted.affect),  # what is lacking can be added
+            "affect": (own.affect, own.affect and wanted.affect),  # missing outputs are added
             "head.kind": (own.head.kind, wanted.head.kind),
             "head.num_heads": (own.head.num_heads, wanted.head.num_heads),
         }
     return [f"{name} is {here}, not {there}" for name, (here, there) in pairs.items() if here != there]
 
 
-def _architecture(config: ModelConfig) -> str:
-    """Name a backbone without the tag of published weights."""
-    return config.backbone.partition(".")[0]
-
-
 def _dimensions(vit: VitConfig) -> dict[str, Any]:
-    return {
-        "embed_dim": vit.embed_dim,
-        "depth": vit.depth,
-        "num_heads": vit.num_heads,
-        "patch_size": vit.patch_size,
-        "mlp_ratio": vit.mlp_ratio,
-        "num_kv_heads": vit.num_kv_heads or vit.num_heads,
-    }
+    names = ("embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio")
+    return {name: getattr(vit, name) for name in names} | {"num_kv_heads": vit.num_kv_heads or vit.num_heads}

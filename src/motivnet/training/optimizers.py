@@ -1,58 +1,70 @@
-"""Parameter groups by name, and the learning-rate schedule."""
+"""Parameter groups, the learning-rate schedule, and the moving average of the weights."""
 
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from motivnet.models.motivnet import MotivNet
 from motivnet.training.freezing import layers
 from motivnet.training.settings import OptimizerConfig, Precision, Recipe
 
-# Positions, tokens and queries, by the last part of their names; vectors do not decay either.
+# Positions, tokens and queries, by the last part of their names; vectors have no weight decay either.
 NOT_DECAYED = (
-    *("pos_embed", "cls_token", "reg_token", "dist_token", "relative_position_bias_table"),
+    *("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token", "relative_position_bias_table"),
     *("query", "queries", "affect_queries"),
 )
 
 
 def parameter_groups(model: MotivNet, recipe: Recipe, *, loss: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
-    """Sort the parameters that are trained by part, and by whether they decay.
+    """Group the trained parameters by part, and by whether they have weight decay.
 
-    `backbone`, `backbone_no_decay`, `head`, `head_no_decay`. Where the learning rate falls layer by layer, there is a
-    pair for each in place of the first: `backbone_embed`, `backbone_00`, ..., `backbone_norm`; the last has the full
-    rate (as in BEiT, Bao et al., arXiv 2106.08254). Norms, biases and other vectors do not decay, nor do positions,
-    tokens and queries.
+    `backbone`, `backbone_no_decay`, `head`, `head_no_decay`. With layer-wise decay of the learning rate, the first two
+    are replaced by a pair for each layer: `backbone_embed`, `backbone_00`, ..., `backbone_norm`; the last has the full
+    rate (as in BEiT, Bao et al., arXiv 2106.08254). Norms, biases and other vectors have no weight decay, nor have
+    positions, tokens and queries.
 
     Args:
-        model: frozen where it is to be frozen.
-        recipe: rates.
-        loss: what the loss itself learns: a group `loss`, with the head's rate and no decay.
+        model: already frozen as the recipe says.
+        recipe: with the learning rates.
+        loss: parameters of the loss: a group `loss`, with the head's rate and no weight decay.
 
     Raises:
-        ConfigError: if rates are to fall by layer and the backbone has no row of blocks.
+        ConfigError: with layer-wise decay, if the backbone has no list of blocks.
     """
-    config = recipe.optimizer
-    undecayed = {id(parameter) for name, parameter in model.named_parameters() if not _decays(name, parameter)}
-    groups: list[dict[str, Any]] = []
+    groups = decay_groups(model, _parts(model, recipe), recipe.optimizer.weight_decay)
+    learned = list(loss)
+    extra = {"name": "loss", "params": learned, "lr": recipe.optimizer.head_lr, "weight_decay": 0.0}
+    return [*groups, extra] if learned else groups
 
-    def add(name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+
+def decay_groups(
+    model: nn.Module, parts: Iterable[tuple[str, Iterable[nn.Parameter], float]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split each part of a model into a group with weight decay and one without, `NAME_no_decay`.
+
+    Args:
+        model: whose names tell which parameters have weight decay.
+        parts: name, parameters and learning rate of each; frozen parameters are left out.
+        weight_decay: of the parameters that have any.
+    """
+    decayed = {id(parameter) for name, parameter in model.named_parameters() if _decays(name, parameter)}
+    groups = []
+    for part, parameters, lr in parts:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        if trained:
-            groups.append({"name": name, "params": trained, "lr": lr, "weight_decay": weight_decay})
-
-    for part, parameters, lr in _parts(model, recipe):
-        add(part, (p for p in parameters if id(p) not in undecayed), lr, config.weight_decay)
-        add(f"{part}_no_decay", (p for p in parameters if id(p) in undecayed), lr, 0.0)
-    add("loss", loss, config.head_lr, 0.0)
+        for name, decay in ((part, weight_decay), (f"{part}_no_decay", 0.0)):
+            own = [parameter for parameter in trained if (id(parameter) in decayed) == (name == part)]
+            if own:
+                groups.append({"name": name, "params": own, "lr": lr, "weight_decay": decay})
     return groups
 
 
 def _parts(model: MotivNet, recipe: Recipe) -> list[tuple[str, list[nn.Parameter], float]]:
-    """Give name, parameters and learning rate of each part of the model."""
+    """Return the name, parameters and learning rate of each part of the model."""
     config, decay = recipe.optimizer, recipe.backbone.layer_decay
     head = ("head", list(model.head.parameters()), config.head_lr)
     if decay == 1:
@@ -77,11 +89,11 @@ def make_optimizer(
     """Build AdamW and its schedule, which is stepped after every optimizer step.
 
     Args:
-        model: frozen where it is to be frozen.
-        recipe: rates.
+        model: already frozen as the recipe says.
+        recipe: with the learning rates.
         num_steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps of an epoch.
-        loss: what the loss itself learns.
+        loss: parameters of the loss.
 
     Raises:
         ConfigError: see `parameter_groups`.
@@ -93,20 +105,15 @@ def make_optimizer(
 
 
 def fuses(precision: Precision) -> bool:
-    """Say whether AdamW is fused: not where it would undo the scaling of half precision by itself.
-
-    That would come after gradients were clipped and looked at.
-    """
+    """Return whether AdamW is fused: not with 16-mixed, where it would unscale gradients only after clipping."""
     return precision != "16-mixed"
 
 
 def rate_factor(config: OptimizerConfig, num_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
-    """Give the learning rate over its peak as a function of the optimizer steps that were made.
-
-    A function of the step alone, so that a resumed run goes on exactly.
+    """Return the learning rate over its peak as a function of the number of steps, so that runs resume exactly.
 
     Args:
-        config: the schedule.
+        config: of the schedule.
         num_steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps of an epoch.
     """
@@ -120,13 +127,18 @@ def rate_factor(config: OptimizerConfig, num_steps: int, steps_per_epoch: float)
             return (step + 1) / warmup_steps
         if config.schedule == "constant":
             return 1.0
-        return _cosine(_in_cycle((step - warmup_steps) / restart_steps, config.restart_factor))
+        # In lengths of the first cycle; each cycle is longer than the one before.
+        cycles, length = (step - warmup_steps) / restart_steps, 1
+        while cycles >= length:
+            cycles -= length
+            length *= config.restart_factor
+        return _cosine(cycles / length)
 
     return factor
 
 
 def warmed_cosine(warmup_steps: int, num_steps: int) -> Callable[[int], float]:
-    """Give the factor of a linear warm-up and a cosine to zero, of `num_steps` together."""
+    """Return the factor of a linear warm-up and a cosine to zero, `num_steps` long in total."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -140,15 +152,23 @@ def _cosine(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _in_cycle(cycles: float, growth: int) -> float:
-    """Give the share of the present cycle that is over.
+class WarmedAverage(WeightAveraging):
+    """Exponential moving average (EMA) of the weights, whose decay rises to its value in the first steps."""
 
-    Args:
-        cycles: time since the first began, in lengths of the first.
-        growth: length of each over that of the one before.
-    """
-    length = 1
-    while cycles >= length:
-        cycles -= length
-        length *= growth
-    return cycles / length
+    def __init__(self, decay: float) -> None:
+        """Set the decay.
+
+        Args:
+            decay: final share of the average that remains at each step.
+        """
+
+        @torch.no_grad()
+        def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor | int) -> None:
+            count = int(num_averaged)
+            keep = min(decay, (1 + count) / (10 + count))
+            if torch.is_floating_point(averages[0]):
+                torch._foreach_lerp_(averages, currents, 1 - keep)
+            else:  # counters, such as those of batch norm
+                torch._foreach_copy_(averages, currents)
+
+        super().__init__(multi_avg_fn=update)

@@ -1,26 +1,23 @@
-"""The folder of a run: what is in it, and whether a run may begin or go on there.
+"""The folder of a run, and whether a run may start or resume there.
 
 ```
 OUT/
-├── recipe.json         the recipe, with all its settings
-├── run.json            what else a resumed run must agree with: rows, number of devices
-├── metrics.csv         step, epoch, loss, learning rate of each parameter group; a row for each optimizer step
-├── validation.csv      step, epoch, mean training loss, scores; a row for each epoch
-├── warnings.jsonl      what the run warned of, if there was anything
-├── checkpoints/        last.ckpt, to go on from; best.ckpt, of the best epoch
+├── recipe.json         the recipe with all its settings
+├── run.json            what else a resumed run must match: rows, number of devices
+├── metrics.csv         step, epoch, loss, learning rate of each parameter group; one row per optimizer step
+├── validation.csv      step, epoch, mean training loss, scores; one row per epoch
+├── warnings.jsonl      the warnings of the run, if there were any
+├── checkpoints/        last.ckpt, to resume from; best.ckpt, of the best epoch
 ├── tensorboard/
-└── bundle/             the best epoch's weights: written last, and at once
+└── bundle/             the weights of the best epoch: written last, and atomically
 ```
 """
 
-import contextlib
 import importlib.metadata
-import json
 import pickle
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +27,7 @@ from motivnet import config
 from motivnet.checkpoints.bundle import BundleConfig, write_config
 from motivnet.checkpoints.load import write_weights
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
-from motivnet.training.settings import Place
+from motivnet.storage import RunFolder, atomic_folder, check_same, write_json
 
 RECIPE_NAME = "recipe.json"
 RUN_NAME = "run.json"
@@ -40,47 +37,44 @@ PREFIX = "model."
 CHECKPOINTS = Path("checkpoints")
 LAST = CHECKPOINTS / "last.ckpt"
 BEST = CHECKPOINTS / "best.ckpt"
-RECIPE_MISSING = f"nothing to resume, {RECIPE_NAME} is missing"
-
-RecipeT = TypeVar("RecipeT")
 
 
 def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) -> Path | None:
-    """Check that a run may begin in a folder, or go on there. Nothing is written.
+    """Check that a run may start in a folder, or resume there. Nothing is written.
 
-    A run that ended before its first checkpoint left nothing to lose: it may be begun again, or resumed from zero.
+    A run that ended before its first checkpoint may be started again, or resumed from step zero.
 
     Args:
-        recipe: of the run, a frozen dataclass.
+        recipe: a frozen dataclass.
         out: the folder, which need not exist.
-        resume: whether the run that it holds is to go on.
-        first: whether this is the process that writes; others would find what that has written, and trust it.
+        resume: whether to resume the run that it holds.
+        first: whether this is the process that writes; the others do not check what it is writing.
 
     Returns:
-        The checkpoint to go on from; None begins.
+        The checkpoint to resume from; None to start.
 
     Raises:
-        OutputError: if `out` holds a run, and `resume` is not asked for.
-        CheckpointError: if there is nothing to resume, or its last checkpoint is damaged.
-        ConfigError: if the run to be resumed had another recipe; the differences are listed.
+        OutputError: if `out` holds a run and `resume` is False.
+        CheckpointError: if there is nothing to resume, or the last checkpoint is damaged.
+        ConfigError: if the run to resume has another recipe; the differences are listed.
     """
-    file, last = out / RECIPE_NAME, out / LAST
+    last = out / LAST
     if not first:
         return last if resume and last.is_file() else None
     if not resume:
         if any((out / name).exists() for name in (LAST, BEST, BUNDLE_NAME)):
             raise OutputError(f"{out}: holds a run already. Allowed: another folder, or --resume")
         return None
-    if not file.is_file():
-        raise CheckpointError(f"{out}: {RECIPE_MISSING}")
+    folder = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError)
+    plain = folder.read_plan()
+    if plain is None:
+        raise CheckpointError(f"{out}: nothing to resume, {RECIPE_NAME} is missing")
     try:
-        # Read as a recipe, a run of before a setting existed has the setting's default.
-        then = config.from_plain(type(recipe), json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    found = differences(config.to_plain(then), config.to_plain(recipe))
-    if found:
-        raise ConfigError(f"{out}: the run had another recipe: {'; '.join(found)}")
+        # Settings that are newer than the run have their defaults.
+        then = config.from_plain(type(recipe), plain)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder.plan_file}: cannot be read: {error}") from None
+    check_same(out, config.to_plain(then), config.to_plain(recipe), allowed="the same recipe, or another folder")
     if not last.is_file():
         return None
     check_checkpoint(last)
@@ -88,10 +82,10 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
 
 
 def check_checkpoint(path: Path) -> None:
-    """Refuse a training checkpoint that is damaged, without reading its weights.
+    """Refuse a damaged training checkpoint, without reading its weights.
 
     Raises:
-        CheckpointError: saying what can be done.
+        CheckpointError: with a way out.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -100,121 +94,87 @@ def check_checkpoint(path: Path) -> None:
     else:
         if isinstance(content, dict) and {"state_dict", "loops", "optimizer_states"} <= content.keys():
             return
-        reason = "no checkpoint of a run"
+        reason = "not a training checkpoint."
     raise CheckpointError(
         f"{path}: damaged: {reason} Allowed: copy {BEST.name}, the checkpoint of the best epoch so far, over it and "
-        "resume from there, or begin in another folder"
+        "resume from there, or start in another folder"
     )
 
 
 def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Write down what a run is, before it begins; of one that goes on, check that it is the same.
+    """Write what a run is before it starts; if it resumes, check that it is the same.
 
     Args:
         recipe: of the run.
-        out: its folder, checked.
-        facts: what else it is; `place` and `rows` of it must not change.
-        resume: whether there is a checkpoint to go on from.
+        out: its existing folder, checked.
+        facts: what else it is; `place` and `rows` must not change.
+        resume: whether there is a checkpoint to resume from.
 
     Returns:
-        The facts of its beginning.
+        The facts with which the run started.
 
     Raises:
-        ConfigError: if it is to go on with another number of devices.
-        DataError: if it is to go on with other rows.
-        CheckpointError: if what it was cannot be read.
-        OutputError: if the folder cannot be made or written.
+        ConfigError: if it would resume with another number of devices.
+        DataError: if it would resume with other rows.
+        CheckpointError: if `run.json` cannot be read.
+        OutputError: if the files cannot be written.
     """
-    file = out / RUN_NAME
-    if resume and file.is_file():
-        try:
-            then = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: cannot be read: {error}") from None
-        found = differences(then.get("place"), facts.get("place"))
-        if found:
-            raise ConfigError(f"{out}: the run had other devices, and each has a batch of its own: {'; '.join(found)}")
-        if differences(then.get("rows"), facts.get("rows")):
-            raise DataError(f"{out}: the run was of other rows than these data give")
-        return then
-    make_folder(out)
-    write_json(out / RECIPE_NAME, config.to_plain(recipe))
-    write_json(file, facts)
-    return facts
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, if it is not there.
-
-    Raises:
-        OutputError: if that cannot be done.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be made a folder: {error.strerror}") from None
-
-
-def place_facts(place: Place) -> dict[str, Any]:
-    """Give what of a place must not change when a run goes on."""
-    return {"world_size": place.world_size, "strategy": place.strategy}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain data, completely or not at all.
-
-    Raises:
-        OutputError: if that cannot be done.
-    """
-    with complete(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    then = RunFolder(out, plan_name=RUN_NAME, error=CheckpointError).read_plan() if resume else None
+    if then is None:
+        write_json(out / RECIPE_NAME, config.to_plain(recipe))
+        write_json(out / RUN_NAME, facts)
+        return facts
+    allowed = "as many devices as it started with, since each has its own batch"
+    check_same(out, then.get("place"), facts.get("place"), allowed=allowed)
+    if then.get("rows") != facts.get("rows"):
+        raise DataError(f"{out}: the run was trained on other rows. Allowed: the data that it started with")
+    return then
 
 
 def write_bundle(path: Path, bundle_config: BundleConfig, module: nn.Module, checkpoint: Path) -> None:
-    """Write what a run gave, completely or not at all.
+    """Write the bundle of a module atomically.
 
     Args:
         path: of the bundle.
-        bundle_config: what it is.
-        module: of its weights.
-        checkpoint: that they are from.
+        bundle_config: describes it.
+        module: with the weights.
+        checkpoint: from which they come.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    with complete(path, f"; {checkpoint} is whole: go on with --resume") as unfinished:
-        write_weights(write_config(unfinished, bundle_config), module)
+    advice = f"; {checkpoint} is whole: continue with --resume"
+    with atomic_folder(path, also=(SafetensorError,), advice=advice) as temporary:
+        write_weights(write_config(temporary, bundle_config), module)
 
 
-@contextlib.contextmanager
-def complete(path: Path, advice: str = "") -> Iterator[Path]:
-    """Give a place to write to, beside `path`, and move there what was written.
+def disk_advice(out: Path) -> str:
+    """Return what to do when the disk is full: the end of an error message."""
+    last = out / LAST
+    kept = f"{last} is whole: make room, and continue with --resume" if last.is_file() else "there is no checkpoint yet"
+    return f"; {kept}"
 
-    Raises:
-        OutputError: if it cannot be written, with the advice.
+
+def describe(recipe: Any, provenance: dict[str, Any], **settings: Any) -> BundleConfig:
+    """Return the config of the bundle of a run.
+
+    Args:
+        recipe: of the run.
+        provenance: to be stored with the recipe and the versions of the libraries.
+        settings: more fields of the config.
     """
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}{advice}") from None
-
-
-def versions() -> dict[str, str]:
-    """Give the versions of what a run's result depends on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning")}
+    return BundleConfig(
+        name=recipe.name,
+        licence="not stated: depends on the training data",
+        model=recipe.model,
+        preprocessing=recipe.preprocessing,
+        provenance={"recipe": config.to_plain(recipe), "versions": versions, **provenance},
+        **settings,
+    )
 
 
 def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Give the weights of the model in a training checkpoint, mapped from disk, under the model's own names."""
+    """Return the model's weights in a training checkpoint, memory-mapped, under the model's own names."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
-
-
-def differences(then: Any, now: Any, where: str = "") -> list[str]:
-    """Name the settings in which plain data differ: `optimizer.head_lr was 0.001, is 0.01`."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        keys = sorted(then.keys() | now.keys())
-        return [line for key in keys for line in differences(then.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
-    return [] if then == now else [f"{where} was {then!r}, is {now!r}"]

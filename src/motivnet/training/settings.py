@@ -1,15 +1,16 @@
-"""The settings of a training run. All that a recipe is made of, and nothing that needs torch.
+"""Settings of a training run: everything that a recipe consists of.
 
 Change one with `motivnet train RECIPE --set optimizer.head_lr=1e-4`.
 """
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 from motivnet.data.augment import AugmentConfig
 from motivnet.data.sampling import SamplingConfig
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, unknown_name
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
 
@@ -18,26 +19,50 @@ Schedule = Literal["cosine", "warm-restarts", "constant"]
 TrainedPart = Literal["all", "none", "last", "lora"]
 
 
-def check_seed(where: str, seed: int) -> None:
-    """Refuse a seed that not every generator takes.
+T = TypeVar("T")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError unless a condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def lookup(kind: str, name: str, recipes: Mapping[str, Callable[[], T]]) -> T:
+    """Return the recipe of a name.
+
+    Args:
+        kind: of recipe, for the message.
+        name: of the recipe.
+        recipes: functions that return recipes, by name.
 
     Raises:
-        ConfigError: saying what is allowed.
+        ConfigError: if there is no such recipe.
     """
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"{where}: seed must be from 0 to {2**32 - 1}, not {seed}")
+    require(name in recipes, unknown_name(kind, name, recipes))
+    return recipes[name]()
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Check the betas of AdamW; ConfigError."""
+    require(all(0 <= beta < 1 for beta in betas), f"optimizer: betas must be from 0 to below 1, not {betas}")
+
+
+def check_seed(where: str, seed: int) -> None:
+    """Refuse a seed that not every random generator accepts; ConfigError."""
+    require(0 <= seed < 2**32, f"{where}: seed must be from 0 to {2**32 - 1}, not {seed}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Which rows are for what.
+    """The splits that are used.
 
     Args:
-        train: split that is learnt from, cleaned of what recurs in any other.
-        select: split that the best epoch is chosen on, never the one that is reported; None holds rows of `train` out.
-        hold_out: share of each class of `train` that is held out where `select` is None: by subject where subjects are
+        train: split to train on, without the images that recur in any other split.
+        select: split for selecting the best epoch, never the one that is reported; None holds out rows of `train`.
+        hold_out: share of each class of `train` that is held out if `select` is None: by subject where subjects are
             known, else by image, copies of one image together.
-        seed: of what is held out.
+        seed: of the hold-out.
     """
 
     train: str
@@ -46,16 +71,11 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: at a share that leaves nothing, or a split that is both.
-        """
-        if not 0 < self.hold_out < 1:
-            raise ConfigError(f"split: hold_out must be between 0 and 1, not {self.hold_out}")
+        """Check ranges."""
+        require(0 < self.hold_out < 1, f"split: hold_out must be between 0 and 1, not {self.hold_out}")
         check_seed("split", self.seed)
-        if self.select == self.train:
-            raise ConfigError(f"split: select must be another split than train, {self.train!r}, or null to hold out")
+        other = f"split: select must be another split than train, {self.train!r}, or null to hold out"
+        require(self.select != self.train, other)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +84,11 @@ class LossConfig:
 
     Args:
         label_smoothing: share of the target that is spread evenly over the classes.
-        vote_weight: share of the target that follows the annotators' votes, where a row has any.
-        prior_weight: how much of the log of each class's frequency is added to the logits in training only, so that
-            the model need not learn it and rare classes gain (Menon et al., arXiv 2007.07314); 0 adds nothing.
-        affect_weight: how much the loss of valence and arousal counts beside that of the classes, where the model has
-            them; None learns the weight of each from its uncertainty (Kendall et al., arXiv 1705.07115).
+        vote_weight: share of the target that follows the annotators' votes, in rows that have any.
+        prior_weight: weight of the log frequency of each class, added to the logits in training only, which favours
+            rare classes (logit adjustment, Menon et al., arXiv 2007.07314); 0 adds nothing.
+        affect_weight: weight of the loss of valence and arousal, if the model predicts them; None learns both weights
+            from the uncertainties (Kendall et al., arXiv 1705.07115).
     """
 
     label_smoothing: float = 0.1
@@ -77,33 +97,28 @@ class LossConfig:
     affect_weight: float | None = None
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: at a number out of range.
-        """
+        """Check ranges; ConfigError."""
         for name in ("label_smoothing", "vote_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"loss: {name} must be from 0 to 1, not {getattr(self, name)}")
-        if self.affect_weight is not None and not 0 < self.affect_weight < math.inf:
-            raise ConfigError(f"loss: affect_weight must be positive, not {self.affect_weight}")
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"loss: {name} must be from 0 to 1, not {value}")
+        weight = self.affect_weight
+        require(weight is None or 0 < weight < math.inf, f"loss: affect_weight must be positive, not {weight}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
-    """Where the encoder starts, and how much of it is trained.
+    """Initial weights of the encoder, and how much of it is trained.
 
     Args:
-        weights: what its weights are at first: a file in any released format, the bundle of `motivnet pretrain` or of
-            a trained model, torchvision's mobilenet_v2, or a name that `motivnet weights list` knows; None: random.
-        train: `all` of it, `none` (frozen), the `last` blocks, or low-rank additions to its matrices (`lora`, Hu et
-            al., arXiv 2106.09685), which are merged into them at the end.
-        last_blocks: how many blocks `last` trains, with the final norm.
-        lora_rank: of the additions.
-        lora_alpha: their scale, over the rank.
-        layer_decay: learning rate of a block over that of the one after it; 1 gives all the same.
-        recompute: keep only each block's input for the backward pass and compute the rest again (gradient
-            checkpointing): a third more arithmetic, a fraction of the memory.
+        weights: initial weights: a file in any released format, the bundle of `motivnet pretrain` or of a trained
+            model, torchvision's mobilenet_v2, or a name from `motivnet weights list`; None: random.
+        train: `all` of it, `none` (frozen), the `last` blocks, or LoRA (`lora`, Hu et al., arXiv 2106.09685), which is
+            merged into the matrices at the end.
+        last_blocks: number of blocks that `last` trains, with the final norm.
+        lora_rank: rank of LoRA.
+        lora_alpha: scale of LoRA, over the rank.
+        layer_decay: learning rate of a block over that of the next one; 1 gives all the same.
+        recompute: gradient checkpointing: a third more arithmetic, a fraction of the memory.
     """
 
     weights: str | None = None
@@ -115,32 +130,28 @@ class BackboneConfig:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: at a number out of range.
-        """
-        if min(self.last_blocks, self.lora_rank) < 1 or self.lora_alpha <= 0:
-            raise ConfigError("backbone: last_blocks and lora_rank must be at least 1, lora_alpha positive")
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"backbone: layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+        """Check ranges; ConfigError."""
+        positive = min(self.last_blocks, self.lora_rank) >= 1 and self.lora_alpha > 0
+        require(positive, "backbone: last_blocks and lora_rank must be at least 1, lora_alpha positive")
+        decay = self.layer_decay
+        require(0 < decay <= 1, f"backbone: layer_decay must be above 0 and at most 1, not {decay}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a schedule, stepped with every optimizer step.
+    """AdamW with a linear warm-up and a schedule that is stepped with every optimizer step.
 
     Args:
         backbone_lr: peak learning rate of the backbone; to freeze it, set backbone.train=none.
         head_lr: peak learning rate of the head.
         weight_decay: of matrices; norms, biases, position embeddings, tokens and queries have none.
         betas: of AdamW.
-        schedule: after the warm-up: `cosine` to zero over the run; `warm-restarts`, cosines that begin anew
-            (Loshchilov and Hutter, arXiv 1608.03983); or `constant`.
+        schedule: after the warm-up: `cosine` to zero over the run; `warm-restarts` (SGDR, Loshchilov and Hutter, arXiv
+            1608.03983); or `constant`.
         warmup: share of all steps.
         restart_epochs: length of the first cosine of `warm-restarts`, in epochs (T_0).
         restart_factor: length of each cosine over that of the one before (T_mult).
-        clip_norm: largest norm of all gradients together; 0 does not clip.
+        clip_norm: largest global norm of the gradients; 0 does not clip.
     """
 
     backbone_lr: float
@@ -154,41 +165,35 @@ class OptimizerConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: at a rate that trains nothing, or a number out of range.
-        """
+        """Check ranges; ConfigError."""
         for name, rate in (("backbone_lr", self.backbone_lr), ("head_lr", self.head_lr)):
-            if not 0 < rate < math.inf:
-                freeze = "; to freeze the backbone, set backbone.train=none" if name == "backbone_lr" else ""
-                raise ConfigError(f"optimizer: {name} must be positive, not {rate}{freeze}")
-        if not 0 <= self.warmup < 1 or self.weight_decay < 0 or self.clip_norm < 0:
-            raise ConfigError("optimizer: warmup must be from 0 to below 1, weight_decay and clip_norm not negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optimizer: betas must be from 0 to below 1, not {self.betas}")
-        if self.restart_epochs <= 0 or self.restart_factor < 1:
-            raise ConfigError("optimizer: restart_epochs must be positive, restart_factor at least 1")
+            freeze = "; to freeze the backbone, set backbone.train=none" if name == "backbone_lr" else ""
+            require(0 < rate < math.inf, f"optimizer: {name} must be positive, not {rate}{freeze}")
+        in_range = 0 <= self.warmup < 1 and self.weight_decay >= 0 and self.clip_norm >= 0
+        require(in_range, "optimizer: warmup must be from 0 to below 1, weight_decay and clip_norm not negative")
+        check_betas(self.betas)
+        in_range = self.restart_epochs > 0 and self.restart_factor >= 1
+        require(in_range, "optimizer: restart_epochs must be positive, restart_factor at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """How long, and on what terms.
+    """Length of the run, batches, precision, and how data is loaded.
 
     Args:
         epochs: passes over the training rows.
-        batch_size: faces that one device takes at once.
-        accumulate: batches whose gradients make one optimizer step.
+        batch_size: faces per batch and device.
+        accumulate: batches per optimizer step.
         precision: Lightning's; under autocast, depthwise convolutions stay in float32. `bf16-true` keeps the weights
             themselves in bfloat16, where small learning rates are lost in rounding: for measuring, not for training.
-        ema_decay: of the averaged weights, which are the ones selected and kept; 0 keeps none.
-        mixup: alpha of mixup; 0 is none.
-        patience: epochs without a better score after which the run ends; None runs to the end.
+        ema_decay: of the averaged weights (EMA), which are validated and kept; 0 averages nothing.
+        mixup: alpha of mixup; 0 switches it off.
+        patience: epochs without a better score after which the run stops early; None runs to the end.
         seed: of initialisation, order and augmentation.
         num_workers: processes that decode images; 0 for a data set cached in memory.
         cache: keep decoded faces in memory.
         compile: compile the model with torch.compile.
-        checkpoint_minutes: time between checkpoints within an epoch; there is one after every epoch in any case.
+        checkpoint_minutes: time between checkpoints within an epoch; every epoch ends with one in any case.
     """
 
     epochs: int
@@ -205,37 +210,32 @@ class RunConfig:
     checkpoint_minutes: float = 15.0
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: at a number out of range.
-        """
-        if min(self.epochs, self.batch_size, self.accumulate) < 1:
-            raise ConfigError("run: epochs, batch_size and accumulate must be at least 1")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
-        if self.mixup < 0 or self.num_workers < 0 or self.checkpoint_minutes <= 0:
-            raise ConfigError("run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"run: patience must be at least 1 epoch, or null, not {self.patience}")
+        """Check ranges; ConfigError."""
+        positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
+        require(positive, "run: epochs, batch_size and accumulate must be at least 1")
+        require(0 <= self.ema_decay < 1, f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
+        in_range = self.mixup >= 0 and self.num_workers >= 0 and self.checkpoint_minutes > 0
+        require(in_range, "run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
+        patience = self.patience
+        require(patience is None or patience >= 1, f"run: patience must be at least 1 epoch, or null, not {patience}")
         check_seed("run", self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Everything a training run is made of, but its data, its folder and its devices.
+    """Everything that defines a training run, except its data, its folder and its devices.
 
     Args:
         name: of the recipe.
         model: dimensions.
         preprocessing: from image to pixels.
-        split: which rows are for what.
-        augment: random changes in training.
-        loss: what is minimised.
-        optimizer: how.
-        run: how long.
-        backbone: where the encoder starts, and how much of it is trained.
-        sampling: which of the training rows an epoch sees, and how much each counts.
+        split: the splits to train and select on.
+        augment: augmentation.
+        loss: loss function.
+        optimizer: learning rates and schedule.
+        run: length, batches, precision.
+        backbone: initial weights of the encoder, and how much of it is trained.
+        sampling: which training rows an epoch has, and the weights of the classes.
     """
 
     name: str
@@ -252,15 +252,15 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a run takes place: no part of the recipe. What it changes all the same is in `docs/training.md`.
+    """The devices of a run, which are not part of its recipe.
 
     The batch of an optimizer step grows with the devices: `run.batch_size` x `run.accumulate` x devices x nodes.
 
     Args:
-        devices: processes on each machine, one a device.
+        devices: processes per machine, one per device.
         nodes: machines.
-        strategy: `ddp` keeps the whole model on every device, `fsdp` shares its weights out (FSDP2).
-        accelerator: `cpu`, `gpu`, or `auto` for what there is.
+        strategy: `ddp` keeps the whole model on every device, `fsdp` shards it (FSDP2).
+        accelerator: `cpu`, `gpu`, or `auto` for what is available.
     """
 
     devices: int = 1
@@ -269,15 +269,10 @@ class Place:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: at a number out of range.
-        """
-        if min(self.devices, self.nodes) < 1:
-            raise ConfigError("--devices and --nodes must be at least 1")
+        """Check ranges; ConfigError."""
+        require(min(self.devices, self.nodes) >= 1, "--devices and --nodes must be at least 1")
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
+        """Total number of processes."""
         return self.devices * self.nodes

@@ -1,4 +1,4 @@
-"""Lightning's trainer with what every run here has: curves, checkpoints, endings, and any number of devices."""
+"""Lightning's trainer as every run uses it: curves, checkpoints, early exits, any number of devices."""
 
 import ctypes
 import logging
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import lightning
 import torch
@@ -20,57 +20,52 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from motivnet.data.loader import ResumableLoader
 from motivnet.errors import ConfigError
+from motivnet.models.backbone import write_out_short_attention
+from motivnet.storage import atomic_file
 from motivnet.training.callbacks.csv_logger import Curve
-from motivnet.training.callbacks.data_time import Waiting
+from motivnet.training.callbacks.data_time import DataTime
 from motivnet.training.callbacks.diagnostics import Diagnostics
-from motivnet.training.callbacks.ema import WarmedAverage
 from motivnet.training.callbacks.stopping import StopAtNan, StopEarly
-from motivnet.training.run_dir import BEST, LAST
-from motivnet.training.settings import Place, Recipe, RunConfig
-from motivnet.training.speed import FastAttention
+from motivnet.training.mae.pretrain_recipes import PretrainRecipe
+from motivnet.training.optimizers import WarmedAverage
+from motivnet.training.run_dir import BEST, LAST, disk_advice
+from motivnet.training.settings import Place, Recipe
+
+AnyRecipe = Recipe | PretrainRecipe
 
 
-class HasRun(Protocol):
-    """A recipe, of whatever kind."""
+class FastAttention(Callback):
+    """Choose the faster of torch's two implementations of attention, once the device is known."""
 
-    @property
-    def run(self) -> RunConfig:
-        """How long, and on what terms."""
-        ...
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Choose."""
+        if trainer.strategy.root_device.type == "cpu" and str(trainer.precision).startswith("bf16"):
+            write_out_short_attention(pl_module)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written beside their place and moved there when they are whole.
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write checkpoints atomically; Lightning builds them in memory, and moves them between file systems in pieces."""
 
-    Lightning's own are first made in memory, and moved from another file system in pieces.
-    """
+    def __init__(self, out: Path) -> None:
+        """Set the folder of the run.
+
+        Args:
+            out: the folder.
+        """
+        super().__init__()
+        self._out = out
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint, completely or not at all.
-
-        Raises:
-            OSError: if the disk is full.
-        """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.tmp")
-        try:
-            with unfinished.open("wb") as file:
-                _save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError as error:  # which does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        finally:
-            unfinished.unlink(missing_ok=True)
+        """Write a checkpoint; OutputError if the disk is full."""
+        with atomic_file(Path(path), parents=True, advice=disk_advice(self._out)) as file:
+            _save(checkpoint, file)
 
 
 def _save(checkpoint: dict[str, Any], file: Any) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
-        # What a file object raises comes out of torch's writer as the cause of something else.
+        # torch's writer wraps what the file object raised.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
@@ -80,10 +75,10 @@ def _save(checkpoint: dict[str, Any], file: Any) -> None:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The checkpoint of the best epoch, whose score is still known after the run's folder was moved."""
+    """The checkpoint of the best epoch, which keeps its score when the folder of the run is moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state back, its paths being below where the folder is now."""
+        """Restore the state, with paths below the present folder."""
         there, here = str(state_dict["dirpath"]), str(self.dirpath)
 
         def moved(path: str) -> str:
@@ -97,34 +92,34 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """A checkpoint to go on from: after every epoch, and within one after every so many minutes.
+    """A checkpoint to resume from, after every epoch and every few minutes.
 
-    Only between optimizer steps, since half-gathered gradients are not saved. It must come after all other callbacks,
+    Only between optimizer steps, since accumulated gradients are not saved. It must come after all other callbacks,
     whose state it saves.
     """
 
     def __init__(self, path: Path, minutes: float) -> None:
-        """Prepare the callback.
+        """Set place and interval.
 
         Args:
             path: of the checkpoint.
-            minutes: between two of them within an epoch.
+            minutes: between two checkpoints within an epoch.
         """
         self._path, self._seconds = path, 60 * minutes
         self._saved_at, self._step, self._batches = 0.0, 0, 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock, and in an epoch that goes on, begin after the batches that it has had."""
+        """Start the clock, and skip the batches that a resumed epoch has had."""
         self._saved_at, self._step = time.monotonic(), trainer.global_step
-        # Lightning would keep a loader's place as well, but does not give it back once the schedule asked for the
-        # number of steps.
+        # Lightning would save the position of a loader as well, but does not restore it once the schedule has asked for
+        # the number of steps.
         if self._batches:
             cast(ResumableLoader, trainer.train_dataloader).skip(self._batches)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if it is time. After the last batch of an epoch, that of the epoch is about to come."""
+        """Save if it is time, except after the last batch, since the epoch is about to be saved."""
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         self._batches = (batch_idx + 1) % int(trainer.num_training_batches)
         if not stepped or not self._batches:
@@ -134,15 +129,15 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save after validation, when the best checkpoint and early stopping know of it."""
+        """Save after validation, when the best checkpoint and early stopping have seen its score."""
         self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give how many batches of the epoch are behind; of a whole epoch, none of the next."""
+        """Return the number of batches of the epoch so far; 0 after a whole epoch."""
         return {"batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore it."""
         self._batches = state_dict["batches"]
 
     def _save(self, trainer: lightning.Trainer) -> None:
@@ -151,61 +146,64 @@ class LastCheckpoint(Checkpoint):
 
 
 def make_trainer(
-    recipe: HasRun,
+    recipe: AnyRecipe,
     out: Path,
     place: Place,
     *,
     monitor: str = "val/score",
     mode: Literal["min", "max"] = "max",
-    clip_norm: float = 0.0,
     pretrained: bool = False,
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
 ) -> tuple[lightning.Trainer, ModelCheckpoint]:
-    """Make the trainer of a run. Train with it inside `stopping.clear_endings`.
+    """Make the trainer of a run. Fit inside `stopping.handle_exits`.
 
     Args:
-        recipe: of any kind, with a `run`.
-        out: folder of the run, laid out as `folder` says.
+        recipe: of training or pre-training.
+        out: folder of the run, see `run_dir`.
         place: devices, checked.
-        monitor: what the best epoch is chosen by, as the module logs it.
-        mode: whether the lowest or the highest is best.
-        clip_norm: largest norm of all gradients together; 0 does not clip.
-        pretrained: whether the encoder starts from weights that know something.
+        monitor: logged value that selects the best epoch.
+        mode: whether its minimum or maximum is best.
+        pretrained: whether the encoder starts from pretrained weights.
         progress: show a progress bar.
-        callbacks: what else is called, before checkpoints are saved.
+        callbacks: more callbacks, called before checkpoints are saved.
 
     Returns:
-        The trainer, and what knows the best checkpoint and its score.
+        The trainer, and the callback that knows the best checkpoint and its score.
     """
-    run, curve = recipe.run, Curve(out)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its news, and advertisements
+    run, curves = recipe.run, Curve(out)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no news, no tips
     keep_freed_memory()
     best = BestCheckpoint(
-        dirpath=(out / BEST).parent,
-        filename=BEST.stem,
-        monitor=monitor,
-        mode=mode,
-        enable_version_counter=False,
+        dirpath=(out / BEST).parent, filename=BEST.stem, monitor=monitor, mode=mode, enable_version_counter=False
     )
-    # Of those that save, Lightning calls all after the others, in this order.
-    called: list[Callback] = [curve, StopAtNan(curve, out), LearningRateMonitor("step")]
-    called += [FastAttention(), Waiting(), Diagnostics(out, pretrained=pretrained), *callbacks]
+    # Lightning calls those that save checkpoints after the others, in this order.
+    called: list[Callback] = [curves, StopAtNan(curves, out), LearningRateMonitor("step")]
+    called += [FastAttention(), DataTime(), Diagnostics(out, curves, pretrained=pretrained), *callbacks]
     if run.ema_decay:
         called.insert(0, WarmedAverage(run.ema_decay))
     if run.patience is not None:
         called.append(StopEarly(monitor, mode=mode, patience=run.patience))
     if progress:
         called.append(RichProgressBar())
+    plugins: list[Any] = [AtomicCheckpoints(out)]
+    if _launched()[0] == "srun":
+        # A requeued job goes on with --resume; Lightning's own checkpoint for that would take precedence.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    strategy: Any = "ddp" if place.world_size > 1 else "auto"
+    if place.strategy == "fsdp":
+        strategy = ModelParallelStrategy(
+            data_parallel_size=place.world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
     trainer = lightning.Trainer(
         accelerator=place.accelerator,
         devices=place.devices,
         num_nodes=place.nodes,
-        strategy=_strategy(place),
-        plugins=_plugins(),
+        strategy=strategy,
+        plugins=plugins,
         max_epochs=run.epochs,
         accumulate_grad_batches=run.accumulate,
-        gradient_clip_val=clip_norm or None,
+        gradient_clip_val=recipe.optimizer.clip_norm or None,
         precision=run.precision,
         callbacks=[*called, best, LastCheckpoint(out / LAST, run.checkpoint_minutes)],
         logger=TensorBoardLogger(out, name="tensorboard"),
@@ -216,36 +214,20 @@ def make_trainer(
         use_distributed_sampler=False,
         deterministic=True,
     )
-    # Deterministic mode would also fill fresh memory with NaN: slow, and a guard against bugs, not randomness.
+    # Deterministic mode would also fill new memory with NaN: slow, and meant to find bugs, not for reproducibility.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     return trainer, best
 
 
-def _strategy(place: Place) -> Any:
-    if place.strategy == "fsdp":
-        return ModelParallelStrategy(
-            data_parallel_size=place.world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
-        )
-    return "ddp" if place.world_size > 1 else "auto"
-
-
-def _plugins() -> list[Any]:
-    plugins: list[Any] = [WholeCheckpoints()]
-    if _launched()[0] == "srun":
-        # A job that is queued again goes on with --resume; Lightning's own checkpoint for it would take precedence.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return plugins
-
-
-def check_place(place: Place, recipe: HasRun | None = None) -> None:
-    """Refuse devices that are not there, and what cannot be done on them.
+def check_place(place: Place, recipe: AnyRecipe | None = None) -> None:
+    """Refuse devices that are not available, and recipes that cannot be trained on them.
 
     Args:
         place: devices.
-        recipe: of what, if that is known already.
+        recipe: if it is known already.
 
     Raises:
-        ConfigError: saying what there is.
+        ConfigError: naming what is available.
     """
     kind, count = _devices(place)
     if place.devices > count:
@@ -264,19 +246,19 @@ def check_place(place: Place, recipe: HasRun | None = None) -> None:
         raise ConfigError(f"--strategy fsdp {problem}")
 
 
-def sharding_problem(recipe: HasRun) -> str | None:
-    """Say why a recipe's model cannot be shared out (`fsdp`), and what would help; None if it can be."""
+def sharding_problem(recipe: AnyRecipe) -> str | None:
+    """Return why a recipe's model cannot be sharded (`fsdp`), and what would help; None if it can."""
     if recipe.run.ema_decay:
         return "keeps no averaged weights. Allowed: --set run.ema_decay=0"
     if recipe.run.precision == "16-mixed":
         return "cannot have run.precision 16-mixed. Allowed: 32-true, bf16-mixed, bf16-true"
     if isinstance(recipe, Recipe) and recipe.model.affect and recipe.loss.affect_weight is None:
-        return "learns no weight of valence and arousal. Allowed: --set loss.affect_weight=1"
+        return "cannot learn the weight of valence and arousal. Allowed: --set loss.affect_weight=1"
     return None
 
 
 def _launched() -> tuple[str, int, int]:
-    """Give what started the processes of this run, and how many, in all and on each machine; 0: the program will."""
+    """Return the launcher of this run's processes, and their number, in total and per machine; 0 without a launcher."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun", int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if SLURMEnvironment.detect():
@@ -286,7 +268,7 @@ def _launched() -> tuple[str, int, int]:
 
 
 def _devices(place: Place) -> tuple[str, int]:
-    """Give the kind of device that Lightning takes, and how many of it there are."""
+    """Return the kind of device that Lightning chooses, and how many there are."""
     if place.accelerator != "cpu":
         if torch.cuda.is_available():
             return "gpu", torch.cuda.device_count()
@@ -298,15 +280,15 @@ def _devices(place: Place) -> tuple[str, int]:
 
 
 def is_first() -> bool:
-    """Say whether this is the process that writes and speaks, among those of a run."""
+    """Return whether this is the process that writes files and messages, of all processes of a run."""
     return rank_zero_only.rank == 0
 
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step instead of returning it to the system.
 
-    Every activation of a CPU training step is otherwise mapped and faulted in anew, which takes a large part of the
-    step. Does nothing where the C library is another.
+    Otherwise every activation of a training step on the CPU is mapped again, a large part of the step's time. Does
+    nothing with other C libraries.
     """
     if sys.platform != "linux":
         return

@@ -183,7 +183,7 @@ class TestSize:
             Predictor.load(released("motivnet", metadata=HEADS).path, image_size=(500, 384))
 
     def test_a_square_models_bundle_stays_square(self, torch_backend: type) -> None:
-        with pytest.raises(ConfigError, match="is not square"):
+        with pytest.raises(ConfigError, match="must be square"):
             Predictor.load("nano", image_size=(64, 96))
 
     def test_a_grid_of_other_proportions(self, torch_backend: type, released: Callable) -> None:

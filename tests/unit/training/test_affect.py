@@ -25,13 +25,12 @@ from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.models.config import HeadConfig, VitConfig
 from motivnet.models.motivnet import build_model
 from motivnet.preprocess import Preprocessing
-from motivnet.training.callbacks.ema import WarmedAverage
-from motivnet.training.concordance import Agreement
-from motivnet.training.losses import EVEN_SPREAD, MIN_CCC_ROWS, TaskLoss, ccc_loss, soft_cross_entropy
+from motivnet.training.data_module import choose_rows
+from motivnet.training.losses import EVEN_SPREAD, MIN_CCC_ROWS, Concordance, TaskLoss, ccc_loss, soft_cross_entropy
 from motivnet.training.module import Classifier
+from motivnet.training.optimizers import WarmedAverage
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import Recipe
-from motivnet.training.splits import choose_rows
 
 NAN = float("nan")
 
@@ -171,10 +170,10 @@ class TestTaskLoss:
             assert not tensor.grad.any()
 
 
-def test_agreement_is_that_of_evaluation() -> None:
+def test_concordance_equals_that_of_evaluation() -> None:
     preds, target = (torch.stack(columns, 1).detach() for columns in zip(pair(90, 0, 30), pair(90, 1), strict=True))
     target[5:25, 1] = NAN
-    metric = Agreement()
+    metric = Concordance()
     # The first batch has no valence at all.
     for some_preds, some_target in zip(preds.split(20), target.split(20), strict=True):
         metric.update(some_preds, some_target)
@@ -362,7 +361,7 @@ def test_a_run_without_any_labels_of_them_is_refused(missing: tuple[str, ...], n
     if named is None:
         assert len(choose_rows(recipe, manifest).train) == 7
         return
-    with pytest.raises(DataError, match=f"no training row has {named}, and the model would"):
+    with pytest.raises(DataError, match=f"no training row has {named}, which the model should learn"):
         choose_rows(recipe, manifest)
     plain = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, affect=False))
     assert len(choose_rows(plain, manifest).train) == 7

@@ -1,6 +1,7 @@
 """What a training run takes: against real steps of a small model, formulas written here, and what must add up."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,30 @@ from motivnet.errors import ConfigError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.cost import PeakMemory, cost
 from motivnet.models.motivnet import build_model
-from motivnet.training.callbacks.ema import WarmedAverage
-from motivnet.training.estimate import Estimate, Memory, estimate, shared_out, step_memory
+from motivnet.training.estimate import (
+    Estimate,
+    Memory,
+    count,
+    dry_run,
+    dry_run_text,
+    estimate,
+    profile_step,
+    sharded,
+    step_memory,
+)
 from motivnet.training.freezing import set_trained
 from motivnet.training.mae.pretrain_recipes import pretrain_recipe
-from motivnet.training.memory_profile import count, rehearse
 from motivnet.training.module import Classifier
+from motivnet.training.optimizers import WarmedAverage
 from motivnet.training.recipes import recipe
 from motivnet.training.settings import Place, Recipe
 
 DEPTH, DIM, BATCH = 2, 32, 64
 HERE = Place()
+
+
+def profile(chosen: Any) -> Memory:
+    return profile_step(chosen)[0]
 
 
 def small(*settings: str) -> Recipe:
@@ -139,19 +153,19 @@ def test_images_and_arithmetic_of_a_step() -> None:
 
 def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
     plain, again = (
-        rehearse(small("model.vit.depth=8")),
-        rehearse(small("model.vit.depth=8", "backbone.recompute=true")),
+        profile(small("model.vit.depth=8")),
+        profile(small("model.vit.depth=8", "backbone.recompute=true")),
     )
     assert again.activations < 0.25 * plain.activations
     assert (again.weights, again.gradients) == (plain.weights, plain.gradients)
 
 
 def test_autocast_keeps_copies_of_matrices_until_the_backward_pass() -> None:
-    single, mixed = rehearse(small()), rehearse(small("run.precision=bf16-mixed"))
+    single, mixed = profile(small()), profile(small("run.precision=bf16-mixed"))
     assert single.casts == 0
     assert 0.8 * single.weights / 2 < mixed.casts <= single.weights / 2
     assert mixed.activations < 0.75 * single.activations
-    assert rehearse(small("run.precision=bf16-mixed", "backbone.recompute=true")).casts < 0.3 * mixed.casts
+    assert profile(small("run.precision=bf16-mixed", "backbone.recompute=true")).casts < 0.3 * mixed.casts
 
 
 def test_half_precision_halves_everything() -> None:
@@ -167,17 +181,17 @@ def test_a_frozen_encoder_has_neither_gradients_nor_activations() -> None:
     assert found.trained_parameters == head
     assert set(found.groups) == {"head", "head_no_decay"}
     assert found.memory.gradients == 4 * head
-    assert found.memory.activations < 0.5 * rehearse(small()).activations
+    assert found.memory.activations < 0.5 * profile(small()).activations
 
 
 def test_last_blocks_and_additions() -> None:
-    whole, last = rehearse(small()), rehearse(small("backbone.train=last", "backbone.last_blocks=1"))
-    head = rehearse(small("backbone.train=none")).gradients
+    whole, last = profile(small()), profile(small("backbone.train=last", "backbone.last_blocks=1"))
+    head = profile(small("backbone.train=none")).gradients
     block = 4 * (12 * DIM**2 + 13 * DIM)
     assert last.gradients == head + block + 4 * 2 * DIM
     assert last.activations < whole.activations
     rank = 2
-    lora = rehearse(small("backbone.train=lora", f"backbone.lora_rank={rank}"))
+    lora = profile(small("backbone.train=lora", f"backbone.lora_rank={rank}"))
     additions = 4 * DEPTH * rank * DIM * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1)
     assert lora.gradients == head + additions
     assert lora.weights == whole.weights + additions
@@ -185,7 +199,7 @@ def test_last_blocks_and_additions() -> None:
 
 def test_shared_out_among_devices() -> None:
     whole = Memory(weights=800, gradients=400, optimizer=801, average=0, casts=70, activations=50)
-    shared = shared_out(whole, 4, largest=20, outside=30)
+    shared = sharded(whole, 4, largest=20, outside=30)
     assert (shared.weights, shared.gradients, shared.optimizer) == (200, 100, 201)
     assert (shared.casts, shared.activations) == (70, 50)
     assert shared.exchanged == 30 + 3 * 20
@@ -196,28 +210,16 @@ def test_fsdp_takes_less_the_more_devices_there_are() -> None:
     totals = [step_memory(small(), Place(devices=number, strategy="fsdp")).total for number in (1, 2, 8)]
     assert totals == sorted(totals, reverse=True)
     assert totals[0] == step_memory(small(), HERE).total
-    found = rehearse(small())
+    found, largest, outside = profile_step(small())
     block = 4 * (12 * DIM**2 + 13 * DIM)
-    assert found.largest_block == block
-    decoder_layer = found.weights - found.outside_blocks - DEPTH * block
+    assert largest == block
+    decoder_layer = found.weights - outside - DEPTH * block
     assert 0 < decoder_layer < block
 
 
-def test_alternatives_are_what_their_settings_give() -> None:
-    found = estimate(small(), Place(devices=2))
-    assert len(found.alternatives) == 3 * 2 * 2
-    for other in found.alternatives:
-        changed = small(f"run.precision={other.precision}", f"backbone.recompute={str(other.recompute).lower()}")
-        assert other.memory == step_memory(changed, Place(devices=other.world_size, strategy=other.strategy))
-    assert found.memory in [other.memory for other in found.alternatives]
-
-
-def test_alternatives_leave_out_what_cannot_be() -> None:
-    """A depthwise convolution in bfloat16; averaged weights of a model that is shared out."""
+def test_depthwise_convolutions_are_not_for_bfloat16() -> None:
     with pytest.raises(ConfigError, match="bf16-true: this model has depthwise convolutions"):
-        rehearse(nano("run.precision=bf16-true"))
-    found = estimate(small("run.ema_decay=0.9"), Place(devices=2))
-    assert {other.strategy for other in found.alternatives} == {"ddp"}
+        profile(nano("run.precision=bf16-true"))
 
 
 def with_options(chosen: Recipe, found: Estimate) -> tuple[Recipe, Place]:
@@ -246,8 +248,7 @@ def test_what_is_suggested_fits(share: float) -> None:
 def test_nothing_is_enough() -> None:
     found = estimate(small(), HERE, device_gb=1)
     assert found.fits is False
-    assert str(found.suggestion).startswith("none of the settings is enough")
-    assert not any(other.fits for other in found.alternatives)
+    assert str(found.suggestion).startswith("a lower model.image_size")
 
 
 def test_the_reserve_counts() -> None:
@@ -269,7 +270,7 @@ def test_pretraining() -> None:
     assert found.tokens == 9 + 1  # a quarter of 36 patches, and the class token
     assert set(found.groups) == {"backbone", "backbone_no_decay", "decoder", "decoder_no_decay"}
     assert sum(found.groups.values()) == found.trained_parameters < found.parameters  # positions are fixed
-    again = rehearse(dataclasses.replace(plain, recompute=True))
+    again = profile(dataclasses.replace(plain, recompute=True))
     assert again.activations < found.memory.activations
 
 
@@ -289,4 +290,61 @@ def test_it_can_be_written_as_json() -> None:
     plain = config.to_plain(estimate(small(), HERE, device_gb=8))
     assert plain["memory"]["total"] == sum(value for name, value in plain["memory"].items() if name != "total")
     assert plain["fits"] is True
-    assert len(plain["alternatives"]) == 12
+
+
+@pytest.fixture
+def chosen() -> Recipe:
+    return config.override(recipe("mini-fer2013"), ["run.batch_size=8", "model.vit.depth=1", "backbone.weights=here"])
+
+
+def cells(printed: str, start: str) -> list[str]:
+    """Give the words of the first line that begins so."""
+    return next(line for line in printed.splitlines() if line.strip().startswith(start)).split()
+
+
+def test_text(chosen: Recipe) -> None:
+    printed = dry_run_text(dry_run(chosen, Place(accelerator="cpu")))
+    found = estimate(chosen, Place())
+    # What was changed stands beside what it was.
+    assert cells(printed, "run.batch_size") == ["run.batch_size", "8", "64"]
+    assert cells(printed, "backbone.weights") == ["backbone.weights", '"here"', "null"]
+    assert cells(printed, "run.epochs") == ["run.epochs", str(chosen.run.epochs)]
+    assert cells(printed, "trained")[-1] == f"{found.trained_parameters:,}"
+    assert cells(printed, "head_no_decay")[-1] == f"{found.groups['head_no_decay']:,}"
+    assert cells(printed, "images per optimizer step")[-1] == "8"
+    assert cells(printed, "memory per device, total")[-2:] == [f"{found.memory.total / 1e9:.3g}", "GB"]
+    assert "average" not in printed
+    assert "--device-gb says if it fits" in printed
+
+
+def test_fits(chosen: Recipe) -> None:
+    printed = dry_run_text(dry_run(chosen, Place(), device_gb=24))
+    assert "FITS: " in printed
+    assert "NOT FIT" not in printed
+    assert "2.2 GB of reserve, on a device of 24 GB" in printed
+
+
+def test_does_not_fit_and_is_no_failure(chosen: Recipe) -> None:
+    printed = dry_run_text(dry_run(chosen, Place(), device_gb=1))
+    assert "DOES NOT FIT: " in printed
+    assert "Try a lower model.image_size" in printed
+
+
+def test_json(chosen: Recipe) -> None:
+    place = Place(devices=2, strategy="fsdp")
+    printed = json.loads(json.dumps(dry_run(chosen, place, device_gb=24)))
+    assert config.from_plain(Recipe, printed["recipe"]) == chosen
+    assert config.from_plain(Place, printed["place"]) == place
+    assert printed["changed"] == {"run.batch_size": 64, "model.vit.depth": 4, "backbone.weights": None}
+    assert printed["estimate"] == config.to_plain(estimate(chosen, place, device_gb=24))
+
+
+def test_a_recipe_that_nobody_knows_has_no_changes(chosen: Recipe) -> None:
+    assert dry_run(config.override(chosen, ["name=mine"]), Place())["changed"] == {}
+
+
+def test_text_of_pretraining() -> None:
+    plain = config.override(pretrain_recipe("mae"), ["model.vit.depth=1", "mae.decoder_depth=1"])
+    printed = dry_run_text(dry_run(plain, Place(), device_gb=24))
+    assert cells(printed, "mae.mask_ratio") == ["mae.mask_ratio", "0.75"]
+    assert "decoder_no_decay" in printed

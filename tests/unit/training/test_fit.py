@@ -11,10 +11,10 @@ import torch
 
 from motivnet import config
 from motivnet.checkpoints.files import open_weights
-from motivnet.data.manifest import Manifest
+from motivnet.data.manifest import Manifest, write_manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training import fit as fit_module
-from motivnet.training import run_dir as folder_module
+from motivnet.training import run_dir
 from motivnet.training import trainer as trainer_module
 from motivnet.training.callbacks.csv_logger import CsvFile
 from motivnet.training.fit import fit
@@ -63,7 +63,7 @@ MOMENTS = {
     "before a validation is written down": (Classifier, "on_validation_epoch_end", 1),
     "between the best checkpoint and the last": (trainer_module, "_save", 5),
     "in the second epoch": (Classifier, "training_step", 13),
-    "while the bundle is written": (folder_module, "write_weights", 1),
+    "while the bundle is written": (run_dir, "write_weights", 1),
 }
 
 
@@ -105,7 +105,7 @@ def test_the_bundle_holds_the_averaged_weights_of_the_best_epoch(
         torch.equal(tensor, content["state_dict"][name]) for name, tensor in content["current_model_state"].items()
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("bundle", "checkpoints", "metrics.csv", "recipe.json", "run.json", "tensorboard", "validation.csv")
+        *(".lock", "bundle", "checkpoints", "metrics.csv", "recipe.json", "run.json", "tensorboard", "validation.csv")
     ]
 
 
@@ -163,11 +163,11 @@ def test_other_rows_cannot_go_on(
     faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        die_at(patch, folder_module, "write_weights", 1)
+        die_at(patch, run_dir, "write_weights", 1)
         with pytest.raises(Killed):
             fit(tiny(epochs=1), faces, tmp_path, progress=False)
     before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(DataError, match="the run was of other rows than these data give"):
+    with pytest.raises(DataError, match="the run was trained on other rows"):
         fit(tiny(epochs=1), faces.select(np.arange(1, 70)), tmp_path, resume=True, progress=False)
     assert (tmp_path / LAST).read_bytes() == before
 
@@ -181,12 +181,25 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with(
     }
     out, recipe = tmp_path / "run", tiny(epochs=1, seed=2)
     with monkeypatch.context() as patch:
-        die_at(patch, folder_module, "write_weights", 1)
+        die_at(patch, run_dir, "write_weights", 1)
         with pytest.raises(Killed):
             fit(recipe, faces, out, init=begun["a"], progress=False)
-    with pytest.raises(ConfigError, match="the run began with other weights"):
+    with pytest.raises(ConfigError, match="the run started with other weights"):
         fit(recipe, faces, out, init=begun["b"], resume=True, progress=False)
     assert fit(recipe, faces, out, init=begun["a"], resume=True, progress=False).path.is_dir()
+
+
+def test_by_name(faces: Manifest, tmp_path: Path) -> None:
+    small = {"preprocessing.size": [32, 32], "model.image_size": [32, 32], "model.vit.depth": 1, "run.epochs": 1}
+    overrides = small | {"run.batch_size": 28, "split.select": None, "split.hold_out": 0.5}
+    write_manifest(faces, tmp_path / "faces.parquet")
+    data = f"manifest:{tmp_path / 'faces.parquet'}"
+    bundle = fit("mini-fer2013", data, str(tmp_path / "run"), overrides=overrides, progress=False)
+    assert bundle.config.provenance["recipe"]["split"]["select"] is None
+    assert bundle.config.provenance["data"] == {"source": "manifest:faces.parquet", "fingerprint": faces.fingerprint()}
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        fit("mini-fer2013", faces, tmp_path / "other", overrides={"run.epoch": 1})
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

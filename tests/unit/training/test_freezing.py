@@ -184,9 +184,9 @@ class TestLora:
 @pytest.mark.parametrize(
     ("backbone", "config", "message"),
     [
-        ("timm:test_resnet", BackboneConfig(train="last"), r"backbone\.train=last: ResNet has no row of blocks"),
-        ("timm:test_resnet", LORA, r"backbone\.train=lora: ResNet has no row of blocks"),
-        ("timm:mobilenetv2_035", LORA, "the blocks of EfficientNet have no matrices"),
+        ("timm:test_resnet", BackboneConfig(train="last"), r"backbone\.train=last: ResNet has no list of blocks"),
+        ("timm:test_resnet", LORA, r"backbone\.train=lora: ResNet has no list of blocks"),
+        ("timm:mobilenetv2_035", LORA, "the blocks of EfficientNet have no linear layers"),
         ("sapiens", BackboneConfig(train="last", last_blocks=5), "last_blocks 5: the backbone has 4"),
     ],
 )

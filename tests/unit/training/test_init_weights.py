@@ -174,9 +174,7 @@ class TestReleased:
         assert "backbone is sapiens, not timm:test_resnet" in refusal(timm_recipe("test_resnet", 3, path))
 
     def test_a_head_is_no_start(self, released: Callable) -> None:
-        assert "a head in format ml-decoder, where an encoder is wanted" in refusal(
-            a_recipe(released("ml-decoder").path)
-        )
+        assert "a head in format ml-decoder, but an encoder is needed" in refusal(a_recipe(released("ml-decoder").path))
 
     def test_an_encoder_is_no_whole_model(self, released: Callable) -> None:
         path = released("sapiens-task").path
@@ -213,7 +211,7 @@ class TestBundles:
         assert same(started(a_recipe(bundle, vit=vit)).backbone, first.backbone)
         padded = started(a_recipe(bundle))  # without the token, as the task encoders
         assert torch.equal(padded.backbone.state_dict()["net.pos_embed"], first.backbone.net.pos_embed[:, 1:])  # type: ignore[index]
-        assert "an encoder alone, where a whole model is wanted" in refusal(a_recipe(vit=vit), bundle)
+        assert "only an encoder, but a whole model is needed" in refusal(a_recipe(vit=vit), bundle)
 
     def test_valence_and_arousal_are_added(self, tmp_path: Path) -> None:
         recipe = a_recipe()
@@ -280,7 +278,7 @@ class TestTorchvision:
         assert "backbone is timm:mobilenetv2_100, not timm:resnet10t" in text
 
     def test_it_is_no_whole_model(self, torchvision: Path) -> None:
-        with pytest.raises(CheckpointError, match="an encoder alone"):
+        with pytest.raises(CheckpointError, match="only an encoder"):
             check(timm_recipe("mobilenetv2_100", 1), torchvision)
 
 

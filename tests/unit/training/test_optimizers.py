@@ -13,9 +13,8 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from motivnet.errors import ConfigError
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.training.callbacks.ema import WarmedAverage
 from motivnet.training.freezing import set_trained
-from motivnet.training.optimizers import make_optimizer, parameter_groups, rate_factor, warmed_cosine
+from motivnet.training.optimizers import WarmedAverage, make_optimizer, parameter_groups, rate_factor, warmed_cosine
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import BackboneConfig, OptimizerConfig, Recipe
 
@@ -121,7 +120,7 @@ class TestGroups:
 
     def test_rates_cannot_fall_where_there_are_no_blocks(self) -> None:
         model = tiny_model("timm:test_resnet", image_size=(32, 32))
-        with pytest.raises(ConfigError, match=r"backbone\.layer_decay: ResNet has no row of blocks"):
+        with pytest.raises(ConfigError, match=r"backbone\.layer_decay: ResNet has no list of blocks"):
             parameter_groups(model, a_recipe(BackboneConfig(layer_decay=0.5)))
 
 

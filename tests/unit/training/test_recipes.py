@@ -28,7 +28,7 @@ def test_every_recipe_is_whole(name: str) -> None:
 def test_every_recipe_says_what_it_does(name: str) -> None:
     text = describe(name)
     assert len(text) > 200
-    assert text.startswith(("Train", "Go on"))
+    assert text.startswith(("Train", "Fine-tune"))
     assert not set("{}") & set(text)
     assert max(map(len, text.splitlines())) <= 120
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from motivnet.errors import ConfigError
+from motivnet import config
+from motivnet.errors import ConfigError, OutputError
 from motivnet.training import trainer as trainer_module
 from motivnet.training.settings import Place, Recipe
-from motivnet.training.trainer import WholeCheckpoints, check_place, make_trainer
+from motivnet.training.trainer import AtomicCheckpoints, check_place, make_trainer
 
 
 def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_what_sharding_cannot_do(tiny: Callable[..., Recipe]) -> None:
 
 
 def test_a_checkpoint_is_there_completely_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, io = tmp_path / "checkpoints/last.ckpt", WholeCheckpoints()
+    path, io = tmp_path / "checkpoints/last.ckpt", AtomicCheckpoints(tmp_path)
     io.save_checkpoint({"step": 1}, path)
 
     def half(content: Any, file: Any) -> None:
@@ -89,7 +90,7 @@ def test_a_checkpoint_is_there_completely_or_as_before(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", half)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OutputError, match=r"last\.ckpt: cannot be written: No space left on device; .*make room"):
             io.save_checkpoint({"step": 2}, path)
         patch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
         with pytest.raises(RuntimeError, match="a bug"):
@@ -103,8 +104,9 @@ def test_a_checkpoint_is_there_completely_or_as_before(tmp_path: Path, monkeypat
 @pytest.mark.filterwarnings("ignore")
 def test_settings_reach_lightning(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = tiny(accumulate=3, precision="bf16-mixed", epochs=5, patience=2)
+    recipe = config.override(recipe, ["optimizer.clip_norm=0.5"])
     trainer, best = make_trainer(
-        recipe, tmp_path, Place(accelerator="cpu"), monitor="val/loss", mode="min", clip_norm=0.5, progress=False
+        recipe, tmp_path, Place(accelerator="cpu"), monitor="val/loss", mode="min", progress=False
     )
     assert (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.gradient_clip_val) == (5, 3, 0.5)
     assert (trainer.precision, trainer.world_size, best.monitor, best.mode) == ("bf16-mixed", 1, "val/loss", "min")

@@ -1,4 +1,4 @@
-"""How much of a training epoch its device spends waiting for data."""
+"""The share of a training epoch that the device spends waiting for data, measured by a Lightning profiler."""
 
 import time
 from collections.abc import Callable
@@ -12,81 +12,81 @@ from lightning.pytorch.profilers import PassThroughProfiler
 # Names in logs and callback metrics: seconds of an epoch without validation, and the share of them spent waiting.
 SECONDS, WAITING = "time/epoch", "time/waiting"
 
-# How Lightning names the moment at which it asks the loader for a batch.
+# Lightning's name for fetching a batch from the loader.
 FETCH = ".train_dataloader_next"
 
 
-class FetchClock(PassThroughProfiler):
-    """A profiler that times nothing but the wait for the next batch.
+class FetchProfiler(PassThroughProfiler):
+    """Measure only the time spent waiting for the next batch; Lightning's own profilers keep a record of every action.
 
     Args:
-        is_busy: says whether the device still computes what it was given; what passes meanwhile is no waiting.
+        is_busy: whether the device is still computing, in which case it does not wait.
 
     Attributes:
-        seconds: waited so far.
+        seconds: spent waiting so far.
     """
 
     def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
         self.is_busy = is_busy
-        self.seconds = 0.0
-        self._begun = 0.0
+        self.seconds = self._start = 0.0
 
     def start(self, action_name: str) -> None:
-        """Note when a batch is asked for."""
+        """Note when a batch is fetched."""
         if action_name.endswith(FETCH):
-            self._begun = time.perf_counter()
+            self._start = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """Add the time until it came, if the device had nothing to do by then."""
+        """Add the time that it took, unless the device was busy meanwhile."""
         if action_name.endswith(FETCH) and not self.is_busy():
-            self.seconds += time.perf_counter() - self._begun
+            self.seconds += time.perf_counter() - self._start
 
 
-class Waiting(Callback):
-    """Log how long each epoch took without validation, and the share of that which went by waiting for data.
+class DataTime(Callback):
+    """Log the duration of each epoch without validation, and the share of it spent waiting for data.
 
-    As `time/epoch` and `time/waiting`. A GPU computes while the program already asks for the next batch: that
-    wait counts only if the GPU is done before the batch is there.
+    As `time/epoch` and `time/waiting`. A GPU still computes while the next batch is fetched: fetching counts as waiting
+    only if the GPU is done before the batch arrives.
     """
 
     def __init__(self) -> None:
-        self.clock = FetchClock()
-        self._begun = self._paused_at = self._paused = 0.0
+        self.profiler = FetchProfiler()
+        self._start = self._paused_at = 0.0
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Put the clock where Lightning tells of each batch that it asks for, unless a profiler is there already."""
+        """Install the profiler, unless the user has chosen another one."""
         if isinstance(cast(Any, trainer).profiler, PassThroughProfiler):
-            cast(Any, trainer).profiler = self.clock
+            cast(Any, trainer).profiler = self.profiler
         if trainer.strategy.root_device.type == "cuda":
             self._done = torch.cuda.Event()
-            self.clock.is_busy = lambda: not self._done.query()
+            self.profiler.is_busy = lambda: not self._done.query()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin the epoch's time."""
-        self.clock.seconds, self._paused, self._begun = 0.0, 0.0, time.perf_counter()
+        """Start timing the epoch."""
+        self.profiler.seconds, self._start = 0.0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Mark where the device's work of this batch ends."""
+        """Mark the end of the device's work on this batch."""
         if trainer.strategy.root_device.type == "cuda":
             self._done.record()
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop the epoch's time."""
+        """Pause."""
         self._paused_at = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Let it go on."""
-        self._paused += time.perf_counter() - self._paused_at
+        """Continue, as if the epoch had started later."""
+        if self._start:
+            self._start += time.perf_counter() - self._paused_at
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log both; of several processes, those of the slowest."""
-        # Of an epoch that was resumed within it, the beginning is unknown.
-        if cast(Any, trainer).profiler is not self.clock or not self._begun:
+        # The start of an epoch that was resumed is unknown.
+        if cast(Any, trainer).profiler is not self.profiler or not self._start:
             return
-        seconds = max(time.perf_counter() - self._begun - self._paused, self.clock.seconds)
-        share = self.clock.seconds / seconds if seconds else 0.0
+        seconds = max(time.perf_counter() - self._start, self.profiler.seconds)
+        share = self.profiler.seconds / seconds if seconds else 0.0
         values = {SECONDS: seconds, WAITING: share}
         pl_module.log_dict(values, reduce_fx="max", sync_dist=trainer.world_size > 1)

@@ -1,1 +1,1 @@
-"""Pre-training by masked autoencoding."""
+"""Pre-training by masked autoencoding (MAE)."""

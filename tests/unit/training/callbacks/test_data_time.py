@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader, IterableDataset
 
-from motivnet.training.callbacks import data_time as waiting
-from motivnet.training.callbacks.data_time import FETCH, WAITING, FetchClock, Waiting
-from motivnet.training.callbacks.stopping import clear_endings
+from motivnet.training.callbacks import data_time
+from motivnet.training.callbacks.data_time import FETCH, WAITING, DataTime, FetchProfiler
+from motivnet.training.callbacks.stopping import handle_exits
 
 
 class Clock:
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(waiting, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    monkeypatch.setattr(data_time, "time", SimpleNamespace(perf_counter=lambda: made.now))
     return made
 
 
@@ -85,7 +85,7 @@ def run(clock: Clock, out: Path, *, load: float, train: float, validation: float
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=2,
-        callbacks=[Waiting(), kept],
+        callbacks=[DataTime(), kept],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -93,7 +93,7 @@ def run(clock: Clock, out: Path, *, load: float, train: float, validation: float
         num_sanity_val_steps=0,
         **settings,
     )
-    with clear_endings(trainer, out):
+    with handle_exits(trainer, out):
         trainer.fit(Step(clock, train, validation), DataLoader(Slow(clock, load)), DataLoader(Slow(clock, 0.0)))
     return kept.shares
 
@@ -120,7 +120,7 @@ def test_anothers_profiler_stays(clock: Clock, tmp_path: Path) -> None:
 
 def test_what_passes_while_the_device_is_busy_is_no_waiting(clock: Clock) -> None:
     busy = [True, False]
-    fetches = FetchClock(lambda: busy.pop(0))
+    fetches = FetchProfiler(lambda: busy.pop(0))
     for expected in (0.0, 0.5):
         fetches.start(f"[Loop]{FETCH}")
         clock.pass_by(0.5)

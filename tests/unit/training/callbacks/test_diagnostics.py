@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,15 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed")
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from motivnet.data.augment import NO_CHANGE
 from motivnet.data.loader import Batch
-from motivnet.errors import ConfigError
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import build_model
-from motivnet.training.callbacks import diagnostics
-from motivnet.training.callbacks.data_time import Waiting
-from motivnet.training.callbacks.diagnostics import WARNINGS_NAME, Diagnostics, read_warnings
-from motivnet.training.callbacks.gradients import DiagnosticsConfig
-from motivnet.training.callbacks.stopping import clear_endings
+from motivnet.training.callbacks.csv_logger import Curve
+from motivnet.training.callbacks.diagnostics import WARNINGS_NAME, Diagnostics, DiagnosticsConfig
+from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.module import Classifier
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import LossConfig, OptimizerConfig, Recipe
@@ -37,9 +33,12 @@ MODEL = ModelConfig(
     vit=VitConfig(embed_dim=16, depth=1, num_heads=2, patch_size=8, patch_padding=0),
     head=HeadConfig(dim=16, num_heads=2, ff_dim=16, dropout=0.0),
 )
-# How much of its memory the machine has free is none of a test's business.
-USUAL = DiagnosticsConfig(memory=0.0)
-GRADIENTS = dataclasses.replace(USUAL, every=1)
+USUAL = DiagnosticsConfig()
+
+
+def read_warnings(out: Path) -> list[dict[str, Any]]:
+    file = out / WARNINGS_NAME
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def make_recipe(lr: float) -> Recipe:
@@ -73,19 +72,22 @@ def run(
     epochs: int = 1,
     config: DiagnosticsConfig = USUAL,
     change: Callable[[Classifier], object] = lambda _: None,
-    callbacks: Iterable[Callback] = (),
+    watch: Sequence[Callable[[Curve], Callback]] = (),
+    callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Train for real; give the warnings."""
+    """Train for real, with more watchers of the same curves; return the warnings."""
     out.mkdir(exist_ok=True)
     torch.manual_seed(0)
     module = Classifier(build_model(MODEL), make_recipe(lr), torch.zeros(7))
     change(module)
+    curves = Curve(out)
+    watchers = [make(curves) for make in watch]
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[Waiting(), Diagnostics(out, config=config), *callbacks],
+        callbacks=[curves, Diagnostics(out, curves, config=config), *watchers, *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -97,7 +99,7 @@ def run(
     def load(batches: Sequence[Batch]) -> DataLoader[Any]:
         return DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]
 
-    with clear_endings(trainer, out):
+    with handle_exits(trainer, out):
         trainer.fit(module, load(train), load(select or train), ckpt_path=resume, weights_only=True)
     return read_warnings(out)
 
@@ -108,7 +110,7 @@ def kinds(warnings: list[dict[str, Any]]) -> set[str]:
 
 def test_a_healthy_run_gives_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train, select = draw(12, noise=1.0), draw(4, noise=1.0, seed=1)
-    assert run(tmp_path, train=train, select=select, lr=1e-3, epochs=4, config=GRADIENTS) == []
+    assert run(tmp_path, train=train, select=select, lr=1e-3, epochs=4, config=DiagnosticsConfig(every=1)) == []
     assert not (tmp_path / WARNINGS_NAME).exists()
     assert "warning" not in capsys.readouterr().err
 
@@ -132,8 +134,11 @@ def test_an_encoder_that_hardly_moves_did_not_converge(tmp_path: Path) -> None:
         """Warns whatever the change."""
 
     (tmp_path / "strict").mkdir()
-    strict = Strict(tmp_path / "strict", config=dataclasses.replace(USUAL, fast_change=0.0))
-    assert run(tmp_path, train=draw(16), select=draw(1), lr=2e-2, epochs=4, change=slow, callbacks=[strict]) == []
+
+    def strict(curves: Curve) -> Callback:
+        return Strict(tmp_path / "strict", curves, config=dataclasses.replace(USUAL, fast_change=0.0))
+
+    assert run(tmp_path, train=draw(16), select=draw(1), lr=2e-2, epochs=4, change=slow, watch=[strict]) == []
     assert kinds(read_warnings(tmp_path / "strict")) == {"encoder converges early"}
 
 
@@ -142,8 +147,11 @@ def test_from_random_weights_every_loss_falls_fast(tmp_path: Path) -> None:
         """Beside the one that warns in the same run."""
 
     (tmp_path / "untaught").mkdir()
-    untaught = Untaught(tmp_path / "untaught", pretrained=False, config=USUAL)
-    warnings = run(tmp_path, train=draw(12), select=draw(1), lr=2e-2, epochs=5, callbacks=[untaught])
+
+    def untaught(curves: Curve) -> Callback:
+        return Untaught(tmp_path / "untaught", curves, pretrained=False, config=USUAL)
+
+    warnings = run(tmp_path, train=draw(12), select=draw(1), lr=2e-2, epochs=5, watch=[untaught])
     assert kinds(warnings) == {"encoder converges early"}
     assert read_warnings(tmp_path / "untaught") == []
 
@@ -162,80 +170,6 @@ def test_a_class_without_rows_is_no_matter(tmp_path: Path) -> None:
     some = draw(8, labels=[0, 1, 2, 3, 4, 6])
     told = [warning["message"] for warning in run(tmp_path, train=some, select=some[:1], epochs=3, lr=1e-2)]
     assert not any("disgust" in message for message in told)
-
-
-def kill_units(module: Classifier) -> None:
-    """Make every unit of the decoder's first layer negative, which its ReLU lets nothing through of."""
-    torch.nn.init.constant_(module.model.head.embed.bias, -1e6)  # type: ignore[union-attr]
-
-
-def test_gradients_that_are_dead(tmp_path: Path) -> None:
-    warnings = run(tmp_path, train=draw(4), change=kill_units, config=GRADIENTS)
-    told = [warning["message"] for warning in warnings if warning["kind"] == "dead gradients"]
-    assert len(told) == 3
-    assert "every gradient of the parameter group backbone (" in told[0]
-    assert "every gradient of the parameter group backbone_no_decay (" in told[1]
-    assert "such as those of model.backbone" in told[2]
-    assert "at 3 looks, 1 steps apart" in told[2]
-
-
-def test_gradients_that_are_zero_now_and_then_are_not_dead(tmp_path: Path) -> None:
-    class Blink(Callback):
-        def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-            if trainer.global_step % 3:
-                for parameter in pl_module.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.zero_()
-
-    assert run(tmp_path, train=draw(10), config=GRADIENTS, callbacks=[Blink()]) == []
-
-
-class LossTimes(Callback):
-    """From some step on, multiply the loss."""
-
-    def __init__(self, step: int, factor: float) -> None:
-        self.step, self.factor = step, factor
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step >= self.step:
-            pl_module.class_weights = torch.full((7,), self.factor)
-
-
-def test_gradients_that_explode(tmp_path: Path) -> None:
-    (warning,) = run(tmp_path, train=draw(9), config=GRADIENTS, callbacks=[LossTimes(7, 1000.0)])
-    assert (warning["kind"], warning["step"]) == ("exploding gradients", 7)
-    times = int(warning["message"].split(" times")[0].rpartition(" ")[2])
-    assert 300 < times < 3000
-    assert "optimizer.clip_norm=" in warning["message"]
-
-
-def test_gradients_that_are_no_numbers(tmp_path: Path) -> None:
-    def overflow(module: Classifier) -> None:
-        bias = module.model.backbone.net.norm.bias  # type: ignore[union-attr]
-        bias.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[union-attr]
-
-    warnings = run(tmp_path, train=draw(1), change=overflow, config=GRADIENTS)
-    assert kinds(warnings) == {"infinite gradients"}
-    message = warnings[0]["message"]
-    assert message.startswith("1 of ")
-    assert "gradients are no finite numbers, such as that of model.backbone.net.norm.bias" in message
-
-
-def test_a_scaler_that_looks_for_its_scale_is_no_matter(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def overflow_twice(module: Classifier) -> None:
-        def hook(gradient: torch.Tensor) -> torch.Tensor:
-            calls.append(1)
-            return gradient * torch.inf if len(calls) <= 2 else gradient
-
-        module.model.backbone.net.norm.bias.register_hook(hook)  # type: ignore[union-attr]
-
-    train = draw(5)
-    # Lightning has no half precision on the CPU, but a scaler works there as on a GPU.
-    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-    assert run(tmp_path, train=train, change=overflow_twice, config=GRADIENTS, plugins=[scaled]) == []
-    assert len(calls) == len(train)
 
 
 def test_faces_learnt_by_heart(tmp_path: Path) -> None:
@@ -261,15 +195,16 @@ class Losses(lightning.LightningModule):
         self.log("val/loss", torch.tensor(self.told), batch_size=1)
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+        return torch.optim.AdamW([{"name": "all", "params": [self.weight]}], lr=1e-3)
 
 
 @pytest.mark.parametrize(("told", "number"), [(4.0, 0), (5.0, 1)])
 def test_without_accuracy_the_loss_tells(told: float, number: int, tmp_path: Path) -> None:
+    curves = Curve(tmp_path)
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[Diagnostics(tmp_path, config=USUAL)],
+        callbacks=[curves, Diagnostics(tmp_path, curves, config=USUAL)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -277,39 +212,11 @@ def test_without_accuracy_the_loss_tells(told: float, number: int, tmp_path: Pat
         num_sanity_val_steps=0,
     )
     rows: Any = [0, 1]
-    with clear_endings(trainer, tmp_path):
+    with handle_exits(trainer, tmp_path):
         trainer.fit(Losses(told), DataLoader(rows), DataLoader(rows))
     messages = [warning["message"] for warning in read_warnings(tmp_path)]
     assert len(messages) == number
     assert all("the loss is 3 in training and 5 in validation" in message for message in messages)
-
-
-def test_memory_that_is_nearly_full(tmp_path: Path) -> None:
-    # Whatever the machine has, some of it is taken.
-    (warning,) = run(tmp_path, train=draw(3), config=DiagnosticsConfig(every=1, memory=1.0))
-    assert (warning["kind"], warning["step"]) == ("memory nearly full", 0)
-    assert "GB are free on cpu" in warning["message"]
-    for remedy in ("run.batch_size", "backbone.recompute=true", "model.image_size"):
-        assert remedy in warning["message"]
-
-
-def test_a_gpu_lends_what_torch_holds_in_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000, 10_000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 8_000)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5_000)
-    assert diagnostics.device_memory(torch.device("cuda", 0)) == (4_000, 10_000)
-
-
-def test_memory_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "free_bytes", lambda device: None)
-    assert diagnostics.device_memory(torch.device("cpu")) is None
-
-
-def test_a_loader_that_is_too_slow(tmp_path: Path) -> None:
-    config = dataclasses.replace(USUAL, waiting=0.0, waiting_seconds=0.0)
-    (warning,) = run(tmp_path, train=draw(3), epochs=2, config=config)
-    assert (warning["kind"], warning["epoch"]) == ("waiting for data", 1)
-    assert "run.num_workers" in warning["message"]
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -320,10 +227,10 @@ def test_a_resumed_run_does_not_repeat_itself(epoch: int, tmp_path: Path) -> Non
                 trainer.save_checkpoint(tmp_path / "saved.ckpt")
 
     settings = {"train": draw(4, labels=[0, 1, 2, 3, 4, 6]), "select": draw(1), "lr": 1e-3}
-    config = DiagnosticsConfig(every=1, memory=1.0)
+    config = DiagnosticsConfig(patience=2, gap=-1.0)
     whole = run(tmp_path, **settings, epochs=4, config=config, callbacks=[Save()])
-    # One comes at once, the other at the end of the third epoch.
-    assert kinds(whole) == {"memory nearly full", "class not recognised"}
+    # One comes after the first epoch, the other after the second.
+    assert kinds(whole) == {"training and validation apart", "class not recognised"}
     assert run(tmp_path, **settings, epochs=4, config=config, resume=tmp_path / "saved.ckpt") == whole
 
 
@@ -331,9 +238,3 @@ def test_what_a_run_of_before_left_is_dropped(tmp_path: Path) -> None:
     line = json.dumps({"step": 0, "epoch": 0, "kind": "old", "about": "", "message": ""})
     (tmp_path / WARNINGS_NAME).write_text(f'{line}\n{{"step": 3, "kin', encoding="utf-8")
     assert run(tmp_path, train=draw(1)) == []
-
-
-@pytest.mark.parametrize("settings", [{"every": 0}, {"patience": 0}, {"early_epochs": 0}, {"exploding": 1.0}])
-def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="diagnostics: "):
-        DiagnosticsConfig(**settings)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from motivnet.data.manifest import Manifest
 from motivnet.errors import OutputError, TrainingError
-from motivnet.training import run_dir as folder_module
+from motivnet.training import run_dir
 from motivnet.training import trainer as trainer_module
 from motivnet.training.callbacks.csv_logger import CsvFile
 from motivnet.training.fit import fit
@@ -132,7 +132,7 @@ def test_a_full_disk_under_the_bundle(
 
     recipe = tiny(epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module, "write_weights", full)
+        patch.setattr(run_dir, "write_weights", full)
         with pytest.raises(OutputError, match=r"bundle: cannot be written: .*No space left .*; .*best\.ckpt is whole"):
             fit(recipe, faces, tmp_path, progress=False)
     assert not (tmp_path / "bundle").exists()
@@ -193,7 +193,7 @@ def test_early_stopping_counts_on_where_a_run_goes_on(
         with pytest.raises(RuntimeError, match="the power failed"):
             fit(recipe, faces, tmp_path / "cut", progress=False)
     with monkeypatch.context() as patch:  # all is trained, the bundle is not written
-        patch.setattr("motivnet.training.fit.bundle_from_checkpoint", lambda *_: fail(None, None))  # type: ignore[arg-type]
+        patch.setattr("motivnet.training.fit.write_classifier", lambda *_: fail(None, None))  # type: ignore[arg-type]
         with pytest.raises(RuntimeError, match="the power failed"):
             fit(recipe, faces, tmp_path / "cut", resume=True, progress=False)
     fit(recipe, faces, tmp_path / "cut", resume=True, progress=False)

@@ -26,9 +26,15 @@ from motivnet.models.config import VitConfig
 from motivnet.models.motivnet import build_model
 from motivnet.training import init_weights as initial
 from motivnet.training.fit import fit
-from motivnet.training.mae import masked_training as pretrain_module
-from motivnet.training.mae.masked_training import parameter_groups, random_crop
-from motivnet.training.mae.pretrain import build_pretraining, choose_images, load_pretraining, pretrain
+from motivnet.training.mae import pretrain as pretrain_module
+from motivnet.training.mae.pretrain import (
+    build_pretraining,
+    choose_images,
+    load_pretraining,
+    parameter_groups,
+    pretrain,
+    random_crop,
+)
 from motivnet.training.mae.pretrain_recipes import (
     PRETRAIN_RECIPES,
     CropConfig,
@@ -82,7 +88,7 @@ def tiny() -> PretrainRecipe:
 @pytest.fixture(scope="module")
 def whole(folder: Path, tiny: PretrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    pretrain(tiny, read_images(folder), out, progress=False, provenance={"data": "drawn"})
+    pretrain(tiny, read_images(folder), out, progress=False)
     return out
 
 
@@ -108,7 +114,8 @@ def test_it_learns_and_leaves_curve_pictures_and_bundle(whole: Path, tiny: Pretr
     bundle = open_bundle(whole / "bundle").config
     assert (bundle.part, bundle.model, bundle.preprocessing) == ("encoder", tiny.model, tiny.preprocessing)
     assert bundle.provenance["selected"] == {"split": None, "loss": pytest.approx(min(losses))}
-    assert (bundle.provenance["data"], bundle.provenance["images"]["train"]) == ("drawn", 64)
+    assert bundle.provenance["data"]["fingerprint"]
+    assert bundle.provenance["images"]["train"] == 64
     assert sorted(path.name for path in (whole / "bundle").iterdir()) == ["config.json", "model.safetensors"]
 
 
@@ -233,7 +240,7 @@ def test_every_recipe_is_plain_data_and_described() -> None:
         ("optimizer.warmup_epochs=-1", "must not be negative"),
         ("optimizer.betas=[0.9,1.0]", "betas must be from 0 to below 1"),
         ("run.mixup=0.2", "mixup blends labels"),
-        ("preprocessing.size=[64,64]", "must be one"),
+        ("preprocessing.size=[64,64]", "must be equal"),
         ("model.in_chans=3", "must fit together"),
         ("images.hold_out=1", "hold_out must be between 0 and 1"),
         ("images.select=Training", "another split than train"),
@@ -341,7 +348,7 @@ def test_a_crop_covers_its_share_of_the_image() -> None:
 
 def test_groups_hold_everything_that_is_trained_once(tiny: PretrainRecipe) -> None:
     model = build_pretraining(tiny)
-    groups = {group["name"]: group for group in parameter_groups(model, 0.05)}
+    groups = {group["name"]: group for group in parameter_groups(model, 0.1, 0.05)}
     assert list(groups) == ["backbone", "backbone_no_decay", "decoder", "decoder_no_decay"]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     held = {name: {names[id(p)] for p in group["params"]} for name, group in groups.items()}
@@ -350,6 +357,7 @@ def test_groups_hold_everything_that_is_trained_once(tiny: PretrainRecipe) -> No
     assert "mask_token" in held["decoder_no_decay"]
     assert "predict.weight" in held["decoder"]
     assert [group["weight_decay"] for group in groups.values()] == [0.05, 0.0, 0.05, 0.0]
+    assert {group["lr"] for group in groups.values()} == {0.1}
 
 
 def test_the_rate_is_in_proportion_to_the_batch(whole: Path) -> None:

@@ -17,9 +17,9 @@ from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, DataError
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
+from motivnet.training.data_module import choose_rows
 from motivnet.training.recipes import mini_fer2013
 from motivnet.training.settings import Recipe, SplitConfig
-from motivnet.training.splits import choose_rows
 
 
 def picture(seed: int, *, size: int = 12) -> bytes:
@@ -127,7 +127,9 @@ class TestHoldOut:
     def test_a_class_of_one_person_cannot_be_on_both_sides(self) -> None:
         part = make(EVEN)
         part["subject"] = ["only" if label == "fear" else str(row) for row, label in enumerate(part["label"])]
-        with pytest.raises(DataError, match=r"all of fear is of one person or picture.*another split as split.select"):
+        with pytest.raises(
+            DataError, match=r"all rows of fear are of one person or picture.*another split as split.select"
+        ):
             choose_rows(a_recipe(), join(part))
 
 

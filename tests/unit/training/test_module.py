@@ -1,4 +1,4 @@
-"""What is faster gives the same results."""
+"""Faster attention and compiled blocks give the same results."""
 
 import functools
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from motivnet.models.backbone import SHORT, write_out_short_attention
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.training.callbacks.stopping import clear_endings
-from motivnet.training.speed import FastAttention, compile_parts
+from motivnet.training.callbacks.stopping import handle_exits
+from motivnet.training.module import compile_parts
+from motivnet.training.trainer import FastAttention
 
 
 def make_model(backbone: str = "sapiens", side: int = 32, **vit: Any) -> MotivNet:
@@ -82,7 +83,7 @@ def test_the_kernel_is_chosen_by_precision(precision: Any, kept: bool, tmp_path:
         enable_model_summary=False,
     )
     batches: Any = [torch.randn(2, 1, 32, 32)]
-    with clear_endings(trainer, tmp_path):
+    with handle_exits(trainer, tmp_path):
         trainer.fit(module, DataLoader(batches, batch_size=None))
     assert fused(module) == {kept}
 
