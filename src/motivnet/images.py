@@ -207,7 +207,7 @@ def _read(source: object, limits: ImageLimits) -> bytes:
 def _from_data_url(url: str) -> bytes:
     head, _, text = url.partition(",")
     if not head.lower().endswith(";base64"):
-        raise ImageError("a data URL without base64. Allowed: such as data:image/png;base64,...")
+        raise ImageError("a data URL without base64. Allowed: data:image/png;base64,... and similar")
     try:
         return b64decode(unquote_to_bytes(text).translate(None, string.whitespace.encode()), validate=True)
     except binascii.Error as error:

@@ -12,14 +12,14 @@ import contextlib
 import http.client
 import io
 import ipaddress
-import queue
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from motivnet.errors import ImageError
 from motivnet.input_limits import FetchLimits
@@ -79,7 +79,12 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
             raise ImageError(f"cannot be fetched: {target.host} redirects without saying where to")
         if len(seen) > limits.max_redirects:
             raise ImageError(f"cannot be fetched: too many redirects, the limit is {limits.max_redirects}")
-        url = _follow(url, location.partition("#")[0])
+        # Headers are read as Latin-1; servers mean UTF-8.
+        location = quote(location.partition("#")[0].encode("latin-1", "replace"), URL_SAFE)
+        try:
+            url = urljoin(url, location)
+        except ValueError:
+            raise ImageError("cannot be fetched: redirected to a URL that is not well-formed") from None
 
 
 class _Target(NamedTuple):
@@ -103,21 +108,9 @@ def _parse(url: str) -> _Target:
         raise ImageError("cannot be fetched: the URL names no host")
     if parts.username is not None or parts.password is not None:
         raise ImageError("cannot be fetched: the URL holds a user name or password. Allowed: URLs without")
-    return _Target(parts.scheme, ascii_host, SCHEMES[parts.scheme] if port is None else port, _path(parts))
-
-
-def _path(parts: SplitResult) -> str:
     query = f"?{quote(parts.query, URL_SAFE)}" if parts.query else ""
-    return (quote(parts.path, URL_SAFE) or "/") + query
-
-
-def _follow(url: str, location: str) -> str:
-    # Headers are read as Latin-1; servers mean UTF-8.
-    location = quote(location.encode("latin-1", "replace"), URL_SAFE)
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        raise ImageError("cannot be fetched: redirected to a URL that is not well-formed") from None
+    path = (quote(parts.path, URL_SAFE) or "/") + query
+    return _Target(parts.scheme, ascii_host, SCHEMES[parts.scheme] if port is None else port, path)
 
 
 @contextlib.contextmanager
@@ -161,23 +154,20 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, target: _Target, limits: FetchLimits, end_s: float) -> None:
         super().__init__(target.host, target.port)
         self.default_port = SCHEMES[target.scheme]
-        self._target = target
-        self._public_only = limits.public_only
-        self._end_s = end_s
+        self._target, self._public_only, self._end_s = target, limits.public_only, end_s
 
     def connect(self) -> None:
         addresses = _look_up(self._target, self._end_s)
-        if self._public_only:
-            _check_public(self._target.host, addresses)
-        sock = _connect(addresses, self._end_s)
-        try:
+        if self._public_only and not all(_is_public(address[0]) for *_, address in addresses):
+            host = self._target.host
+            raise ImageError(f"cannot be fetched: {host} is not on the public internet. Allowed: public hosts")
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(_connect(addresses, self._end_s))
             if self._target.scheme == "https":
                 sock.settimeout(_left_s(self._end_s))
                 name = self._target.host.rstrip(".")
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=name)
-        except BaseException:
-            sock.close()
-            raise
+            undo.pop_all()
         self.sock = _TimedSocket(sock, self._end_s)
 
 
@@ -185,8 +175,7 @@ class _TimedSocket:
     """The part of a socket that `http.client` uses. Python's timeouts restart at every byte; this one does not."""
 
     def __init__(self, sock: socket.socket, end_s: float) -> None:
-        self._sock = sock
-        self._end_s = end_s
+        self._sock, self._end_s = sock, end_s
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(_left_s(self._end_s))
@@ -201,10 +190,9 @@ class _TimedSocket:
 
 class _TimedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, end_s: float) -> None:
-        self._sock = sock
+        self._sock, self._end_s = sock, end_s
         # Keeps the socket open until this is closed: `http.client` closes sockets before it has read them.
         self._file = sock.makefile("rb", buffering=0)
-        self._end_s = end_s
 
     def readable(self) -> bool:
         return True
@@ -227,28 +215,16 @@ def _left_s(end_s: float) -> float:
 
 def _look_up(target: _Target, end_s: float) -> list[tuple[Any, ...]]:
     """Resolve the host, in a thread of its own, as the system's resolver has no timeout."""
-    answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+    answer: Future[list[tuple[Any, ...]]] = Future()
 
     def ask() -> None:
         try:
-            answers.put(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
+            answer.set_result(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
         except (OSError, ValueError) as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=ask, name="motivnet-look-up", daemon=True).start()
-    try:
-        answer = answers.get(timeout=_left_s(end_s))
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _check_public(host: str, addresses: list[tuple[Any, ...]]) -> None:
-    for *_, address in addresses:
-        if not _is_public(address[0]):
-            raise ImageError(f"cannot be fetched: {host} is not on the public internet. Allowed: public hosts")
+    return answer.result(_left_s(end_s))
 
 
 def _is_public(text: str) -> bool:
@@ -265,14 +241,13 @@ def _connect(addresses: list[tuple[Any, ...]], end_s: float) -> socket.socket:
     """Connect to the first address that answers; each gets an equal share of the remaining time."""
     failure: OSError = OSError("no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        with contextlib.ExitStack() as undo:
-            try:
+        try:
+            with contextlib.ExitStack() as undo:
                 sock = undo.enter_context(socket.socket(family, kind, protocol))
                 sock.settimeout(_left_s(end_s) / (len(addresses) - number))
                 sock.connect(address)
-            except OSError as error:  # also of a family that this machine does not support
-                failure = error
-                continue
-            undo.pop_all()
-            return sock
+                undo.pop_all()
+                return sock
+        except OSError as error:  # also of a family that this machine does not support
+            failure = error
     raise failure

@@ -166,7 +166,7 @@ def end_on_sigterm() -> Iterator[None]:
         return
     owner = os.getpid()
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, _: object) -> None:
         if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -184,18 +184,15 @@ def end_on_sigterm() -> Iterator[None]:
 class RunFolder:
     """A local folder of a run: `plan_name` in it states as JSON what the run is."""
 
-    def __init__(
-        self, path: Path, *, plan_name: str = "plan.json", kind: str = "run", error: type[MotivNetError] = ConfigError
-    ) -> None:
+    def __init__(self, path: Path, *, plan_name: str = "plan.json", error: type[MotivNetError] = ConfigError) -> None:
         """Describe the folder, which need not exist.
 
         Args:
             path: of the folder.
             plan_name: of the file with the plan.
-            kind: what the folder holds, for messages, such as "ablation".
-            error: raised for a plan that cannot be read, or that differs.
+            error: raised for a plan that cannot be read.
         """
-        self.path, self.plan_file, self.kind, self.error = path, path / plan_name, kind, error
+        self.path, self.plan_file, self.error = path, path / plan_name, error
 
     def read_plan(self) -> Any:
         """Return the plan; None if there is none. Raises `error` if it cannot be read."""
@@ -206,18 +203,8 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise self.error(f"{self.plan_file}: cannot be read: {error}") from None
 
-    def write_plan(self, plan: Any) -> None:
-        """Write the plan, making the folder; OutputError if it cannot be written."""
-        write_json(self.plan_file, plan, parents=True)
-
-    def check_plan(self, plan: Any, *, allowed: str, shown: object = None) -> None:
-        """Raise `error` if the folder holds another plan; see `check_same`. `shown` replaces the path in messages."""
-        then = self.read_plan()
-        if then is not None:
-            check_same(shown or self.path, then, plan, kind=self.kind, allowed=allowed, error=self.error)
-
     def lock(self, shown: object = None) -> contextlib.AbstractContextManager[None]:
-        """Keep other processes out of the existing folder during a block; see `locked`."""
+        """Keep other processes out of the existing folder during a block, `shown` in messages; see `locked`."""
         return locked(self.path / LOCK_NAME, shown or self.path)
 
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import types
 from fractions import Fraction
 from pathlib import Path
 
@@ -146,7 +145,7 @@ class FakeWindow:
 
 
 def test_the_window_shows_it_until_it_is_closed(film, options, monkeypatch):
-    monkeypatch.setitem(sys.modules, "motivnet.cli.window", types.SimpleNamespace(Window=FakeWindow))
+    monkeypatch.setattr("motivnet.cli.live.Window", FakeWindow)
     done = run("--camera", film, *options[:-1])
     assert done.exit_code == 0, done.output
     assert len(FakeWindow.shown) == 3

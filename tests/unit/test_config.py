@@ -3,13 +3,14 @@ import enum
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from typing import Any, Literal
 
 import pytest
 
-from motivnet.config import fingerprint, from_plain, override, to_plain
+from motivnet.config import fingerprint, flatten, from_plain, override, to_plain
 from motivnet.errors import ConfigError
 
 
@@ -214,10 +215,9 @@ def test_override_refuses(assignment, message):
 # Fingerprints
 
 
-def test_a_fingerprint_is_of_what_is_said_and_nothing_else():
+def test_a_fingerprint_depends_on_the_values_only():
     assert fingerprint(FULL) == fingerprint(from_plain(Recipe, to_plain(FULL)))
-    assert len(fingerprint(FULL)) == 12
-    assert int(fingerprint(FULL), 16) >= 0
+    assert re.fullmatch("p[0-9a-f]{12}", fingerprint(FULL))
     assert fingerprint(FULL) != fingerprint(override(FULL, ["epochs=11"]))
     assert fingerprint(FULL) != fingerprint(override(FULL, ["mean=[2.0, 1.0, 3.0]"]))
 
@@ -254,4 +254,4 @@ def test_fingerprints_do_not_depend_on_the_process():
 
 
 def test_flatten_gives_dotted_names() -> None:
-    assert config.flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}
+    assert flatten({"a": {"b": 1, "c": [2, 3]}, "d": None}) == {"a.b": 1, "a.c": [2, 3], "d": None}

@@ -341,11 +341,11 @@ def test_every_field_changes_the_fingerprint():
 
 
 def test_fingerprints_never_change_between_versions_and_processes():
-    assert MOTIVNET_PAD.fingerprint == "49b4e5c7b045"
-    assert MOTIVNET_STRETCH.fingerprint == "fbe4e2ae1b96"
+    assert MOTIVNET_PAD.fingerprint == "p49b4e5c7b045"
+    assert MOTIVNET_STRETCH.fingerprint == "pfbe4e2ae1b96"
     code = "from motivnet.preprocess import MOTIVNET_PAD; print(MOTIVNET_PAD.fingerprint)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "49b4e5c7b045"
+    assert result.stdout.strip() == "p49b4e5c7b045"
 
 
 def test_equal_preprocessings_have_equal_fingerprints():
@@ -371,7 +371,7 @@ def test_there_and_back_through_json(preprocessing):
         ({"filter": "cubic"}, "filter 'cubic'. Allowed: nearest, bilinear"),
         ({"size": (0, 24)}, "both must be positive"),
         ({"size": (-24, -24)}, "both must be positive"),
-        ({"size": (24, 32)}, "not square"),
+        ({"size": (24, 32)}, "must be square"),
         ({"channels": "grey"}, "mean and std must have 1 values"),
         ({"mean": (0.0,)}, "mean and std must have 3 values"),
         ({"std": (1.0,) * 4}, "mean and std must have 3 values"),

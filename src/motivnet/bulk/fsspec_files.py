@@ -67,7 +67,11 @@ def fetch(url: str, max_bytes: int) -> bytes:
     while True:
         try:
             with open_binary(url) as file:
-                return _read(file, max_bytes + 1)
+                # A stream may return fewer bytes than requested, and more at the next read.
+                data, size = bytearray(), max_bytes + 1
+                while len(data) < size and (chunk := file.read(min(_CHUNK_BYTES, size - len(data)))):
+                    data += chunk
+                return bytes(data)
         except ImportError as error:
             raise ConfigError(f"{url}: {error}") from None
         except Exception as error:  # every file system of fsspec raises its own
@@ -78,14 +82,6 @@ def fetch(url: str, max_bytes: int) -> bytes:
                 raise ImageError(f"cannot be fetched{attempts}: {type(cause).__name__}: {cause}") from None
         time.sleep(RETRY_WAITS_S[attempt])
         attempt += 1
-
-
-def _read(file: IO[bytes], size: int) -> bytes:
-    # A stream may return fewer bytes than requested, and more at the next read.
-    data = bytearray()
-    while len(data) < size and (chunk := file.read(min(_CHUNK_BYTES, size - len(data)))):
-        data += chunk
-    return bytes(data)
 
 
 def _is_permanent(error: BaseException) -> bool:

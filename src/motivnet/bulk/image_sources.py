@@ -156,9 +156,6 @@ class ListSource:
 
     def read(self, limits: ImageLimits) -> Iterator[Input]:
         """Read the inputs in order; URLs are fetched ahead."""
-        if not any(map(is_url, self.names)):
-            yield from (_read_input(name, limits) for name in self.names)
-            return
         queue: collections.deque[Future[Input]] = collections.deque()
         pool = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")
         try:

@@ -193,11 +193,8 @@ def _run_local(
     parts: Iterator[Part], model: str, config: PredictorConfig, folder: OutputFolder
 ) -> Generator[Counts, None, None]:
     """Write the parts one after another, and yield their counts."""
-    worker = Worker(model, config, folder)
-    try:
+    with contextlib.closing(Worker(model, config, folder)) as worker:
         yield from map(worker.write, parts)
-    finally:
-        worker.close()
 
 
 def make_plan(src: str, source: Source, model: str, config: PredictorConfig, part_size: int) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyarrow
 from pyarrow import parquet
@@ -144,19 +143,14 @@ class PartWriter:
         statuses = collections.Counter(status for _, status in outcomes)
         counts = Counts(len(outcomes), sum(len(result.faces) for result, _ in outcomes), dict(sorted(statuses.items())))
         columns = all_columns(self._predictor.config.labels.names) | {"input": "int64"}
-        self._folder.write(part.name, encode_part(rows, columns, counts))
+        schema = pyarrow.schema(
+            [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()],
+            {COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()},
+        )
+        file = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
+        self._folder.write(part.name, file.getvalue())
         return counts
-
-
-def encode_part(rows: list[dict[str, Any]], columns: dict[str, str], counts: Counts) -> bytes:
-    """Return the Parquet file of a part."""
-    schema = pyarrow.schema(
-        [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()],
-        {COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()},
-    )
-    file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
-    return file.getvalue()
 
 
 def decode_counts(part: bytes) -> Counts | None:

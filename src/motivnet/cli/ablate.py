@@ -39,8 +39,7 @@ def ablate(
     ] = False,
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import ConfigError
+    from motivnet.errors import ConfigError, needs_extra
 
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source

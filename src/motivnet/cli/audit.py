@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.evaluate import Data, Detect, Model, Predictions, Seed, Split
+from motivnet.cli.console import track
+from motivnet.cli.evaluate import Data, Model
 from motivnet.cli.options import Fields, Overwrite, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
+from motivnet.evaluation.evaluation_config import AuditConfig
 from motivnet.inference.predictor_config import PredictorConfig
 
 
 @derive_options
 def audit(
+    *,
     data: Data,
     by: Annotated[
         list[str],
@@ -29,20 +31,9 @@ def audit(
         Path, typer.Option(metavar="DIR", show_default=False, help="Folder for audit.md, audit.html and audit.json.")
     ],
     model: Model = None,
-    predictions: Predictions = None,
-    split: Split = None,
-    groups_csv: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your own groups: a column `row` or `path`, and a column per grouping."),
-    ] = None,
-    min_size: Annotated[
-        int, typer.Option(min=2, help="Images below which a group, or all others, are listed and not tested.")
-    ] = 50,
-    detect: Detect = False,
-    seed: Seed = 0,
+    settings: Annotated[AuditConfig, Fields(only=("predictions", "split", "groups_csv", "min_size", "detect", "seed"))],
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the contents of audit.json.")] = False,
-    *,
     config: Annotated[PredictorConfig, Fields(only=("batch_size", "device"))],
 ) -> None:
     """Compare the scores of groups of faces (needs the extra `evaluate`).
@@ -54,20 +45,6 @@ def audit(
 
         from motivnet.evaluation import fairness
         from motivnet.report.audit_report import findings
-    found = fairness.audit(
-        model,
-        data,
-        by=by,
-        out=out,
-        predictions=predictions,
-        split=split,
-        groups_csv=groups_csv,
-        min_size=min_size,
-        detect=detect,
-        seed=seed,
-        overwrite=overwrite,
-        config=config,
-        track=track,
-    )
+    found = fairness.audit(model, data, settings, by=by, out=out, overwrite=overwrite, config=config, track=track)
     typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else "\n".join(findings(found)))
     typer.echo(f"written to {out}: {', '.join(fairness.FILES)}", err=True)

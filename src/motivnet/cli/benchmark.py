@@ -1,13 +1,14 @@
 """`motivnet benchmark`: many models on many data sets in one run."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.errors import needs_extra
 from motivnet.experiments.protocols import BenchmarkSettings, parse_trained_on
 from motivnet.inference.predictor_config import PredictorConfig
 
@@ -69,9 +70,6 @@ def benchmark(
 
     Exit code 1: something was skipped; the tables say what and why.
     """
-    from motivnet.cli.extras import needs_extra
-    from motivnet.cli.progress import track
-
     settings = dataclasses.replace(settings, detect=detect or (), trained_on=parse_trained_on(trained_on or ()))
     with needs_extra("pyarrow", "evaluate"):
         import matplotlib  # noqa: F401 - an error now rather than after the work
@@ -79,7 +77,7 @@ def benchmark(
 
         from motivnet.experiments.benchmark import run_benchmark
         from motivnet.report.benchmark_report import FILES, headlines
-        from motivnet.report.tables import to_json
+        from motivnet.report.page import to_json
 
     found = run_benchmark(
         model,
@@ -89,7 +87,7 @@ def benchmark(
         config=config,
         overwrite=overwrite,
         say=lambda line: typer.echo(line, err=True),
-        track=lambda title, total: functools.partial(track, total=total, what=title),
+        track=track,
     )
     typer.echo(to_json(found.to_dict()) if as_json else headlines(found), nl=not as_json)
     typer.echo(f"written to {out}: {', '.join(FILES)}", err=True)

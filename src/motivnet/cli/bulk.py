@@ -6,10 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motivnet.cli.console import open_bar
 from motivnet.cli.options import Fields, Model, derive_options
 from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
@@ -70,17 +71,8 @@ def bulk(
 
     # Ray prints messages about its processes; only results belong on stdout.
     with contextlib.redirect_stdout(sys.stderr), _progress() as show:
-        summary = run_bulk(
-            src,
-            dst,
-            model=model,
-            config=predictor,
-            part_size=part_size,
-            engine=engine,
-            address=address,
-            num_workers=workers,
-            progress=show,
-        )
+        cluster: dict[str, Any] = {"engine": engine, "address": address, "num_workers": workers}
+        summary = run_bulk(src, dst, model=model, config=predictor, part_size=part_size, progress=show, **cluster)
     if as_json:
         print(json.dumps(summary.to_dict()))
     typer.echo(_describe(summary, dst), err=True)
@@ -91,25 +83,18 @@ def bulk(
 @contextlib.contextmanager
 def _progress() -> "Iterator[Callable[[Progress], None]]":
     """Show a progress bar on stderr; if that is not a terminal, a line every `LOG_EVERY_S`."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None, pace="")
-            yield lambda now: bar.update(task, total=now.inputs, completed=now.held + now.done, pace=pace(now))
-        return
     next_s = time.monotonic() + LOG_EVERY_S
+    with open_bar() as show:
 
-    def log(now: "Progress") -> None:
-        nonlocal next_s
-        if time.monotonic() >= next_s:
-            next_s = time.monotonic() + LOG_EVERY_S
-            typer.echo(f"{now.held + now.done:,} of {now.inputs:,} inputs, {pace(now)}", err=True)
+        def update(now: "Progress") -> None:
+            nonlocal next_s
+            if show:
+                show("inputs", now.held + now.done, now.inputs, pace(now))
+            elif time.monotonic() >= next_s:
+                next_s = time.monotonic() + LOG_EVERY_S
+                typer.echo(f"{now.held + now.done:,} of {now.inputs:,} inputs, {pace(now)}", err=True)
 
-    yield log
+        yield update
 
 
 def pace(progress: "Progress") -> str:

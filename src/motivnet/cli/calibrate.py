@@ -6,12 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from motivnet.cli.evaluate import Data, Detect
-from motivnet.cli.progress import track
+from motivnet.cli.console import track
+from motivnet.cli.evaluate import Data
+from motivnet.cli.options import Fields, derive_options
 from motivnet.errors import needs_extra
+from motivnet.evaluation.evaluation_config import SourceConfig
 
 
+@derive_options
 def calibrate(
+    *,
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
@@ -28,7 +32,7 @@ def calibrate(
         float | None,
         typer.Option(metavar="SHARE", help="Also find the threshold of abstention that reaches this accuracy: 0.9."),
     ] = None,
-    detect: Detect = False,
+    source: Annotated[SourceConfig, Fields(only=("detect",))],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace DIR; or a calibration; or change a model of the package.")
     ] = False,
@@ -44,7 +48,7 @@ def calibrate(
         out=out,
         exponent=exponent,
         accuracy=accuracy,
-        detect=detect,
+        detect=source.detect,
         overwrite=overwrite,
         track=track,
     )

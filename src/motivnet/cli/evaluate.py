@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.options import Fields, Overwrite, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
+from motivnet.evaluation.evaluation_config import EvaluationConfig
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import printable
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
-    from motivnet.evaluation.predictions import Predictions as Answers
+    from motivnet.evaluation.predictions import Predictions
 
 HEADLINES = {"war": "WAR", "uar": "UAR", "top2": "Top-2", "f1_macro": "F1", "auroc_macro": "AUROC", "ece": "ECE"}
 NUM_REASONS = 3
@@ -30,27 +31,11 @@ Model = Annotated[
         show_default=False, help="Embedded model, folder of a bundle, released file, or name of `motivnet weights`."
     ),
 ]
-Predictions = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Predictions of another tool instead of a model: .parquet or .csv with columns row or path, and pred or a "
-        "probability per label.",
-    ),
-]
-Split = Annotated[str | None, typer.Option(help="The publisher's split; all rows without it.")]
-Detect = Annotated[
-    bool,
-    typer.Option(
-        "--detect/--no-detect",
-        help="Detect faces. Otherwise the face is the data set's box, and without one the whole image, as for crops.",
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of resamples and permutations.")]
 
 
 @derive_options
 def evaluate(
+    *,
     data: Data,
     out: Annotated[
         Path,
@@ -59,28 +44,12 @@ def evaluate(
         ),
     ],
     model: Model = None,
-    predictions: Predictions = None,
-    split: Split = None,
-    unseen_in: Annotated[
-        str | None,
-        typer.Option(metavar="SPLIT", help="Leave out images whose exact pixels also occur in this split: Training."),
-    ] = None,
-    detect: Detect = False,
-    unanswered: Annotated[
-        str,
-        typer.Option(
-            metavar="error|leave-out",
-            help="Images that cannot be read or show no face: count them as errors, or leave them out.",
-        ),
-    ] = "error",
-    thumbnails: Annotated[
-        bool,
-        typer.Option("--thumbnails/--no-thumbnails", help="Show the worst mistakes in the report, or only name them."),
-    ] = True,
-    seed: Seed = 0,
+    settings: Annotated[
+        EvaluationConfig,
+        Fields(only=("predictions", "split", "unseen_in", "detect", "unanswered", "thumbnails", "seed")),
+    ],
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the contents of metrics.json.")] = False,
-    *,
     config: Annotated[
         PredictorConfig,
         Fields(
@@ -94,27 +63,13 @@ def evaluate(
         import matplotlib  # noqa: F401 - an error now rather than when figures are drawn
 
         from motivnet.evaluation import evaluate as evaluation
-    found = evaluation.evaluate(
-        model,
-        data,
-        out=out,
-        predictions=predictions,
-        split=split,
-        unseen_in=unseen_in,
-        detect=detect,
-        unanswered=unanswered,
-        thumbnails=thumbnails,
-        seed=seed,
-        overwrite=overwrite,
-        config=config,
-        track=track,
-    )
+    found = evaluation.evaluate(model, data, settings, out=out, overwrite=overwrite, config=config, track=track)
     _print_protocol(found.predictions)
     typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _headlines(found))
     typer.echo(f"written to {out}: {', '.join(evaluation.FILES)}", err=True)
 
 
-def _print_protocol(answers: "Answers") -> None:
+def _print_protocol(answers: "Predictions") -> None:
     """Print what is not scored as expected: nothing is left out silently."""
     protocol = answers.protocol
     lines = [f"{protocol.n:,} images; face detection: {protocol.detection}"]
@@ -124,8 +79,7 @@ def _print_protocol(answers: "Answers") -> None:
         if count:
             lines.append(f"{count:,} {words}: {protocol.unanswered}")
     for row in sorted(answers.errors)[:NUM_REASONS]:
-        name = answers.manifest.table["path"][row].as_py() or f"row {answers.manifest.table['row'][row].as_py()}"
-        lines.append(f"  {printable(name)}: {answers.errors[row]}")
+        lines.append(f"  {printable(answers.manifest.where(row))}: {answers.errors[row]}")
     if len(answers.errors) > NUM_REASONS:
         lines.append(f"  and {len(answers.errors) - NUM_REASONS:,} more, all in predictions.parquet")
     typer.echo("\n".join(lines), err=True)

@@ -2,9 +2,8 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +12,16 @@ from motivnet.errors import ConfigError
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.video.video_config import FollowConfig
 
+if TYPE_CHECKING:
+    import numpy as np
+
 EPILOG = (
     "Ctrl-C, the key q or the end of the file stop it; what was written is complete then. Exit codes: 0 stopped; 1 the "
     "camera gave no picture; 2 a mistake in the command."
 )
 FOLLOW_FIELDS = Fields(only=("detect_every", "smooth_s"), change={"smooth_s": {"default": 0.5}})
+# Keys that close the window.
+KEYS = ("<Escape>", "q")
 DETECTOR = {"detector": {"help": "libfacedetection, or yunet:MODEL.onnx."}}
 
 
@@ -47,15 +51,14 @@ def live(
         raise ConfigError("--headless shows nothing, and nothing is written. Allowed: together with --out FILE.mp4")
     keep_memory()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_sigterm_as_ctrl_c())
+        # A service manager ends the run as Ctrl-C does.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         show = None
         if not headless:
-            from motivnet.cli.window import Window
-
             window = Window(f"motivnet: camera {camera}")
             stack.callback(window.close)
             show = window.show
-        options = {"seconds": seconds, "follow": follow, "overwrite": overwrite}
+        options: dict[str, Any] = {"seconds": seconds, "follow": follow, "overwrite": overwrite}
         stats = label_live(camera, out, show=show, model=model, config=predictor, **options)
     if stats.error:
         typer.echo(f"motivnet: {' '.join(stats.error.split())}", err=True)
@@ -64,11 +67,54 @@ def live(
     typer.echo(f"{stats}{f'; written to {out}' if out and stats.frames else ''}", err=True)
 
 
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let a service manager end the run as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class Window:
+    """A window for pictures, with tkinter, which is part of Python: OpenCV's headless package has no window."""
+
+    def __init__(self, title: str) -> None:
+        """Open it, empty.
+
+        Raises:
+            ConfigError: if there is no screen, or no tkinter.
+        """
+        allowed = "Allowed: --headless with --out FILE.mp4"
+        try:
+            import tkinter
+
+            from PIL import ImageTk  # noqa: F401 - not in every build of Pillow
+        except ImportError as error:
+            raise ConfigError(f"no window can be shown here ({error}). {allowed}") from None
+        try:
+            self._root = tkinter.Tk()
+        except tkinter.TclError as error:
+            raise ConfigError(f"no window can be shown here ({error}). {allowed}") from None
+        self._open, self._error = True, tkinter.TclError
+        self._root.title(title)
+        self._root.protocol("WM_DELETE_WINDOW", self._leave)
+        for key in KEYS:
+            self._root.bind(key, self._leave)
+        self._label = tkinter.Label(self._root, borderwidth=0)
+        self._label.pack()
+        self._picture: Any = None
+
+    def show(self, image_hwc_u8: "np.ndarray") -> bool:
+        """Show an RGB image, uint8 (h, w, 3), shrunk to the screen; return whether the window is still open."""
+        from PIL import Image, ImageTk
+
+        image = Image.fromarray(image_hwc_u8)
+        image.thumbnail((self._root.winfo_screenwidth(), self._root.winfo_screenheight() - 80))
+        try:
+            # Tk itself keeps no reference to the picture.
+            self._picture = ImageTk.PhotoImage(image, master=self._root)
+            self._label.configure(image=self._picture)
+            self._root.update()
+        except self._error:  # closed in the meantime
+            self._open = False
+        return self._open
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        with contextlib.suppress(self._error):
+            self._root.destroy()
+
+    def _leave(self, event: object = None) -> None:
+        self._open = False

@@ -1,13 +1,12 @@
 """`motivnet video`: the emotions of the faces in videos, frame by frame."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motivnet.cli.console import open_bar
 from motivnet.cli.inputs import match_files
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
 from motivnet.inference.predictor_config import PredictorConfig
@@ -63,8 +62,8 @@ def video(
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
     try:
-        with _bar() as progress:
-            labelled = label_video(videos, out, model=model, config=predictor, progress=progress, **files, **options)
+        with open_bar() as show:
+            labelled = label_video(videos, out, model=model, config=predictor, progress=show, **files, **options)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command with --resume continues", err=True)
         raise typer.Exit(130) from None
@@ -78,12 +77,11 @@ def keep_memory() -> None:
 
     The system would have to clear them again. Detection allocates about 15 MB; the threshold is glibc's greatest.
     """
-    if not sys.platform.startswith("linux"):
-        return
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no such setting
+    # Other systems and C libraries have no such setting.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:
         for option, size in M_SIZES.items():
             mallopt(option, size)
 
@@ -107,27 +105,3 @@ def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
         f"written to {', '.join(map(str, (out, *(path for video in videos for path in video.files))))}",
     ]
     typer.echo("; ".join(filter(None, parts)), err=True)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Any]:
-    """Show a progress bar on stderr, if it is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    speed = TextColumn("{task.fields[speed]}", markup=False)
-    with Progress(*columns, speed, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, completed=done - 1, speed="")
-            rate = bar.tasks[tasks[what]].speed
-            speed = f"{rate:.0f} frames/s" if rate else ""
-            bar.update(tasks[what], completed=done, total=max(done, total) if total else None, speed=speed)
-
-        yield show

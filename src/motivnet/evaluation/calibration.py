@@ -7,7 +7,6 @@ Shape suffixes: B images, C classes, N distinct thresholds.
 """
 
 import dataclasses
-import functools
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -21,9 +20,8 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
 from motivnet.config import to_plain
 from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra
-from motivnet.evaluation.evaluate import Track, no_progress
-from motivnet.evaluation.metrics import checked_classes, checked_length
-from motivnet.evaluation.predictions import Predictions, predict_manifest
+from motivnet.evaluation.metrics import checked_target
+from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
 from motivnet.evaluation.probabilities import ProbabilityScores, checked_probs
 from motivnet.inference.backends import CALIBRATION_KEY
 from motivnet.inference.predictor import Predictor
@@ -78,8 +76,7 @@ def calibrate(
     _check_place(bundle, out, overwrite=overwrite)
     predictor = Predictor.load(bundle.path, detector="libfacedetection" if detect else "whole")
     manifest = read_source(data).split(split)
-    bar = functools.partial(track, total=len(manifest), what="images")
-    predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=bar)
+    predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=track)
     config = calibrated_config(bundle.config, predictions, exponent=exponent, accuracy=accuracy)
     onnx_too = CALIBRATION_KEY in getattr(predictor.backend, "metadata", {})
     if out is None:
@@ -209,7 +206,8 @@ def fit_calibration(probs: ArrayLike, target: ArrayLike, *, exponent: bool = Fal
     """
     from scipy.optimize import minimize, minimize_scalar
 
-    probs_BC, target_B = _checked(probs, target)
+    probs_BC = checked_probs(probs)
+    target_B = checked_target(target, "probs", *probs_BC.shape)
     logs_BC = _logarithms(probs_BC)
     margins_BC = logs_BC.max(axis=1, keepdims=True) - logs_BC
 
@@ -264,7 +262,8 @@ def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float)
     """
     if not 0 < accuracy <= 1:
         raise DataError(f"accuracy must be above 0 and at most 1, not {accuracy}")
-    probs_BC, target_B = _checked(probs, target)
+    probs_BC = checked_probs(probs)
+    target_B = checked_target(target, "probs", *probs_BC.shape)
     correct_B = probs_BC.argmax(axis=1) == target_B
     # The distinct highest probabilities, descending, and how many images have at least that.
     threshold_N, place_B = np.unique(-probs_BC.max(axis=1), return_inverse=True)
@@ -279,13 +278,6 @@ def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float)
         )
     last = reached[-1]
     return 0.0 if last == len(threshold_N) - 1 else float(threshold_N[last])
-
-
-def _checked(probs: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    probs_BC = checked_probs(probs)
-    target_B = checked_classes("target", target, probs_BC.shape[1])
-    checked_length("probs", len(probs_BC), len(target_B))
-    return probs_BC, target_B
 
 
 def _logarithms(probs_BC: np.ndarray) -> np.ndarray:

@@ -5,24 +5,22 @@ Shape suffixes: B images, A images with an answer, C classes.
 
 import dataclasses
 import functools
-import json
 import math
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import replace, to_plain
 from motivnet.data import clean
-from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation import metrics
+from motivnet.evaluation.evaluation_config import EvaluationConfig, SourceConfig
 from motivnet.evaluation.external_predictions import read_predictions
-from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, predict_manifest
+from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, Track, no_progress, predict_manifest
 from motivnet.evaluation.probabilities import ProbabilityScores, Reliability
 from motivnet.evaluation.resampling import Interval, bootstrap
 from motivnet.inference.predictor import Predictor
@@ -30,9 +28,7 @@ from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import Status
 from motivnet.inference.tables import check_folder
 from motivnet.labels import AFFECT
-from motivnet.storage import atomic_folder
-
-T = TypeVar("T")
+from motivnet.storage import atomic_folder, write_json
 
 # The metrics come last: where they are, all is.
 FILES = ("predictions.parquet", "report.html", "metrics.json")
@@ -46,19 +42,6 @@ AVERAGES = ("precision_macro", "precision_weighted", "f1_macro", "f1_weighted")
 CLASS_METRICS = {name: getattr(metrics, name) for name in ("war", "uar", *AVERAGES)}
 AFFECT_SCORES = {"ccc": metrics.ccc, "rmse": metrics.rmse, "sign_agreement": metrics.sign_agreement}
 METRICS = ("war", "uar", "top2", *AVERAGES, *PROBABILITY_SCORES)
-
-
-class Track(typing.Protocol):
-    """A progress bar, such as `motivnet.cli.progress.track`."""
-
-    def __call__(self, items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
-        """Return the items, as they come; `total` of them, named `what`."""
-        ...
-
-
-def no_progress(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
-    """Return the items without a progress bar."""
-    return items
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +84,7 @@ class Evaluation:
         names = ("intervals", "bootstrap", "per_class", "confusion", "status", "groups")
         affect = {"affect": self.affect} if self.affect else {}
         rest = {name: getattr(self, name) for name in names}
-        return _without_nan({**self.metrics, **affect, **rest, "protocol": to_plain(self.protocol)})
+        return without_nan({**self.metrics, **affect, **rest, "protocol": to_plain(self.protocol)})
 
     def write(self, out: Path, *, thumbnails: bool = True) -> None:
         """Write FILES to a folder, in place of those that it may hold.
@@ -118,113 +101,80 @@ class Evaluation:
         with atomic_folder(out, merge=True, last=FILES[-1]) as folder:
             self.predictions.write(folder / FILES[0])
             (folder / FILES[1]).write_text(evaluation_report(self, with_thumbnails=thumbnails), encoding="utf-8")
-            text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-            (folder / FILES[2]).write_text(text, encoding="utf-8")
+            write_json(folder / FILES[2], self.to_dict())
 
 
 def evaluate(
     model: str | Path | None,
     data: str,
+    settings: EvaluationConfig | None = None,
     *,
     out: Path | None = None,
-    predictions: Path | None = None,
-    split: str | None = None,
-    unseen_in: str | None = None,
-    detect: bool = False,
-    unanswered: str = "error",
-    thumbnails: bool = True,
-    seed: int = 0,
     overwrite: bool = False,
     config: PredictorConfig | None = None,
     track: Track = no_progress,
+    **options: Any,
 ) -> Evaluation:
     """Evaluate a model, or the predictions of another tool, on a labelled data set; what `motivnet evaluate` does.
 
     Args:
         model: as `Predictor.load` takes it; None with `predictions`.
         data: `KIND:PATH`, such as `fer2013:fer2013.parquet`.
+        settings: split, detection and so on; None takes the defaults.
         out: folder to write FILES to; None writes nothing.
-        predictions: a file of predictions instead of a model; see `read_predictions`.
-        split: the publisher's split; None takes all rows.
-        unseen_in: leave out images of `split` whose exact pixels also occur in this split.
-        detect: detect faces; otherwise the face is the data set's box, and without one the whole image.
-        unanswered: `error` or `leave-out`: how images that cannot be read or show no face are scored.
-        thumbnails: show the worst mistakes in the report.
-        seed: of the resamples that give the intervals.
         overwrite: replace FILES in `out`.
         config: options of the predictor; its detector is used with `detect`.
         track: shows progress.
+        options: fields of `EvaluationConfig`, in place of those of `settings`.
 
     Raises:
-        ConfigError: unless exactly one of model and predictions is given, or if options contradict each other.
+        ConfigError: unless exactly one of model and predictions is given, or if options are unknown or contradict each
+            other.
         DataError: if the data or predictions cannot be read, or there is nothing to score.
         CheckpointError: if there is no such model, or it is damaged.
         OutputError: if `out` holds results already, or cannot be written.
     """
+    settings = replace(settings or EvaluationConfig(), options)
+    split, unseen_in = settings.split, settings.unseen_in
     if unseen_in and not split:
         raise ConfigError("unseen_in leaves images out of a split. Allowed: with split")
+    if settings.unanswered not in UNANSWERED:
+        raise ConfigError(f"unanswered {settings.unanswered!r}. Allowed: {', '.join(UNANSWERED)}")
     if out is not None:
         check_folder(out, FILES, overwrite=overwrite)
     # The model comes before the data: a mistake in its name is found sooner.
-    predict = prediction_source(
-        model,
-        data,
-        predictions=predictions,
-        split=split,
-        detect=detect,
-        unanswered=unanswered,
-        config=config,
-        track=track,
-    )
+    predict = prediction_source(model, settings, config=config, track=track)
     manifest = read_source(data)
     if split:
         manifest = clean.leave_out_repeated(manifest, split, unseen_in) if unseen_in else manifest.split(split)
-    found = score(predict(manifest), seed=seed, track=track)
+    predictions = predict(manifest, data=data, split=split, unanswered=UNANSWERED[settings.unanswered])
+    found = score(predictions, seed=settings.seed, track=track)
     if out is not None:
-        found.write(out, thumbnails=thumbnails)
+        found.write(out, thumbnails=settings.thumbnails)
     return found
 
 
 def prediction_source(
-    model: str | Path | None,
-    data: str,
-    *,
-    predictions: Path | None,
-    split: str | None,
-    detect: bool,
-    unanswered: str = "error",
-    config: PredictorConfig | None = None,
-    track: Track = no_progress,
-) -> Callable[[Manifest], Predictions]:
+    model: str | Path | None, settings: SourceConfig, *, config: PredictorConfig | None, track: Track
+) -> Callable[..., Predictions]:
     """Load a model, or name a file of predictions; arguments and errors as for `evaluate`.
 
     Returns:
-        A function that returns the predictions for a manifest.
+        A function that takes a manifest, `data`, `split` and `unanswered` as `predict_manifest` does.
     """
-    if (model is None) == (predictions is None):
+    if (model is None) == (settings.predictions is None):
         raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
-    if unanswered not in UNANSWERED:
-        raise ConfigError(f"unanswered {unanswered!r}. Allowed: {', '.join(UNANSWERED)}")
     if model is None:
-        if detect:
+        if settings.detect:
             raise ConfigError(
                 "detect finds faces for a model; predictions are answers already. Allowed: without detect"
             )
-        path = predictions or Path()
-        return lambda manifest: read_predictions(
-            path, manifest, data=data, split=split, unanswered=UNANSWERED[unanswered]
-        )
+        return functools.partial(read_predictions, Path(settings.predictions or ""))
     config = config or PredictorConfig()
-    predictor = Predictor.load(model, config if detect else replace(config, {"detector": "whole"}))
-    return lambda manifest: predict_manifest(
-        predictor,
-        manifest,
-        detect=detect,
-        data=data,
-        split=split,
-        model_fingerprint=model_fingerprint(model),
-        unanswered=UNANSWERED[unanswered],
-        track=functools.partial(track, total=len(manifest), what="images"),
+    predictor = Predictor.load(model, config if settings.detect else replace(config, {"detector": "whole"}))
+    fingerprint = model_fingerprint(model)
+    return functools.partial(
+        predict_manifest, predictor, detect=settings.detect, model_fingerprint=fingerprint, track=track
     )
 
 
@@ -338,9 +288,9 @@ def affect_scores(
         `valence` and `arousal` -> n, ccc, rmse, sign_agreement, and `intervals` of these three; empty if the model does
         not predict them, or no image has a label.
     """
-    found: dict[str, dict[str, Any]] = {}
     if predictions.affect_B2 is None:
-        return found
+        return {}
+    found: dict[str, dict[str, Any]] = {}
     for name, preds_B, target_B in zip(AFFECT, predictions.affect_B2.T, predictions.manifest.affect.T, strict=True):
         (scored,) = np.nonzero(~np.isnan(preds_B) & ~np.isnan(target_B))
         if not len(scored):
@@ -371,19 +321,14 @@ def _groups(predictions: Predictions) -> Iterator[dict[str, Any]]:
         members.setdefault(("split", split), []).append(row)
     for (group, value), rows in sorted(members.items()):
         classes = predictions.preds_B[rows], predictions.target_B[rows], len(predictions.labels)
-        yield {
-            "group": group,
-            "value": value,
-            "n": len(rows),
-            "war": metrics.war(*classes),
-            "uar": metrics.uar(*classes),
-        }
+        scores = {name: CLASS_METRICS[name](*classes) for name in ("war", "uar")}
+        yield {"group": group, "value": value, "n": len(rows), **scores}
 
 
-def _without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not know, by None."""
+def without_nan(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not know, by None in plain data."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -309,28 +309,15 @@ def explain(
     if out is not None:
         if not found:
             raise DataError("no face found; --detector whole takes the whole image for one")
-        _draw(explainer.config, image_hwc_u8, found, name, out, bare=bare)
+        from motivnet.report.heatmaps import draw_explanations
+
+        head, how = explainer.config.model.head, "evidence for the emotion, traced through attention to its place"
+        if bare:
+            how = f"bare attention: last of {head.num_layers} layer(s), mean of {head.num_heads} heads"
+        fill, note, picture = explainer.config.preprocessing.fill, f"{explainer.config.name}, {how}", io.BytesIO()
+        draw_explanations(image_hwc_u8, found, name, fill=fill, note=note, bare=bare).save(picture, format="PNG")
+        write_bytes(out, picture.getvalue())
     return found
-
-
-def _draw(
-    config: BundleConfig,
-    image_hwc_u8: np.ndarray,
-    found: list[Explanation],
-    emotion: str | None,
-    out: Path,
-    *,
-    bare: bool,
-) -> None:
-    from motivnet.report.heatmaps import draw_explanations
-
-    head, how = config.model.head, "evidence for the emotion, traced through attention to its place"
-    if bare:
-        how = f"bare attention: last of {head.num_layers} layer(s), mean of {head.num_heads} heads"
-    fill, note = config.preprocessing.fill, f"{config.name}, {how}"
-    picture = io.BytesIO()
-    draw_explanations(image_hwc_u8, found, emotion, fill=fill, note=note, bare=bare).save(picture, format="PNG")
-    write_bytes(out, picture.getvalue())
 
 
 def spread(map_ij: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:

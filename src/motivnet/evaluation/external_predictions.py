@@ -6,7 +6,7 @@ Shape suffixes: B images, C classes.
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -59,7 +59,7 @@ def read_predictions(
     labels = LabelSet(tuple(columns)) if columns else EMOTIONS if set(preds) <= {*EMOTIONS, None} else known
     manifest = manifest.restrict(labels)
     places, num_others = _match_rows(path, table, manifest)
-    probs_BC = _read_numbers(path, table, columns, "probabilities") if columns else _one_hot(preds, labels)
+    probs_BC = _read_numbers(path, table, columns.values(), "probabilities") if columns else _one_hot(preds, labels)
     _check_probs(path, probs_BC, preds, labels)
     status, affect_B2 = _read_status(path, table, ~np.isnan(probs_BC[:, 0])), _read_affect(path, table)
     protocol = _own_protocol(path, table) or Protocol(
@@ -149,10 +149,10 @@ def _read_preds(path: Path, table: pa.Table, known: LabelSet) -> list[str | None
     return preds
 
 
-def _read_numbers(path: Path, table: pa.Table, columns: dict[str, str], what: str) -> np.ndarray:
+def _read_numbers(path: Path, table: pa.Table, columns: Iterable[str], what: str) -> np.ndarray:
     """Read columns of numbers, float64 (B, C); NaN where there is none."""
     values = []
-    for name in columns.values():
+    for name in columns:
         try:
             values.append(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -164,7 +164,7 @@ def _read_affect(path: Path, table: pa.Table) -> np.ndarray | None:
     """Read valence and arousal, float64 (B, 2), NaN where there is none; None unless the file has columns of both."""
     if not set(AFFECT) <= set(table.column_names):
         return None
-    affect_B2 = _read_numbers(path, table, {name: name for name in AFFECT}, "numbers")
+    affect_B2 = _read_numbers(path, table, AFFECT, "numbers")
     rows, columns = np.nonzero(~np.isnan(affect_B2) & ~(np.abs(affect_B2) <= 1))
     if len(rows):
         name, value = AFFECT[columns[0]], affect_B2[rows[0], columns[0]]
@@ -174,9 +174,8 @@ def _read_affect(path: Path, table: pa.Table) -> np.ndarray | None:
 
 def _one_hot(preds: list[str | None], labels: LabelSet) -> np.ndarray:
     """Return probability 1 for each predicted class, (B, C); NaN rows where there is none."""
-    eye_CC, nothing_C = np.eye(len(labels)), np.full(len(labels), np.nan)
-    rows = [nothing_C if pred is None else eye_CC[labels.names.index(pred)] for pred in preds]
-    return np.array(rows).reshape(-1, len(labels))
+    hot_BC = [[float(pred == label) if pred else np.nan for label in labels] for pred in preds]
+    return np.array(hot_BC).reshape(-1, len(labels))
 
 
 def _check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], labels: LabelSet) -> None:
@@ -219,7 +218,12 @@ def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.nda
     if "row" in table.column_names and len(set(rows)) == len(rows):
         places = _find(path, "row", table["row"].to_pylist(), rows)
         if theirs is not None:
-            _check_names(path, places, theirs, paths)
+            for place, own in zip(places, paths, strict=True):
+                their = theirs[place]
+                if own and their and _name(own) != _name(their):
+                    raise DataError(
+                        f"{path}, row {place}: is of {their}, where the data have {own}: predictions of other data"
+                    )
     elif theirs is None:
         found = ", ".join(table.column_names)
         raise DataError(f"{path}: no column `path`, nor a `row` that is one image's alone in the data; found {found}")
@@ -247,14 +251,12 @@ def _find(path: Path, what: str, keys: list, wanted: list) -> np.ndarray:
 
 def _find_paths(path: Path, theirs: list[str | None], paths: list[str]) -> np.ndarray:
     root = os.path.commonpath([os.path.dirname(own) for own in paths])  # noqa: PTH120
-    pairs: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
-        (os.path.normpath, os.path.normpath),
-        (lambda own: os.path.relpath(own, root or "."), os.path.normpath),
-        (_name, _name),
-    )
-    for own_key, their_key in pairs:
-        wanted = [own_key(own) for own in paths]
-        keys = [None if their is None else their_key(their) for their in theirs]
+    normal = [their and os.path.normpath(their) for their in theirs]
+    for wanted, keys in (
+        ([os.path.normpath(own) for own in paths], normal),
+        ([os.path.relpath(own, root or ".") for own in paths], normal),
+        ([_name(own) for own in paths], [their and _name(their) for their in theirs]),
+    ):
         if len(set(wanted)) == len(wanted) and set(wanted) <= set(keys):
             return _find(path, "path", keys, wanted)
     return _find(path, "path", theirs, paths)
@@ -265,15 +267,7 @@ def _name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]
 
 
-def _check_names(path: Path, places: np.ndarray, theirs: list[str | None], paths: list[str | None]) -> None:
-    """Refuse a file that was matched by row numbers, but is of other images."""
-    for place, own in zip(places, paths, strict=True):
-        their = theirs[place]
-        if own is not None and their is not None and _name(own) != _name(their):
-            raise DataError(f"{path}, row {place}: is of {their}, where the data have {own}: predictions of other data")
-
-
 def _values_at(table: pa.Table, name: str, places: np.ndarray) -> dict[int, Any]:
     """Return the values of a column: position in `places` -> value, where there is one."""
-    values = table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
-    return {row: values[place] for row, place in enumerate(places) if values[place] is not None}
+    values = table[name].take(places).to_pylist() if name in table.column_names else ()
+    return {row: value for row, value in enumerate(values) if value is not None}

@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from motivnet.config import to_plain
+from motivnet.config import replace, to_plain
 from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError
-from motivnet.evaluation.evaluate import Track, no_progress, prediction_source
+from motivnet.evaluation.evaluate import prediction_source
+from motivnet.evaluation.evaluation_config import AuditConfig
 from motivnet.evaluation.groups import Column, group_columns
-from motivnet.evaluation.metrics import ratio
-from motivnet.evaluation.predictions import Predictions, Protocol
+from motivnet.evaluation.metrics import Weights, ratio
+from motivnet.evaluation.predictions import Predictions, Protocol, Track, no_progress
 from motivnet.evaluation.resampling import Interval, bootstrap, holm, number_units
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.tables import check_folder
@@ -157,53 +158,44 @@ class Audit:
 def audit(
     model: str | Path | None,
     data: str,
+    settings: AuditConfig | None = None,
     *,
     by: Sequence[str],
     out: Path | None = None,
-    predictions: Path | None = None,
-    split: str | None = None,
-    groups_csv: Path | None = None,
-    min_size: int = 50,
-    detect: bool = False,
-    seed: int = 0,
     overwrite: bool = False,
     config: PredictorConfig | None = None,
     track: Track = no_progress,
+    **options: Any,
 ) -> Audit:
     """Audit a model for gaps between groups of faces; what `motivnet audit` does.
 
     Args:
-        model: as for `evaluate`, as are `data`, `predictions`, `split`, `detect`, `config` and `track`.
+        model: as for `evaluate`, as are `data`, `config` and `track`.
         data: `KIND:PATH`.
+        settings: split, detection and so on; None takes the defaults.
         by: names of the columns that divide the images into groups; see `group_columns`.
         out: folder to write FILES to; None writes nothing.
-        predictions: a file of predictions instead of a model.
-        split: the publisher's split; None takes all rows.
-        groups_csv: a table of further columns.
-        min_size: images below which a group, or its rest, is listed and not tested.
-        detect: detect faces.
-        seed: of permutations and intervals.
         overwrite: replace FILES in `out`.
         config: options of the predictor.
         track: shows progress.
+        options: fields of `AuditConfig`, in place of those of `settings`.
 
     Raises:
         MotivNetError: as for `evaluate`; also DataError if there is no such column.
     """
     if out is not None:
         check_folder(out, FILES, overwrite=overwrite)
-    predict = prediction_source(
-        model, data, predictions=predictions, split=split, detect=detect, config=config, track=track
-    )
+    settings = replace(settings or AuditConfig(), options)
+    predict = prediction_source(model, settings, config=config, track=track)
     whole = read_source(data)
-    manifest = whole.split(split) if split else whole
+    manifest = whole.split(settings.split) if settings.split else whole
     # Before the model runs: a mistake in a column is found sooner.
-    columns = group_columns(manifest, by, whole=whole, table=groups_csv)
-    answers = predict(manifest)
+    columns = group_columns(manifest, by, whole=whole, table=settings.groups_csv)
+    answers = predict(manifest, data=data, split=settings.split)
     # The answers are without the images of labels that the model does not know.
     kept = [row for row, label in enumerate(manifest.table["label"].to_pylist()) if label in answers.labels.names]
     columns = {name: [column[row] for row in kept] for name, column in columns.items()}
-    found = compare_groups(answers, columns, min_size=min_size, seed=seed)
+    found = compare_groups(answers, columns, min_size=settings.min_size, seed=settings.seed)
     if out is not None:
         found.write(out)
     return found
@@ -260,9 +252,9 @@ def compare_groups(
     for each in compared:
         gaps: tuple[Gap, ...] = ()
         if each.group.untested is None:
-            p_M, holm_M = tested[each.group.column, each.group.name if each.mirror is None else each.mirror]
+            pair = tested[each.group.column, each.mirror or each.group.name]
             resampling = {"num_resamples": num_resamples, "level": level, "seed": seed}
-            gaps = tuple(_gaps(each, measures, p_M, holm_M, alpha, resampling))
+            gaps = tuple(_gaps(each, measures, pair, alpha, resampling))
         groups.append(dataclasses.replace(each.group, gaps=gaps))
     return Audit(
         protocol=predictions.protocol,
@@ -365,13 +357,9 @@ def _test(each: _Comparison, measures: "Measures", num_permutations: int, rng: n
 
 
 def _gaps(
-    each: _Comparison,
-    measures: "Measures",
-    p_M: np.ndarray,
-    holm_M: np.ndarray,
-    alpha: float,
-    resampling: dict[str, Any],
+    each: _Comparison, measures: "Measures", p_values: Sequence[np.ndarray], alpha: float, resampling: dict[str, Any]
 ) -> list[Gap]:
+    """Return all gaps of a group; `p_values`: of each measure, and corrected."""
     values = {name: _number(value) for name, value in measures.gaps(each.counts()).items()}
     known: dict[str, Interval] = {}
     if resampling["num_resamples"]:
@@ -389,7 +377,7 @@ def _gaps(
             p_holm=float(corrected),
             found=bool(corrected <= alpha),
         )
-        for name, p_value, corrected in zip(measures.names, p_M, holm_M, strict=True)
+        for name, p_value, corrected in zip(measures.names, *p_values, strict=True)
     ]
     gaps.insert(1, Gap(measure="uar", raw=values["raw uar"], raw_interval=known.get("raw uar")))
     return gaps
@@ -429,20 +417,16 @@ class Measures:
     def adjusted(self, counts_GCA: np.ndarray) -> np.ndarray:
         """Return the differences among faces of the same label, group minus rest (M,); NaN where no label is shared."""
         hits_MGC, eligible_MGC = self.count(counts_GCA)
-        both_MC = eligible_MGC.sum(axis=1)
-        weight_MC = np.divide(eligible_MGC.prod(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
-        rate_MGC = np.divide(hits_MGC, eligible_MGC, out=np.zeros_like(hits_MGC), where=eligible_MGC > 0)
+        weight_MC = np.nan_to_num(ratio(eligible_MGC.prod(axis=1), eligible_MGC.sum(axis=1)))
+        rate_MGC = np.nan_to_num(ratio(hits_MGC, eligible_MGC))
         return ratio((weight_MC * (rate_MGC[:, 1] - rate_MGC[:, 0])).sum(axis=-1), weight_MC.sum(axis=-1))
 
     def gaps(self, counts_GCA: np.ndarray) -> dict[str, float]:
         """Return all differences by name: `raw MEASURE`, `adjusted MEASURE` and `raw uar`."""
-        rates_MG = self.rates(counts_GCA)
-        raw = dict(zip(self.names, rates_MG[:, 1] - rates_MG[:, 0], strict=True))
-        raw["uar"] = uar_gap(counts_GCA)
-        adjusted = dict(zip(self.names, self.adjusted(counts_GCA), strict=True))
-        return {f"raw {name}": value for name, value in raw.items()} | {
-            f"adjusted {name}": value for name, value in adjusted.items()
-        }
+        rest_M, group_M = self.rates(counts_GCA).T
+        names = [f"{kind} {name}" for kind in ("raw", "adjusted") for name in self.names]
+        values = np.concatenate([group_M - rest_M, self.adjusted(counts_GCA)])
+        return dict(zip(names, values, strict=True)) | {"raw uar": uar_gap(counts_GCA)}
 
 
 def uar_gap(counts_GCA: np.ndarray) -> float:
@@ -467,22 +451,16 @@ def permutation_p_values(
         num_permutations: R; p-values are at least 1 / (R + 1).
         rng: for the draws.
     """
-    hits_MGC, eligible_MGC = measures.count(counts_GCA.astype(np.int64))
+    hits_MGC, eligible_MGC = (number_MGC.astype(np.int64) for number_MGC in measures.count(counts_GCA))
     p_M = np.ones(len(measures.names))
-    for m, (hits_GC, eligible_GC) in enumerate(
-        zip(hits_MGC.astype(np.int64), eligible_MGC.astype(np.int64), strict=True)
-    ):
+    for m, (hits_GC, eligible_GC) in enumerate(zip(hits_MGC, eligible_MGC, strict=True)):
         hits_C, eligible_C = hits_GC.sum(axis=0), eligible_GC.sum(axis=0)
         use_C = (hits_C > 0) & (hits_C < eligible_C) & (eligible_GC > 0).all(axis=0)
         if not use_C.any():
             continue
-        drawn_RC = rng.hypergeometric(
-            hits_C[use_C],
-            (eligible_C - hits_C)[use_C],
-            eligible_GC[1, use_C],
-            size=(num_permutations, int(use_C.sum())),
-        )
-        expected = (eligible_GC[1, use_C] * hits_C[use_C] / eligible_C[use_C]).sum()
+        hits_C, eligible_C, group_C = hits_C[use_C], eligible_C[use_C], eligible_GC[1, use_C]
+        drawn_RC = rng.hypergeometric(hits_C, eligible_C - hits_C, group_C, size=(num_permutations, len(hits_C)))
+        expected = (group_C * hits_C / eligible_C).sum()
         p_M[m] = _p_value(hits_GC[1, use_C].sum() - expected, drawn_RC.sum(axis=1) - expected)
     return p_M
 
@@ -511,8 +489,7 @@ def subject_p_values(
     num_classes = measures.eligible_MC.shape[1]
     counts_GCA = table(label_B, answer_B, member_B, num_classes)
     hits_MGC, eligible_MGC = measures.count(counts_GCA)
-    both_MC = eligible_MGC.sum(axis=1)
-    rate_MC = np.divide(hits_MGC.sum(axis=1), both_MC, out=np.zeros_like(both_MC), where=both_MC > 0)
+    rate_MC = np.nan_to_num(ratio(hits_MGC.sum(axis=1), eligible_MGC.sum(axis=1)))
     num_GC = counts_GCA.sum(axis=-1)
     share_C = num_GC[1] / np.maximum(num_GC.sum(axis=0), 1)
     excess_MB = (measures.hits_MCA[:, label_B, answer_B] - rate_MC[:, label_B]) * measures.eligible_MC[:, label_B]
@@ -531,16 +508,12 @@ def subject_p_values(
 
 
 def table(
-    label_B: np.ndarray,
-    answer_B: np.ndarray,
-    member_B: np.ndarray,
-    num_classes: int,
-    weights_B: np.ndarray | None = None,
+    label_B: np.ndarray, answer_B: np.ndarray, member_B: np.ndarray, num_classes: int, weights: Weights = None
 ) -> np.ndarray:
     """Count images of the rest and the group by label and answer, float64 (2, C, A); arguments as in `_Comparison`."""
     shape = (2, num_classes, num_classes + 1)
     place_B = np.ravel_multi_index((member_B.astype(np.int64), label_B, answer_B), shape)
-    return np.bincount(place_B, weights_B, math.prod(shape)).astype(np.float64).reshape(shape)
+    return np.bincount(place_B, weights, math.prod(shape)).astype(np.float64).reshape(shape)
 
 
 def _p_value(observed: float, drawn_R: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 import csv
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,6 @@ from motivnet.errors import DataError, unknown_name
 
 # Group of each image; None: not known, so neither in a group nor in the rest.
 Column = list[str | None]
-
-DERIVED = ("agreement", "duplicate", "intensity", "split", "subject")
 
 # Minimum share of votes for high agreement, and minimum distance from neutral in valence and arousal of a strong
 # expression.
@@ -65,10 +63,10 @@ def group_columns(
             column = [pairs.get(name) for pairs in maps]
         elif name in listed:
             column = listed[name]
-        elif name in DERIVED:
-            column = _derive(name, manifest, whole)
+        elif name in _DERIVE:
+            column = _DERIVE[name](manifest, whole)
         else:
-            raise DataError(unknown_name("group column", name, {*own, *listed, *DERIVED}))
+            raise DataError(unknown_name("group column", name, {*own, *listed, *_DERIVE}))
         num_groups = len(set(column) - {None})
         if not 1 <= num_groups <= MAX_GROUPS:
             raise DataError(f"group column {name!r} has {num_groups} values. Allowed: from 1 to {MAX_GROUPS}")
@@ -76,17 +74,7 @@ def group_columns(
     return columns
 
 
-def _derive(name: str, manifest: Manifest, whole: Manifest | None) -> Column:
-    if name == "agreement":
-        return _agreement(manifest)
-    if name == "duplicate":
-        return _duplicate(manifest, whole)
-    if name == "intensity":
-        return _intensity(manifest)
-    return manifest.table[name].to_pylist()
-
-
-def _agreement(manifest: Manifest) -> Column:
+def _agreement(manifest: Manifest, whole: Manifest | None) -> Column:
     votes = manifest.votes
     total, most = votes.sum(axis=1), votes.max(axis=1)
     return [
@@ -95,7 +83,7 @@ def _agreement(manifest: Manifest) -> Column:
     ]
 
 
-def _intensity(manifest: Manifest) -> Column:
+def _intensity(manifest: Manifest, whole: Manifest | None) -> Column:
     pairs = zip(manifest.table["valence"].to_pylist(), manifest.table["arousal"].to_pylist(), strict=True)
     return [
         None if valence is None or arousal is None else "strong" if math.hypot(valence, arousal) >= STRONG else "weak"
@@ -110,8 +98,17 @@ def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:
         raise DataError(
             f"group column 'duplicate' compares a split with the one training split; found {', '.join(splits)}"
         )
-    seen = np.isin(pixel_hashes(manifest)[0], pixel_hashes(whole.split(training[0]))[0])
+    seen = np.isin(pixel_hashes(manifest), pixel_hashes(whole.split(training[0])))
     return ["also in training" if also else "only here" for also in seen]
+
+
+_DERIVE: Mapping[str, Callable[[Manifest, Manifest | None], Column]] = {
+    "agreement": _agreement,
+    "duplicate": _duplicate,
+    "intensity": _intensity,
+    "split": lambda manifest, whole: manifest.table["split"].to_pylist(),
+    "subject": lambda manifest, whole: manifest.table["subject"].to_pylist(),
+}
 
 
 def _read_table(path: Path, manifest: Manifest) -> dict[str, Column]:

@@ -148,8 +148,7 @@ def rank_of_truth(probs: ArrayLike, target: ArrayLike) -> np.ndarray:
     """
     probs_BC = checked_scores(probs)
     num_classes = probs_BC.shape[1]
-    target_B = checked_classes("target", target, num_classes)
-    checked_length("probs", len(probs_BC), len(target_B))
+    target_B = checked_target(target, "probs", len(probs_BC), num_classes)
     true_B1 = np.take_along_axis(probs_BC, target_B[:, None], axis=1)
     earlier_BC = np.arange(num_classes) < target_B[:, None]
     return ((probs_BC > true_B1) | ((probs_BC == true_B1) & earlier_BC)).sum(axis=1)
@@ -204,8 +203,6 @@ def sign_agreement(preds: ArrayLike, target: ArrayLike, *, weights: Weights = No
 
 def weighted_mean(values: np.ndarray, weights: Weights) -> float:
     """Average checked numbers, one per image, (B,); weights and errors as for `confusion_matrix`."""
-    if weights is None:
-        return float(values.mean())
     weights_B = checked_weights(weights, len(values))
     return float((weights_B * values).sum() / weights_B.sum())
 
@@ -244,12 +241,28 @@ def checked_classes(what: str, values: ArrayLike, num_classes: int, *, no_answer
         raise DataError(f"{what} of shape {values_B.shape}. Allowed: one class per image, at least one image")
     if values_B.dtype.kind not in "iu":
         raise DataError(f"{what} of {values_B.dtype}. Allowed: whole numbers of an integer type")
-    wrong_B = (values_B < (NO_ANSWER if no_answer else 0)) | (values_B >= num_classes)
-    if wrong_B.any():
-        row = int(np.argmax(wrong_B))
-        allowed = f"classes from 0 to {num_classes - 1}" + (f", {NO_ANSWER} for no answer" if no_answer else "")
-        raise DataError(f"{what}[{row}] is {values_B[row]}. Allowed: {allowed}")
+    allowed = f"classes from 0 to {num_classes - 1}" + (f", {NO_ANSWER} for no answer" if no_answer else "")
+    check_each(what, values_B, (values_B >= (NO_ANSWER if no_answer else 0)) & (values_B < num_classes), allowed)
     return values_B.astype(np.int64)
+
+
+def checked_target(target: ArrayLike, what: str, length: int, num_classes: int) -> np.ndarray:
+    """Return the true class of each image as int64 (B,).
+
+    Raises:
+        DataError: as of `checked_classes`, or unless there are as many as predictions, which are named `what`.
+    """
+    target_B = checked_classes("target", target, num_classes)
+    if length != len(target_B):
+        raise DataError(f"{what} of {length} images, target of {len(target_B)}")
+    return target_B
+
+
+def check_each(what: str, values: np.ndarray, valid: np.ndarray, allowed: str) -> None:
+    """Raise DataError, naming the first value that is not valid, if there is one."""
+    if not valid.all():
+        place = int(np.argmin(valid))
+        raise DataError(f"{what}[{place}] is {values[place]}. Allowed: {allowed}")
 
 
 def checked_weights(weights: Weights, num_rows: int) -> np.ndarray:
@@ -266,24 +279,16 @@ def checked_weights(weights: Weights, num_rows: int) -> np.ndarray:
             f"weights of shape {weights_B.shape} and {weights_B.dtype}. Allowed: a number for each of {num_rows} images"
         )
     weights_B = weights_B.astype(np.float64)
-    wrong_B = ~np.isfinite(weights_B) | (weights_B < 0)
-    if wrong_B.any():
-        row = int(np.argmax(wrong_B))
-        raise DataError(f"weights[{row}] is {weights_B[row]}. Allowed: finite numbers of at least 0")
+    check_each("weights", weights_B, np.isfinite(weights_B) & (weights_B >= 0), "finite numbers of at least 0")
     if not weights_B.any():
         raise DataError("all weights are 0. Allowed: at least one above")
     return weights_B
 
 
-def checked_length(what: str, length: int, target_length: int) -> None:
-    """Raise DataError if predictions and target are of different numbers of images."""
-    if length != target_length:
-        raise DataError(f"{what} of {length} images, target of {target_length}")
-
-
 def _values(preds: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     preds_B, target_B = _finite("preds", preds), _finite("target", target)
-    checked_length("preds", len(preds_B), len(target_B))
+    if len(preds_B) != len(target_B):
+        raise DataError(f"preds of {len(preds_B)} images, target of {len(target_B)}")
     return preds_B, target_B
 
 
@@ -293,10 +298,7 @@ def _finite(what: str, values: ArrayLike) -> np.ndarray:
         raise DataError(
             f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: one number per image, at least one image"
         )
-    wrong_B = ~np.isfinite(values_B)
-    if wrong_B.any():
-        row = int(np.argmax(wrong_B))
-        raise DataError(f"{what}[{row}] is {values_B[row]}. Allowed: finite numbers")
+    check_each(what, values_B, np.isfinite(values_B), "finite numbers")
     return values_B.astype(np.float64)
 
 
@@ -305,8 +307,7 @@ def _counts(preds: ArrayLike, target: ArrayLike, num_classes: int, weights: Weig
     if num_classes < 1:
         raise DataError(f"num_classes must be at least 1, not {num_classes}")
     preds_B = checked_classes("preds", preds, num_classes, no_answer=True)
-    target_B = checked_classes("target", target, num_classes)
-    checked_length("preds", len(preds_B), len(target_B))
+    target_B = checked_target(target, "preds", len(preds_B), num_classes)
     num_answers = num_classes + 1
     place_B = target_B * num_answers + (preds_B - NO_ANSWER)
     weights_B = None if weights is None else checked_weights(weights, len(target_B))

@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
 from motivnet.inference.predictor import Predictor
-from motivnet.inference.results import FaceResult, ImageResult, Status
+from motivnet.inference.results import FaceResult, Status
 from motivnet.labels import AFFECT, LabelSet
 from motivnet.preprocess import Box
 from motivnet.storage import atomic_path
@@ -32,7 +32,13 @@ from motivnet.version import __version__
 UNANSWERED = {"error": "counted as errors", "leave-out": "left out"}
 PROTOCOL_KEY = b"motivnet.protocol"
 
-Track = Callable[[Iterable[ImageResult]], Iterable[ImageResult]]
+# A progress bar, such as `motivnet.cli.console.track`: takes items, `total` and `what`, and returns the items.
+Track = Callable[..., Iterable[Any]]
+
+
+def no_progress(items: Iterable[Any], *, total: int, what: str) -> Iterable[Any]:
+    """Return the items without a progress bar."""
+    return items
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,16 +162,15 @@ class Predictions:
 
     def select(self, keep: np.ndarray) -> "Predictions":
         """Keep the rows of a boolean mask, or of an array of row positions; the protocol stays that of the whole."""
-        positions = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
-        places = list(enumerate(positions.tolist()))
+        rows = np.arange(len(self.status))[keep].tolist()
         return dataclasses.replace(
             self,
-            manifest=self.manifest.select(positions),
-            probs_BC=self.probs_BC[positions],
-            affect_B2=None if self.affect_B2 is None else self.affect_B2[positions],
-            status=tuple(self.status[old] for _, old in places),
-            errors={new: self.errors[old] for new, old in places if old in self.errors},
-            faces={new: self.faces[old] for new, old in places if old in self.faces},
+            manifest=self.manifest.select(keep),
+            probs_BC=self.probs_BC[keep],
+            affect_B2=None if self.affect_B2 is None else self.affect_B2[keep],
+            status=tuple(self.status[row] for row in rows),
+            errors={new: self.errors[row] for new, row in enumerate(rows) if row in self.errors},
+            faces={new: self.faces[row] for new, row in enumerate(rows) if row in self.faces},
         )
 
     def write(self, path: Path) -> None:
@@ -201,7 +206,8 @@ def predict_manifest(
     split: str | None,
     model_fingerprint: str | None = None,
     unanswered: str = UNANSWERED["error"],
-    track: Track = iter,
+    track: Track = no_progress,
+    what: str = "images",
 ) -> Predictions:
     """Predict every row of a manifest, in its order.
 
@@ -214,7 +220,8 @@ def predict_manifest(
         split: the publisher's split, for the protocol.
         model_fingerprint: of `checkpoints.bundle.model_fingerprint`, for the protocol.
         unanswered: one of the values of UNANSWERED, for the protocol.
-        track: wraps the iterator of results, such as a progress bar.
+        track: shows progress.
+        what: the name of the progress bar.
 
     Raises:
         DataError: if no row has a label that the model knows.
@@ -225,13 +232,13 @@ def predict_manifest(
     sources = (manifest.source(row) for row in range(len(manifest)))
     if not detect:
         predictor = Predictor(config, predictor.backend, load_detector("whole"), predictor.options)
-    results = predictor.stream(sources, boxes=None if detect else boxes)
+    results = track(predictor.stream(sources, boxes=None if detect else boxes), total=len(manifest), what=what)
     probs_BC = np.full((len(manifest), len(labels)), np.nan)
     affect_B2 = np.full((len(manifest), len(AFFECT)), np.nan)
     status: list[Status] = []
     errors: dict[int, str] = {}
     faces: dict[int, Box] = {}
-    for row, (result, box) in enumerate(zip(track(results), boxes, strict=True)):
+    for row, (result, box) in enumerate(zip(results, boxes, strict=True)):
         face = choose_face(result.faces, box if detect else None)
         status.append("no_face" if face is None and result.status == "ok" else result.status)
         if result.error is not None:

@@ -13,15 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from motivnet.errors import DataError
-from motivnet.evaluation.metrics import (
-    Weights,
-    checked_classes,
-    checked_length,
-    checked_scores,
-    checked_weights,
-    ratio,
-    weighted_mean,
-)
+from motivnet.evaluation.metrics import Weights, checked_scores, checked_target, checked_weights, ratio, weighted_mean
 
 NUM_BINS = 15
 SUM_TOLERANCE = 1e-3
@@ -62,8 +54,7 @@ class ProbabilityScores:
         if num_bins < 1:
             raise DataError(f"num_bins must be at least 1, not {num_bins}")
         self.probs_BC = checked_probs(probs)
-        self.target_B = checked_classes("target", target, self.probs_BC.shape[1])
-        checked_length("probs", len(self.probs_BC), len(self.target_B))
+        self.target_B = checked_target(target, "probs", *self.probs_BC.shape)
         self.edges = np.linspace(0, 1, num_bins + 1)
 
     def auroc_per_class(self, weights: Weights = None) -> np.ndarray:
@@ -214,7 +205,7 @@ def checked_probs(probs: ArrayLike) -> np.ndarray:
     if wrong_B.any():
         row = int(np.argmax(wrong_B))
         raise DataError(
-            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {probs_BC[row].sum():.6g}"
+            f"probs[{row}] is {np.round(probs_BC[row], 4).tolist()}, which sums to {sum(probs_BC[row].tolist()):.6g}"
             f" ({wrong_B.sum()} such rows). Allowed: values from 0 to 1 that sum to 1 within {SUM_TOLERANCE}"
         )
     return probs_BC

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from motivnet.errors import DataError
+from motivnet.evaluation.metrics import check_each
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
 Units = int | Sequence[Any] | np.ndarray
@@ -180,10 +181,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     p_N = np.asarray(p_values, dtype=np.float64)
     if p_N.ndim != 1:
         raise DataError(f"p_values of shape {p_N.shape}. Allowed: one number per test")
-    wrong_N = ~((p_N >= 0) & (p_N <= 1))
-    if wrong_N.any():
-        place = int(np.argmax(wrong_N))
-        raise DataError(f"p_values[{place}] is {p_N[place]}. Allowed: numbers from 0 to 1")
+    check_each("p_values", p_N, (p_N >= 0) & (p_N <= 1), "numbers from 0 to 1")
     order_N = np.argsort(p_N, kind="stable")
     adjusted_N = np.empty_like(p_N)
     stepped_N = np.arange(len(p_N), 0, -1) * p_N[order_N]
@@ -202,14 +200,9 @@ def number_units(units: Units) -> np.ndarray:
 
 
 def _resample(
-    score: Score,
-    units: Units,
-    num_resamples: int,
-    level: float,
-    seed: int,
-    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    score: Score, units: Units, num_resamples: int, level: float, seed: int, track: Callable[..., Iterable[int]] = iter
 ) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
-    """Return the scores of the images themselves, and on the resamples, (R,); these are NaN if there is one unit."""
+    """Return the scores of the images themselves, and on the resamples without NaN; none if there is one unit."""
     unit_B = number_units(units)
     if not len(unit_B):
         raise DataError("there are no images to draw from")
@@ -226,11 +219,10 @@ def _resample(
         scores = score(drawn_K[unit_B].astype(np.float64))
         for name, values_R in resampled.items():
             values_R[r] = scores[name]
-    return observed, resampled
+    return observed, {name: values_R[~np.isnan(values_R)] for name, values_R in resampled.items()}
 
 
 def _interval(values_R: np.ndarray, level: float) -> Interval:
-    values_R = values_R[~np.isnan(values_R)]
     if not len(values_R):
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
@@ -238,7 +230,6 @@ def _interval(values_R: np.ndarray, level: float) -> Interval:
 
 
 def _sides_p_value(values_R: np.ndarray) -> float:
-    values_R = values_R[~np.isnan(values_R)]
     if not len(values_R):
         return float("nan")
     rarer = min((values_R <= TIE).sum(), (values_R >= -TIE).sum())

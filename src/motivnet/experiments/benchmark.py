@@ -19,8 +19,9 @@ from motivnet.config import to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, unknown_name
+from motivnet.evaluation.evaluate import without_nan
 from motivnet.evaluation.external_predictions import read_predictions
-from motivnet.evaluation.predictions import Predictions, Track, predict_manifest
+from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
 from motivnet.evaluation.resampling import bootstrap, holm
 from motivnet.experiments import protocols
 from motivnet.experiments.comparison import Answers, Comparison, Entry, compare
@@ -106,7 +107,7 @@ class Benchmark:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; NaN becomes None."""
-        return _without_nan(to_plain(self))
+        return without_nan(to_plain(self))
 
 
 def run_benchmark(
@@ -118,7 +119,7 @@ def run_benchmark(
     config: PredictorConfig | None = None,
     overwrite: bool = False,
     say: Callable[[str], object] = lambda line: None,
-    track: Callable[[str, int], Track] = lambda title, total: iter,
+    track: Track = no_progress,
 ) -> Benchmark:
     """Score every model on every data set, and write benchmark.md, benchmark.html and benchmark.json.
 
@@ -130,8 +131,7 @@ def run_benchmark(
         config: options of the predictors; its detector is used where `settings.detect` names a data set.
         overwrite: replace a report that is there.
         say: receives progress messages.
-        track: takes the title of a model and data set and the number of images, and returns what wraps the iterator
-            of results, such as a progress bar.
+        track: shows progress.
 
     Raises:
         ConfigError: if two data sets have the same title, or a setting names an unknown model or data set.
@@ -204,7 +204,7 @@ class _Run:
     settings: BenchmarkSettings
     config: PredictorConfig
     say: Callable[[str], object]
-    track: Callable[[str, int], Track]
+    track: Track
     models: list[ModelInfo] = dataclasses.field(default_factory=list)
     entries: list[Entry] = dataclasses.field(default_factory=list)
     answers: dict[tuple[str, str], Answers] = dataclasses.field(default_factory=dict)
@@ -321,7 +321,8 @@ class _Run:
             data=name.source,
             split=name.split,
             model_fingerprint=info.fingerprint,
-            track=self.track(f"{info.name} on {name.title}", len(manifest)),
+            track=self.track,
+            what=f"{info.name} on {name.title}",
         )
         with atomic_path(path, parents=True) as temporary:
             predictions.write(temporary)
@@ -339,11 +340,3 @@ class _Run:
                 p_values += [each.p_value] if each and each.p_value is not None else []
         corrected = iter(holm(p_values).tolist())
         return [each if each.p_value is None else dataclasses.replace(each, p_holm=next(corrected)) for each in found]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motivnet.report import page
-from motivnet.report.tables import Block, p_value, points, to_json, to_markdown
+from motivnet.report.page import Block, p_value, points, to_json, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,13 +1,12 @@
 """An audit as tables: `audit.md`, `audit.html` and `audit.json`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from motivnet.report import page as report
-from motivnet.report.page import percent, points
-from motivnet.report.tables import Block, Row, p_value, to_html, to_json, to_markdown
+from motivnet.report.page import Block, block_files, p_value, percent, points
 
 if TYPE_CHECKING:
     from motivnet.evaluation.fairness import Audit, Gap, Group
@@ -23,7 +22,6 @@ READING = (
 
 def audit_files(audit: "Audit") -> dict[str, str]:
     """Write an audit three times: file name -> contents, the data last."""
-    title, blocks = f"Audit of {audit.protocol.model}", list(_blocks(audit))
     labels = audit.protocol.labels
     caption = "Rows: true class; columns: predicted class."
     heat = [
@@ -33,11 +31,7 @@ def audit_files(audit: "Audit") -> dict[str, str]:
         )
         for group in audit.groups
     ]
-    return {
-        "audit.md": to_markdown(title, blocks),
-        "audit.html": to_html(title, blocks, more=heat),
-        "audit.json": to_json(audit.to_dict()),
-    }
+    return block_files("audit", f"Audit of {audit.protocol.model}", list(_blocks(audit)), audit.to_dict(), more=heat)
 
 
 def findings(audit: "Audit") -> Iterator[str]:
@@ -72,18 +66,18 @@ def _sentence(group: "Group", gap: "Gap", rest: str) -> str:
 
 def _blocks(audit: "Audit") -> Iterator[Block]:
     yield Block("Findings", tuple(findings(audit)), (), READING)
-    yield Block("Protocol", ("What exactly was measured.",), list(_protocol(audit)))
+    yield Block("Protocol", ("What exactly was measured.",), _protocol(audit))
     for column, unknown in audit.ungrouped.items():
         groups = [group for group in audit.groups if group.column == column]
         notes = (f"{unknown:,} images have no value in this column.",) if unknown else ()
         yield Block(f"Groups by {column}", (), [_scores(group) for group in groups], notes)
-        yield Block(f"Recall by {column}", (), [_recall(group) for group in groups])
+        yield Block(f"Recall by {column}", (), [{"group": group.name} | _percents(group.recall) for group in groups])
         rows = [_gap(group, gap) for group in groups for gap in group.gaps]
         if rows:
             yield Block(f"Gaps by {column}", (), rows)
 
 
-def _protocol(audit: "Audit") -> Iterator[Row]:
+def _protocol(audit: "Audit") -> list[dict[str, str]]:
     protocol = audit.protocol
     signs = f"; by random signs of whole subjects in {', '.join(audit.by_subject)}" if audit.by_subject else ""
     pairs = {
@@ -100,10 +94,10 @@ def _protocol(audit: "Audit") -> Iterator[Row]:
         "intervals": f"{audit.level:.0%} of each gap alone, not corrected; bootstrap, seed {audit.seed}",
         "motivnet": protocol.version,
     }
-    return ({"setting": name, "value": value} for name, value in pairs.items())
+    return [{"setting": name, "value": value} for name, value in pairs.items()]
 
 
-def _scores(group: "Group") -> Row:
+def _scores(group: "Group") -> dict[str, object]:
     return {
         "group": group.name,
         "images": group.n,
@@ -111,16 +105,16 @@ def _scores(group: "Group") -> Row:
         "without an answer": group.unanswered,
         "WAR": percent(group.war),
         "UAR": percent(group.uar),
-        **{f"false {name}": percent(value) for name, value in group.false_positives.items()},
+        **_percents(group.false_positives, "false "),
         "not tested": group.untested or "",
     }
 
 
-def _recall(group: "Group") -> Row:
-    return {"group": group.name, **{label: percent(value) for label, value in group.recall.items()}}
+def _percents(values: Mapping[str, float | None], prefix: str = "") -> dict[str, object]:
+    return {f"{prefix}{name}": percent(value) for name, value in values.items()}
 
 
-def _gap(group: "Group", gap: "Gap") -> Row:
+def _gap(group: "Group", gap: "Gap") -> dict[str, object]:
     name = gap.measure.removeprefix("fpr_")
     return {
         "group": group.name,

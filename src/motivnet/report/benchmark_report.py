@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from motivnet.report import page
-from motivnet.report.tables import Block, Row, p_value, points, to_html, to_json, to_markdown
+from motivnet.report.page import Block, block_files, p_value, points
 
 if TYPE_CHECKING:
     from motivnet.experiments.benchmark import Benchmark
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # The data come last: where they are, the rest is.
 FILES = ("benchmark.md", "benchmark.html", "benchmark.json")
-TITLE = "Benchmark"
 HEADS = {"war": "WAR", "uar": "UAR", "top2": "Top-2", "f1_macro": "F1"}
 # By setting: what its scores mean.
 SETTINGS = {
@@ -39,11 +38,8 @@ PUBLISHED_NOTE = (
 
 def benchmark_files(benchmark: "Benchmark") -> dict[str, str]:
     """Return the contents of FILES by name."""
-    blocks, entries = list(_blocks(benchmark)), benchmark.cells
-    plots = [page.Section("WAR with 95 % intervals", _plot(entries))] if entries else []
-    data = to_json(benchmark.to_dict())
-    texts = to_markdown(TITLE, blocks), to_html(TITLE, blocks, more=plots), data
-    return dict(zip(FILES, texts, strict=True))
+    plots = [page.Section("WAR with 95 % intervals", _plot(benchmark.cells))] if benchmark.cells else []
+    return block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict(), more=plots)
 
 
 def headlines(benchmark: "Benchmark") -> str:
@@ -137,7 +133,7 @@ def _leaderboard(
     benchmark: "Benchmark", setting: str, title: str, entries: "Sequence[Entry]", published: "Sequence[Published]"
 ) -> Block:
     trained_on = {model.name: model.training_data for model in benchmark.models}
-    rows: list[tuple[float, Row]] = []
+    rows: list[tuple[float, Mapping[str, object]]] = []
     for entry in entries:
         scores = {
             head: page.percent(entry.scores[name], entry.intervals.get(name)).replace(" %", "")

@@ -58,12 +58,11 @@ def evaluation_report(evaluation: "Evaluation", *, with_thumbnails: bool = True)
     protocol = evaluation.protocol
     name = PurePath(protocol.data.partition(":")[2].partition("?")[0]).name or protocol.data
     title = f"{protocol.model} on {name}{f', {protocol.split}' if protocol.split else ''}"
-    return report.render(
-        title, list(_sections(evaluation, evaluation.predictions.scored, with_thumbnails=with_thumbnails))
-    )
+    return report.render(title, list(_sections(evaluation, with_thumbnails=with_thumbnails)))
 
 
-def _sections(evaluation: "Evaluation", scored: "Predictions", *, with_thumbnails: bool) -> Iterator[Section]:
+def _sections(evaluation: "Evaluation", *, with_thumbnails: bool) -> Iterator[Section]:
+    scored = evaluation.predictions.scored
     yield Section("Protocol", text("What exactly was measured.") + _protocol(evaluation))
     yield Section("Metrics", text(f"{evaluation.metrics['n']:,} images are scored.") + _metrics(evaluation))
     about = "How often images of each label (rows) were predicted as each class (columns)."
@@ -259,15 +258,9 @@ def _picture(scored: "Predictions", position: int) -> Markup:
 def _groups(groups: list[dict[str, Any]]) -> Markup:
     by_group: dict[str, list] = {}
     for row in groups:
-        by_group.setdefault(row["group"], []).append(
-            {
-                "group": row["group"],
-                "value": row["value"],
-                "images": row["n"],
-                "WAR": percent(row["war"]),
-                "UAR": percent(row["uar"]),
-            }
-        )
+        scores = {name.upper(): percent(row[name]) for name in ("war", "uar")}
+        found = {"group": row["group"], "value": row["value"], "images": row["n"], **scores}
+        by_group.setdefault(row["group"], []).append(found)
     more = [f"{len(rows) - MAX_VALUES} of {name}" for name, rows in by_group.items() if len(rows) > MAX_VALUES]
     notes = "Differences of small groups may be chance: `motivnet audit` gives intervals and tests."
     if more:

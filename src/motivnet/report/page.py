@@ -1,7 +1,8 @@
 """One self-contained page of HTML: sections of text, tables, figures and thumbnails, with one look for all reports.
 
 Nothing is loaded from elsewhere and nothing runs in the page. All helpers escape what they are given, and return HTML
-that can be concatenated: `text("...") + table(rows)`.
+that can be concatenated: `text("...") + table(rows)`. Reports of text and tables alone consist of `Block`s, which are
+written as Markdown too, for a repository.
 """
 
 import base64
@@ -9,11 +10,12 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -209,3 +211,74 @@ def thumbnail(image_hwc_u8: np.ndarray, caption: str) -> Markup:
 def thumbnails(images: Iterable[Markup]) -> Markup:
     """Arrange thumbnails in a grid."""
     return _part("thumbnails", list(images))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """A section of text and a table, which can be written as Markdown and as HTML.
+
+    Args:
+        title: plain text.
+        lines: paragraphs above the table, plain text.
+        rows: of the table, all with the keys of the first; numbers as text already, or whole.
+        notes: paragraphs below it.
+    """
+
+    title: str
+    lines: tuple[str, ...] = ()
+    rows: Sequence[Mapping[str, object]] = ()
+    notes: tuple[str, ...] = ()
+
+
+def block_files(
+    name: str, title: str, blocks: Sequence[Block], data: Any, *, more: Sequence[Section] = ()
+) -> dict[str, str]:
+    """Return the contents of NAME.md, NAME.html and, last, NAME.json; `more`: as of `to_html`."""
+    texts = to_markdown(title, blocks), to_html(title, blocks, more=more), to_json(data)
+    return dict(zip((f"{name}.md", f"{name}.html", f"{name}.json"), texts, strict=True))
+
+
+def to_markdown(title: str, blocks: Sequence[Block]) -> str:
+    """Write sections as Markdown."""
+    parts = [f"# {_plain(title)}"]
+    for block in blocks:
+        parts += [f"## {_plain(block.title)}", *map(_plain, block.lines)]
+        if block.rows:
+            columns = list(block.rows[0])
+            lines = [columns, ["---"] * len(columns), *([row.get(column) for column in columns] for row in block.rows)]
+            parts.append("\n".join("| " + " | ".join(map(_plain_cell, line)) + " |" for line in lines))
+        parts += map(_plain, block.notes)
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(title: str, blocks: Sequence[Block], *, more: Sequence[Section] = ()) -> str:
+    """Write sections as one page, followed by others that Markdown has no form for."""
+    sections = []
+    for block in blocks:
+        parts = [*map(text, block.lines), *([table(block.rows)] if block.rows else [])]
+        parts += [text(note, note=True) for note in block.notes]
+        sections.append(Section(block.title, "".join(parts)))
+    return render(title, [*sections, *more])
+
+
+def to_json(data: Any) -> str:
+    """Write plain data as indented JSON without NaN, with a final line break."""
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def p_value(value: float | None) -> str | None:
+    """Format a p-value to three digits; None for None."""
+    if value is None:
+        return None
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _plain_cell(value: object) -> str:
+    if value is None:
+        return NOTHING
+    return _plain(f"{value:,}" if isinstance(value, int) else str(value)).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Escape what would be read as markup or as a new line."""
+    return re.sub(r"[\\*_`]", r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")

@@ -1,6 +1,6 @@
 """The page of one video: the file, its tracks, their emotions over time, and what the figures mean."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 100
 MAX_THUMBNAILS = 12
+MEANS = "Mean over the frames in which the face is visible."
+SHARES = "Share of the time in which the face is visible for which this was its most probable emotion."
 
 READING = (
     "A model has guessed, frame by frame, which expression a face shows. It sees no feelings: people smile when they "
@@ -29,11 +31,7 @@ READING = (
 
 
 def video_report(
-    path: Path,
-    facts: Mapping[str, object],
-    summary: "Summary",
-    timeline: "Figure",
-    thumbnails: Sequence[np.ndarray],
+    path: Path, facts: Mapping[str, object], summary: "Summary", timeline: "Figure", thumbnails: Sequence[np.ndarray]
 ) -> str:
     """Return the page as HTML.
 
@@ -45,44 +43,23 @@ def video_report(
         thumbnails: pictures of the first tracks of the summary.
     """
     tracks = summary.tracks[:MAX_ROWS]
-    left_out = len(summary.tracks) - len(tracks)
-    more = f" The {MAX_ROWS} longest visible tracks, of {len(summary.tracks):,}." if left_out else ""
+    times = "Times in seconds from the start of the file."
+    if len(summary.tracks) > MAX_ROWS:
+        times += f" The {MAX_ROWS} longest visible tracks, of {len(summary.tracks):,}."
     pictures = [
         page.thumbnail(image, f"#{track.track_id}\n{track.dominant}, {track.visible_s:.1f} s")
         for track, image in zip(summary.tracks[: len(thumbnails)], thumbnails, strict=True)
     ]
-    curves = page.figure(
-        timeline,
-        "Probability of each emotion over time, one panel per track",
-        caption="Probabilities of the longest visible tracks. Grey: the face is not visible.",
-    )
+    caption = "Probabilities of the longest visible tracks. Grey: the face is not visible."
+    curves = page.figure(timeline, "Probability of each emotion over time, one panel per track", caption=caption)
     sections = [
-        page.Section("What this page shows", page.text(READING[0]) + page.text(READING[1]) + page.text(READING[2])),
+        page.Section("What this page shows", "".join(map(page.text, READING))),
         page.Section("The video", page.facts(facts)),
         page.Section("Emotions over time", curves),
         *([page.Section("Faces", page.thumbnails(pictures))] if pictures else []),
-        page.Section(
-            "Tracks",
-            page.table(
-                [_track_row(track) for track in tracks], caption=f"Times in seconds from the start of the file.{more}"
-            ),
-        ),
-        page.Section(
-            "Mean probabilities",
-            _label_table(
-                summary,
-                lambda track: track.mean_C.tolist(),
-                "Mean over the frames in which the face is visible.",
-            ),
-        ),
-        page.Section(
-            "Share of time",
-            _label_table(
-                summary,
-                lambda track: [track.share(label) for label in summary.labels],
-                "Share of the time in which the face is visible for which this was its most probable emotion.",
-            ),
-        ),
+        page.Section("Tracks", page.table(map(_track_row, tracks), caption=times)),
+        page.Section("Mean probabilities", _label_table(summary, lambda track: track.mean_C.tolist(), MEANS)),
+        page.Section("Share of time", _label_table(summary, lambda track: map(track.share, summary.labels), SHARES)),
     ]
     return page.render(f"Faces in {printable(path.name)}", sections)
 
@@ -99,7 +76,7 @@ def _track_row(track: "Track") -> dict[str, object]:
     }
 
 
-def _label_table(summary: "Summary", values: "Callable[[Track], list[float]]", caption: str) -> str:
+def _label_table(summary: "Summary", values: "Callable[[Track], Iterable[float]]", caption: str) -> str:
     """Return a table with a row per track and a column per label."""
     rows = []
     for track in summary.tracks[:MAX_ROWS]:

@@ -7,7 +7,7 @@ relative URLs, so that it also works behind a proxy that serves it below a path.
 import copy
 import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -17,14 +17,12 @@ from starlette.types import Scope
 
 from motivnet.inference.predictor import Predictor
 from motivnet.server import schemas
+from motivnet.server.attention import Attention
 from motivnet.server.limits import RefusedError
 from motivnet.server.service import Service
 from motivnet.server.settings import ServerSettings
 from motivnet.server.telemetry import Telemetry
 from motivnet.version import __version__
-
-if TYPE_CHECKING:
-    from motivnet.server.attention import Attention
 
 _REFUSALS = {
     400: "The body ended too early",
@@ -69,7 +67,7 @@ for _suffix, _type in _TYPES.items():
 
 
 def create_app(
-    predictor: Predictor, settings: ServerSettings | None = None, *, attention: "Attention | None" = None
+    predictor: Predictor, settings: ServerSettings | None = None, *, attention: Attention | None = None
 ) -> FastAPI:
     """Create the application. It accepts work between the start-up and the shutdown of its lifespan.
 

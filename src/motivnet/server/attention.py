@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motivnet.checkpoints.bundle import is_bundle, open_bundle
+from motivnet.inference.predictor import Predictor
+from motivnet.inference.results import FaceResult
 
 if TYPE_CHECKING:
     from motivnet.evaluation.explain import Explainer, Explanation
-    from motivnet.inference.predictor import Predictor
-    from motivnet.inference.results import FaceResult
 
 # A value of 1 is this many times a uniform map, or more if the map has a higher peak: nearly uniform attention must not
 # look like a focus.
@@ -22,15 +22,14 @@ LOWEST_TOP = 2.0
 class Attention:
     """The attention maps of a predictor's faces. Safe to use from several threads at once."""
 
-    def __init__(self, predictor: "Predictor", model: str | Path) -> None:
+    def __init__(self, predictor: Predictor, model: str | Path) -> None:
         """Prepare; nothing is loaded yet.
 
         Args:
             predictor: whose results are explained; its weights are used if its backend is torch.
             model: what it was loaded from.
         """
-        self._predictor = predictor
-        self._model = model
+        self._predictor, self._model = predictor, model
         self._explainer: Explainer | None = None
         self._lock = threading.Lock()
 
@@ -45,16 +44,13 @@ class Attention:
         from motivnet.inference.torch_backend import TorchBackend
 
         with self._lock:
-            if self._explainer is None:
-                backend = self._predictor.backend
-                self._explainer = (
-                    Explainer(self._predictor.config, backend.model)
-                    if isinstance(backend, TorchBackend)
-                    else Explainer.load(self._model)
-                )
+            backend = self._predictor.backend
+            if self._explainer is None and isinstance(backend, TorchBackend):
+                self._explainer = Explainer(self._predictor.config, backend.model)
+            self._explainer = self._explainer or Explainer.load(self._model)
             return self._explainer
 
-    def of(self, image_hwc_u8: np.ndarray, face: "FaceResult") -> dict[str, Any]:
+    def of(self, image_hwc_u8: np.ndarray, face: FaceResult) -> dict[str, Any]:
         """Return the map of a face's emotion.
 
         Args:
@@ -92,7 +88,7 @@ def coarse_map(explanation: "Explanation", emotion: str) -> np.ndarray:
     return (values_ij / max(LOWEST_TOP, float(values_ij.max()))).clip(0, 1)
 
 
-def find_attention(predictor: "Predictor", model: str | Path) -> Attention | None:
+def find_attention(predictor: Predictor, model: str | Path) -> Attention | None:
     """Return the attention of a predictor; None without ML-Decoder, its torch weights, or torch.
 
     Args:

@@ -14,16 +14,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from motivnet.images import NamedImage
+from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import ImageResult
 from motivnet.server.limits import RefusedError
-
-if TYPE_CHECKING:
-    from motivnet.inference.predictor import Predictor
-    from motivnet.server.settings import ServerSettings
-    from motivnet.server.telemetry import Metrics
+from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import Metrics
 
 T = TypeVar("T")
 
@@ -42,7 +40,7 @@ class _Job:
 class Batcher:
     """Predict images of several requests at once. Created, used and closed on one event loop."""
 
-    def __init__(self, predictor: "Predictor", settings: "ServerSettings", metrics: "Metrics") -> None:
+    def __init__(self, predictor: Predictor, settings: ServerSettings, metrics: Metrics) -> None:
         """Prepare; `start` begins.
 
         Args:
@@ -50,12 +48,9 @@ class Batcher:
             settings: of the queue and the batches.
             metrics: of the queue and the batches.
         """
-        self._predictor = predictor
-        self._settings = settings
-        self._metrics = metrics
+        self._predictor, self._settings, self._metrics = predictor, settings, metrics
         self._jobs: collections.deque[_Job] = collections.deque()
-        self._queued = 0
-        self._arriving = 0
+        self._queued = self._arriving = 0
         self._closing = False
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="motivnet-model")
@@ -175,20 +170,16 @@ class Batcher:
             call = asyncio.get_running_loop().run_in_executor(self._thread, self._predictor.predict, images)
             await asyncio.wait([call])
         error = call.exception()
-        if error is None:
-            results = iter(call.result())
-            for job in jobs:
-                own = [next(results) for _ in job.images]
-                if not job.results.done():
-                    job.results.set_result(own)
-        elif len(jobs) > 1:
+        if error and len(jobs) > 1:
             # One request must not fail another.
             for job in jobs:
                 await self._answer([job])
-        else:
-            failure = _failure(error)
-            if not jobs[0].results.done():
-                jobs[0].results.set_exception(failure)
+            return
+        results = iter(() if error else call.result())
+        for job in jobs:
+            own = _failure(error) if error else [next(results) for _ in job.images]
+            if not job.results.done():
+                job.results.set_exception(own) if isinstance(own, RefusedError) else job.results.set_result(own)
 
     def _count(self, change: int) -> None:
         self._queued += change

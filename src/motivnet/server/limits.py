@@ -10,23 +10,19 @@ import hmac
 import math
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from motivnet.errors import ImageError
 from motivnet.images import NamedImage
 from motivnet.server.schemas import Base64Request, UrlsRequest
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from motivnet.server.settings import ServerSettings
-    from motivnet.server.telemetry import Metrics
+from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import Metrics
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -46,7 +42,7 @@ class RefusedError(Exception):
         self.status, self.reason, self.detail = status, reason, detail
 
 
-def check_token(request: "Request", settings: "ServerSettings") -> None:
+def check_token(request: Request, settings: ServerSettings) -> None:
     """Refuse a request without the token, in constant time; RefusedError 401."""
     if settings.token is None:
         return
@@ -58,14 +54,12 @@ def check_token(request: "Request", settings: "ServerSettings") -> None:
 class Gate:
     """Limits the number of concurrent requests, and the bytes of their bodies."""
 
-    def __init__(self, settings: "ServerSettings", metrics: "Metrics") -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._requests = 0
-        self._bytes = 0
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._requests = self._bytes = 0
 
     @contextlib.contextmanager
-    def admit(self, request: "Request") -> Iterator[None]:
+    def admit(self, request: Request) -> Iterator[None]:
         """Hold a place for a request, before anything of its body is read.
 
         Raises:
@@ -93,7 +87,7 @@ class Gate:
         self._metrics.active.set(self._requests)
 
 
-async def read_multipart(request: "Request", settings: "ServerSettings") -> list[NamedImage]:
+async def read_multipart(request: Request, settings: ServerSettings) -> list[NamedImage]:
     """Read the images in the field `files` of a form.
 
     Raises:
@@ -128,7 +122,7 @@ async def read_multipart(request: "Request", settings: "ServerSettings") -> list
     return _check_number(images, settings)
 
 
-async def read_base64(request: "Request", settings: "ServerSettings") -> list[NamedImage]:
+async def read_base64(request: Request, settings: ServerSettings) -> list[NamedImage]:
     """Read the images of a `Base64Request`. Invalid base64 becomes an unreadable image.
 
     Raises:
@@ -139,7 +133,7 @@ async def read_base64(request: "Request", settings: "ServerSettings") -> list[Na
     return [NamedImage(image.name or f"<bytes {n}>", _decode_base64(image.data)) for n, image in enumerate(images)]
 
 
-async def read_urls(request: "Request", settings: "ServerSettings") -> list[str]:
+async def read_urls(request: Request, settings: ServerSettings) -> list[str]:
     """Read the URLs of a `UrlsRequest`, without checking them.
 
     Raises:
@@ -148,7 +142,7 @@ async def read_urls(request: "Request", settings: "ServerSettings") -> list[str]
     return _check_number((await _read_json(request, settings, UrlsRequest)).urls, settings)
 
 
-def _check_number(images: list[T], settings: "ServerSettings") -> list[T]:
+def _check_number(images: list[T], settings: ServerSettings) -> list[T]:
     if not images:
         raise RefusedError(422, "no_image", "the request has no image; at least one image is needed")
     if len(images) > settings.max_images:
@@ -157,7 +151,7 @@ def _check_number(images: list[T], settings: "ServerSettings") -> list[T]:
     return images
 
 
-async def _read_json(request: "Request", settings: "ServerSettings", model: type[M]) -> M:
+async def _read_json(request: Request, settings: ServerSettings, model: type[M]) -> M:
     body = bytearray()
     await _read_body(request, settings, body.extend)
     try:
@@ -186,7 +180,7 @@ def _decode_name(name: bytes | None) -> str:
         return (name or b"").decode("latin-1")
 
 
-async def _read_body(request: "Request", settings: "ServerSettings", write: Callable[[bytes], object]) -> None:
+async def _read_body(request: Request, settings: ServerSettings, write: Callable[[bytes], object]) -> None:
     """Pass the chunks of a body to `write`, up to the limit: it may be longer than it declares, or declare nothing."""
     size = 0
     try:
@@ -203,5 +197,5 @@ async def _read_body(request: "Request", settings: "ServerSettings", write: Call
         raise RefusedError(400, "client_left", "the body ended too early") from None
 
 
-def _too_large(settings: "ServerSettings") -> RefusedError:
+def _too_large(settings: ServerSettings) -> RefusedError:
     return RefusedError(413, "too_large", f"the body is too large: the limit is {settings.max_request_bytes} bytes")

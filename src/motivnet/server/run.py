@@ -5,23 +5,21 @@ sends a byte now and then holds its connection for ever.
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import logging
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from motivnet.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from motivnet.server.settings import ServerSettings
+from motivnet.server.settings import ServerSettings
 
 _LOG = logging.getLogger("motivnet.server")
 MAX_HEADER_BYTES = 65_536
@@ -33,7 +31,7 @@ BACKLOG = 2048
 SWITCH_S = 0.0005
 
 
-def check_exposure(host: str, settings: "ServerSettings", *, insecure: bool) -> None:
+def check_exposure(host: str, settings: ServerSettings, *, insecure: bool) -> None:
     """Refuse to serve other machines without a token, unless requested.
 
     Raises:
@@ -64,21 +62,19 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        sock = socket.socket(family, kind, protocol)
-        try:
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(family, kind, protocol))
             # Not on Windows, where it lets two servers share a port.
             if hasattr(signal, "SIGKILL"):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
-        except BaseException:
-            sock.close()
-            raise
+            undo.pop_all()
+            return sock
     except (OSError, OverflowError) as error:
         raise ConfigError(f"{host}:{port}: cannot listen there: {getattr(error, 'strerror', None) or error}") from None
-    return sock
 
 
-def run(app: "FastAPI", settings: "ServerSettings", sock: socket.socket) -> None:
+def run(app: FastAPI, settings: ServerSettings, sock: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted.
 
     Args:
@@ -115,12 +111,12 @@ class TimedProtocol(HttpToolsProtocol):
     cut off while it sends may not see the answer.
     """
 
-    def __init__(self, *args: Any, settings: "ServerSettings", **others: Any) -> None:
+    _timer: asyncio.TimerHandle | None
+
+    def __init__(self, *args: Any, settings: ServerSettings, **others: Any) -> None:
         super().__init__(*args, **others)
-        self._settings = settings
-        self._timer: asyncio.TimerHandle | None = None
-        self._in_header = False
-        self._header_bytes = 0
+        self._settings, self._timer = settings, None
+        self._in_header, self._header_bytes = False, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Start the timer of the first header."""
@@ -139,8 +135,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End a header."""
-        self._in_header = False
-        self._header_bytes = 0
+        self._in_header, self._header_bytes = False, 0
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

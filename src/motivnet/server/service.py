@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,18 +15,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from motivnet.errors import ImageError, MotivNetError
 from motivnet.images import NamedImage, decode_image
+from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import ImageResult
 from motivnet.input_limits import FetchLimits
 from motivnet.remote import fetch
 from motivnet.server import schemas
+from motivnet.server.attention import Attention
 from motivnet.server.batching import Batcher
 from motivnet.server.limits import Gate, RefusedError, check_token, read_base64, read_multipart, read_urls
+from motivnet.server.settings import ServerSettings
 from motivnet.server.telemetry import Metrics
-
-if TYPE_CHECKING:
-    from motivnet.inference.predictor import Predictor
-    from motivnet.server.attention import Attention
-    from motivnet.server.settings import ServerSettings
 
 T = TypeVar("T")
 
@@ -38,11 +36,9 @@ NUM_FETCHERS = 16
 class Service:
     """The state of an application, and its endpoints."""
 
-    def __init__(self, predictor: "Predictor", settings: "ServerSettings", attention: "Attention | None") -> None:
+    def __init__(self, predictor: Predictor, settings: ServerSettings, attention: Attention | None) -> None:
         self.metrics = Metrics()
-        self._predictor = predictor
-        self._settings = settings
-        self._attention = attention
+        self._predictor, self._settings, self._attention = predictor, settings, attention
         self._gate = Gate(settings, self.metrics)
         self._batcher = Batcher(predictor, settings, self.metrics)
         # A decoded photograph is large: one at a time.
@@ -97,15 +93,13 @@ class Service:
         """Describe the model."""
         check_token(request, self._settings)
         config = self._predictor.config
+        same = {name: getattr(config, name) for name in ("name", "summary", "licence", "scores")}
         model = schemas.Model(
-            name=config.name,
-            summary=config.summary,
-            licence=config.licence,
+            **same,
             labels=list(config.labels),
             affect=config.model.affect,
             attention=self._attention is not None,
             preprocessing=config.preprocessing.fingerprint,
-            scores=config.scores,
         )
         return schemas.Models(models=[model])
 
@@ -138,8 +132,8 @@ class Service:
     async def _admitted(
         self,
         request: Request,
-        read: "Callable[[Request, ServerSettings], Awaitable[list[T]]]",
-        settings: "ServerSettings | None" = None,
+        read: Callable[[Request, ServerSettings], Awaitable[list[T]]],
+        settings: ServerSettings | None = None,
     ) -> AsyncGenerator[list[T], None]:
         """Hold a place for a request, and read it; the block ends early if the client disconnects."""
         check_token(request, self._settings)
@@ -166,7 +160,7 @@ class Service:
         async with self._deadline():
             return await self._batcher.predict(images)
 
-    async def _explain(self, attention: "Attention", image: NamedImage, result: ImageResult) -> list[dict[str, Any]]:
+    async def _explain(self, attention: Attention, image: NamedImage, result: ImageResult) -> list[dict[str, Any]]:
         async with self._deadline(), self._explaining:
             try:
                 await asyncio.to_thread(attention.load)

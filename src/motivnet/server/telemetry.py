@@ -9,15 +9,12 @@ import logging
 import re
 import time
 import uuid
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from motivnet.inference.results import ImageResult
+from motivnet.inference.results import ImageResult
 
 _LOG = logging.getLogger("motivnet.server.access")
 REQUEST_ID = "X-Request-ID"
@@ -77,7 +74,7 @@ class Metrics:
         self.images = counter("motivnet_images", "Images answered", ["status"])
         self.faces = counter("motivnet_faces", "Faces detected", ["emotion"])
 
-    def count(self, result: "ImageResult") -> None:
+    def count(self, result: ImageResult) -> None:
         """Count an image and its faces."""
         self.images.labels(result.status).inc()
         for face in result.faces:
@@ -87,7 +84,7 @@ class Metrics:
 class Telemetry:
     """ASGI middleware that gives each request an id, returned as X-Request-ID, measures it, and logs it."""
 
-    def __init__(self, app: "ASGIApp", metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
         """Wrap an application.
 
         Args:
@@ -95,11 +92,9 @@ class Telemetry:
             metrics: that count each request.
             paths: that metrics name; all others are `other`, so that no client can create time series.
         """
-        self._app = app
-        self._metrics = metrics
-        self._paths = paths
+        self._app, self._metrics, self._paths = app, metrics, paths
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -107,12 +102,11 @@ class Telemetry:
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if _HARMLESS_ID.fullmatch(given) else uuid.uuid4().hex
         # Entries that a route adds to its line of the log.
-        notes: dict[str, int] = {}
-        scope.setdefault("state", {})["notes"] = notes
+        scope.setdefault("state", {})["notes"] = notes = dict[str, int]()
         # Unless an answer begins: then the application has failed.
         status = 500
 
-        async def send_with_id(message: "Message") -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]

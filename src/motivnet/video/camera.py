@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -89,12 +88,6 @@ class LiveFrames:
         self._ended = self._closed = False
         self._thread = threading.Thread(target=self._take, args=(camera,), name="motivnet-camera", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release the camera; an iteration in progress ends."""
@@ -243,7 +236,7 @@ def label_live(
     stats, times_s = LiveStats(), collections.deque[float](maxlen=SHOWN_FRAMES)
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(write_video(Path(out))) if out is not None else None
-        frames = stack.enter_context(LiveFrames(camera))
+        frames = stack.enter_context(contextlib.closing(LiveFrames(camera)))
         results = stack.enter_context(contextlib.closing(follow_faces(predictor, frames, follow, live=True)))
         try:
             for result in results:

@@ -18,8 +18,7 @@ from motivnet.faces import Detection
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, face_rows
-from motivnet.video.read_ahead import read_ahead
-from motivnet.video.reader import Frame
+from motivnet.video.reader import Frame, read_ahead
 from motivnet.video.tracking import Smoother, Tracker
 from motivnet.video.video_config import FollowConfig
 

@@ -23,7 +23,7 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import Row, all_columns, printable
 from motivnet.inference.tables import open_table
-from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, remove_leftovers, write_json, write_text
+from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, check_same, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
 from motivnet.video.follow import follow
 from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
@@ -71,7 +71,7 @@ def label_video(
     report: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> list[LabelledVideo]:
     """Recognise the emotions of all faces in videos, and follow each face from frame to frame.
 
@@ -130,7 +130,8 @@ def label_video(
             folder = stack.enter_context(_open_folder(out, plan, resume=resume, overwrite=overwrite))
             for path in (out, *itertools.chain.from_iterable(each.values() for each in files)):
                 remove_leftovers(path.parent, path.name)
-        return _Job(predictor, selection, follow, videos, folder, progress).run(out, files, overwrite=replace)
+        show = progress or (lambda what, done, total: None)
+        return _Job(predictor, selection, follow, videos, folder, show).run(out, files, overwrite=replace)
 
 
 def _describe(path: Path) -> str:
@@ -182,20 +183,21 @@ def _open_folder(out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bo
         overwrite: discard an interrupted run.
     """
     folder = _hidden(out)
-    run = RunFolder(folder, plan_name=PLAN, kind="unfinished run")
+    run = RunFolder(folder, plan_name=PLAN)
     try:
         folder.mkdir(exist_ok=True)
         with run.lock(shown=out):
             remove_leftovers(folder)
             if _has_checkpoint(folder) and resume:
-                run.check_plan(plan, shown=out, allowed="the same command, or --overwrite to start over")
+                allowed = "the same command, or --overwrite to start over"
+                check_same(out, run.read_plan() or plan, plan, kind="unfinished run", allowed=allowed)
             elif _has_checkpoint(folder) and not overwrite:
                 raise OutputError(f"{out}: a run was not finished; --resume continues it, --overwrite starts over")
             else:
                 for path in folder.iterdir():
                     if path.name != LOCK_NAME:
                         path.unlink()
-                run.write_plan(plan)
+                write_json(run.plan_file, plan)
             try:
                 yield folder
             finally:

@@ -13,8 +13,9 @@ from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row
 from motivnet.inference.tables import check_output
 from motivnet.preprocess import Box, crop
-from motivnet.video.reader import Selection, Video
+from motivnet.video.reader import Video
 from motivnet.video.summary import Track, by_frame
+from motivnet.video.video_config import Selection
 from motivnet.video.writer import write_video
 
 # Beside the table of rows: option and suffix of each file that a video may have.

@@ -9,26 +9,28 @@ number of packets that are shown earlier.
 Shape suffixes: h height, w width, c channels.
 """
 
+import collections
 import dataclasses
 import math
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from motivnet.errors import ConfigError, ImageError, needs_extra
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.video.container import VideoInfo, open_container, upright, video_info, video_stream
-from motivnet.video.read_ahead import read_ahead
+from motivnet.video.container import open_container, upright, video_info, video_stream
 from motivnet.video.video_config import Selection
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-__all__ = ["Frame", "Position", "Selection", "Video", "VideoInfo", "frames_of"]
+T = TypeVar("T")
+END: Any = object()
 
 # Frames decoded ahead of the one in use: enough to even out key frames, 22 MB at 1280 x 720.
 FRAMES_AHEAD = 8
@@ -99,13 +101,10 @@ class Video:
         Raises:
             ImageError: if the file is missing, not a video, has no video stream, or frames beyond the limits.
         """
-        self.path = Path(path)
-        self.selection = selection or Selection()
-        self.corrupt = 0
-        self.decoded = 0
+        self.path, self.selection = Path(path), selection or Selection()
+        self.corrupt = self.decoded = 0
         self.damage: str | None = None
-        self._after = after
-        self._limits = limits or ImageLimits()
+        self._after, self._limits = after, limits or ImageLimits()
         self._lock = threading.Lock()
         self._closed = False
         # Of the last frame that was decoded, or found corrupt.
@@ -151,9 +150,10 @@ class Video:
         return round(max(0.0, end_s - selection.start_s) * fps)
 
     def _selected(self) -> Iterator[Frame]:
-        selection = self.selection
-        due_s = self._due_after(self._after.time_s) if self._after else selection.start_s
-        selected, last_s = 0, self._after.time_s if self._after else 0.0
+        selection, selected = self.selection, 0
+        last_s, due_s = 0.0, selection.start_s
+        if self._after:
+            last_s, due_s = self._after.time_s, self._due_after(self._after.time_s)
         for index, time_s, frame in self._timed():
             last_s = time_s
             if selection.end_s is not None and time_s >= selection.end_s - TIME_TOLERANCE_S:
@@ -317,6 +317,24 @@ class Video:
             raise ImageError(
                 f"{self.path}: frames of {width} x {height} pixels, the limit is {self._limits.max_pixels} in all"
             )
+
+
+def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Iterate in a thread, at most `depth` items ahead of the caller; errors are raised in the caller.
+
+    The thread ends with the generator: when it is exhausted, closed or collected.
+    """
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="motivnet-ahead")
+    ahead = collections.deque(pool.submit(next, iterator, END) for _ in range(depth))
+    try:
+        while (item := ahead.popleft().result()) is not END:
+            ahead.append(pool.submit(next, iterator, END))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def frames_of(

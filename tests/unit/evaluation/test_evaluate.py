@@ -121,7 +121,7 @@ class TestPredictManifest:
     def test_every_result_passes_the_tracker(self, predictor):
         seen = []
 
-        def track(results):
+        def track(results, *, total, what):
             for result in results:
                 seen.append(result.status)
                 yield result

@@ -251,10 +251,10 @@ class TestResuming:
         assert len(asked) == 4
         asked.clear()
 
-        def killed(title, total):
-            if len(asked) == 3:
+        def killed(items, *, total, what):
+            if len(asked) == 4:
                 raise KeyboardInterrupt
-            return iter
+            return items
 
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(models, data, tmp_path / "out", QUICK, track=killed)

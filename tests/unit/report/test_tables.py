@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from motivnet.report.tables import Block, p_value, points, to_html, to_json, to_markdown
+from motivnet.report.page import Block, p_value, points, to_html, to_json, to_markdown
 
 BLOCKS = [
     Block("First", ("A line\nof <text>.",), [{"a|b": "x | y", "n": 1234, "none": None, "empty": ""}], ("Note.",)),

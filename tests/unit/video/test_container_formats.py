@@ -9,7 +9,8 @@ import pytest
 
 from motivnet.video import reader as video_module
 from motivnet.video.container import orientation
-from motivnet.video.reader import Frame, Position, Selection, Video
+from motivnet.video.reader import Frame, Position, Video
+from motivnet.video.video_config import Selection
 
 av = pytest.importorskip("av")
 

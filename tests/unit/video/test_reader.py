@@ -18,9 +18,8 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
 from motivnet.preprocess import Box
 from motivnet.video.follow import follow
-from motivnet.video.read_ahead import read_ahead
-from motivnet.video.reader import Frame, Selection, Video
-from motivnet.video.video_config import FollowConfig
+from motivnet.video.reader import Frame, Video, read_ahead
+from motivnet.video.video_config import FollowConfig, Selection
 
 av = pytest.importorskip("av")
 
