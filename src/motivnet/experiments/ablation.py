@@ -180,8 +180,10 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
     for cell, reference in plan.grid.comparisons:
         seeds = [seed for seed in range(plan.seeds) if {(cell, seed), (reference, seed)} <= answers.keys()]
         if len(seeds) >= 2:
-            runs = (np.stack([answers[each, seed][1] for seed in seeds]) for each in (cell, reference))
-            found = contrast(*runs, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples)
+            a_SB, b_SB = (np.stack([answers[each, seed][1] for seed in seeds]) for each in (cell, reference))
+            found = contrast(
+                a_SB, b_SB, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples
+            )
             pair = {"cell": cell, "reference": reference}
             comparisons += [{**pair, "metric": metric, **each._asdict()} for metric, each in found.items()]
     corrected = holm([each["p_value"] for each in comparisons]).tolist()
