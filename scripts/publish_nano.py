@@ -82,7 +82,7 @@ def calibrated(bundle: Bundle, manifest: Manifest, data: str) -> BundleConfig:
 
 
 def write_card(bundle: Bundle, results: dict[str, Any]) -> None:
-    (bundle.path / CARD_NAME).write_text(card(bundle, results, verify_onnx(bundle).largest), encoding="utf-8")
+    (bundle.path / CARD_NAME).write_text(card(bundle, results, verify_onnx(bundle)), encoding="utf-8")
     print((bundle.path / CARD_NAME).read_text(encoding="utf-8"))
 
 

@@ -108,16 +108,12 @@ class Preprocessing:
         Returns:
             uint8 (H, W, C) at the model's size, not yet normalised.
         """
-        height, width = self.size
-        if self.geometry == "square":
-            face = crop(image_hwc_u8, self._square(image_hwc_u8.shape[:2], box), self.fill)
-            face = self._resize(face, height, width)
-        elif self.geometry == "stretch":
-            face = self._resize(_crop_or_whole(image_hwc_u8, box, self.fill), height, width)
+        wanted = self._square(image_hwc_u8.shape[:2], box) if self.geometry == "square" else box
+        face = image_hwc_u8 if wanted is None else crop(image_hwc_u8, wanted, self.fill)
+        if self.geometry == "pad":
+            face = _pad_to(self._resize(face, min(self.size), min(self.size)), *self.size, self.fill)
         else:
-            side = min(height, width)
-            face = self._resize(_crop_or_whole(image_hwc_u8, box, self.fill), side, side)
-            face = _pad_to(face, height, width, self.fill)
+            face = self._resize(face, *self.size)
         if self.channels == "grey":
             luma = face.astype(np.float32) @ np.asarray(LUMA_RGB, np.float32)
             face = np.rint(luma).astype(np.uint8)[:, :, None]
@@ -134,10 +130,8 @@ class Preprocessing:
             The rectangle of the image, in whole pixels and possibly beyond its edges, and the rectangle of the model's
             input that it is resized to; the rest of the input is padding.
         """
-        height, width = image_size
-        wanted = box or Box(0, 0, width, height)
-        if self.geometry == "square":
-            wanted = self._square(image_size, box)
+        whole = Box(0, 0, image_size[1], image_size[0])
+        wanted = self._square(image_size, box) if self.geometry == "square" else box or whole
         left, top, right, bottom = _whole_pixels(wanted)
         rows, columns = self.size
         filled = Box(0, 0, columns, rows)
@@ -206,10 +200,6 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
 def _whole_pixels(box: Box) -> tuple[int, int, int, int]:
     left, top = round(box.x), round(box.y)
     return left, top, max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
-
-
-def _crop_or_whole(image_hwc: np.ndarray, box: Box | None, fill: int | None) -> np.ndarray:
-    return image_hwc if box is None else crop(image_hwc, box, fill)
 
 
 def _pad_to(image_hwc: np.ndarray, height: int, width: int, fill: int | None) -> np.ndarray:

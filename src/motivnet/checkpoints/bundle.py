@@ -216,6 +216,24 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{file}: {error}") from None
 
 
+def find_weights(name: str | Path) -> Path:
+    """Return a weight file or the folder of a bundle, given its path, an embedded model, a released or a hub name.
+
+    Raises:
+        CheckpointError: if there is none, or it cannot be fetched.
+    """
+    if str(name) in embedded_models():
+        return ASSETS / str(name)
+    if Path(name).exists():
+        return Path(name)
+    if is_hub_name(str(name)):
+        return locate(str(name))
+    raise CheckpointError(
+        f"{unknown_name('model', str(name), embedded_models())}, the folder of a bundle, a weight file, or a name "
+        f"that `motivnet weights list` knows"
+    )
+
+
 def require_head(bundle: Bundle) -> Bundle:
     """Return the bundle if it is a whole model.
 
@@ -262,9 +280,7 @@ def model_fingerprint(model: str | Path) -> str:
     Raises:
         CheckpointError: if there is no such model, or it cannot be read.
     """
-    path = Path(model)
-    if not is_bundle(model) and not path.exists() and is_hub_name(str(model)):
-        path = locate(str(model))
+    path = find_weights(model)
     try:
         return "m" + (sha256_of(path) if path.is_file() else _digest(open_bundle(path)))[:12]
     except OSError as error:

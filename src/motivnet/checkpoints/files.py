@@ -19,13 +19,12 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
@@ -97,12 +96,6 @@ def open_weights(path: str | Path) -> WeightsFile:
         return WeightsFile(path, container, _dense(tensors), metadata)
     except _DAMAGED as error:
         raise CheckpointError(f"{path}: cannot be read: {_reason(error)}. Allowed: {_ALLOWED}") from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, into a folder that is written atomically."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # save_file makes it private
 
 
 def check_integrity(path: Path) -> str:
@@ -263,11 +256,8 @@ def _load_pickle(path: Path, named: set[str], *, mapped: bool) -> Any:
     if others:
         raise ValueError(f"its pickle names {others[0]}, expected dense tensors of numbers")
     try:
-        with _inert_names():
-            if mapped:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            with path.open("rb") as file:
-                return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+        with _inert_names(), contextlib.nullcontext(path) if mapped else path.open("rb") as source:
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.checkpoints.files import WeightsFile, open_weights
-from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2, KeyMap
+from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2
 from motivnet.errors import CheckpointError, ConfigError, unknown_name
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
-from motivnet.preprocess import PREPROCESSINGS, Preprocessing
+from motivnet.preprocess import PREPROCESSINGS
 
 Part = Literal["model", "backbone", "head"]
 
@@ -173,52 +173,40 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Siz
     """
     for mark, read in FORMATS.values():
         if any(re.fullmatch(mark, name) for name in file.tensors):
-            contents = read(file, num_heads, image_size)
-            _check_tensors(contents)
+            try:
+                contents = read(file, num_heads, image_size)
+                _check_tensors(contents.tensors)
+            except CheckpointError as error:
+                raise CheckpointError(f"{file.path}: {error}") from None
             return contents
     if any(name.startswith("backbone.net.") for name in file.tensors):
-        raise CheckpointError(
-            f"{file.path}: the weights of a bundle, whose dimensions and labels are in its config.json. "
-            f"Allowed: the bundle's folder"
-        )
+        described = "the weights of a bundle, whose dimensions and labels are in its config.json"
+        raise CheckpointError(f"{file.path}: {described}. Allowed: the bundle's folder")
     shown = ", ".join(list(file.tensors)[:3])
     raise CheckpointError(
         f"{file.path}: tensors of no known format, such as {shown}. Allowed: {', '.join(FORMATS)}, or a bundle's folder"
     )
 
 
-def preprocessing_for(geometry: str, image_size: Size = None) -> Preprocessing:
-    """Return one of MotivNet's two geometries at any input size.
-
-    Args:
-        geometry: `motivnet-pad`, as in the authors' inference, or `motivnet-stretch`, as in their training.
-        image_size: (height, width), in pixels; None takes 1024x768.
-
-    Raises:
-        CheckpointError: if the geometry is unknown.
-    """
-    allowed = [name for name in PREPROCESSINGS if name.startswith("motivnet-")]
-    if geometry not in allowed:
-        raise CheckpointError(unknown_name("geometry", geometry, allowed))
-    chosen = PREPROCESSINGS[geometry]
-    return dataclasses.replace(chosen, size=tuple(image_size)) if image_size else chosen
-
-
 def released_config(
-    contents: Contents, preprocessing: Preprocessing, *, name: str | None = None, licence: str | None = None
+    contents: Contents, geometry: str, image_size: Size = None, *, name: str | None = None, licence: str | None = None
 ) -> BundleConfig:
     """Describe a released model as a bundle.
 
     Args:
         contents: of its file, a whole model.
-        preprocessing: of its input; decides the input size of the model.
+        geometry: `motivnet-pad`, as in the authors' inference, or `motivnet-stretch`, as in their training.
+        image_size: (height, width) of the input, in pixels; None takes that of the file.
         name: of the model; None takes that of the file.
         licence: of the weights; None takes what is known about the released file.
 
     Raises:
-        CheckpointError: if its number of classes is not that of our labels.
+        CheckpointError: if the geometry is unknown, or its number of classes is not that of our labels.
     """
-    config = contents.model_config(preprocessing.size)
+    allowed = [allowed for allowed in PREPROCESSINGS if allowed.startswith("motivnet-")]
+    if geometry not in allowed:
+        raise CheckpointError(unknown_name("geometry", geometry, allowed))
+    config = contents.model_config(image_size)
     if config.num_classes != len(EMOTIONS):
         raise CheckpointError(
             f"{contents.path}: found a head of {config.num_classes} classes, expected {len(EMOTIONS)}: "
@@ -229,7 +217,7 @@ def released_config(
         summary=f"MotivNet: Sapiens {config.vit and config.vit.embed_dim} wide, ML-Decoder, as released",
         licence=licence or RELEASED_LICENCE,
         model=config,
-        preprocessing=preprocessing,
+        preprocessing=dataclasses.replace(PREPROCESSINGS[geometry], size=config.image_size),
         provenance={"converted_from": contents.path.name, "format": contents.format},
     )
 
@@ -240,33 +228,33 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _read_motivnet(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
-    tensors, dropped = _apply(MOTIVNET_RELEASED, file.tensors, file)
+    tensors, dropped = MOTIVNET_RELEASED.apply(file.tensors)
     dimensions = _sapiens_dimensions(file, below(tensors, "backbone."), num_heads, image_size)
     dimensions |= _head_dimensions(file, below(tensors, "head."), "decoder_heads")
     return Contents(file.path, "motivnet", "model", tensors, dropped, **dimensions)
 
 
 def _read_sapiens(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
-    tensors, dropped = _apply(SAPIENS, file.tensors, file)
+    tensors, dropped = SAPIENS.apply(file.tensors)
     dimensions = _sapiens_dimensions(file, tensors, num_heads, image_size)
     kind = "sapiens-pretrain" if dimensions["vit"].class_token else "sapiens-task"
     return Contents(file.path, kind, "backbone", tensors, dropped, **dimensions)
 
 
 def _read_sapiens2(file: WeightsFile, num_heads: int | None, image_size: Size) -> Contents:
-    tensors, dropped = _apply(SAPIENS2, file.tensors, file)
-    width, in_chans, patch, _ = _shape(file, tensors, "net.patch_embed.proj.weight", 4)
+    tensors, dropped = SAPIENS2.apply(file.tensors)
+    width, in_chans, patch, _ = _shape(tensors, "net.patch_embed.proj.weight", 4)
     # Queries and keys are normalised per head, so that here the number of heads follows from shapes.
-    head_dim = _shape(file, tensors, "net.blocks.0.attn.q_norm.weight", 1)[0]
+    head_dim = _shape(tensors, "net.blocks.0.attn.q_norm.weight", 1)[0]
     depth = _depth(tensors)
-    keys = [_shape(file, tensors, f"net.blocks.{block}.attn.k_proj.weight", 2)[0] for block in range(depth)]
+    keys = [_shape(tensors, f"net.blocks.{block}.attn.k_proj.weight", 2)[0] for block in range(depth)]
     vit = VitConfig(
         embed_dim=width,
         depth=depth,
         num_heads=num_heads or width // head_dim,
         patch_size=patch,
         patch_padding=0,
-        mlp_ratio=_ratio(_shape(file, tensors, "net.blocks.0.mlp.fc2.weight", 2)[1], width),
+        mlp_ratio=_ratio(_shape(tensors, "net.blocks.0.mlp.fc2.weight", 2)[1], width),
         num_kv_heads=min(keys) // head_dim,
     )
     size = image_size or SAPIENS2_SIZE
@@ -278,7 +266,7 @@ def _read_ml_decoder(file: WeightsFile, num_heads: int | None, image_size: Size)
     prefix = next(name for name in file.tensors if name.endswith(mark)).removesuffix(mark)
     own = {name: tensor for name, tensor in below(file.tensors, prefix).items() if name.startswith("decoder.")}
     dropped = tuple(name for name in file.tensors if not name.startswith(f"{prefix}decoder."))
-    tensors, _ = _apply(ML_DECODER_UPSTREAM, own, file)
+    tensors, _ = ML_DECODER_UPSTREAM.apply(own)
     return Contents(file.path, "ml-decoder", "head", tensors, dropped, **_head_dimensions(file, tensors, "num_heads"))
 
 
@@ -291,60 +279,49 @@ FORMATS: Mapping[str, tuple[str, Callable[[WeightsFile, int | None, Size], Conte
 }
 
 
-def _apply(keymap: KeyMap, state: Mapping[str, Tensor], file: WeightsFile) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    try:
-        return keymap.apply(state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
-
-
 def _sapiens_dimensions(
     file: WeightsFile, encoder: Mapping[str, Tensor], num_heads: int | None, image_size: Size
 ) -> dict[str, Any]:
     """Infer the dimensions of a Sapiens (v1) encoder: the fields `vit`, `image_size` and `in_chans` of Contents."""
-    width, in_chans, patch, _ = _shape(file, encoder, "net.patch_embed.proj.weight", 4)
+    width, in_chans, patch, _ = _shape(encoder, "net.patch_embed.proj.weight", 4)
     class_token = "net.cls_token" in encoder
-    num_patches = _shape(file, encoder, "net.pos_embed", 3)[1] - class_token
+    num_patches = _shape(encoder, "net.pos_embed", 3)[1] - class_token
     vit = VitConfig(
         embed_dim=width,
         depth=_depth(encoder),
         num_heads=num_heads or _number(file, "num_heads") or SAPIENS_HEADS.get(width, 0),
         patch_size=patch,
         patch_padding=0 if class_token else 2,
-        mlp_ratio=_ratio(_shape(file, encoder, "net.blocks.0.mlp.fc1.weight", 2)[0], width),
+        mlp_ratio=_ratio(_shape(encoder, "net.blocks.0.mlp.fc1.weight", 2)[0], width),
         class_token=class_token,
     )
-    rows, columns = _grid(file, num_patches, patch, image_size)
+    rows, columns = _grid(num_patches, patch, image_size)
     return {"vit": vit, "image_size": (rows * patch, columns * patch), "in_chans": in_chans}
 
 
-def _grid(file: WeightsFile, num_patches: int, patch: int, image_size: Size) -> tuple[int, int]:
+def _grid(num_patches: int, patch: int, image_size: Size) -> tuple[int, int]:
     """Return rows and columns for a number of patches: a square, else the 4:3 of the task checkpoints."""
-    side = math.isqrt(num_patches)
-    if side * side == num_patches:
-        return side, side
-    unit = math.isqrt(num_patches // 12)
-    if 12 * unit * unit == num_patches:
-        return 4 * unit, 3 * unit
-    size = image_size or (0, 0)
-    if size[0] // patch * (size[1] // patch) == num_patches:
-        return size[0] // patch, size[1] // patch
+    side, unit = math.isqrt(num_patches), math.isqrt(num_patches // 12)
+    height, width = image_size or (0, 0)
+    for rows, columns in ((side, side), (4 * unit, 3 * unit), (height // patch, width // patch)):
+        if rows * columns == num_patches:
+            return rows, columns
     raise CheckpointError(
-        f"{file.path}: {num_patches} positions fit neither a square nor a 4:3 grid of patches. "
-        f"Allowed: the image_size that they are for"
+        f"{num_patches} positions fit neither a square nor a 4:3 grid of patches. Allowed: the image_size that they "
+        f"are for"
     )
 
 
 def _head_dimensions(file: WeightsFile, head: Mapping[str, Tensor], heads_key: str) -> dict[str, Any]:
     """Infer the dimensions of an ML-Decoder: the fields `head` and `num_classes` of Contents."""
-    num_queries, dim = _shape(file, head, "queries", 2)
-    num_classes = _shape(file, head, "group_bias", 1)[0]
+    num_queries, dim = _shape(head, "queries", 2)
+    num_classes = _shape(head, "group_bias", 1)[0]
     config = HeadConfig(
         dim=dim,
         num_queries=None if num_queries == num_classes else num_queries,
         num_layers=len({name.split(".")[1] for name in head if name.startswith("layers.")}),
         num_heads=_number(file, heads_key) or ML_DECODER_HEADS,
-        ff_dim=_shape(file, head, "layers.0.ff_in.weight", 2)[0],
+        ff_dim=_shape(head, "layers.0.ff_in.weight", 2)[0],
     )
     return {"head": config, "num_classes": num_classes}
 
@@ -359,12 +336,12 @@ def _depth(encoder: Mapping[str, Tensor]) -> int:
     return len({name.split(".")[2] for name in encoder if name.startswith("net.blocks.")})
 
 
-def _shape(file: WeightsFile, tensors: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]:
+def _shape(tensors: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]:
     if name not in tensors:
-        raise CheckpointError(f"{file.path}: incomplete: there is no tensor for {name!r}")
+        raise CheckpointError(f"incomplete: there is no tensor for {name!r}")
     shape = tuple(tensors[name].shape)
     if len(shape) != ndim or not all(shape):
-        raise CheckpointError(f"{file.path}: {name}: found shape {shape}, expected {ndim} dimensions")
+        raise CheckpointError(f"{name}: found shape {shape}, expected {ndim} dimensions")
     return shape
 
 
@@ -374,15 +351,13 @@ def _number(file: WeightsFile, key: str) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII):
-        raise CheckpointError(f"{file.path}: metadata {key!r}: found {text[:20]!r}, expected a number above 0")
+        raise CheckpointError(f"metadata {key!r}: found {text[:20]!r}, expected a number above 0")
     return int(text)
 
 
-def _check_tensors(contents: Contents) -> None:
-    for name, tensor in contents.tensors.items():
+def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{contents.path}: {name}: found shape {tuple(tensor.shape)}, more values than the file holds"
-            )
+            raise CheckpointError(f"{name}: found shape {tuple(tensor.shape)}, more values than the file holds")
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{contents.path}: {name}: found {tensor.dtype}. Allowed: floating point")
+            raise CheckpointError(f"{name}: found {tensor.dtype}. Allowed: floating point")

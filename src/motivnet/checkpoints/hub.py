@@ -11,14 +11,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, Released, parse_hub_name, released
-from motivnet.errors import CheckpointError, MissingExtraError
+from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, Licence, Released, parse_hub_name, released
+from motivnet.errors import CheckpointError, needs_extra
 from motivnet.storage import write_json
 from motivnet.version import __version__
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MIRROR_VARIABLE = "MOTIVNET_MIRROR"
 OFFLINE_VARIABLE = "MOTIVNET_OFFLINE"
-UNKNOWN_LICENCE = "unknown: see its repository"
+UNKNOWN_LICENCE = Licence("unknown", "see its repository")
 
 # The files of a bundle's repository; config.json is downloaded last, so that a folder that has it is complete.
 _BUNDLE_FILE = re.compile(r"config\.json|README\.md|[\w-][\w.-]*\.safetensors|model\.onnx[\w.-]*")
@@ -62,15 +62,6 @@ class VerifyReport:
         return "ok" if self.sha256 == self.expected else "damaged"
 
 
-class _Source(NamedTuple):
-    """What a name refers to: `repo` is None for a file on no hub, `file` for a bundle, `entry` for unlisted files."""
-
-    name: str
-    repo: str | None
-    file: str | None
-    entry: Released | None
-
-
 def is_hub_name(name: str) -> bool:
     """Tell whether `fetch` accepts `name`, as opposed to a path or an embedded model."""
     return name.startswith(HUB_PREFIX) or any(entry.name == name for entry in RELEASED)
@@ -91,17 +82,11 @@ def cached(name: str, *, cache: Path | None = None) -> Path | None:
     Raises:
         CheckpointError: if the name is unknown.
     """
-    return _find(_source(name), cache)
+    return _find(_entry(name), cache)
 
 
-def fetch(
-    name: str,
-    *,
-    mirror: str | None = None,
-    cache: Path | None = None,
-    echo: Callable[[str], None] | None = None,
-) -> Path:
-    """Download weights into the cache, unless they are there, and verify their checksums.
+def fetch(name: str, *, mirror: str | None = None, cache: Path | None = None) -> Path:
+    """Download weights into the cache, unless they are there, and verify their checksums; their licence goes to stderr.
 
     `MOTIVNET_OFFLINE=1` forbids the network. `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` apply; the token is never sent to
     a mirror.
@@ -110,7 +95,6 @@ def fetch(
         name: of a released file; or `hf:owner/repo/file`; or `hf:owner/repo`, a repository that is a bundle.
         mirror: address with the hub's API; None takes `MOTIVNET_MIRROR`, or the hub.
         cache: folder; None takes the hub's usual cache.
-        echo: called with messages for the user, such as the licence; None writes them to stderr.
 
     Returns:
         The file, or the folder of a bundle.
@@ -120,13 +104,12 @@ def fetch(
             deleted.
         MissingExtraError: if huggingface_hub is not installed.
     """
-    source, mirror = _source(name), _checked_mirror(mirror)
-    echo = echo or (lambda line: print(line, file=sys.stderr))
-    if source.repo is None:
-        raise CheckpointError(_not_on_a_hub(source))
-    with _clear_errors(name, mirror):
-        found = _find(source, cache)
-        if found and not [path for path in _files(found) if not _is_sound(source, path, echo)]:
+    entry, mirror = _entry(name), _checked_mirror(mirror)
+    if entry.repo is None:
+        raise CheckpointError(_not_on_a_hub(entry))
+    with _hub_api(name, mirror) as api:
+        found = _find(entry, cache)
+        if found and not [path for path in _files(found) if not _is_sound(entry, path)]:
             return found
         place = _cache_folder(cache)
         if is_offline():
@@ -134,8 +117,7 @@ def fetch(
                 f"{name}: not in the cache {place}, and {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network. "
                 f"Unset it and run: motivnet weights fetch {name}"
             )
-        with _hub_api(mirror) as api:
-            return _download(source, api, place, echo)
+        return _download(entry, api, place)
 
 
 def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
@@ -150,20 +132,18 @@ def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
     """
     path, expected = Path(name), None
     if is_hub_name(str(name)):
-        source = _source(str(name))
-        found, expected = _find(source, cache), source.entry and source.entry.sha256
+        entry = _entry(str(name))
+        found, expected = _find(entry, cache), entry.sha256
         if found is None:
-            raise CheckpointError(_not_on_a_hub(source) if source.repo is None else f"{name}: not fetched yet")
+            raise CheckpointError(f"{name}: not fetched yet" if entry.repo else _not_on_a_hub(entry))
         path = found
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
-    if expected is None and _SHA256.fullmatch(path.resolve().name):
-        expected = path.resolve().name  # the hub's cache names large files by their checksum
     records = [(place, record) for place, record in _records() if record.get("path") == str(path)]
-    if expected is None and records:
-        expected = records[0][1].get("sha256")
+    blob = path.resolve().name  # the hub's cache names large files by their checksum
+    known = [expected, blob if _SHA256.fullmatch(blob) else None, *(record.get("sha256") for _, record in records)]
     try:
-        report = VerifyReport(path, path.stat().st_size, sha256_of(path), expected)
+        report = VerifyReport(path, path.stat().st_size, sha256_of(path), next(filter(None, known), None))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if report.status == "damaged":
@@ -191,23 +171,17 @@ def is_offline() -> bool:
     return any(value in {"1", "true", "yes", "on"} for value in values)
 
 
-def _source(name: str) -> _Source:
+def _entry(name: str) -> Released:
+    """Return the entry of the catalogue, or a new one for an unlisted file; for a bundle, `file` is empty."""
     if not name.startswith(HUB_PREFIX):
-        entry = released(name)
-        return _Source(name, entry.repo, entry.file, entry)
+        return released(name)
     repo, file = parse_hub_name(name)
-    return _Source(
-        name, repo, file, next((entry for entry in RELEASED if (entry.repo, entry.file) == (repo, file)), None)
-    )
+    listed = (entry for entry in RELEASED if (entry.repo, entry.file) == (repo, file))
+    return next(listed, Released(name=name, repo=repo, file=file or "", purpose="", licence=UNKNOWN_LICENCE))
 
 
-def _not_on_a_hub(source: _Source) -> str:
-    assert source.entry
-    return f"{source.name}: {source.entry.file} comes {source.entry.where}. If you have it, give its path instead"
-
-
-def _licence(source: _Source) -> str:
-    return str(source.entry.licence) if source.entry else UNKNOWN_LICENCE
+def _not_on_a_hub(entry: Released) -> str:
+    return f"{entry.name}: {entry.file} comes {entry.where}. If you have it, give its path instead"
 
 
 def _checked_mirror(mirror: str | None) -> str | None:
@@ -223,25 +197,25 @@ def _cache_folder(cache: Path | None) -> Path:
     return Path(cache or constants.HF_HUB_CACHE).expanduser()
 
 
-def _find(source: _Source, cache: Path | None) -> Path | None:
-    if source.repo is None or find_spec("huggingface_hub") is None:
+def _find(entry: Released, cache: Path | None) -> Path | None:
+    if entry.repo is None or find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source.repo, source.file or "config.json", _cache_folder(cache))
+    found = try_to_load_from_cache(entry.repo, entry.file or "config.json", _cache_folder(cache))
     if not isinstance(found, str):
         return None
     path = Path(found)
-    if source.file is None:
-        return path.parent if weight_files(path.parent) else None
-    return path
+    if entry.file:
+        return path
+    return path.parent if weight_files(path.parent) else None
 
 
 def _files(found: Path) -> list[Path]:
     return [file for file in found.iterdir() if _BUNDLE_FILE.fullmatch(file.name)] if found.is_dir() else [found]
 
 
-def _is_sound(source: _Source, path: Path, echo: Callable[[str], None]) -> bool:
+def _is_sound(entry: Released, path: Path) -> bool:
     """Verify a cached file, unless a record says that it was; delete it if it is damaged."""
     size = path.stat().st_size
     if any((record.get("path"), record.get("size_bytes")) == (str(path), size) for _, record in _records()):
@@ -249,9 +223,10 @@ def _is_sound(source: _Source, path: Path, echo: Callable[[str], None]) -> bool:
     report = verify(path)
     if report.status == "damaged":
         _delete(path)
-        echo(f"{source.name}: {path} was damaged (sha256 {report.sha256}, expected {report.expected}) and is deleted")
+        damage = f"was damaged (sha256 {report.sha256}, expected {report.expected}) and is deleted"
+        print(f"{entry.name}: {path} {damage}", file=sys.stderr)
         return False
-    _write_record(source, path, report.sha256, _licence(source), endpoint=None)
+    _write_record(entry, path, report.sha256, str(entry.licence), endpoint=None)
     return True
 
 
@@ -262,91 +237,76 @@ def _delete(path: Path) -> None:
     blob.unlink(missing_ok=True)
 
 
-def _download(source: _Source, api: "HfApi", cache: Path, echo: Callable[[str], None]) -> Path:
-    assert source.repo
-    if source.file is None:
-        files, licence = _bundle_files(source, api)
-    else:
-        files, licence = [source.file], _licence(source)
-    echo(f"{source.name}: licence {licence}")
-    paths = [_download_file(source.repo, file, api, cache) for file in files]
+def _download(entry: Released, api: "HfApi", cache: Path) -> Path:
+    from huggingface_hub import hf_hub_url
+
+    assert entry.repo
+    files, licence = ([entry.file], str(entry.licence)) if entry.file else _bundle_files(entry, api)
+    print(f"{entry.name}: licence {licence}", file=sys.stderr)
+    paths = []
+    for file in files:
+        # Asked for first, because hf_hub_download makes file names of whatever a server answers.
+        metadata = api.get_hf_file_metadata(url=hf_hub_url(entry.repo, file, endpoint=api.endpoint), timeout=_TIMEOUT_S)
+        if not all(_PLAIN.fullmatch(text or "") for text in (metadata.commit_hash, metadata.etag)):
+            raise CheckpointError(f"{entry.repo}/{file}: {api.endpoint} does not answer as the hub does")
+        paths.append(Path(api.hf_hub_download(entry.repo, file, cache_dir=cache)))
     folder = paths[-1].parents[files[-1].count("/")]
     if not all(path.is_relative_to(folder) for path in paths):
-        raise CheckpointError(f"{source.name}: changed during the download. Run it again")
+        raise CheckpointError(f"{entry.name}: changed during the download. Run it again")
     # Against the hub's list: SHA-256 of large files, git's hash of small ones.
-    for item in (wrong := api.verify_repo_checksums(source.repo, revision=folder.name, cache_dir=cache).mismatches):
+    for item in (wrong := api.verify_repo_checksums(entry.repo, revision=folder.name, cache_dir=cache).mismatches):
         _delete(folder / item["path"])
     if wrong:
         _delete(paths[-1])  # of a bundle, it says that the others are there
         raise CheckpointError(
-            f"{source.repo}/{wrong[0]['path']}: wrong checksum {wrong[0]['actual']}, expected {wrong[0]['expected']}. "
+            f"{entry.repo}/{wrong[0]['path']}: wrong checksum {wrong[0]['actual']}, expected {wrong[0]['expected']}. "
             "The file is deleted; run it again"
         )
     for path in paths:
-        _write_record(source, path, sha256_of(path), licence, api.endpoint)
-    return paths[0] if source.file else folder
+        _write_record(entry, path, sha256_of(path), licence, api.endpoint)
+    return paths[0] if entry.file else folder
 
 
-def _bundle_files(source: _Source, api: "HfApi") -> tuple[list[str], str]:
+def _bundle_files(entry: Released, api: "HfApi") -> tuple[list[str], str]:
     """List the files of a repository that is a bundle, and its licence."""
-    info = api.model_info(str(source.repo), timeout=_TIMEOUT_S)
+    info = api.model_info(str(entry.repo), timeout=_TIMEOUT_S)
     files = [item.rfilename for item in info.siblings or [] if _BUNDLE_FILE.fullmatch(item.rfilename)]
     if "config.json" not in files or not any(map(_WEIGHT_FILE.fullmatch, files)):
         raise CheckpointError(
-            f"{source.name}: no bundle, which has a config.json and weights. For one of its files: {source.name}/FILE"
+            f"{entry.name}: no bundle, which has a config.json and weights. For one of its files: {entry.name}/FILE"
         )
     licences = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-    return sorted(files, key=lambda file: file == "config.json"), ", ".join(licences) or UNKNOWN_LICENCE
-
-
-def _download_file(repo: str, file: str, api: "HfApi", cache: Path) -> Path:
-    from huggingface_hub import hf_hub_url
-
-    # Asked for first, because hf_hub_download makes file names of whatever a server answers.
-    metadata = api.get_hf_file_metadata(url=hf_hub_url(repo, file, endpoint=api.endpoint), timeout=_TIMEOUT_S)
-    commit, etag = metadata.commit_hash or "", metadata.etag or ""
-    if not _PLAIN.fullmatch(commit) or not _PLAIN.fullmatch(etag):
-        raise CheckpointError(f"{repo}/{file}: {api.endpoint} does not answer as the hub does")
-    return Path(api.hf_hub_download(repo, file, cache_dir=cache))
+    return sorted(files, key=lambda file: file == "config.json"), ", ".join(licences) or str(entry.licence)
 
 
 @contextlib.contextmanager
-def _hub_api(mirror: str | None) -> Iterator["HfApi"]:
-    """Give a client without telemetry; one of a mirror has no token, and stays off the hub's own store of chunks."""
-    from huggingface_hub import HfApi, constants
+def _hub_api(what: str, mirror: str | None) -> Iterator["HfApi"]:
+    """Give a client without telemetry; one of a mirror has no token, and stays off the hub's own store of chunks.
 
+    Errors of the network, the hub and the disk become a CheckpointError of one line that says what to do.
+    """
+    with needs_extra("huggingface_hub", "torch"):
+        import httpx2
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+    address = mirror or constants.ENDPOINT
     before = constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET
     constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = True, before[1] or mirror is not None
     try:
-        token = False if mirror else None
-        yield HfApi(mirror, token=token, library_name="motivnet", library_version=__version__)
+        yield HfApi(mirror, token=False if mirror else None, library_name="motivnet", library_version=__version__)
+        return
+    except HfHubHTTPError as error:
+        reason = f"{address} {_explain_status(error, mirror)}"
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        advice = "Check the network and its proxy and run it again, or give another --mirror"
+        reason = f"{address} cannot be reached, or broke off: {error}. {advice}"
+    except (FileMetadataError, KeyError, TypeError, ValueError):  # an answer that huggingface_hub cannot read
+        reason = f"{address} does not answer as the hub does"
+    except OSError as error:
+        reason = " ".join(str(error).split())
     finally:
         constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET = before
-
-
-@contextlib.contextmanager
-def _clear_errors(what: str, mirror: str | None) -> Iterator[None]:
-    """Turn errors of the network, the hub and the disk into a CheckpointError of one line that says what to do."""
-    try:
-        import httpx2
-        from huggingface_hub import constants
-        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
-    address = mirror or constants.ENDPOINT
-    try:
-        yield
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"{what}: {address} {_explain_status(error, mirror)}") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise CheckpointError(
-            f"{what}: {address} cannot be reached, or broke off: {error}. Check the network and its proxy and run it "
-            "again, or give another --mirror"
-        ) from None
-    except (FileMetadataError, KeyError, TypeError, ValueError):  # an answer that huggingface_hub cannot read
-        raise CheckpointError(f"{what}: {address} does not answer as the hub does") from None
-    except OSError as error:
-        raise CheckpointError(f"{what}: {' '.join(str(error).split())}") from None
+    raise CheckpointError(f"{what}: {reason}")
 
 
 def _explain_status(error: Any, mirror: str | None) -> str:
@@ -376,14 +336,14 @@ def _records() -> Iterator[tuple[Path, dict[str, Any]]]:
                 yield place, record
 
 
-def _write_record(source: _Source, path: Path, digest: str, licence: str, endpoint: str | None) -> None:
+def _write_record(entry: Released, path: Path, digest: str, licence: str, endpoint: str | None) -> None:
     """Record a file of the cache; `endpoint` is None if another program downloaded it."""
     commit, *inside = path.parts[path.parts.index("snapshots") + 1 :]
     file = "/".join(inside)
-    name = source.entry.name if source.entry else source.name if source.file else f"{source.name}/{file}"
+    name = entry.name if entry.file else f"{entry.name}/{file}"
     record = {
         "name": name,
-        "repo": source.repo,
+        "repo": entry.repo,
         "commit": commit,
         "file": file,
         "size_bytes": path.stat().st_size,

@@ -59,12 +59,8 @@ class KeyMap:
     def _rename(self, name: str, patterns: list[tuple[re.Pattern[str], str | None]]) -> str | None:
         bare = name.removeprefix(self.wrapper)
         for pattern, target in patterns:
-            match = pattern.match(bare)
-            if match:
-                if target is None:
-                    return None
-                number = match.group(1) if match.groups() else ""
-                return target.replace("{i}", number) + bare[match.end() :]
+            if match := pattern.match(bare):
+                return target and match.expand(target.replace("{i}", r"\1")) + bare[match.end() :]
         raise CheckpointError(f"{self.format}: unexpected tensor {name!r}")
 
 

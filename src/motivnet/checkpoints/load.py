@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import threading
@@ -11,28 +12,21 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from motivnet.checkpoints.bundle import (
-    Bundle,
-    check_place,
-    embedded_models,
-    is_bundle,
-    open_bundle,
-    require_head,
-    write_config,
-)
-from motivnet.checkpoints.files import open_weights, release, write_tensors
-from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, below, identify, preprocessing_for, released_config
-from motivnet.checkpoints.hub import is_hub_name, locate
-from motivnet.errors import CheckpointError, ConfigError, unknown_name
+from motivnet.checkpoints.bundle import Bundle, check_place, find_weights, open_bundle, require_head, write_config
+from motivnet.checkpoints.files import open_weights, release
+from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, Size, below, identify, released_config
+from motivnet.errors import CheckpointError, ConfigError
 from motivnet.models.backbone import Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build_model
 from motivnet.storage import atomic_folder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Device = str | torch.device
 _log = logging.getLogger(__name__)
 
 POSITIONS = "net.pos_embed"
@@ -44,7 +38,7 @@ def load_model(
     *,
     image_size: tuple[int, int] | None = None,
     num_heads: int | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MotivNet:
     """Load a whole model into a module in eval mode.
@@ -63,27 +57,12 @@ def load_model(
     Raises:
         CheckpointError: if there is no such model, or its weights are missing, damaged, of another model, or too large.
     """
-    path = model if is_bundle(model) else find_weights(model)
-    if is_bundle(path):
-        return load_bundle(open_bundle(path), image_size=image_size, device=device, dtype=dtype)
-    contents = require_model(identify(open_weights(path), num_heads=num_heads, image_size=image_size))
-    return load_contents(contents, image_size=image_size, device=device, dtype=dtype)
-
-
-def find_weights(name: str | Path) -> Path:
-    """Return a weight file or the folder of a bundle, given its path or a name that `motivnet weights list` knows.
-
-    Raises:
-        CheckpointError: if there is none, or it cannot be fetched.
-    """
-    if Path(name).exists():
-        return Path(name)
-    if is_hub_name(str(name)):
-        return locate(str(name))
-    raise CheckpointError(
-        f"{unknown_name('model', str(name), embedded_models())}, the folder of a bundle, a weight file, or a name "
-        f"that `motivnet weights list` knows"
-    )
+    path = find_weights(model)
+    if path.is_dir():
+        found = open_bundle(path)
+    else:
+        found = identify(open_weights(path), num_heads=num_heads, image_size=image_size)
+    return load_bundle(found, image_size=image_size, device=device, dtype=dtype)
 
 
 def require_model(contents: Contents) -> Contents:
@@ -101,40 +80,17 @@ def require_model(contents: Contents) -> Contents:
 
 
 def load_bundle(
-    bundle: Bundle,
-    *,
-    image_size: tuple[int, int] | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    bundle: Bundle | Contents, *, image_size: Size = None, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> MotivNet:
-    """Load the weights of a bundle; arguments and errors as for `load_model`."""
-    own = require_head(bundle).config.model
+    """Load the weights of a bundle, or of an identified released model; arguments and errors as for `load_model`."""
+    if isinstance(bundle, Bundle):
+        own, where = require_head(bundle).config.model, bundle.weights
+    else:
+        own, where = require_model(bundle).model_config(), bundle.path
     config = resized(own, image_size, bundle.path)
-    return _load_whole(own, config, open_weights(bundle.weights).tensors, bundle.weights, device, dtype)
-
-
-def load_contents(
-    contents: Contents,
-    *,
-    image_size: tuple[int, int] | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> MotivNet:
-    """Load an identified released model; arguments and errors as for `load_model`."""
-    own, config = contents.model_config(), contents.model_config(image_size)
-    return _load_whole(own, config, contents.tensors, contents.path, device, dtype)
-
-
-def _load_whole(
-    own: ModelConfig,
-    config: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    where: Path,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> MotivNet:
-    fitted = fit_encoder(tensors, own, config, prefix="backbone.")
-    return fill(_build(lambda: build_model(config), where), fitted, where, device=device, dtype=dtype).eval()
+    tensors = bundle.tensors if isinstance(bundle, Contents) else open_weights(where).tensors
+    tensors = fit_encoder(tensors, own, config, prefix="backbone.")
+    return fill(lambda: build_model(config), tensors, where, device=device, dtype=dtype)
 
 
 def load_backbone(
@@ -143,7 +99,7 @@ def load_backbone(
     *,
     num_heads: int | None = None,
     class_token: bool | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
     """Load the encoder of a released file into a module in eval mode.
@@ -182,7 +138,7 @@ def load_backbone(
         _log.info("%s: dropped on purpose: %s", path, ", ".join(dropped))
     tensors = below(contents.tensors, "backbone.") if contents.part == "model" else contents.tensors
     tensors = fit_encoder(tensors, own, config)
-    return fill(_build(lambda: build_backbone(config), path), tensors, path, device=device, dtype=dtype).eval()
+    return fill(lambda: build_backbone(config), tensors, path, device=device, dtype=dtype)
 
 
 def load_head(file: str | Path) -> nn.Module:
@@ -194,10 +150,9 @@ def load_head(file: str | Path) -> nn.Module:
     contents = identify(open_weights(file))
     if contents.part != "head" or contents.head is None or contents.num_classes is None:
         raise CheckpointError(f"{file}: format {contents.format}, expected ml-decoder")
-    head, num_classes = contents.head, contents.num_classes
     in_dim = contents.tensors["embed.weight"].shape[1]
-    net = _build(lambda: build_head(head, in_dim, num_classes), contents.path)
-    return fill(net, contents.tensors, contents.path, device="cpu", dtype=torch.float32).eval()
+    build = functools.partial(build_head, contents.head, in_dim, contents.num_classes)
+    return fill(build, contents.tensors, contents.path, device="cpu", dtype=torch.float32)
 
 
 def resized(config: ModelConfig, image_size: tuple[int, int] | None, where: Path) -> ModelConfig:
@@ -247,20 +202,25 @@ def _grid(image_size: tuple[int, int], vit: VitConfig) -> tuple[int, int]:
 
 
 def fill(
-    net: ModuleT, tensors: Mapping[str, Tensor], where: Path, *, device: str | torch.device, dtype: torch.dtype
+    build: Callable[[], ModuleT], tensors: dict[str, Tensor], where: Path, *, device: Device, dtype: torch.dtype
 ) -> ModuleT:
-    """Fill a module of `built_without_memory` with weights, one tensor after the other.
+    """Build a module without memory, and fill it with weights, one tensor after the other; returned in eval mode.
 
     Args:
-        net: changed in place.
+        build: returns the module.
         tensors: with exactly its names and shapes, memory-mapped.
         where: their file, for messages.
         device: of the weights.
         dtype: of floating-point weights.
 
     Raises:
-        CheckpointError: if names or shapes differ, or there is not enough memory.
+        CheckpointError: if it cannot be built, names or shapes differ, or there is not enough memory.
     """
+    try:
+        with built_without_memory():
+            net = build()
+    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if a single layer exceeds the address space
+        raise CheckpointError(f"{where}: {error}") from None
     check_names(net, tensors, where)
     device = torch.device(device)
     needed = sum(parameter.numel() for parameter in net.parameters()) * dtype.itemsize
@@ -278,7 +238,7 @@ def fill(
         release(tensor)
     net.load_state_dict(filled, strict=True, assign=True)
     # Computed buffers, such as rotary frequencies, keep their precision.
-    return net.to(device)
+    return net.to(device).eval()
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -316,17 +276,11 @@ def built_without_memory() -> Iterator[None]:
             handle.remove()
 
 
-def _build(build: Callable[[], ModuleT], where: Path) -> ModuleT:
-    try:
-        with built_without_memory():
-            return build()
-    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if a single layer exceeds the address space
-        raise CheckpointError(f"{where}: {error}") from None
-
-
 def write_weights(bundle: Bundle, model: nn.Module) -> None:
-    """Write the weights of a model into its bundle, in their own precision."""
-    write_tensors(bundle.weights, model.state_dict())
+    """Write the weights of a model into its bundle, whose folder is written atomically, in their own precision."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, bundle.weights, metadata={"format": "pt"})
+    bundle.weights.chmod(0o644)  # save_file makes it private
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str | Path, *, assign: bool = False) -> None:
@@ -377,7 +331,7 @@ def convert(
         out: folder to write.
         dtype: of the weights.
         image_size: (height, width) of the input, in pixels; None takes that of the file.
-        geometry: as for `preprocessing_for`.
+        geometry: as for `released_config`.
         num_heads: attention heads of the encoder, where they follow neither from its width nor from its metadata.
         name: of the model; None takes that of the folder.
         licence: of the weights; None takes that of the released files.
@@ -390,9 +344,8 @@ def convert(
     out = out.resolve()
     check_place(out, overwrite=overwrite)
     contents = require_model(identify(open_weights(find_weights(file)), num_heads=num_heads, image_size=image_size))
-    preprocessing = preprocessing_for(geometry, image_size or contents.model_config().image_size)
-    config = released_config(contents, preprocessing, name=name or out.name, licence=licence)
-    model = load_contents(contents, image_size=config.model.image_size, dtype=dtype)
+    config = released_config(contents, geometry, image_size, name=name or out.name, licence=licence)
+    model = load_bundle(contents, image_size=config.model.image_size, dtype=dtype)
     with atomic_folder(out, also=(SafetensorError,)) as temporary:
         write_weights(write_config(temporary, config), model)
     return Bundle(out, config)

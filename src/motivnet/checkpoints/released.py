@@ -5,7 +5,7 @@ What is not known is None here and shown as "unknown"; sizes and checksums are n
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from motivnet.errors import CheckpointError, unknown_name
@@ -39,17 +39,14 @@ class Licence:
 
 
 CC_BY_NC = Licence(
-    "CC BY-NC 4.0",
-    "name the authors; no commercial use",
-    "https://creativecommons.org/licenses/by-nc/4.0/",
+    "CC BY-NC 4.0", "name the authors; no commercial use", "https://creativecommons.org/licenses/by-nc/4.0/"
 )
 SAPIENS2_LICENCE = Licence(
     "Sapiens2 licence",
     "forbids use for surveillance and for biometric processing; read it in the file's repository before use",
 )
 MOTIVNET_LICENCE = Licence(
-    "unknown",
-    "ask its authors; its encoder comes from Sapiens, which is CC BY-NC 4.0: no commercial use",
+    "unknown", "ask its authors; its encoder comes from Sapiens, which is CC BY-NC 4.0: no commercial use"
 )
 
 
@@ -111,32 +108,16 @@ def sapiens_parameters(width: int, depth: int, positions: int, class_token: bool
 # size -> (width, depth)
 _SAPIENS_SIZES = {"0.3b": (1024, 24), "0.6b": (1280, 32), "1b": (1536, 40), "2b": (1920, 48)}
 
-# task -> purpose, and name of the file in the repository facebook/sapiens-TASK-SIZE, with size -> what the name has
-_SAPIENS: dict[str, tuple[str, str, dict[str, object]]] = {
-    "pretrain": (
-        "encoder to train from (masked autoencoder, 1024x1024)",
-        "sapiens_{}_epoch_{}_clean.pth",
-        {"0.3b": 1600, "0.6b": 1600, "1b": 173, "2b": 660},
-    ),
-    "pose": (
-        "308 body and face keypoints, 1024x768",
-        "sapiens_{}_goliath_best_goliath_AP_{}.pth",
-        {"0.3b": 573, "0.6b": 609, "1b": 639},
-    ),
-    "depth": (
-        "relative depth, 1024x768",
-        "sapiens_{}_render_people_epoch_{}.pth",
-        {"0.3b": 100, "0.6b": 70, "1b": 88, "2b": 25},
-    ),
-    "normal": (
-        "surface normals, 1024x768",
-        "sapiens_{}_normal_render_people_epoch_{}.pth",
-        {"0.3b": 66, "0.6b": 200, "1b": 115, "2b": 70},
-    ),
+# task -> purpose, part of the file's name, and what that has for each size, from the smallest on, as far as released
+_SAPIENS: dict[str, tuple[str, str, Sequence[object]]] = {
+    "pretrain": ("encoder to train from (masked autoencoder, 1024x1024)", "epoch_{}_clean", (1600, 1600, 173, 660)),
+    "pose": ("308 body and face keypoints, 1024x768", "goliath_best_goliath_AP_{}", (573, 609, 639)),
+    "depth": ("relative depth, 1024x768", "render_people_epoch_{}", (100, 70, 88, 25)),
+    "normal": ("surface normals, 1024x768", "normal_render_people_epoch_{}", (66, 200, 115, 70)),
     "seg": (
         "28 body parts, 1024x768",
-        "sapiens_{}_goliath_best_goliath_mIoU_{}.pth",
-        {"0.3b": "7673_epoch_194", "0.6b": "7777_epoch_178", "1b": "7994_epoch_151"},
+        "goliath_best_goliath_mIoU_{}",
+        ("7673_epoch_194", "7777_epoch_178", "7994_epoch_151"),
     ),
 }
 
@@ -175,12 +156,13 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def _sapiens() -> Iterator[Released]:
-    for task, (purpose, file, numbers) in _SAPIENS.items():
+    for task, (purpose, part, numbers) in _SAPIENS.items():
         head = "" if task == "pretrain" else f"; the {task} head comes on top"
         positions = 4097 if task == "pretrain" else 3072
-        for size, number in numbers.items():
-            parameters = sapiens_parameters(*_SAPIENS_SIZES[size], positions, class_token=task == "pretrain")
-            yield _entry(f"sapiens-{task}-{size}", file.format(size, number), purpose, CC_BY_NC, parameters, head)
+        for (size, (width, depth)), number in zip(_SAPIENS_SIZES.items(), numbers, strict=False):
+            parameters = sapiens_parameters(width, depth, positions, class_token=task == "pretrain")
+            file = f"sapiens_{size}_{part.format(number)}.pth"
+            yield _entry(f"sapiens-{task}-{size}", file, purpose, CC_BY_NC, parameters, head)
 
 
 def _sapiens2() -> Iterator[Released]:
@@ -193,16 +175,12 @@ def _sapiens2() -> Iterator[Released]:
 
 
 def _entry(name: str, file: str, purpose: str, licence: Licence, parameters: int, head: str) -> Released:
-    entry = Released(
-        name=name,
-        repo=f"facebook/{name}",
-        file=file,
-        purpose=purpose,
-        licence=licence,
-        about_bytes=BYTES_PER_FLOAT32 * parameters,
-        note=f"size of the encoder in float32{head}",
-    )
-    return dataclasses.replace(entry, **_SPECIAL.get(name, {}))
+    usual = {
+        "purpose": purpose,
+        "about_bytes": BYTES_PER_FLOAT32 * parameters,
+        "note": f"size of the encoder in float32{head}",
+    }
+    return Released(name=name, repo=f"facebook/{name}", file=file, licence=licence, **usual | _SPECIAL.get(name, {}))
 
 
 _MOTIVNET = Released(

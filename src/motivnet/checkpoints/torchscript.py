@@ -11,6 +11,7 @@ archive (zip)
 ```
 """
 
+import functools
 import io
 import pickle
 import pickletools
@@ -30,18 +31,11 @@ from torch import Tensor
 MAX_MODULES = 20_000
 MAX_TEXT_BYTES = 1 << 28
 
+# torch.double and the like, after which storages are named, and the types of one byte.
 _STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+    f"{name}Storage": getattr(torch, name.lower())
+    for name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Bool")
+} | {"CharStorage": torch.int8, "ByteStorage": torch.uint8}
 _LISTS = {f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor")}
 _MODULE_CLASS = r"^class {name}\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$"
 
@@ -63,7 +57,7 @@ def read_torchscript(path: Path, archive: zipfile.ZipFile, root: str) -> dict[st
         raise ValueError(f"its numbers are {archive.read(byteorder).decode()!r} endian, expected {sys.byteorder!r}")
     pickled = read_member(archive, f"{root}/data.pkl")
     names_in_pickle(io.BytesIO(pickled))
-    module = _Unpickler(pickled, _Storages(path, archive, root)).load()
+    module = _Unpickler(pickled, path, archive, root).load()
     if not isinstance(module, _ScriptObject):
         raise ValueError(f"found {type(module).__name__}, expected a module")
     tensors = _named_tensors(module, archive, root)
@@ -120,30 +114,6 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-class _Storages:
-    """The storages of an archive as flat tensors over one memory map of the file."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
-        self.path, self.archive, self.root = path, archive, root
-        self.num_bytes = path.stat().st_size
-        self.mapped = torch.UntypedStorage.from_file(str(path), False, self.num_bytes)
-
-    def flat(self, key: str, dtype: torch.dtype, numel: int) -> Tensor:
-        """Map one storage (numel,)."""
-        member = self.archive.getinfo(f"{self.root}/data/{key}")
-        with self.path.open("rb") as file:
-            file.seek(member.header_offset)
-            # The local header gives the lengths of the name and of the padding before the data.
-            name_length, padding = struct.unpack("<26xHH", file.read(30))
-        start = member.header_offset + 30 + name_length + padding
-        size = numel * dtype.itemsize
-        if member.file_size != size or start + size > self.num_bytes:
-            raise ValueError(f"{member.filename} has {member.file_size} bytes, expected {numel} of {dtype}")
-        if start % dtype.itemsize:
-            raise ValueError(f"{member.filename} starts at byte {start}, expected a multiple of {dtype.itemsize}")
-        return torch.empty(0, dtype=dtype).set_(cast(torch.UntypedStorage, self.mapped[start : start + size]))
-
-
 class _ScriptObject:
     """Stands in for any class of an archive: stores the attributes and does nothing else."""
 
@@ -160,11 +130,13 @@ class _ScriptObject:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds modules as stand-ins and tensors as views of mapped storages; every other name is refused."""
+    """Rebuilds modules as stand-ins and tensors as views of one memory map; every other name is refused."""
 
-    def __init__(self, pickled: bytes, storages: _Storages) -> None:
+    def __init__(self, pickled: bytes, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(io.BytesIO(pickled))
-        self._storages = storages
+        self._path, self._archive, self._root = path, archive, root
+        self._num_bytes = path.stat().st_size
+        self._mapped = torch.UntypedStorage.from_file(str(path), False, self._num_bytes)
         # Bound methods, because a pickle could set attributes of functions and classes.
         self._functions = {
             "collections.OrderedDict": OrderedDict,
@@ -178,17 +150,26 @@ class _Unpickler(pickle.Unpickler):
             return type(name, (_ScriptObject,), {"__module__": module})
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        try:
-            return self._functions[f"{module}.{name}"]
-        except KeyError:
-            full = _full_name(module, name)
-            raise pickle.UnpicklingError(f"its pickle names {full}, which weights do not need") from None
+        if f"{module}.{name}" not in self._functions:
+            raise pickle.UnpicklingError(f"its pickle names {_full_name(module, name)}, which weights do not need")
+        return self._functions[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Tensor:
         kind, dtype, key, _device, numel = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"its pickle refers to {kind!r}, expected a storage")
-        return self._storages.flat(key, dtype, numel)
+        member = self._archive.getinfo(f"{self._root}/data/{key}")
+        with self._path.open("rb") as file:
+            file.seek(member.header_offset)
+            # The local header gives the lengths of the name and of the padding before the data.
+            name_length, padding = struct.unpack("<26xHH", file.read(30))
+        start = member.header_offset + 30 + name_length + padding
+        size = numel * dtype.itemsize
+        if member.file_size != size or start + size > self._num_bytes:
+            raise ValueError(f"{member.filename} has {member.file_size} bytes, expected {numel} of {dtype}")
+        if start % dtype.itemsize:
+            raise ValueError(f"{member.filename} starts at byte {start}, expected a multiple of {dtype.itemsize}")
+        return torch.empty(0, dtype=dtype).set_(cast(torch.UntypedStorage, self._mapped[start : start + size]))
 
     def _view(self, flat: Tensor, offset: int, size: tuple, stride: tuple, *_grad_and_hooks: object) -> Tensor:
         return flat.as_strided(size, stride, offset)  # raises if that leaves the storage
@@ -200,16 +181,13 @@ class _Unpickler(pickle.Unpickler):
 def _named_tensors(root_module: _ScriptObject, archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
     """Walk the tree depth first: parameters and buffers of a module, then the modules inside it."""
     tensors: dict[str, Tensor] = {}
-    own_names: dict[type, list[str] | None] = {}
+    names_of = functools.cache(lambda kind: _parameters_and_buffers(kind, archive, root))
     pending = [("", root_module)]
     for _ in range(MAX_MODULES):
         if not pending:
             return tensors
         prefix, module = pending.pop()
-        kind = type(module)
-        if kind not in own_names:
-            own_names[kind] = _parameters_and_buffers(kind, archive, root)
-        own = own_names[kind]
+        own = names_of(type(module))
         if own is None:  # an object, not a module
             continue
         for name in own:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.evaluate import Data, Model
 from motivnet.cli.options import Fields, Overwrite, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import AuditConfig
 from motivnet.inference.predictor_config import PredictorConfig

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.options import Fields, Overwrite, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
 from motivnet.experiments.protocols import BenchmarkSettings, parse_trained_on
 from motivnet.inference.predictor_config import PredictorConfig

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motivnet.cli.console import open_bar
 from motivnet.cli.options import Fields, Model, derive_options
-from motivnet.cli.progress import open_bar
 from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.evaluate import Data
 from motivnet.cli.options import Fields, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import SourceConfig
 

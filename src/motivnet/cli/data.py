@@ -2,16 +2,16 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motivnet.cli.console import make_table, print_tables, track
 from motivnet.cli.options import Overwrite
-from motivnet.cli.progress import track
 from motivnet.errors import ConfigError, OutputError, needs_extra
+from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,9 +31,6 @@ SourceArgument = Annotated[
 ]
 ManifestOption = Annotated[Path, typer.Option(metavar="FILE", help="The manifest to write, a .parquet file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
-
-# Rich assumes 80 columns where there is no terminal.
-PIPE_COLUMNS = 160
 
 
 @data.command("inspect", epilog="Exit codes: 0 inspected; 1 a problem was found, with --strict; 2 a mistake.")
@@ -57,12 +54,11 @@ def inspect(
     Problems are missing and unreadable files, face boxes outside their image, blank images, files listed twice, exact
     and near duplicates, one image under two labels, and subjects shared by splits.
     """
-    with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.inspect import inspect_manifest
-
     if out:
         _check_folder(out, overwrite=overwrite)
     manifest = _read(source, split)
+    from motivnet.data.inspect import inspect_manifest
+
     inspection = inspect_manifest(manifest, pixels=not no_pixels, workers=workers, track=track)
     if out:
         inspection.write(out, track=track)
@@ -90,18 +86,13 @@ def build(
 ) -> None:
     """Read a data set and write it as a manifest, which `manifest:FILE` reads again."""
     _check_manifest(out, overwrite=overwrite)
-    with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.manifest import write_manifest
-        from motivnet.labels import EMOTIONS, WITH_CONTEMPT
-
     manifest = _read(source)
     if labels is not None:
         sets = {"7": EMOTIONS, "8": WITH_CONTEMPT}
         if labels not in sets:
             raise ConfigError(f"labels {labels!r}. Allowed: {', '.join(sets)}")
         manifest = manifest.restrict(sets[labels])
-    write_manifest(manifest, out)
-    _report_counts(manifest, out, as_json=as_json)
+    _write(manifest, out, as_json=as_json)
 
 
 @data.command("sample")
@@ -129,18 +120,14 @@ def sample(
     if per_class is not None and kind != "uniform":
         raise ConfigError("--per-class belongs to --kind uniform")
     _check_manifest(out, overwrite=overwrite)
-    with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.manifest import write_manifest
-        from motivnet.data.sampling import balanced_rows, uniform_rows
-
     manifest = _read(source, split)
+    from motivnet.data.sampling import balanced_rows, uniform_rows
+
     if kind == "uniform":
         rows = uniform_rows(manifest.targets, manifest.labels, per_class=per_class, seed=seed)
     else:
         rows = balanced_rows(manifest.targets, manifest.labels, seed=seed, epoch=0)
-    manifest = manifest.select(rows)
-    write_manifest(manifest, out)
-    _report_counts(manifest, out, as_json=as_json)
+    _write(manifest.select(rows), out, as_json=as_json)
 
 
 def _read(source: str, split: str | None = None) -> "Manifest":
@@ -161,20 +148,25 @@ def _check_manifest(path: Path, *, overwrite: bool) -> None:
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
-    from motivnet.data.inspect import written_files
     from motivnet.inference.tables import check_folder
 
+    with needs_extra("pyarrow", "evaluate"):
+        from motivnet.data.inspect import written_files
     check_folder(folder, [path.name for path in written_files(folder)], overwrite=overwrite)
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"{folder}: the folder {folder.parent} does not exist")
 
 
-def _report_counts(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
+def _write(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
+    """Write a manifest and print its counts."""
+    from motivnet.data.manifest import write_manifest
+
+    write_manifest(manifest, path)
     if as_json:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
         typer.echo(json.dumps(counts))
     else:
-        _print_tables(_counts_table(manifest), *_dropped_table(manifest.dropped))
+        print_tables(_counts_table(manifest), *_dropped_table(manifest.dropped))
     typer.echo(f"{len(manifest):,} rows written to {path}", err=True)
 
 
@@ -197,7 +189,7 @@ def _print_inspection(inspection: "Inspection") -> None:
     named = {f"{kind}: {PROBLEMS[kind]}": counts for kind, counts in found["problems"].items()}
     if named:
         tables.append(_table("problem", ["rows", "across_splits", "other_label"], named))
-    _print_tables(*tables)
+    print_tables(*tables)
 
 
 def _counts_table(manifest: "Manifest") -> "Table":
@@ -214,22 +206,10 @@ def _dropped_table(dropped: Mapping[str, int]) -> "list[Table]":
 
 def _table(title: str, columns: list[str], rows: Mapping[str, Mapping[str, int]]) -> "Table":
     """Build a table of numbers, with `-` for missing ones."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(title), overflow="fold")
-    for column in columns:
-        table.add_column(Text(column.replace("_", " ")), justify="right", overflow="fold")
+    numbers = [column.replace("_", " ") for column in columns]
+    table = make_table([title, *numbers], right=numbers)
     for name, row in rows.items():
         table.add_row(Text(name), *(f"{row[column]:,}" if column in row else "-" for column in columns))
     return table
-
-
-def _print_tables(*tables: "Table") -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    for table in tables:
-        console.print(table)

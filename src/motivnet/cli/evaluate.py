@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motivnet.cli.console import track
 from motivnet.cli.options import Fields, Overwrite, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
 from motivnet.inference.predictor_config import PredictorConfig

@@ -21,8 +21,7 @@ def export(
 ) -> None:
     """Export the weights of a bundle as ONNX and compare onnxruntime with torch (needs the extra `train`)."""
     from motivnet.checkpoints.bundle import open_bundle
-    from motivnet.cli.extras import needs_extra
-    from motivnet.errors import OutputError
+    from motivnet.errors import OutputError, needs_extra
 
     with needs_extra("torch", "train"):
         from motivnet.export.onnx import data_path, export_onnx
@@ -34,7 +33,7 @@ def export(
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists. Allowed: another --out, or --overwrite")
     export_onnx(found, target, dtype=DTYPES[dtype], external_data=external_data)
-    agreement = verify_onnx(found, onnx=target, dtype=DTYPES[dtype])
+    largest = verify_onnx(found, onnx=target, dtype=DTYPES[dtype])
     files = [file for file in (target, data_path(target)) if file.exists()]
     size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} file(s)"
-    typer.echo(f"{target}: {size}; probabilities differ from torch by at most {agreement.largest:.1e}")
+    typer.echo(f"{target}: {size}; probabilities differ from torch by at most {largest:.1e}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import DataError, ImageError
+from motivnet.video.video_config import is_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,19 +51,24 @@ def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
         ConfigError: if `every_s` is not positive and finite.
         MissingExtraError: if there is a video, and PyAV is not installed.
     """
-    from motivnet.images import NamedImage
+    from motivnet.images import ImageLimits, NamedImage
     from motivnet.video.reader import frames_of
-    from motivnet.video.video_config import is_video
 
     for named in inputs:
         if isinstance(named, Path) and is_video(named):
             yield from frames_of(named, every_s=every_s)
         elif named == STDIN:
-            yield NamedImage("<stdin>", _read_stdin())
+            # One byte beyond the limit, by which the decoder knows that it is too large.
+            yield NamedImage("<stdin>", sys.stdin.buffer.read(ImageLimits().max_bytes + 1))
         elif isinstance(named, str) and named.startswith(CAMERA):
             yield NamedImage(named, _take_picture(named.removeprefix(CAMERA)))
         else:
             yield named
+
+
+def is_video_file(named: "Named") -> bool:
+    """Return whether an input is a video file, by its name."""
+    return isinstance(named, Path) and is_video(named)
 
 
 def file_name(named: "Named") -> Path:
@@ -84,7 +90,7 @@ def file_name(named: "Named") -> Path:
 
 
 def _find(argument: str) -> "list[Named]":
-    from motivnet.images import is_data_url
+    from motivnet.images import IMAGE_SUFFIXES, is_data_url
     from motivnet.remote import is_url, without_password
 
     if argument == STDIN:
@@ -101,19 +107,12 @@ def _find(argument: str) -> "list[Named]":
         return [argument]
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", argument):
         raise DataError(f"{without_password(argument)}: Allowed: http:// and https://; `motivnet bulk` takes others")
-    return [*_find_files(argument)]
-
-
-def _find_files(argument: str) -> list[Path]:
-    path = Path(argument)
-    if path.is_dir():
-        from motivnet.images import IMAGE_SUFFIXES
-
-        found = sorted(_images_below(path))
-        if not found:
-            raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
-        return found
-    return match_files(argument)
+    if not Path(argument).is_dir():
+        return [*match_files(argument)]
+    found = sorted(_images_below(Path(argument)))
+    if not found:
+        raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
+    return [*found]
 
 
 def match_files(argument: str) -> list[Path]:
@@ -151,13 +150,6 @@ def _images_below(folder: Path) -> Iterable[Path]:
 
 def _unreadable_folder(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
-
-
-def _read_stdin() -> bytes:
-    from motivnet.images import ImageLimits
-
-    # One byte beyond the limit, by which the decoder knows that it is too large.
-    return sys.stdin.buffer.read(ImageLimits().max_bytes + 1)
 
 
 def _take_picture(camera: str) -> "np.ndarray | ImageError":

@@ -1,31 +1,12 @@
 """The program `motivnet`: its verbs, and what becomes of errors. Imports nothing heavy, so that --help is quick."""
 
+import importlib
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from motivnet.cli.ablate import ablate
-from motivnet.cli.audit import audit
-from motivnet.cli.benchmark import benchmark
-from motivnet.cli.bulk import bulk
-from motivnet.cli.calibrate import calibrate
-from motivnet.cli.data import data
-from motivnet.cli.evaluate import evaluate
-from motivnet.cli.explain import explain
-from motivnet.cli.export import export
-from motivnet.cli.live import EPILOG as LIVE_EPILOG
-from motivnet.cli.live import live
-from motivnet.cli.models import models
-from motivnet.cli.predict import EPILOG as PREDICT_EPILOG
-from motivnet.cli.predict import predict
-from motivnet.cli.pretrain import pretrain
-from motivnet.cli.serve import serve
-from motivnet.cli.train import train
-from motivnet.cli.video import EPILOG as VIDEO_EPILOG
-from motivnet.cli.video import video
-from motivnet.cli.weights import weights
 from motivnet.errors import MotivNetError
 from motivnet.storage import end_on_sigterm
 from motivnet.version import __version__
@@ -36,16 +17,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-EPILOGS = {predict: PREDICT_EPILOG, video: VIDEO_EPILOG, live: LIVE_EPILOG}
+# One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (
-    *(predict, video, live, bulk, serve, models),
-    *(train, pretrain, ablate, export),
-    *(evaluate, benchmark, audit, calibrate, explain),
+    *("predict", "video", "live", "bulk", "serve", "models"),
+    *("train", "pretrain", "ablate", "export"),
+    *("evaluate", "benchmark", "audit", "calibrate", "explain"),
+    *("data", "weights"),
 )
-for verb in VERBS:
-    app.command(verb.__name__, epilog=EPILOGS.get(verb))(verb)
-app.add_typer(data)
-app.add_typer(weights)
+for _name in VERBS:
+    _module = importlib.import_module(f"motivnet.cli.{_name}")
+    _verb = getattr(_module, _name)
+    if isinstance(_verb, typer.Typer):
+        app.add_typer(_verb)
+    else:
+        app.command(_name, epilog=getattr(_module, "EPILOG", None))(_verb)
 
 
 def _version(wanted: bool) -> None:

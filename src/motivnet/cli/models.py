@@ -13,7 +13,7 @@ def models(
 ) -> None:
     """List the models that come with the package, their licences and scores."""
     from motivnet.checkpoints.bundle import list_models, open_bundle
-    from motivnet.cli.tables import print_table
+    from motivnet.cli.console import print_table
     from motivnet.config import to_plain
 
     configs = [open_bundle(name).config for name in list_models()]

@@ -2,26 +2,23 @@
 
 import collections
 import contextlib
-import functools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.inputs import file_name, find_inputs, open_inputs
+from motivnet.cli.console import make_table, print_tables, track
+from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
-from motivnet.cli.progress import track
 from motivnet.errors import ConfigError
 from motivnet.inference.annotate import plan_targets, write_annotated
 from motivnet.inference.draw import COLORS
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import Row, all_columns, printable, to_rows
+from motivnet.inference.rows import all_columns, counts_of, marked, printable, summarise, to_rows
 from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
-from motivnet.video.video_config import is_video
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,9 +29,6 @@ EPILOG = (
     "Exit codes: 0 every image was read, with faces or without; 1 some image could not be read; 2 a mistake in the "
     "command, such as a path, model or detector that does not exist, or an output that exists already."
 )
-
-# Rich assumes 80 columns where there is no terminal, and would break file names.
-PIPE_COLUMNS = 160
 
 
 @derive_options
@@ -66,7 +60,7 @@ def predict(
 ) -> None:
     """Recognise the emotion of every face in photographs."""
     inputs = find_inputs(paths)
-    videos = [found for found in inputs if isinstance(found, Path) and is_video(found)]
+    videos = list(filter(is_video_file, inputs))
     if out:
         check_output(out, overwrite=overwrite)
     if annotate and videos:
@@ -76,75 +70,37 @@ def predict(
     from motivnet.inference.predictor import Predictor
 
     loaded = Predictor.load(model, predictor)
-    affect = loaded.config.model.affect
-    table = None if as_json or out else _table(top_k, affect=affect)
-    with contextlib.ExitStack() as stack:
-        sinks: list[Callable[[ImageResult], None]] = []
-        if as_json:
-            sinks.append(_print_json)
-        if out:
-            columns = all_columns(loaded.config.labels.names)
-            write_row = stack.enter_context(open_table(out, columns, overwrite=overwrite))
-            sinks.append(functools.partial(_write_rows, write_row))
-        if table:
-            sinks.append(functools.partial(_add_rows, table, top_k))
-        if targets:
-            sinks.append(functools.partial(_annotate_next, iter(targets)))
-        results = loaded.stream(open_inputs(inputs, every), keep_images=bool(targets))
-        # The number of frames of a video is not known in advance.
-        quiet = as_json and sys.stdout.isatty()
-        shown = results if quiet else track(results, total=None if videos else len(inputs), what="photographs")
-        counts = _send(shown, sinks)
-    if table:
-        _print_table(table)
-    _say_summary(counts, [place for place in (out, annotate) if place])
-    if counts["unreadable"]:
-        raise typer.Exit(1)
-
-
-def _send(results: "Iterable[ImageResult]", sinks: "list[Callable[[ImageResult], None]]") -> "collections.Counter[str]":
-    """Pass every result to every sink; count images, faces and statuses."""
+    table = None if as_json or out else _table(top_k, affect=loaded.config.model.affect)
     counts: collections.Counter[str] = collections.Counter()
-    for result in results:
-        abstained = sum(face.abstained for face in result.faces)
-        counts.update(images=1, faces=len(result.faces), abstained=abstained, **{result.status: 1})
-        for sink in sinks:
-            sink(result)
-    return counts
-
-
-def _print_json(result: "ImageResult") -> None:
-    # ASCII escapes reach any terminal, whatever its encoding.
-    print(json.dumps(result.to_dict()), flush=True)
-
-
-def _write_rows(write_row: "Callable[[Row], None]", result: "ImageResult") -> None:
-    for row in to_rows(result):
-        write_row(row)
-
-
-def _annotate_next(targets: Iterator[Path], result: "ImageResult") -> None:
-    target = next(targets)
-    if result.status != "unreadable":
-        write_annotated(result.picture(), result.faces, target)
+    results = loaded.stream(open_inputs(inputs, every), keep_images=bool(targets))
+    if not (as_json and sys.stdout.isatty()):
+        # The number of frames of a video is not known in advance.
+        results = track(results, total=None if videos else len(inputs), what="photographs")
+    columns = all_columns(loaded.config.labels.names)
+    table_file = open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext(lambda row: None)
+    with table_file as write_row:
+        for position, result in enumerate(results):
+            counts.update(counts_of(result))
+            if as_json:
+                # ASCII escapes reach any terminal, whatever its encoding.
+                print(json.dumps(result.to_dict()), flush=True)
+            for row in to_rows(result):
+                write_row(row)
+            if table:
+                _add_rows(table, top_k, result)
+            if targets and result.status != "unreadable":
+                write_annotated(result.picture(), result.faces, targets[position])
+    if table:
+        print_tables(table)
+    places = " and ".join(map(str, filter(None, (out, annotate))))
+    typer.echo(f"{summarise(counts)}; written to {places}" if places else summarise(counts), err=True)
+    raise typer.Exit(1 if counts["unreadable"] else 0)
 
 
 def _table(top_k: int, *, affect: bool) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("image", overflow="fold")
-    table.add_column("emotion", no_wrap=True)
-    table.add_column("prob", justify="right", no_wrap=True)
-    if top_k > 1:
-        table.add_column("then", overflow="fold")
-    for name in AFFECT if affect else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("face at x, y", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("face score", justify="right", no_wrap=True)
-    return table
+    numbers = ["prob", *(AFFECT if affect else ()), "face at x, y", "size", "face score"]
+    titles = ["image", "emotion", "prob", *(["then"] if top_k > 1 else []), *numbers[1:]]
+    return make_table(titles, right=numbers, no_wrap=["emotion", *numbers])
 
 
 def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
@@ -162,7 +118,7 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
         tiny = " (tiny)" if face.tiny else ""
         table.add_row(
             source,
-            Text(f"{emotion}?", "dim") if face.abstained else Text(emotion, f"bold {COLORS.get(emotion, '')}"),
+            Text(marked(face), "dim" if face.abstained else f"bold {COLORS.get(emotion, '')}"),
             f"{prob:.0%}",
             *then,
             *affect,
@@ -170,24 +126,3 @@ def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
             f"{face.box.width:.0f} x {face.box.height:.0f}{tiny}",
             f"{face.face_score:.2f}",
         )
-
-
-def _print_table(table: "Table") -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
-
-
-def _say_summary(counts: "collections.Counter[str]", places: list[Path]) -> None:
-    parts = [
-        f"{_plural(counts['faces'], 'face')} in {_plural(counts['images'], 'image')}",
-        f"abstained from {counts['abstained']}, marked '?'" if counts["abstained"] else "",
-        f"{counts['no_face']} without a face" if counts["no_face"] else "",
-        f"{counts['unreadable']} unreadable" if counts["unreadable"] else "",
-        f"written to {' and '.join(map(str, places))}" if places else "",
-    ]
-    typer.echo("; ".join(part for part in parts if part), err=True)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

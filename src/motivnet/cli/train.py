@@ -129,6 +129,6 @@ def _export(bundle: Any) -> None:
         from motivnet.export.verify import verify_onnx
 
     export_onnx(bundle)
-    agreement = verify_onnx(bundle)
+    largest = verify_onnx(bundle)
     typer.echo(f"{bundle.path}: selected at {bundle.config.provenance['selected']}")
-    typer.echo(f"ONNX differs from torch by at most {agreement.largest:.1e}")
+    typer.echo(f"ONNX differs from torch by at most {largest:.1e}")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motivnet.cli.console import open_bar
 from motivnet.cli.inputs import match_files
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
-from motivnet.cli.progress import open_bar
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.video.video_config import FollowConfig, Selection
 

@@ -9,9 +9,7 @@ import typer
 from motivnet.inference.predictor_config import parse_size
 
 weights = typer.Typer(
-    name="weights",
-    help="List, fetch, inspect, convert and verify released weights.",
-    no_args_is_help=True,
+    name="weights", help="List, fetch, inspect, convert and verify released weights.", no_args_is_help=True
 )
 
 CacheOption = Annotated[
@@ -29,7 +27,7 @@ def list_weights(
     from motivnet import config
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
-    from motivnet.cli.tables import print_table
+    from motivnet.cli.console import print_table
 
     rows = []
     for entry in RELEASED:
@@ -62,7 +60,7 @@ def fetch_weights(
     """Download weights into the cache, verify their checksums, and print their path."""
     from motivnet.checkpoints.hub import fetch
 
-    print(fetch(name, mirror=mirror, cache=cache, echo=lambda line: typer.echo(line, err=True)))
+    print(fetch(name, mirror=mirror, cache=cache))
 
 
 @weights.command("inspect")
@@ -73,11 +71,11 @@ def inspect(
 ) -> None:
     """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop."""
     from motivnet import config
-    from motivnet.cli.extras import needs_extra
+    from motivnet.checkpoints.bundle import find_weights
+    from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.formats import inspect_weights
-        from motivnet.checkpoints.load import find_weights
 
     found = config.to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
     if as_json:
@@ -107,7 +105,7 @@ def convert_weights(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
 ) -> None:
     """Convert a released file to a bundle."""
-    from motivnet.cli.extras import needs_extra
+    from motivnet.errors import needs_extra
 
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
@@ -133,15 +131,13 @@ def verify_weights(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE_OR_NAME",
-            show_default=False,
-            help="A weight file, a bundle, or the name of a fetched one.",
+            metavar="FILE_OR_NAME", show_default=False, help="A weight file, a bundle, or the name of a fetched one."
         ),
     ],
     cache: CacheOption = None,
 ) -> None:
     """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged."""
-    from motivnet.cli.extras import needs_extra
+    from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.files import verify_weights

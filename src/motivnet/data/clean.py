@@ -42,15 +42,9 @@ def is_blank(image_hwc_u8: np.ndarray) -> bool:
     return bool(image_hwc_u8.min() == image_hwc_u8.max())
 
 
-def pixel_hashes(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Hash the decoded pixels of every row.
-
-    Returns:
-        The hashes, (rows,) of hex text, and whether the image is blank, (rows,) of bool.
-    """
-    images = (decode_image(manifest.source(row)) for row in range(len(manifest)))
-    hashed = [(pixel_hash(image), is_blank(image)) for image in images]
-    return np.array([text for text, _ in hashed]), np.array([blank for _, blank in hashed])
+def pixel_hashes(manifest: Manifest) -> np.ndarray:
+    """Return the hashes of the decoded pixels of every row, (rows,) of hex text."""
+    return np.array([pixel_hash(decode_image(manifest.source(row))) for row in range(len(manifest))])
 
 
 def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +108,7 @@ def fit_for_training(
     Args:
         manifest: all splits.
         train_split: name of the training split.
-        keys: key of each row's image, from `pixel_hashes` or `picture_keys`.
+        keys: key of each row's image, as of `picture_keys`.
         blank: whether each image is blank.
 
     Returns:
@@ -134,7 +128,7 @@ def fit_for_training(
 
 def repeated_rows(manifest: Manifest, split: str, train_split: str) -> np.ndarray:
     """Mark the rows of `split` whose exact pixels also occur in training: bool (rows of the split,)."""
-    hashes, _ = pixel_hashes(manifest)
+    hashes = pixel_hashes(manifest)
     splits = np.array(manifest.table["split"].to_pylist(), dtype=object)
     return np.isin(hashes[splits == split], hashes[splits == train_split])
 

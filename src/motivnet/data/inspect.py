@@ -4,12 +4,13 @@ Shape suffixes: B rows, S splits, T side of a thumbnail.
 """
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -141,21 +142,25 @@ def inspect_manifest(
     rows_B = np.arange(len(manifest))
     missing_B = _missing(manifest.table["path"], workers, track)
     found.add("missing", np.flatnonzero(missing_B))
-    same_file_B = _first_of_files(manifest.table)
+    # Copies have the same path and box; pixels are compared only where there is an image.
+    paths, boxes = (manifest.table[name].to_pylist() for name in ("path", "box"))
+    same_file_B = first_of(path and (path, box and tuple(box)) for path, box in zip(paths, boxes, strict=True))
     repeated = np.flatnonzero(same_file_B != rows_B)
     found.add("listed_twice", repeated, same_file_B[repeated])
     usable_B, same_B, near = ~missing_B, same_file_B, np.empty((0, 2), np.int64)
     if pixels:
-        images = _decode(manifest, ~missing_B, workers, track)
-        for row, (kind, detail) in images.errors.items():
+        hashes, blank_B, thumbs_BTT, errors = _decode(manifest, ~missing_B, workers, track)
+        for row, (kind, detail) in errors.items():
             found.add(kind, [row], details=[detail])
             usable_B[row] = False
-        same_B = _first_of_pixels(images.hashes, same_file_B)
-        found.add("blank", np.flatnonzero(images.blank))
+        same_B = first_of(
+            file if text is None else text for text, file in zip(hashes, same_file_B.tolist(), strict=True)
+        )
+        found.add("blank", np.flatnonzero(blank_B))
         repeated = np.flatnonzero((same_B != rows_B) & (same_file_B == rows_B))
         found.add("duplicate", repeated, same_B[repeated])
-        distinct = np.flatnonzero(usable_B & ~images.blank & (same_B == rows_B))
-        near, difference = near_duplicates(images.thumbs[distinct])
+        distinct = np.flatnonzero(usable_B & ~blank_B & (same_B == rows_B))
+        near, difference = near_duplicates(thumbs_BTT[distinct])
         near = distinct[near]
         found.add_near(near, difference)
     labels = np.asarray(manifest.targets)
@@ -173,21 +178,15 @@ class _Findings:
         splits = manifest.table["split"].to_pylist()
         self.splits: list[str] = list(dict.fromkeys(splits))
         self.split_B = np.array([self.splits.index(split) for split in splits], np.int64)
-        self._kinds: list[str] = []
-        self._rows: list[int] = []
-        self._others: list[int | None] = []
-        self._details: list[str | None] = []
+        self._found: list[tuple[str, int, int | None, str | None]] = []
 
     def add(
         self, kind: str, rows: Iterable[int], others: Iterable[int] | None = None, details: list[str] | None = None
     ) -> None:
         """Add rows, each with the earlier row that it copies or contradicts, and a description."""
-        rows = [int(row) for row in rows]
-        nothing = [None] * len(rows)
-        self._kinds += [kind] * len(rows)
-        self._rows += rows
-        self._others += nothing if others is None else map(int, others)
-        self._details += details or nothing
+        nothing = itertools.repeat(None)
+        columns = map(int, rows), nothing if others is None else map(int, others), details or nothing
+        self._found += zip(itertools.repeat(kind), *columns)
 
     def add_near(self, pairs: np.ndarray, difference: np.ndarray) -> None:
         """Add each row once for every split that has an earlier copy, with the most similar one."""
@@ -203,31 +202,30 @@ class _Findings:
         """Add, for every subject in several splits, the first row in each split but the first."""
         table = self.manifest.table
         columns = (table[name].to_pylist() for name in ("subject", "split"))
-        found: dict[tuple[str, str], list[int]] = {}
-        for subject, split, row in zip(*columns, range(len(table)), strict=True):
-            if subject is not None:
-                found.setdefault((subject, split), []).append(row)
-        first: dict[str, list[int]] = {}
+        found: dict[tuple[str | None, str], list[int]] = {}
+        for row, key in enumerate(zip(*columns, strict=True)):
+            found.setdefault(key, []).append(row)
+        first: dict[str | None, list[int]] = {}
         for (subject, _), rows in found.items():
             others = first.setdefault(subject, rows)
-            if others is not rows:
+            if subject is not None and others is not rows:
                 detail = f"subject {subject}: {len(rows)} rows here, {len(others)} there"
                 self.add("shared_subject", rows[:1], others[:1], [detail])
 
     def to_table(self) -> pa.Table:
         """Return the problems as a table with PROBLEM_SCHEMA."""
-        kinds = list(PROBLEMS)
-        place = np.array([kinds.index(kind) for kind in self._kinds], np.int64)
-        order = np.lexsort((np.array(self._rows, np.int64), place))
+        order = list(PROBLEMS)
+        found = sorted(self._found, key=lambda problem: (order.index(problem[0]), problem[1]))
+        kinds, rows, others, details = zip(*found, strict=True) if found else ((), (), (), ())
         named = self.manifest.table.select(list(ROW_SCHEMA))
         columns = [
-            pa.array(self._kinds, pa.string()),
-            *named.take(pa.array(self._rows, pa.int64())).columns,
-            *named.take(pa.array(self._others, pa.int64())).columns,
-            pa.array(self._details, pa.string()),
+            pa.array(kinds, pa.string()),
+            *named.take(pa.array(rows, pa.int64())).columns,
+            *named.take(pa.array(others, pa.int64())).columns,
+            pa.array(details, pa.string()),
         ]
         # In one chunk: older versions of pyarrow write a CSV header for each.
-        return pa.table(columns, schema=PROBLEM_SCHEMA).take(pa.array(order)).combine_chunks()
+        return pa.table(columns, schema=PROBLEM_SCHEMA).combine_chunks()
 
 
 def count_groups(manifest: Manifest) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
@@ -256,34 +254,15 @@ def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
     return np.array([found for part in _in_threads(check, len(paths), workers, track, "files") for found in part])
 
 
-def _first_of_files(table: pa.Table) -> np.ndarray:
-    """Return for each row the position of the first one with the same path and box, int64 (B,)."""
-    columns = (table[name].to_pylist() for name in ("path", "box"))
-    return first_of(path and (path, box and tuple(box)) for path, box in zip(*columns, strict=True))
+def _decode(
+    manifest: Manifest, exists_B: np.ndarray, workers: int, track: Track
+) -> tuple[list[str | None], np.ndarray, np.ndarray, dict[int, tuple[str, str]]]:
+    """Decode the images.
 
-
-def _first_of_pixels(hashes: list[str | None], same_file_B: np.ndarray) -> np.ndarray:
-    """Return for each row the position of the first one with the same pixels, or the same file if not decoded."""
-    return first_of(file if text is None else text for text, file in zip(hashes, same_file_B.tolist(), strict=True))
-
-
-class _Images(NamedTuple):
-    """Properties of the decoded images.
-
-    Attributes:
-        hashes: of the pixels; None without an image.
-        blank: whether all pixels have the same value, bool (B,).
-        thumbs: thumbnails, uint8 (B, T, T); zeros without an image.
-        errors: row -> kind of problem and error message.
+    Returns:
+        The hashes of the pixels, None without an image; whether all pixels have the same value, bool (B,); thumbnails,
+        uint8 (B, T, T), zeros without an image; and row -> kind of problem and error message.
     """
-
-    hashes: list[str | None]
-    blank: np.ndarray
-    thumbs: np.ndarray
-    errors: dict[int, tuple[str, str]]
-
-
-def _decode(manifest: Manifest, exists_B: np.ndarray, workers: int, track: Track) -> _Images:
     blank_B = np.zeros(len(manifest), np.bool_)
     thumbs_BTT = np.zeros((len(manifest), THUMB_PX, THUMB_PX), np.uint8)
     errors: dict[int, tuple[str, str]] = {}
@@ -302,7 +281,7 @@ def _decode(manifest: Manifest, exists_B: np.ndarray, workers: int, track: Track
         return pixel_hash(image)
 
     hashes = [text for part in _in_threads(decode_rows, len(manifest), workers, track, "images") for text in part]
-    return _Images(hashes, blank_B, thumbs_BTT, errors)
+    return hashes, blank_B, thumbs_BTT, errors
 
 
 def read_face(manifest: Manifest, row: int) -> np.ndarray:

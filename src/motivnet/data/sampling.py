@@ -80,8 +80,8 @@ def uniform_rows(target_B: np.ndarray, labels: LabelSet, *, per_class: int | Non
         raise DataError(
             f"{labels.names[smallest]} has {counts_C[smallest]} rows, {wanted or 'some'} of each class are needed"
         )
-    keys_B = _raw(len(target_B), seed)
-    drawn = [_first_by(keys_B, np.flatnonzero(target_B == label), wanted) for label in range(len(labels))]
+    shuffled_B = np.argsort(_raw(len(target_B), seed), kind="stable")
+    drawn = [shuffled_B[target_B[shuffled_B] == label][:wanted] for label in range(len(labels))]
     return np.sort(np.concatenate(drawn))
 
 
@@ -162,7 +162,3 @@ def _all_present(target_B: np.ndarray, labels: LabelSet) -> np.ndarray:
 def _raw(count: int, *seeds: int) -> np.ndarray:
     """Return random 64-bit numbers: the raw stream of a bit generator is the same in every version of numpy."""
     return np.random.PCG64(list(seeds)).random_raw(count)
-
-
-def _first_by(keys_B: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    return rows[np.argsort(keys_B[rows], kind="stable")[:count]]

@@ -1,7 +1,6 @@
 """Contact sheets: pictures with faces of one class."""
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,13 +61,9 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
 
 
 def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
-    counts = Counter(
-        split
-        for split, own in zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True)
-        if own == label
-    )
-    splits = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
-    return f"{counts.total():,} rows ({splits or 'none'}); {shown} random ones, with row number and split"
+    counts = {split: labels[label] for split, labels in manifest.counts().items() if labels[label]}
+    splits = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    return f"{sum(counts.values()):,} rows ({splits or 'none'}); {shown} random ones, with row number and split"
 
 
 def _tile(image_hwc_u8: np.ndarray) -> "Image.Image":

@@ -98,7 +98,7 @@ def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:
         raise DataError(
             f"group column 'duplicate' compares a split with the one training split; found {', '.join(splits)}"
         )
-    seen = np.isin(pixel_hashes(manifest)[0], pixel_hashes(whole.split(training[0]))[0])
+    seen = np.isin(pixel_hashes(manifest), pixel_hashes(whole.split(training[0])))
     return ["also in training" if also else "only here" for also in seen]
 
 

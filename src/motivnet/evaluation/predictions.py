@@ -32,7 +32,7 @@ from motivnet.version import __version__
 UNANSWERED = {"error": "counted as errors", "leave-out": "left out"}
 PROTOCOL_KEY = b"motivnet.protocol"
 
-# A progress bar, such as `motivnet.cli.progress.track`: takes items, `total` and `what`, and returns the items.
+# A progress bar, such as `motivnet.cli.console.track`: takes items, `total` and `what`, and returns the items.
 Track = Callable[..., Iterable[Any]]
 
 

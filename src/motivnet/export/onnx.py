@@ -50,11 +50,7 @@ MAX_INLINE_BYTES = 1_000_000_000
 
 
 def export_onnx(
-    bundle: Bundle,
-    path: Path | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    external_data: bool = False,
+    bundle: Bundle, path: Path | None = None, *, dtype: torch.dtype = torch.float32, external_data: bool = False
 ) -> Path:
     """Export the weights of a bundle as ONNX; the file is written atomically.
 
@@ -190,13 +186,10 @@ def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the progress and the warnings of torch's exporter."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

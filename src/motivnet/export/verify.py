@@ -3,7 +3,6 @@
 Shape suffixes: B images, C channels, H height, W width.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +23,6 @@ NUM_PIXELS = 2**19
 MIN_IMAGES, MAX_IMAGES = 2, 16
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
-    """The difference between two forms of a model.
-
-    Args:
-        num_faces: number of images compared.
-        largest: absolute difference of any probability, valence or arousal.
-    """
-
-    num_faces: int
-    largest: float
-
-
 def verify_onnx(
     bundle: Bundle,
     pixels_BCHW: np.ndarray | None = None,
@@ -44,7 +30,7 @@ def verify_onnx(
     onnx: Path | None = None,
     dtype: torch.dtype = torch.float32,
     tolerance: float | None = None,
-) -> Agreement:
+) -> float:
     """Compare torch in float32 with onnxruntime on the same pixels, at several batch sizes.
 
     Args:
@@ -53,6 +39,9 @@ def verify_onnx(
         onnx: the exported file; None takes that of the bundle.
         dtype: its storage precision.
         tolerance: largest allowed difference; None takes that of `dtype` in `TOLERANCES`.
+
+    Returns:
+        The largest absolute difference of any probability, valence or arousal.
 
     Raises:
         CheckpointError: if weights or ONNX are missing, damaged, or of another model.
@@ -63,7 +52,9 @@ def verify_onnx(
     if tolerance is None:
         tolerance = TOLERANCES[dtype]
     # Torch's copy of the weights is released before onnxruntime makes its own.
-    expected = _predict(bundle.config, _torch_outputs(bundle, pixels_BCHW))
+    with torch.inference_mode():
+        found = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
+    expected = _predict(bundle.config, Outputs(*(None if part is None else part.float().numpy() for part in found)))
     backend = OnnxBackend(bundle, path=onnx)
     largest = 0.0
     for batch_size in {1, min(3, len(pixels_BCHW)), len(pixels_BCHW)}:
@@ -75,13 +66,7 @@ def verify_onnx(
         raise ExportError(
             f"{onnx or bundle.onnx}: {compared} differ from torch by {largest:.2e}, allowed is {tolerance:.0e}"
         )
-    return Agreement(num_faces=len(pixels_BCHW), largest=largest)
-
-
-def _torch_outputs(bundle: Bundle, pixels_BCHW: np.ndarray) -> Outputs:
-    with torch.inference_mode():
-        logits, affect = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
-        return Outputs(logits.float().numpy(), None if affect is None else affect.numpy())
+    return largest
 
 
 def _predict(config: BundleConfig, outputs: Outputs) -> np.ndarray:

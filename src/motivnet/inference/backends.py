@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from motivnet.errors import CheckpointError, ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
 from motivnet.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from motivnet.checkpoints.formats import Contents
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
@@ -80,14 +83,8 @@ class OnnxBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         # The exceptions of onnxruntime have no common base class.
-        self._errors = (
-            ort_errors.Fail,
-            ort_errors.InvalidArgument,
-            ort_errors.InvalidGraph,
-            ort_errors.InvalidProtobuf,
-            ort_errors.NotImplemented,
-            ort_errors.RuntimeException,
-        )
+        kinds = [kind for kind in vars(ort_errors).values() if isinstance(kind, type)]
+        self._errors = tuple(kind for kind in kinds if issubclass(kind, Exception))
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
@@ -177,23 +174,19 @@ def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig
     if options.backend == "onnx" or (options.backend == "auto" and not options.needs_torch and has_onnx):
         return bundle.config, OnnxBackend(bundle, threads=options.threads)
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.load import load_bundle, resized
-        from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
+        from motivnet.checkpoints.load import resized
     size = options.image_size or bundle.config.model.image_size
     config = dataclasses.replace(
         bundle.config,
         model=resized(bundle.config.model, size, bundle.path),
         preprocessing=dataclasses.replace(bundle.config.preprocessing, size=size),
     )
-    _set_threads(options)
-    device = choose_device(options.device)
-    net = load_bundle(bundle, image_size=size, device=device, dtype=choose_dtype(options.dtype, device, config.model))
-    return config, TorchBackend(net, config.model, compiled=options.compile)
+    return config, _in_torch(bundle, config, options)
 
 
 def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.load import find_weights
+        from motivnet.checkpoints.load import find_weights, require_model
 
     path = find_weights(model)
     if path.is_dir():
@@ -201,23 +194,24 @@ def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleC
     if options.backend == "onnx":
         raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
     from motivnet.checkpoints.files import open_weights
-    from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, preprocessing_for, released_config
-    from motivnet.checkpoints.load import load_contents, require_model
-    from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
+    from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, released_config
 
     file = open_weights(path)
     contents = require_model(identify(file, num_heads=options.num_heads, image_size=options.image_size))
-    size = options.image_size or contents.image_size
-    config = released_config(contents, preprocessing_for(options.geometry or DEFAULT_GEOMETRY, size))
-    _set_threads(options)
+    config = released_config(contents, options.geometry or DEFAULT_GEOMETRY, options.image_size)
+    return config, _in_torch(contents, config, options)
+
+
+def _in_torch(source: "Bundle | Contents", config: BundleConfig, options: PredictorConfig) -> Backend:
+    """Load a network at the size of `config` and wrap it, on the device and in the precision of the options."""
+    import torch
+
+    from motivnet.checkpoints.load import load_bundle
+    from motivnet.inference.torch_backend import TorchBackend, choose_device, choose_dtype
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device, config.model)
-    net = load_contents(contents, image_size=config.model.image_size, device=device, dtype=dtype)
-    return config, TorchBackend(net, config.model, compiled=options.compile)
-
-
-def _set_threads(options: PredictorConfig) -> None:
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
+    net = load_bundle(source, image_size=config.model.image_size, device=device, dtype=dtype)
+    return TorchBackend(net, config.model, compiled=options.compile)

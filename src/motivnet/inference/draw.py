@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from motivnet.inference.rows import marked
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image, ImageDraw
@@ -55,7 +57,7 @@ def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Im
     for face, box in boxes:
         smallest = max(14, long_side / 64)
         font = _font(min(max(smallest, (box[2] - box[0]) / 7), 2 * smallest))
-        label = f"{_name(face)} {face.prob:.0%}"
+        label = f"{marked(face)} {face.prob:.0%}"
         left, top, right, bottom = font.getbbox(label)
         pad = max(2, round((bottom - top) / 4))
         place = _place(box, (right - left + 2 * pad, bottom - top + 2 * pad), canvas.size, placed)
@@ -94,10 +96,6 @@ def draw_frame(
         _shade(canvas, (0, 0, font.getlength(note) + 2 * pad, _line_height(size) + 2 * pad))
         draw.text((pad, pad), note, fill=OTHER_COLOR, font=font, anchor="la")
     return np.asarray(canvas)
-
-
-def _name(face: "FaceResult") -> str:
-    return f"{face.emotion}{'?' if face.abstained else ''}"
 
 
 def _color(face: "FaceResult") -> str:
@@ -166,7 +164,7 @@ def _draw_panel(
     """Write track, emotion and probability over a bar in which each emotion takes its share; return the rectangle."""
     font, line_px = _font(size), _line_height(size)
     pad, gap, bar_px = size // 3, size // 2, max(4, size // 3)
-    words = ((track, FAINT), (_name(face), _color(face)), (f"{face.prob:.0%}", OTHER_COLOR))
+    words = ((track, FAINT), (marked(face), _color(face)), (f"{face.prob:.0%}", OTHER_COLOR))
     widths = [math.ceil(font.getlength(word)) for word, _ in words]
     left, top, right, bottom = map(round, box)
     width = max(sum(widths) + 2 * gap + 2 * pad, right - left)

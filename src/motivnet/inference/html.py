@@ -17,7 +17,7 @@ from PIL import Image
 
 from motivnet.errors import ImageError
 from motivnet.inference.draw import draw_faces
-from motivnet.inference.rows import marked, printable
+from motivnet.inference.rows import counts_of, marked, plural, printable, summarise
 from motivnet.preprocess import Box, crop
 
 if TYPE_CHECKING:
@@ -45,32 +45,20 @@ def to_html(results: "Sequence[ImageResult]") -> str:
     """
     if len(results) == 1:
         return _box(_alone(results[0]))
+    counts: Counter[str] = Counter()
+    for result in results:
+        counts.update(counts_of(result))
     tiles = "".join(_tile(result) for result in results[:MAX_IMAGES])
     left = len(results) - MAX_IMAGES
-    more = f"<div style='{FAINT}'>and {_count(left, 'more image')}: <code>.to_pandas()</code> has all</div>"
+    more = f"<div style='{FAINT}'>and {plural(left, 'more image')}: <code>.to_pandas()</code> has all</div>"
     return _box(
-        f"<div style='margin-bottom:8px'><b>{_summary(results)}</b></div>"
+        f"<div style='margin-bottom:8px'><b>{summarise(counts)}</b></div>"
         f"<div style='display:flex;flex-wrap:wrap;gap:16px'>{tiles}</div>{more if left > 0 else ''}"
     )
 
 
 def _box(content: str) -> str:
     return f"<div style='font-family:system-ui,sans-serif;font-size:13px;line-height:1.45'>{content}</div>"
-
-
-def _summary(results: "Sequence[ImageResult]") -> str:
-    counts = Counter(result.status for result in results)
-    faces = sum(len(result.faces) for result in results)
-    parts = [
-        f"{_count(faces, 'face')} in {_count(len(results), 'image')}",
-        f"{counts['no_face']} without a face" if counts["no_face"] else "",
-        f"{counts['unreadable']} unreadable" if counts["unreadable"] else "",
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _tile(result: "ImageResult") -> str:
@@ -110,7 +98,7 @@ def _no_faces(result: "ImageResult") -> str:
 
 def _more(result: "ImageResult", shown: int) -> str:
     left = len(result.faces) - shown
-    return f"<div style='{FAINT}'>and {_count(left, 'smaller face')}</div>" if left > 0 else ""
+    return f"<div style='{FAINT}'>and {plural(left, 'smaller face')}</div>" if left > 0 else ""
 
 
 def _face(face: "FaceResult", crop: str) -> str:
@@ -141,9 +129,12 @@ def _tag(result: "ImageResult", side: int, width: int) -> str:
     if result.status == "unreadable":
         return ""
     try:
-        picture, scale = _reduced(result, side)
+        picture = Image.fromarray(result.picture())
     except ImageError as error:
         return f"<div style='{FAINT}'>no picture: {escape(printable(str(error)))}</div>"
+    full = picture.width
+    picture.thumbnail((side, side))
+    scale = picture.width / full
     faces = [dataclasses.replace(face, box=Box(*(value * scale for value in face.box))) for face in result.faces]
     alt = f"{result.source}: {', '.join(face.emotion for face in result.faces) or 'no face'}"
     return _img(draw_faces(picture, faces), f"max-width:100%;max-height:{width}px", alt)
@@ -165,11 +156,3 @@ def _img(picture: "Image.Image", style: str, alt: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     style += ";border-radius:4px;margin:0"
     return f"<img style='{style}' alt='{escape(printable(alt))}' src='data:image/jpeg;base64,{data}'>"
-
-
-def _reduced(result: "ImageResult", side: int) -> "tuple[Image.Image, float]":
-    """Return the image, at most `side` pixels wide and high, and the factor by which it was downscaled."""
-    picture = Image.fromarray(result.picture())
-    full = picture.width
-    picture.thumbnail((side, side))
-    return picture, picture.width / full

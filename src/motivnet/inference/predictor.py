@@ -5,6 +5,7 @@ Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or cl
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -33,23 +34,10 @@ if TYPE_CHECKING:
 # Valence and arousal of a face; and its probabilities with them.
 Affect = list[float] | list[None]
 Answer = tuple[list[float], Affect]
+# The result of an image before its faces are classified, its detections, and their crops, uint8 (H, W, C).
+Detected = tuple[ImageResult, tuple[Detection, ...], tuple[np.ndarray, ...]]
 # Maximum size of the inputs that the results of one `predict` keep for notebooks; paths do not count.
 KEPT_BYTES = 256_000_000
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Detected:
-    """A decoded image with its detections.
-
-    Of its pixels only `crops`, uint8 (H, W, C), and `image` are kept.
-    """
-
-    source: str
-    error: str | None = None
-    size: tuple[int, int] | None = None
-    detections: tuple[Detection, ...] = ()
-    crops: tuple[np.ndarray, ...] = ()
-    image: "Kept | None" = None
 
 
 class Predictor:
@@ -161,16 +149,16 @@ class Predictor:
     ) -> Iterator[ImageResult]:
         if color not in ("rgb", "bgr"):
             raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
-        pending: list[_Detected] = []
+        pending: list[Detected] = []
         num_faces = 0
-        for detected in self._prefetch(inputs, color, boxes):
-            size = _kept_bytes(detected.image)
+        for result, detections, crops in self._prefetch(inputs, color, boxes):
+            size = _kept_bytes(result.image)
             if size > keep_bytes:
-                detected = dataclasses.replace(detected, image=None)
+                result = dataclasses.replace(result, image=None)
             else:
                 keep_bytes -= size
-            pending.append(detected)
-            num_faces += len(detected.crops)
+            pending.append((result, detections, crops))
+            num_faces += len(crops)
             if num_faces >= self.batch_size or len(pending) >= self.batch_size:
                 yield from self._classify(pending)
                 pending, num_faces = [], 0
@@ -178,9 +166,9 @@ class Predictor:
 
     def _prefetch(
         self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None
-    ) -> Iterator[_Detected]:
+    ) -> Iterator[Detected]:
         """Fetch and decode images and detect faces in threads, a few images ahead of the caller, in order."""
-        queue: collections.deque[Future[_Detected]] = collections.deque()
+        queue: collections.deque[Future[Detected]] = collections.deque()
         try:
             known = itertools.repeat(None) if boxes is None else boxes
             for position, (source, box) in enumerate(zip(inputs, known, strict=boxes is not None)):
@@ -194,8 +182,9 @@ class Predictor:
             for future in queue:
                 future.cancel()
 
-    def _detect(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> _Detected:
+    def _detect(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> Detected:
         name, source = (given.name, given.image) if isinstance(given, NamedImage) else (_name(given, position), given)
+        result = functools.partial(ImageResult, source=name, model=self.config.name, preprocessing=self._fingerprint)
         try:
             if isinstance(source, ImageError):
                 raise source
@@ -203,19 +192,22 @@ class Predictor:
                 source = fetch(source, self.fetch_limits)
             image_hwc_u8 = decode_image(source, color=color, limits=self.limits)
         except ImageError as error:
-            return _Detected(name, error=str(error))
+            return result(status="unreadable", error=str(error)), (), ()
         detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
-        faces = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
+        crops = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
-        return _Detected(name, None, image_hwc_u8.shape[:2], detections, faces, source if is_file else image_hwc_u8)
+        (height, width), image = image_hwc_u8.shape[:2], source if is_file else image_hwc_u8
+        status = "ok" if detections else "no_face"
+        return result(status=status, width=width, height=height, image=image), detections, crops
 
-    def _classify(self, images: list[_Detected]) -> Iterator[ImageResult]:
-        faces = [face for detected in images for face in detected.crops]
+    def _classify(self, images: list[Detected]) -> Iterator[ImageResult]:
+        faces = [face for _, _, crops in images for face in crops]
         answers = itertools.chain.from_iterable(
             self.classify(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
         )
-        for detected in images:
-            yield self._result(detected, [next(answers) for _ in detected.detections])
+        for result, detections, _ in images:
+            classified = [self.face_result(found, *next(answers)) for found in detections]
+            yield dataclasses.replace(result, faces=tuple(classified))
 
     def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
         """Classify the crops of `Preprocessing.face` in one batch of at least one.
@@ -228,23 +220,6 @@ class Predictor:
         probs = self.config.calibration.probs(logits_BC).tolist()
         affect = [[None, None]] * len(probs) if affect_B2 is None else affect_B2.tolist()
         return zip(probs, affect, strict=True)
-
-    def _result(self, detected: _Detected, answers: list[Answer]) -> ImageResult:
-        faces = tuple(
-            self.face_result(found, *answer) for found, answer in zip(detected.detections, answers, strict=True)
-        )
-        height, width = detected.size or (None, None)
-        return ImageResult(
-            source=detected.source,
-            status="unreadable" if detected.error is not None else "ok" if faces else "no_face",
-            error=detected.error,
-            model=self.config.name,
-            preprocessing=self._fingerprint,
-            width=width,
-            height=height,
-            faces=faces,
-            image=detected.image,
-        )
 
     def face_result(self, found: Detection, probs: list[float], affect: Affect) -> FaceResult:
         """Combine a detection with the outputs of `classify`."""

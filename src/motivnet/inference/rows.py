@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from motivnet.inference.results import FaceResult, ImageResult
 
 Row = dict[str, Any]
@@ -102,3 +104,25 @@ def marked(face: "FaceResult") -> str:
 def printable(text: str) -> str:
     """Escape bytes of a file name that are not UTF-8, so that it can be written anywhere."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def counts_of(result: "ImageResult") -> dict[str, int]:
+    """Return what one image adds to the counts of `summarise`."""
+    abstained = sum(face.abstained for face in result.faces)
+    return {"images": 1, "faces": len(result.faces), "abstained": abstained, result.status: 1}
+
+
+def summarise(counts: "Counter[str]") -> str:
+    """Describe the numbers of images, faces, and of each status."""
+    parts = [
+        f"{plural(counts['faces'], 'face')} in {plural(counts['images'], 'image')}",
+        f"abstained from {counts['abstained']}, marked '?'" if counts["abstained"] else "",
+        f"{counts['no_face']} without a face" if counts["no_face"] else "",
+        f"{counts['unreadable']} unreadable" if counts["unreadable"] else "",
+    ]
+    return "; ".join(part for part in parts if part)

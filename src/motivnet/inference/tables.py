@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from motivnet.errors import OutputError, needs_extra
 from motivnet.inference.rows import Row
-from motivnet.storage import atomic_folder, atomic_path
+from motivnet.storage import atomic_path
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 ROWS_PER_GROUP = 4096
@@ -72,24 +72,6 @@ def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
     held = [name for name in names if (path / name).exists()]
     if held and not overwrite:
         raise OutputError(f"{path}: holds {', '.join(held)} already; --overwrite replaces what is there")
-
-
-@contextlib.contextmanager
-def open_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder whose files move to `path` on success; other files in `path` stay.
-
-    Args:
-        path: folder of the results; created, with its parents, if it does not exist.
-        names: all files that will be written; the last one appears last.
-        overwrite: whether to replace files with these names.
-
-    Raises:
-        OutputError: if one of the files exists or cannot be written.
-    """
-    check_folder(path, names, overwrite=overwrite)
-    with atomic_folder(path, merge=True, last=names[-1]) as temporary:
-        yield temporary
-        check_folder(path, names, overwrite=overwrite)
 
 
 def _open_text(path: Path) -> IO[str]:

@@ -54,58 +54,31 @@ class Backbone(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
 
-def build_sapiens(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
-    """Build a Sapiens (v1) encoder from timm's vision transformer, with random weights.
+def build_sapiens(kind: str, *, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
+    """Build the encoder of Sapiens (v1) or Sapiens2 from timm's, with random weights.
 
-    Pre-norm, LayerNorm eps 1e-6, exact GELU, qkv bias, learned or fixed positions (arXiv 2408.12569).
+    - `sapiens` (arXiv 2408.12569): a vision transformer, pre-norm, LayerNorm eps 1e-6, exact GELU, qkv bias, learned or
+      fixed positions.
+    - `sapiens2` (arXiv 2604.21681): rotary positions, RMS norms, gated MLPs, a class token and eight registers.
 
     Args:
+        kind: `sapiens` or `sapiens2`.
         image_size: (height, width), in pixels.
         in_chans: channels of the input.
         vit: dimensions.
     """
-    net = VisionTransformer(
-        img_size=image_size,
-        patch_size=vit.patch_size,
-        in_chans=in_chans,
-        embed_dim=vit.embed_dim,
-        depth=vit.depth,
-        num_heads=vit.num_heads,
-        mlp_ratio=vit.mlp_ratio,
-        class_token=vit.class_token,
-        global_pool="",
-        num_classes=0,
-        norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
-    )
+    settings: dict[str, Any] = {
+        **{name: getattr(vit, name) for name in ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")},
+        **{"img_size": image_size, "in_chans": in_chans, "global_pool": "", "num_classes": 0},
+    }
+    if kind == "sapiens2":
+        middle = range(SAPIENS2_FULL_BLOCKS, vit.depth - SAPIENS2_FULL_BLOCKS)
+        shared = vit.num_kv_heads or vit.num_heads
+        kv_heads = tuple(shared if block in middle else vit.num_heads for block in range(vit.depth))
+        return Backbone(timm.create_model("vit_base_patch16_sapiens2", num_kv_heads=kv_heads, **settings))
+    norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
+    net = VisionTransformer(class_token=vit.class_token, norm_layer=norm, **settings)
     cast(nn.Conv2d, net.patch_embed.proj).padding = (vit.patch_padding, vit.patch_padding)
-    return Backbone(net)
-
-
-def build_sapiens2(*, image_size: tuple[int, int], in_chans: int, vit: VitConfig) -> Backbone:
-    """Build a Sapiens2 encoder from timm's, with random weights (arXiv 2604.21681).
-
-    Rotary positions, RMS norms, gated MLPs, a class token and eight registers.
-
-    Args:
-        image_size: (height, width), in pixels.
-        in_chans: channels of the input.
-        vit: dimensions.
-    """
-    middle = range(SAPIENS2_FULL_BLOCKS, vit.depth - SAPIENS2_FULL_BLOCKS)
-    shared = vit.num_kv_heads or vit.num_heads
-    net = timm.create_model(
-        "vit_base_patch16_sapiens2",
-        img_size=image_size,
-        patch_size=vit.patch_size,
-        in_chans=in_chans,
-        embed_dim=vit.embed_dim,
-        depth=vit.depth,
-        num_heads=vit.num_heads,
-        num_kv_heads=tuple(shared if block in middle else vit.num_heads for block in range(vit.depth)),
-        mlp_ratio=vit.mlp_ratio,
-        global_pool="",
-        num_classes=0,
-    )
     return Backbone(net)
 
 

@@ -95,10 +95,9 @@ class ModelConfig:
             raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
         if own != (self.vit is not None):
             raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
-        if self.vit:
-            self._check_vit(self.vit)
-
-    def _check_vit(self, vit: VitConfig) -> None:
+        vit = self.vit
+        if vit is None:
+            return
         if any(side < 1 or side % vit.patch_size for side in self.image_size):
             raise ConfigError(
                 f"image_size {self.image_size}: height and width must be divisible by patch_size {vit.patch_size}"
@@ -115,22 +114,16 @@ class ModelConfig:
 MOTIVNET_HEAD = HeadConfig(dim=1152, num_layers=2)
 
 
-def _sapiens(embed_dim: int, depth: int, num_heads: int) -> ModelConfig:
+def _motivnet(backbone: str, embed_dim: int, depth: int, num_heads: int) -> ModelConfig:
     vit = VitConfig(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
-    return ModelConfig(backbone="sapiens", image_size=(1024, 768), vit=vit, head=MOTIVNET_HEAD)
-
-
-def _sapiens2(embed_dim: int, depth: int, num_heads: int) -> ModelConfig:
-    vit = VitConfig(embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_padding=0, num_kv_heads=num_heads // 2)
-    return ModelConfig(backbone="sapiens2", image_size=(1024, 768), vit=vit, head=MOTIVNET_HEAD)
+    if backbone == "sapiens2":
+        vit = dataclasses.replace(vit, patch_padding=0, num_kv_heads=num_heads // 2)
+    return ModelConfig(backbone=backbone, image_size=(1024, 768), vit=vit, head=MOTIVNET_HEAD)
 
 
 PRESETS = {
     "nano": ModelConfig(
-        backbone="timm:mobilenetv2_100",
-        image_size=(96, 96),
-        in_chans=1,
-        head=HeadConfig(dim=256, ff_dim=512),
+        backbone="timm:mobilenetv2_100", image_size=(96, 96), in_chans=1, head=HeadConfig(dim=256, ff_dim=512)
     ),
     # MotivNet in miniature, for experiments on two CPU cores: 36 patches of 8 pixels, a class token.
     "mini": ModelConfig(
@@ -140,15 +133,15 @@ PRESETS = {
         vit=VitConfig(embed_dim=128, depth=4, num_heads=4, patch_size=8, patch_padding=0, class_token=True),
         head=HeadConfig(dim=128, num_heads=4, ff_dim=256),
     ),
-    "motivnet-0.3b": _sapiens(1024, 24, 16),
-    "motivnet-0.6b": _sapiens(1280, 32, 16),
-    "motivnet-1b": _sapiens(1536, 40, 24),
-    "motivnet-2b": _sapiens(1920, 48, 32),
-    "motivnet-sapiens2-0.1b": _sapiens2(768, 12, 12),
-    "motivnet-sapiens2-0.4b": _sapiens2(1024, 24, 16),
-    "motivnet-sapiens2-0.8b": _sapiens2(1280, 32, 16),
-    "motivnet-sapiens2-1b": _sapiens2(1536, 40, 24),
-    "motivnet-sapiens2-5b": _sapiens2(2432, 56, 32),
+    "motivnet-0.3b": _motivnet("sapiens", 1024, 24, 16),
+    "motivnet-0.6b": _motivnet("sapiens", 1280, 32, 16),
+    "motivnet-1b": _motivnet("sapiens", 1536, 40, 24),
+    "motivnet-2b": _motivnet("sapiens", 1920, 48, 32),
+    "motivnet-sapiens2-0.1b": _motivnet("sapiens2", 768, 12, 12),
+    "motivnet-sapiens2-0.4b": _motivnet("sapiens2", 1024, 24, 16),
+    "motivnet-sapiens2-0.8b": _motivnet("sapiens2", 1280, 32, 16),
+    "motivnet-sapiens2-1b": _motivnet("sapiens2", 1536, 40, 24),
+    "motivnet-sapiens2-5b": _motivnet("sapiens2", 2432, 56, 32),
 }
 
 

@@ -30,17 +30,8 @@ class BlockedAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _applies(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> bool:
-    plain = attn_mask is None and not dropout_p and not is_causal and scale is None and not enable_gqa
+def _applies(query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> bool:
+    plain = not others and not any(isinstance(option, Tensor) or option for option in options.values())
     suits = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.bfloat16
     suits = suits and query.ndim == 4 and query.shape[2] >= FEWEST_KEYS <= key.shape[2]
     return plain and suits and not torch.is_grad_enabled()

@@ -122,12 +122,8 @@ class MaskedAutoencoder(nn.Module):
         nn.init.xavier_uniform_(net.patch_embed.proj.weight.view(net.embed_dim, -1))
         for token in (self.mask_token, *(() if net.cls_token is None else (net.cls_token,))):
             nn.init.normal_(token, std=0.02)
-        assert net.pos_embed is not None
-        with torch.no_grad():
-            net.pos_embed.copy_(
-                sincos_positions(net.embed_dim, self.grid, num_prefix_tokens=self.backbone.num_prefix_tokens)
-            )
-        net.pos_embed.requires_grad_(False)
+        positions = sincos_positions(net.embed_dim, self.grid, num_prefix_tokens=self.backbone.num_prefix_tokens)
+        net.pos_embed = nn.Parameter(positions, requires_grad=False)
 
     def forward(self, pixels_BCHW: Tensor, order_BN: Tensor) -> Tensor:
         """Predict the pixels of all patches from the visible ones.

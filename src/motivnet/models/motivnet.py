@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from motivnet.errors import ConfigError
 from motivnet.labels import AFFECT
-from motivnet.models.backbone import Backbone, build_sapiens, build_sapiens2, build_timm
+from motivnet.models.backbone import Backbone, build_sapiens, build_timm
 from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.heads import AttentionPoolHead, LinearHead, MlpHead
 from motivnet.models.ml_decoder import MLDecoder
@@ -101,8 +101,7 @@ def build_backbone(config: ModelConfig) -> Backbone:
     if config.vit is None:
         name = config.backbone.removeprefix("timm:")
         return build_timm(name, image_size=config.image_size, in_chans=config.in_chans, drop_path=config.drop_path)
-    build = build_sapiens if config.backbone == "sapiens" else build_sapiens2
-    return build(image_size=config.image_size, in_chans=config.in_chans, vit=config.vit)
+    return build_sapiens(config.backbone, image_size=config.image_size, in_chans=config.in_chans, vit=config.vit)
 
 
 def build_head(config: HeadConfig, in_dim: int, num_classes: int, *, affect: bool = False) -> nn.Module:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from motivnet.checkpoints.bundle import is_bundle, open_bundle
+from motivnet.checkpoints.bundle import find_weights, is_bundle, open_bundle
 from motivnet.checkpoints.files import open_weights
 from motivnet.checkpoints.formats import identify
 from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
-from motivnet.checkpoints.load import built_without_memory, check_names, find_weights, fit_encoder, load_strict
+from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, affect_names, build_model

@@ -1,5 +1,6 @@
 """A released file becomes a bundle that answers the same, complete or not at all."""
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -15,7 +16,7 @@ from motivnet import Predictor, load_model
 from motivnet.checkpoints import load as converting
 from motivnet.checkpoints.bundle import open_bundle
 from motivnet.checkpoints.files import check_integrity, open_weights
-from motivnet.checkpoints.formats import identify, preprocessing_for, released_config
+from motivnet.checkpoints.formats import identify, released_config
 from motivnet.checkpoints.load import convert
 from motivnet.errors import CheckpointError, OutputError
 from motivnet.labels import EMOTIONS
@@ -244,18 +245,13 @@ class TestOut:
             convert(path, path / "b")
 
 
-def test_preprocessing_at_any_size() -> None:
-    assert preprocessing_for("motivnet-pad") == PREPROCESSINGS["motivnet-pad"]
-    small = preprocessing_for("motivnet-stretch", (512, 384))
-    assert (small.size, small.geometry) == ((512, 384), "stretch")
-    assert small.fingerprint != PREPROCESSINGS["motivnet-stretch"].fingerprint
-
-
 def test_a_released_file_is_described_by_its_own_name(released: Callable) -> None:
     contents = identify(open_weights(released("motivnet", name="MotivNet.pth").path), num_heads=3)
-    config = released_config(contents, preprocessing_for("motivnet-pad", (64, 48)))
+    config = released_config(contents, "motivnet-stretch", (128, 96))
     assert config.name == "MotivNet"
     assert "24 wide" in config.summary
+    assert config.preprocessing == dataclasses.replace(PREPROCESSINGS["motivnet-stretch"], size=(128, 96))
+    assert released_config(contents, "motivnet-pad").preprocessing.size == contents.image_size
 
 
 class TestIntegrity:

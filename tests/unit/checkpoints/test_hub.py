@@ -179,9 +179,11 @@ def leftovers(folder: Path) -> list[Path]:
     return [*folder.glob("models--*/blobs/*"), *folder.glob("models--*/snapshots/*/*")]
 
 
-def test_a_file_is_fetched_checked_and_written_down(server: Hub, tmp_path: Path) -> None:
-    lines: list[str] = []
-    path = fetch(NAME, echo=lines.append)
+def test_a_file_is_fetched_checked_and_written_down(
+    server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fetch(NAME)
+    lines = capsys.readouterr().err.splitlines()
     assert path.read_bytes() == BODY
     assert path.is_relative_to(tmp_path / "hub" / "models--owner--repo")
     assert cached(NAME) == path == locate(NAME)
@@ -271,16 +273,18 @@ def test_a_wrong_checksum_deletes_the_file_and_says_so(server: Hub, tmp_path: Pa
     assert not (tmp_path / "xdg").exists()
 
 
-def test_a_damaged_file_in_the_cache_is_found_removed_and_fetched_anew(server: Hub, tmp_path: Path) -> None:
+def test_a_damaged_file_in_the_cache_is_found_removed_and_fetched_anew(
+    server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = fetch(NAME)
     damaged = bytearray(BODY)
     damaged[1000] ^= 1
     path.write_bytes(damaged)
     report = verify(NAME)
     assert (report.status, report.expected) == ("damaged", SHA256)
-    lines: list[str] = []
-    assert fetch(NAME, echo=lines.append).read_bytes() == BODY
-    assert "was damaged" in lines[0]
+    capsys.readouterr()
+    assert fetch(NAME).read_bytes() == BODY
+    assert "was damaged" in capsys.readouterr().err.splitlines()[0]
     assert verify(NAME).status == "ok"
 
 
@@ -421,9 +425,10 @@ class TestBundles:
         server.bodies = {f"owner/bundle/{file}": file.encode() for file in files + unwanted}
         return server
 
-    def test_its_own_files_come_and_no_other(self, bundle: Hub, tmp_path: Path) -> None:
-        lines: list[str] = []
-        folder = fetch("hf:owner/bundle", echo=lines.append)
+    def test_its_own_files_come_and_no_other(
+        self, bundle: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = fetch("hf:owner/bundle")
         assert sorted(path.name for path in folder.iterdir()) == [
             "README.md",
             "config.json",
@@ -431,7 +436,7 @@ class TestBundles:
             "model.onnx.data",
             "model.safetensors",
         ]
-        assert lines == ["hf:owner/bundle: licence apache-2.0"]
+        assert capsys.readouterr().err.splitlines() == ["hf:owner/bundle: licence apache-2.0"]
         records = [json.loads(path.read_text()) for path in (tmp_path / "xdg/motivnet/weights").iterdir()]
         assert len(records) == 5
         assert {record["licence"] for record in records} == {"apache-2.0"}

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from motivnet import load_backbone, load_head, load_model
+from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints import load
 from motivnet.checkpoints.bundle import ASSETS, BundleConfig, write_config
 from motivnet.errors import CheckpointError
@@ -129,7 +130,7 @@ class TestModels:
             asked.append(name)
             return written.path if fetched == "file" else ASSETS / "nano"
 
-        monkeypatch.setattr(load, "locate", locate)
+        monkeypatch.setattr(bundles, "locate", locate)
         model = load_model("hf:owner/repo")
         assert asked == ["hf:owner/repo"]
         assert same(model, written.net if fetched == "file" else load_model("nano"))
@@ -280,13 +281,13 @@ class TestPositions:
 
     @pytest.mark.parametrize("positions", [11, 20, 24, 3072])
     def test_a_bundle_with_the_positions_of_another(self, released: Callable, tmp_path: Path, positions: int) -> None:
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file, save_file
 
         from motivnet.checkpoints.load import convert
 
         bundle = convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")
         tensors = load_file(bundle.weights) | {"backbone.net.pos_embed": torch.zeros(1, positions, 24)}
-        load.write_tensors(bundle.weights, tensors)
+        save_file(tensors, bundle.weights)
         for size in (None, (128, 96)):
             with pytest.raises(CheckpointError, match=rf"pos_embed: found \(1, {positions}, 24\), expected"):
                 load_model(bundle.path, image_size=size)

@@ -3,8 +3,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from motivnet.cli.console import track
 from motivnet.cli.main import app
-from motivnet.cli.progress import track
 from motivnet.errors import ConfigError, OutputError
 
 

@@ -263,7 +263,7 @@ class TestHub:
     def test_what_was_fetched_is_loaded(
         self, torch_backend: type, released: Callable, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
     ) -> None:
-        from motivnet.checkpoints import load
+        from motivnet.checkpoints import bundle
 
         written = released("motivnet", metadata=HEADS)
         asked = []
@@ -272,7 +272,7 @@ class TestHub:
             asked.append(wanted)
             return written.path if kind == "file" else ASSETS / "nano"
 
-        monkeypatch.setattr(load, "locate", locate)
+        monkeypatch.setattr(bundle, "locate", locate)
         config, backend = load_backend(name, PredictorConfig())
         assert asked == [name]
         if kind == "file":
@@ -285,11 +285,11 @@ class TestHub:
     def test_a_file_here_wins_over_a_name(
         self, torch_backend: type, released: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        from motivnet.checkpoints import load
+        from motivnet.checkpoints import bundle
 
         released("motivnet", name="sapiens-pose-1b", metadata=HEADS)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(load, "locate", lambda name: pytest.fail("it is here"))
+        monkeypatch.setattr(bundle, "locate", lambda name: pytest.fail("it is here"))
         assert load_backend("sapiens-pose-1b", PredictorConfig(num_heads=3))[0].name == "sapiens-pose-1b"
 
     def test_offline(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, torch_backend: type) -> None:

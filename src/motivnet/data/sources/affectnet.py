@@ -83,14 +83,8 @@ def read_affectnet(path: Path, *, classes: Literal[7, 8] = 8, root: Path | None 
 def _find_lists(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return next(
-        (
-            found
-            for folder in LIST_FOLDERS
-            if (found := [f for n in LISTS if (f := path / folder / f"{n}.csv").is_file()])
-        ),
-        [],
-    )
+    named = ([path / folder / f"{name}.csv" for name in LISTS] for folder in LIST_FOLDERS)
+    return next(filter(None, ([*filter(Path.is_file, files)] for files in named)), [])
 
 
 def _image_root(path: Path) -> Path:

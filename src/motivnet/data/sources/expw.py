@@ -45,10 +45,8 @@ def read_expw(path: Path, *, min_confidence: float | None = None, root: Path | N
         if len(cells) != len(CELLS):
             raise DataError(f"{where}: {len(cells)} cells. Allowed: {', '.join(CELLS)}")
         name, _, top, left, right, bottom, score, code = cells
-        label, confidence = (
-            records.label_of_code(code, FER2013_ORDER, where, "expression"),
-            records.number(score, where, "confidence"),
-        )
+        label = records.label_of_code(code, FER2013_ORDER, where, "expression")
+        confidence = records.number(score, where, "confidence")
         if min_confidence is not None and confidence < min_confidence:
             rows.dropped[f"confidence below {min_confidence:g}"] += 1
             continue

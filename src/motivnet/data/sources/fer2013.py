@@ -69,24 +69,23 @@ def _read_parquet(path: Path, *, by_vote: bool) -> Manifest:
 
 
 def _read_csv(path: Path, *, by_vote: bool) -> Manifest:
-    columns: dict[str, list] = {"image": [], "label": [], "split": []}
+    rows = Rows(path, EMOTIONS)
     for i, row in read_records(path, ("emotion", "pixels", "Usage")):
         where, split = f"{path}, row {i}", row["Usage"].strip()
-        columns["label"].append(label_of_code(row["emotion"], FER2013_ORDER, where, "emotion"))
-        columns["image"].append(encode_pixels(row["pixels"], where))
+        label = label_of_code(row["emotion"], FER2013_ORDER, where, "emotion")
+        image = encode_pixels(row["pixels"], where)
         if split not in SPLITS:
             raise DataError(f"{where}: Usage {split!r}. Allowed: {', '.join(SPLITS)}")
-        columns["split"].append(split)
-    if not columns["label"]:
-        raise DataError(f"{path}: no rows")
+        rows.add(image=image, label=label, split=split, groups=[WILD])
     voted = (*WITH_CONTEMPT, *NO_EMOTION_CSV) if by_vote else tuple(EMOTIONS)
-    votes = _read_votes(path.parent / "fer2013new.csv", voted, len(columns["label"]))
-    columns["groups"] = [[WILD]] * len(columns["label"])
+    votes = _read_votes(path.parent / "fer2013new.csv", voted, len(rows.columns["label"]))
     if by_vote:
         if votes is None:
             raise DataError(f"{path}: labels=ferplus needs FERPlus' fer2013new.csv next to it")
-        return _relabel(columns, np.array(votes, np.float32))
-    return make_manifest(columns | ({"votes": votes} if votes else {}))
+        return _relabel(rows.columns, np.array(votes, np.float32))
+    if votes is not None:
+        rows.columns["votes"] = votes
+    return rows.manifest()
 
 
 def _relabel(columns: Mapping[str, Sequence[Any]], votes_BV: np.ndarray) -> Manifest:

@@ -16,15 +16,7 @@ from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
 
 NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+")
-CODES = {
-    "AN": "anger",
-    "DI": "disgust",
-    "FE": "fear",
-    "HA": "happiness",
-    "NE": "neutral",
-    "SA": "sadness",
-    "SU": "surprise",
-}
+CODES = {label[:2].upper(): label for label in sorted(EMOTIONS)}
 
 
 def read_jaffe(path: Path) -> Manifest:

@@ -5,7 +5,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import Rows, absolute, image_path, label_of_name
@@ -29,7 +28,10 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
         raise DataError(f"{path}: cannot be read as JSON: {error}") from None
     rows, folder, row = Rows(path), absolute(root or path.parent), 0
     given: set[str] = set()
-    for name, files in _check(path, pairs):
+    # Objects arrive as lists of pairs, so that no repeated key is lost.
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs):
+        raise DataError(f"{path}: not {{label: [file, ...]}}")
+    for name, files in pairs:
         if name in given:
             raise DataError(f"{path}: label {name!r} is repeated")
         given.add(name)
@@ -41,11 +43,3 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
             rows.add(path=image_path(folder, file, where), label=label, split=split, row=row)
             row += 1
     return rows.manifest()
-
-
-def _check(path: Path, pairs: Any) -> list[tuple[str, list[Any]]]:
-    """Check the structure; objects arrive as lists of pairs, so that no repeated key is lost."""
-    shaped = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs)
-    if not shaped:
-        raise DataError(f"{path}: not {{label: [file, ...]}}")
-    return pairs

@@ -151,7 +151,7 @@ def test_a_manifest_that_was_edited_is_checked(stored, column, values, message):
     ("data", "message"),
     [
         (b"emotion,pix\x8fels,Usage\n", "cannot be read as CSV"),
-        (b"emotion,pixels,Usage\n", "no rows"),
+        (b"emotion,pixels,Usage\n", "no labelled images"),
         (b"emotion,pixels,Usage\n0,99999999999999999999,Training\n", "row 0: expected 2304 pixels"),
         (b"emotion,pixels,Usage\n0,1 2\n", "row 0: 2 cells, the header has 3"),
     ],

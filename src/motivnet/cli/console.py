@@ -1,16 +1,21 @@
-"""A progress bar on stderr, if that is a terminal."""
+"""Tables on the standard output, and progress bars on stderr."""
 
 import contextlib
 import datetime
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 T = TypeVar("T")
+# Rich assumes 80 columns where there is no terminal, and would break names.
+PIPE_COLUMNS = 160
 
 
 def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
-    """Yield the items, with a progress bar.
+    """Yield the items, with a progress bar on stderr, if that is a terminal.
 
     Args:
         items: what to iterate over.
@@ -30,10 +35,10 @@ def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def open_bar() -> Iterator[Callable[..., None] | None]:
-    """Give a function that shows the progress of a step; None if stderr is not a terminal.
+    """Yield a function that shows the progress of a step; None if stderr is not a terminal.
 
-    Its arguments are a description of the step, what is done, the total or None, and the rate as text; each step has a
-    line of its own. Without a rate, frames per second are measured.
+    Its arguments are a description of the step, the number done, the total or None, and the rate as text; each step
+    has its own line. Without a rate, frames per second are measured.
     """
     if not sys.stderr.isatty():
         yield None
@@ -57,3 +62,41 @@ def open_bar() -> Iterator[Callable[..., None] | None]:
             bar.update(task.id, completed=done, total=max(done, total) if total else None, rate=rate or "")
 
         yield show
+
+
+def make_table(titles: Sequence[str], *, right: Collection[str] = (), no_wrap: Collection[str] = ()) -> "Table":
+    """Return an empty table.
+
+    Args:
+        titles: of the columns.
+        right: titles of columns that are aligned to the right.
+        no_wrap: titles of columns that are not wrapped.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in titles:
+        justify = "right" if title in right else "left"
+        table.add_column(Text(title), justify=justify, overflow="fold", no_wrap=title in no_wrap)
+    return table
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, no_wrap: Collection[str] = ()) -> None:
+    """Print a table whose cells are plain text; see `make_table`."""
+    from rich.text import Text
+
+    table = make_table(titles, no_wrap=no_wrap)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    print_tables(table)
+
+
+def print_tables(*tables: "Table") -> None:
+    """Print tables as wide as the terminal."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    for table in tables:
+        console.print(table)

@@ -1,3 +1,0 @@
-"""Moved to `motivnet.errors`."""
-
-from motivnet.errors import needs_extra as needs_extra
