@@ -181,7 +181,9 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
         seeds = [seed for seed in range(plan.seeds) if {(cell, seed), (reference, seed)} <= answers.keys()]
         if len(seeds) >= 2:
             one, other = (np.stack([answers[each, seed][1] for seed in seeds]) for each in (cell, reference))
-            found = contrast(one, other, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples)
+            found = contrast(
+                one, other, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples
+            )
             pair = {"cell": cell, "reference": reference}
             comparisons += [{**pair, "metric": metric, **each._asdict()} for metric, each in found.items()]
     corrected = holm([each["p_value"] for each in comparisons]).tolist()

@@ -72,7 +72,7 @@ class BenchmarkSettings:
             raise ConfigError("--folds 1. Allowed: 0, or at least 2")
 
     @property
-    def resampling(self) -> dict[str, int]:
+    def resampling(self) -> dict[str, Any]:
         """Arguments of `bootstrap` and `paired_bootstrap`."""
         return {"num_resamples": self.num_resamples, "seed": self.seed}
 
