@@ -33,8 +33,11 @@ from motivnet.data.manifest import Manifest  # noqa: E402
 from motivnet.data.sources.fer2013 import read_fer2013  # noqa: E402
 from motivnet.evaluation.calibration import RECORD, calibrated_config  # noqa: E402
 from motivnet.evaluation.predictions import predict_manifest  # noqa: E402
-from motivnet.export.onnx import export_onnx, state_calibration  # noqa: E402
-from motivnet.export.verify import verify_onnx  # noqa: E402
+from motivnet.export.onnx import (  # noqa: E402
+    export_onnx,
+    state_calibration,
+    verify_onnx,
+)
 from motivnet.faces import load_detector  # noqa: E402
 from motivnet.inference.backends import OnnxBackend  # noqa: E402
 from motivnet.inference.predictor import Predictor  # noqa: E402

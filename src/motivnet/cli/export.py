@@ -24,8 +24,7 @@ def export(
     from motivnet.errors import OutputError, needs_extra
 
     with needs_extra("torch", "train"):
-        from motivnet.export.onnx import data_path, export_onnx
-        from motivnet.export.verify import verify_onnx
+        from motivnet.export.onnx import data_path, export_onnx, verify_onnx
         from motivnet.inference.torch_backend import DTYPES
 
     found = open_bundle(bundle)

@@ -13,8 +13,7 @@ from motivnet.cli.console import make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError
-from motivnet.inference.annotate import plan_targets, write_annotated
-from motivnet.inference.draw import COLORS
+from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import all_columns, counts_of, marked, printable, summarise, to_rows
 from motivnet.inference.tables import check_output, open_table

@@ -125,8 +125,7 @@ def choose_recipe(
 
 def _export(bundle: Any) -> None:
     with needs_extra("onnx", "train"):
-        from motivnet.export.onnx import export_onnx
-        from motivnet.export.verify import verify_onnx
+        from motivnet.export.onnx import export_onnx, verify_onnx
 
     export_onnx(bundle)
     largest = verify_onnx(bundle)

@@ -36,8 +36,7 @@ from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import predict_manifest
 from motivnet.evaluation.resampling import holm
-from motivnet.experiments.comparison import CLASS_METRICS
-from motivnet.experiments.contrasts import contrast
+from motivnet.experiments.comparison import CLASS_METRICS, contrast
 from motivnet.experiments.grids import Grid
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import EMOTIONS

@@ -121,17 +121,17 @@ class ImageResult:
         return image_hwc_u8
 
     def plot(self) -> "Figure":
-        """Draw the image with its faces, and bars of their probabilities; see `motivnet.inference.plot`.
+        """Draw the image with its faces, and bars of their probabilities; see `motivnet.inference.display`.
 
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
-        from motivnet.inference.plot import plot_results
+        from motivnet.inference.display import plot_results
 
         return plot_results([self])
 
     def _repr_html_(self) -> str:
-        from motivnet.inference.html import to_html
+        from motivnet.inference.display import to_html
 
         return to_html([self])
 
@@ -210,12 +210,12 @@ class Results(list[ImageResult]):
         )
 
     def plot(self) -> "Figure":
-        """Draw the first images with their faces, and bars of their probabilities; see `motivnet.inference.plot`.
+        """Draw the first images with their faces, and bars of their probabilities; see `motivnet.inference.display`.
 
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
-        from motivnet.inference.plot import plot_results
+        from motivnet.inference.display import plot_results
 
         return plot_results(self)
 
@@ -236,6 +236,6 @@ class Results(list[ImageResult]):
         return [row for result in self for row in to_rows(result)]
 
     def _repr_html_(self) -> str:
-        from motivnet.inference.html import to_html
+        from motivnet.inference.display import to_html
 
         return to_html(self)

@@ -1,4 +1,4 @@
-"""The page of one video: the file, its tracks, their emotions over time, and what the figures mean."""
+"""The page of one video, and its timeline: the emotions of its tracks over time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,13 @@ import numpy as np
 
 from motivnet.inference.rows import printable
 from motivnet.report import page
+from motivnet.report.page import new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from motivnet.video.summary import Summary, Track
+    from motivnet.video.summary import Curves, Summary, Track
 
 MAX_ROWS = 100
 MAX_THUMBNAILS = 12
@@ -83,3 +85,114 @@ def _label_table(summary: "Summary", values: "Callable[[Track], Iterable[float]]
         shares = map(page.percent, values(track))
         rows.append({"track": f"#{track.track_id}", **dict(zip(summary.labels, shares, strict=True))})
     return page.table(rows, caption=caption)
+
+
+# Okabe and Ito's colours, distinct for colour-blind readers. Those of photographs are too pale for lines on white.
+COLORS = {
+    "neutral": "#7d8790",
+    "happiness": "#e69f00",
+    "sadness": "#0072b2",
+    "surprise": "#56b4e9",
+    "fear": "#cc79a7",
+    "disgust": "#009e73",
+    "anger": "#d55e00",
+}
+OTHER_COLOR = "#000000"
+MAX_TRACKS = 8
+BINS = 600
+DPI = 160
+PANEL_IN, MARGIN_IN, WIDTH_IN = 1.35, 0.75, 9.0
+# An emotion that never reaches this probability gets no label.
+LABEL_FROM = 0.15
+# Minimum distance of two labels, as a share of a panel's height.
+LABEL_STEP = 0.135
+GAP_COLOR = "#eef1f4"
+
+
+def shown_tracks(summary: "Summary") -> list["Track"]:
+    """Return the tracks that get a panel: the longest visible, in the order in which they appear."""
+    return sorted(summary.tracks[:MAX_TRACKS], key=lambda track: track.track_id)
+
+
+def draw_timeline(summary: "Summary", tracks: Sequence["Track"], curves: "Curves", title: str) -> "Figure":
+    """Plot the curves of some tracks; where a face is not visible, there is a gap.
+
+    Args:
+        summary: of the video.
+        tracks: one panel each.
+        curves: of these tracks.
+        title: of the figure; empty for none.
+    """
+    height = PANEL_IN * max(1, len(tracks)) + MARGIN_IN
+    with new_figure(WIDTH_IN, height) as figure:
+        panels = figure.subplots(max(1, len(tracks)), 1, sharex=True, squeeze=False)[:, 0]
+        for place, track in enumerate(tracks):
+            _draw_panel(panels[place], track, curves.time_N, curves.probs_KNC[place], summary.labels)
+        if not tracks:
+            panels[0].text(0.5, 0.5, "no face was detected", ha="center", va="center", transform=panels[0].transAxes)
+            panels[0].set_ylim(0, 1)
+        left, right = summary.start_s, max(summary.end_s, summary.start_s + 0.04)
+        panels[-1].set_xlim(left, right)
+        more = len(summary.tracks) - len(tracks)
+        note = f"; {more} more {'track is' if more == 1 else 'tracks are'} visible for less time" if more > 0 else ""
+        panels[-1].set_xlabel(f"seconds from the start of the file{note}")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        return figure
+
+
+def _draw_panel(axes: "Axes", track: "Track", time_N: np.ndarray, probs_NC: np.ndarray, labels: Sequence[str]) -> None:
+    unseen_N = np.isnan(probs_NC[:, 0])
+    axes.fill_between(time_N, 0, 1, where=list(unseen_N), color=GAP_COLOR, step="mid", linewidth=0)
+    alone_N = ~unseen_N & np.r_[True, unseen_N[:-1]] & np.r_[unseen_N[1:], True]
+    for place, label in enumerate(labels):
+        color = COLORS.get(label, OTHER_COLOR)
+        axes.plot(time_N, probs_NC[:, place], color=color, linewidth=1.5, solid_capstyle="round")
+        # A line through one point is invisible.
+        axes.plot(time_N[alone_N], probs_NC[alone_N, place], ".", color=color, markersize=3)
+    _label_lines(axes, probs_NC, labels)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    title = f"#{track.track_id}: visible for {track.visible_s:.1f} s, mostly {track.dominant}"
+    axes.set_title(title, loc="left", fontsize=9, pad=3)
+
+
+def _label_lines(axes: "Axes", probs_NC: np.ndarray, labels: Sequence[str]) -> None:
+    """Write the names of the lines beside their ends, without overlap."""
+    visible_NC = probs_NC[~np.isnan(probs_NC[:, 0])]
+    if not len(visible_NC):
+        return
+    last_and_top = zip(visible_NC[-1], visible_NC.max(0), labels, strict=True)
+    ends = sorted((end, label) for end, top, label in last_and_top if top >= LABEL_FROM)
+    for height, (end, label) in zip(spread([end for end, _ in ends], LABEL_STEP), ends, strict=True):
+        color = COLORS.get(label, OTHER_COLOR)
+        axes.annotate(
+            label,
+            xy=(1, end),
+            xytext=(1.015, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=color,
+            fontsize=8,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkB": 0, "relpos": (0, 0.5)},
+        )
+
+
+def spread(heights: Sequence[float], step: float) -> list[float]:
+    """Move sorted heights, from 0 to 1, so that neighbours are at least `step` apart."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(height, moved[-1] + step) if moved else max(height, 0.02))
+    ceiling = max(1.0, 0.02 + step * (len(moved) - 1))
+    for place in range(len(moved) - 1, -1, -1):
+        moved[place] = min(moved[place], ceiling)
+        ceiling = moved[place] - step
+    return moved
+
+
+def write_timeline(figure: "Figure", path: Path) -> None:
+    """Write the figure as PNG."""
+    figure.savefig(path, format="png", dpi=DPI, facecolor="white")

@@ -320,8 +320,14 @@ class _Job:
         return LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary, files=written)
 
     def _plot(self, number: int, state: State, summary: Summary, files: dict[str, Path]) -> None:
-        from motivnet.report.timeline import BINS, draw_timeline, shown_tracks, write_timeline
-        from motivnet.report.video_report import MAX_THUMBNAILS, video_report
+        from motivnet.report.video_report import (
+            BINS,
+            MAX_THUMBNAILS,
+            draw_timeline,
+            shown_tracks,
+            video_report,
+            write_timeline,
+        )
 
         path, tracks = self.videos[number], shown_tracks(summary)
         found = curves(self._rows(number), summary, tracks, BINS)

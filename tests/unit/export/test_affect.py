@@ -12,8 +12,7 @@ import torch
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle, write_config
 from motivnet.checkpoints.load import load_model, write_weights
 from motivnet.errors import ExportError
-from motivnet.export.onnx import export_onnx, metadata
-from motivnet.export.verify import random_pixels, verify_onnx
+from motivnet.export.onnx import export_onnx, metadata, random_pixels, verify_onnx
 from motivnet.inference.backends import OnnxBackend
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.torch_backend import TorchBackend

@@ -12,8 +12,7 @@ import torch
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration, open_bundle, write_config
 from motivnet.checkpoints.load import load_model, write_weights
 from motivnet.errors import CheckpointError, ExportError
-from motivnet.export.onnx import export_onnx, state_calibration
-from motivnet.export.verify import verify_onnx
+from motivnet.export.onnx import export_onnx, state_calibration, verify_onnx
 from motivnet.inference.backends import OnnxBackend
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import build_model

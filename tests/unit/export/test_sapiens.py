@@ -17,8 +17,7 @@ from motivnet.checkpoints.load import write_weights
 from motivnet.cli.main import main
 from motivnet.errors import CheckpointError, ExportError, OutputError
 from motivnet.export import onnx as export
-from motivnet.export.onnx import data_path, export_onnx
-from motivnet.export.verify import TOLERANCES, random_pixels, verify_onnx
+from motivnet.export.onnx import TOLERANCES, data_path, export_onnx, random_pixels, verify_onnx
 from motivnet.inference.backends import OnnxBackend
 from motivnet.models import backbone as backbones
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig, preset

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from motivnet.errors import OutputError
-from motivnet.inference.annotate import plan_targets, write_annotated
+from motivnet.inference.draw import plan_targets, write_annotated
 from motivnet.inference.results import FaceResult
 from motivnet.preprocess import Box
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from motivnet.errors import ImageError, MissingExtraError
-from motivnet.inference import html as page
-from motivnet.inference import plot
+from motivnet.inference import display as page
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult, ImageResult, Results
 from motivnet.inference.rows import all_columns
@@ -239,7 +238,7 @@ class TestPlot:
 
         faces = [face(box=Box(x, 5, 20, 20)) for x in range(6)]
         figure = Results([result("a", *faces, image=picture()), result("b"), unreadable("c", "x" * 300)]).plot()
-        assert len(figure.axes) == 3 + plot.MAX_FACES
+        assert len(figure.axes) == 3 + page.MAX_BARS
         assert plt.get_fignums() == []
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=30)
@@ -247,9 +246,9 @@ class TestPlot:
         assert figure.axes[0].get_xlabel() == "and 2 smaller"
 
     def test_only_the_first_images_are_drawn(self) -> None:
-        figure = Results([result(str(n)) for n in range(plot.MAX_IMAGES + 3)]).plot()
-        assert len(figure.axes) == plot.MAX_IMAGES
-        assert figure.get_suptitle() == f"the first {plot.MAX_IMAGES} of {plot.MAX_IMAGES + 3} images"
+        figure = Results([result(str(n)) for n in range(page.MAX_ROWS + 3)]).plot()
+        assert len(figure.axes) == page.MAX_ROWS
+        assert figure.get_suptitle() == f"the first {page.MAX_ROWS} of {page.MAX_ROWS + 3} images"
 
     def test_one_result_and_none(self) -> None:
         assert len(result("$a_b$ \udcff", face(), image=picture()).plot().axes) == 2

@@ -66,7 +66,7 @@ class TestTimeline:
         pytest.importorskip("jinja2")
 
     def test_labels_keep_their_distance(self):
-        from motivnet.report.timeline import spread
+        from motivnet.report.video_report import spread
 
         assert spread([], 0.1) == []
         assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
@@ -78,7 +78,7 @@ class TestTimeline:
 
     @pytest.mark.parametrize("number", [0, 1, 12])
     def test_figures_of_any_number_of_tracks(self, number, tmp_path):
-        from motivnet.report.timeline import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
+        from motivnet.report.video_report import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
 
         listed = rows(*((k / 10, {track: 0.5 + k / 50 for track in range(number) if k % 7}) for k in range(20)))
         found = summarise(listed, LABELS)

@@ -18,11 +18,10 @@ from motivnet.data.sources.expw import read_expw
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.data.sources.folder import read_folder, read_images
 from motivnet.data.sources.jaffe import read_jaffe
-from motivnet.data.sources.motivnet_json import read_motivnet_json
 from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
-from motivnet.data.sources.tables import read_csv, read_parquet, read_stored
+from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet, read_stored
 from motivnet.errors import DataError, unknown_name
 
 READERS: dict[str, Callable[..., Manifest]] = {

@@ -14,6 +14,7 @@
 `label`, and `path` or `image`, are required. An empty cell is an unknown value.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from motivnet.data.manifest import SCHEMA, Manifest, read_manifest
 from motivnet.data.sources import records
-from motivnet.data.sources.records import Box, Rows
+from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
 from motivnet.errors import DataError
 
 BOX_COLUMNS = ("x", "y", "width", "height")
@@ -164,3 +165,37 @@ def _refuse(path: Path, wrong: pa.ChunkedArray, table: pa.Table, column: str, al
     row = pc.index(wrong, True).as_py()  # type: ignore[attr-defined]
     if row >= 0:
         raise DataError(f"{path}, row {row}: {column} {table[column][row].as_py()!r}. Allowed: {allowed}")
+
+
+def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "all") -> Manifest:
+    """Read lists of files by label; synonyms such as `happy` are understood.
+
+    Args:
+        path: the JSON file.
+        root: the folder that image names are relative to; None: the file's.
+        split: name of the only split.
+
+    Raises:
+        DataError: naming file and row of what cannot be used.
+    """
+    try:
+        pairs = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=list)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    rows, folder, row = Rows(path), absolute(root or path.parent), 0
+    given: set[str] = set()
+    # Objects arrive as lists of pairs, so that no repeated key is lost.
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs):
+        raise DataError(f"{path}: not {{label: [file, ...]}}")
+    for name, files in pairs:
+        if name in given:
+            raise DataError(f"{path}: label {name!r} is repeated")
+        given.add(name)
+        label = label_of_name(name, f"{path}, row {row}")
+        for file in files:
+            where = f"{path}, row {row} ({name})"
+            if not isinstance(file, str):
+                raise DataError(f"{where}: {file!r} is not a file name")
+            rows.add(path=image_path(folder, file, where), label=label, split=split, row=row)
+            row += 1
+    return rows.manifest()

@@ -6,8 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from motivnet.data.sources.motivnet_json import read_motivnet_json
-from motivnet.data.sources.tables import read_csv, read_parquet
+from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet
 from motivnet.errors import DataError
 from motivnet.images import decode_image
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 
 from motivnet.errors import DataError
-from motivnet.experiments.contrasts import METRICS, contrast
+from motivnet.experiments.comparison import CONTRAST_METRICS, contrast
 
 # Six images: four of class 0, two of class 1, the rarest.
 TARGET = np.array([0, 0, 0, 0, 1, 1])
@@ -20,7 +20,7 @@ def runs(*rows: str) -> np.ndarray:
 def test_differences_by_hand() -> None:
     cell, reference = runs("111100", "111110"), runs("110000", "110010")
     found = contrast(cell, reference, TARGET, rarest=1)
-    assert list(found) == list(METRICS)
+    assert list(found) == list(CONTRAST_METRICS)
     # Seed 0: 4/6 - 2/6 and 5/6 - 3/6. Mean recall: (1 + 0)/2 - (.5 + 0)/2 and (1 + .5)/2 - (.5 + .5)/2.
     assert found["war"].per_seed == pytest.approx((2 / 6, 2 / 6))
     assert found["uar"].per_seed == pytest.approx((0.25, 0.25))
