@@ -186,7 +186,8 @@ def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig
 
 def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.load import find_weights, require_model
+        from motivnet.checkpoints.bundle import find_weights
+        from motivnet.checkpoints.load import require_model
 
     path = find_weights(model)
     if path.is_dir():
