@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.train import SetOption
+from motivnet.errors import ConfigError, needs_extra
 
 
 def ablate(
@@ -39,8 +40,6 @@ def ablate(
     ] = False,
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
-    from motivnet.errors import ConfigError, needs_extra
-
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source
         from motivnet.experiments import ablation

@@ -162,14 +162,14 @@ def prediction_source(
     Returns:
         A function that takes a manifest, `data`, `split` and `unanswered` as `predict_manifest` does.
     """
-    if (model is None) == (settings.predictions is None):
-        raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
-    if model is None:
+    if model is None and settings.predictions is not None:
         if settings.detect:
             raise ConfigError(
                 "detect finds faces for a model; predictions are answers already. Allowed: without detect"
             )
-        return functools.partial(read_predictions, Path(settings.predictions or ""))
+        return functools.partial(read_predictions, settings.predictions)
+    if model is None or settings.predictions is not None:
+        raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
     config = config or PredictorConfig()
     predictor = Predictor.load(model, config if settings.detect else replace(config, {"detector": "whole"}))
     fingerprint = model_fingerprint(model)

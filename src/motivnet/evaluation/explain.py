@@ -35,7 +35,7 @@ from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
 from motivnet.errors import CheckpointError, DataError, OutputError
 from motivnet.faces import FaceDetector, load_detector
-from motivnet.images import ColorOrder, ImageLimits, decode_image
+from motivnet.images import decode_image
 from motivnet.inference.backends import load_backend
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
@@ -265,8 +265,6 @@ def explain(
     bare: bool = False,
     overwrite: bool = False,
     detector: str | FaceDetector | None = None,
-    color: ColorOrder = "rgb",
-    limits: ImageLimits | None = None,
     config: PredictorConfig | None = None,
 ) -> list[Explanation]:
     """Explain the emotion of every face in an image, and draw the maps; what `motivnet explain` does.
@@ -280,8 +278,6 @@ def explain(
         bare: draw the bare attention weights on the model's tokens.
         overwrite: replace `out`.
         detector: a name that `load_detector` knows, or a detector; None takes that of `config`.
-        color: colour order of an array.
-        limits: sizes beyond which an image is refused; None takes the defaults.
         config: options of the predictor; None takes the defaults.
 
     Returns:
@@ -299,7 +295,7 @@ def explain(
         if isinstance(image, (str, Path)) and out.resolve() == Path(image).resolve():
             raise OutputError(f"{out}: is the photograph itself")
     config = config or PredictorConfig()
-    image_hwc_u8 = decode_image(image, color=color, limits=limits)
+    image_hwc_u8 = decode_image(image)
     explainer = model if isinstance(model, Explainer) else Explainer.load(model, config)
     labels = explainer.config.labels
     name = labels.names[labels.index(emotion)] if emotion else None

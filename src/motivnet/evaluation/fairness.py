@@ -43,6 +43,8 @@ from motivnet.storage import atomic_folder
 FILES = ("audit.md", "audit.html", "audit.json")
 # Groups of fewer subjects are not tested.
 MIN_SUBJECTS = 5
+# Family-wise error rate of an audit, and confidence level of its intervals.
+ALPHA, LEVEL = 0.05, 0.95
 # The fewest; more where there are so many tests that a corrected p-value could not become small.
 NUM_PERMUTATIONS = 9_999
 # Being predicted as one of these does harm that being predicted as happy does not.
@@ -206,8 +208,6 @@ def compare_groups(
     columns: Mapping[str, Column],
     *,
     min_size: int = 50,
-    alpha: float = 0.05,
-    level: float = 0.95,
     num_permutations: int = NUM_PERMUTATIONS,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -220,8 +220,6 @@ def compare_groups(
         predictions: of a model.
         columns: name -> group of each row; None: not known, so neither in a group nor in the rest.
         min_size: images below which a group, or its rest, is listed and not tested.
-        alpha: family-wise error rate of the audit.
-        level: of the intervals.
         num_permutations: of each test, at least.
         num_resamples: for the intervals; 0 leaves them out.
         seed: of permutations and intervals.
@@ -240,8 +238,8 @@ def compare_groups(
     ]
     to_test = [each for each in compared if each.group.untested is None and each.mirror is None]
     num_tests = len(to_test) * len(measures.names)
-    # Holm multiplies the smallest p-value by the number of tests: it must be able to stay below alpha.
-    num_permutations = max(num_permutations, math.ceil(2 * num_tests / alpha))
+    # Holm multiplies the smallest p-value by the number of tests: it must be able to stay below ALPHA.
+    num_permutations = max(num_permutations, math.ceil(2 * num_tests / ALPHA))
     p_values = [
         _test(each, measures, num_permutations, np.random.default_rng([seed, number]))
         for number, each in enumerate(to_test)
@@ -253,16 +251,15 @@ def compare_groups(
         gaps: tuple[Gap, ...] = ()
         if each.group.untested is None:
             pair = tested[each.group.column, each.mirror or each.group.name]
-            resampling = {"num_resamples": num_resamples, "level": level, "seed": seed}
-            gaps = tuple(_gaps(each, measures, pair, alpha, resampling))
+            gaps = tuple(_gaps(each, measures, pair, num_resamples, seed))
         groups.append(dataclasses.replace(each.group, gaps=gaps))
     return Audit(
         protocol=predictions.protocol,
         groups=tuple(groups),
         ungrouped={name: sum(value is None for value in column) for name, column in columns.items()},
         min_size=min_size,
-        alpha=alpha,
-        level=level,
+        alpha=ALPHA,
+        level=LEVEL,
         tests=num_tests,
         permutations=num_permutations,
         by_subject=tuple(dict.fromkeys(each.group.column for each in compared if each.subject_B is not None)),
@@ -357,13 +354,14 @@ def _test(each: _Comparison, measures: "Measures", num_permutations: int, rng: n
 
 
 def _gaps(
-    each: _Comparison, measures: "Measures", p_values: Sequence[np.ndarray], alpha: float, resampling: dict[str, Any]
+    each: _Comparison, measures: "Measures", p_values: Sequence[np.ndarray], num_resamples: int, seed: int
 ) -> list[Gap]:
     """Return all gaps of a group; `p_values`: of each measure, and corrected."""
     values = {name: _number(value) for name, value in measures.gaps(each.counts()).items()}
     known: dict[str, Interval] = {}
-    if resampling["num_resamples"]:
+    if num_resamples:
         units = len(each.label_B) if each.subject_B is None else each.subject_B
+        resampling = {"num_resamples": num_resamples, "level": LEVEL, "seed": seed}
         found = bootstrap(lambda weights_B: measures.gaps(each.counts(weights_B)), units, **resampling)
         known = {name: interval for name, interval in found.items() if not math.isnan(interval.low)}
     gaps = [
@@ -375,7 +373,7 @@ def _gaps(
             interval=known.get(f"adjusted {name}"),
             p_value=float(p_value),
             p_holm=float(corrected),
-            found=bool(corrected <= alpha),
+            found=bool(corrected <= ALPHA),
         )
         for name, p_value, corrected in zip(measures.names, *p_values, strict=True)
     ]

@@ -275,7 +275,7 @@ def predict_manifest(
 
 def _describe(detector: str | None, boxes: Sequence[Box | None]) -> str:
     """Describe for the protocol how faces were found."""
-    others = sum(box is None for box in boxes)
+    others = boxes.count(None)
     if others == len(boxes):
         return f"{detector}: the largest face counts" if detector else "none: images are crops"
     if detector is None:

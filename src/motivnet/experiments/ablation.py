@@ -175,14 +175,15 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
     images = next(iter(answers.values()))[0] if answers else []
     if any(rows != images for rows, _ in answers.values()):
         raise DataError(f"{out}: predictions for different images")
-    correct = {key: correct_B for key, (_, correct_B) in answers.items()}
     target_B = np.array([EMOTIONS.names.index(label) for _, label in images])
     comparisons: list[dict[str, Any]] = []
     for cell, reference in plan.grid.comparisons:
-        seeds = [seed for seed in range(plan.seeds) if (cell, seed) in correct and (reference, seed) in correct]
+        seeds = [seed for seed in range(plan.seeds) if {(cell, seed), (reference, seed)} <= answers.keys()]
         if len(seeds) >= 2:
-            runs = (np.stack([correct[each, seed] for seed in seeds]) for each in (cell, reference))
-            found = contrast(*runs, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples)
+            one, other = (np.stack([answers[each, seed][1] for seed in seeds]) for each in (cell, reference))
+            found = contrast(
+                one, other, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples
+            )
             pair = {"cell": cell, "reference": reference}
             comparisons += [{**pair, "metric": metric, **each._asdict()} for metric, each in found.items()]
     corrected = holm([each["p_value"] for each in comparisons]).tolist()

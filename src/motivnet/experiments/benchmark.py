@@ -255,7 +255,7 @@ class _Run:
         for other in self.models:
             if other.fingerprint == fingerprint:
                 raise ConfigError(f"the same weights and settings as {other.given}")
-        if any(other.name == name for other in self.models):
+        if name in [other.name for other in self.models]:
             name = f"{name} ({fingerprint})"
         if model in self.settings.trained_on:
             trained_on = frozenset(map(domain, self.settings.trained_on[model]))
@@ -283,9 +283,7 @@ class _Run:
             absent=answers.absent,
             restrict=settings.restrict,
             scores=answers.scores(),
-            intervals=bootstrap(
-                answers.scores, answers.units, num_resamples=settings.num_resamples, seed=settings.seed
-            ),
+            intervals=bootstrap(answers.scores, answers.units, **settings.resampling),
             by_subject=answers.by_subject,
             folds=answers.over_folds(settings.num_folds),
             caution=protocols.caution(predictor.config.provenance, name.split) if own else None,

@@ -11,7 +11,6 @@ Shape suffixes: B images, C classes of the model.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 
@@ -22,11 +21,7 @@ from motivnet.evaluation.resampling import Difference, Interval, mcnemar, paired
 from motivnet.experiments.protocols import BenchmarkSettings, Restrict, Setting, Spread, spread, subject_folds
 
 METRICS = ("war", "uar", "top2", "f1_macro")
-CLASS_METRICS: dict[str, Callable[..., float]] = {
-    "war": metrics.war,
-    "uar": metrics.uar,
-    "f1_macro": metrics.f1_macro,
-}
+CLASS_METRICS = {"war": metrics.war, "uar": metrics.uar, "f1_macro": metrics.f1_macro}
 
 
 class Answers:
@@ -200,8 +195,7 @@ def compare(
         functools.partial(a.class_scores, rows=rows_a),
         functools.partial(b.class_scores, rows=rows_b),
         [a.subjects[row] for row in rows_a] if a.by_subject else len(rows_a),
-        num_resamples=settings.num_resamples,
-        seed=settings.seed,
+        **settings.resampling,
     )
     counted = mcnemar((a.preds == a.target)[rows_a], (b.preds == b.target)[rows_b])
     p_value = differences["war"].p_value if a.by_subject else counted.p_value

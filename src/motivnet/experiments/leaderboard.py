@@ -67,12 +67,13 @@ class Published:
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
     """Rank entries by WAR among those of the same data set, setting and labels; equal ones share the better rank."""
-    found = []
+    rivals: dict[tuple, list[float]] = {}
     for entry in entries:
-        key = entry.data, entry.setting, entry.labels
-        rivals = [each.scores["war"] for each in entries if (each.data, each.setting, each.labels) == key]
-        found.append(dataclasses.replace(entry, rank=_rank(entry.scores["war"], rivals)))
-    return found
+        rivals.setdefault((entry.data, entry.setting, entry.labels), []).append(entry.scores["war"])
+    return [
+        dataclasses.replace(entry, rank=_rank(entry.scores["war"], rivals[entry.data, entry.setting, entry.labels]))
+        for entry in entries
+    ]
 
 
 def means_of(entries: Sequence[Entry], domains: Mapping[str, str]) -> Iterator[Mean]:

@@ -71,6 +71,11 @@ class BenchmarkSettings:
         if self.num_folds == 1:
             raise ConfigError("--folds 1. Allowed: 0, or at least 2")
 
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """Arguments of `bootstrap` and `paired_bootstrap`."""
+        return {"num_resamples": self.num_resamples, "seed": self.seed}
+
 
 def parse_trained_on(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Parse `MODEL=NAME,...` and `MODEL=none` for `BenchmarkSettings.trained_on`.

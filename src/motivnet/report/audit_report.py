@@ -55,9 +55,8 @@ def findings(audit: "Audit") -> Iterator[str]:
 def _sentence(group: "Group", gap: "Gap", rest: str) -> str:
     gap_points = 100 * (gap.adjusted or 0.0)
     more = "more" if gap_points > 0 else "fewer"
-    fate = (
-        "classified correctly" if gap.measure == "war" else f"wrongly predicted as {gap.measure.removeprefix('fpr_')}"
-    )
+    emotion = gap.measure.removeprefix("fpr_")
+    fate = "classified correctly" if gap.measure == "war" else f"wrongly predicted as {emotion}"
     return (
         f"{group.column} {group.name!r}: among faces of the same label, {abs(gap_points):.1f} points {more} are {fate} "
         f"than in {rest} (corrected p-value: {p_value(gap.p_holm)})."

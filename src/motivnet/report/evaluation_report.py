@@ -35,11 +35,7 @@ METRICS: Mapping[str, tuple[str, Any, str]] = {
     "precision_weighted": ("Precision, weighted", percent, "The same, classes weighted by their number of images."),
     "f1_macro": ("F1, macro", percent, "Mean over classes of the harmonic mean of precision and recall."),
     "f1_weighted": ("F1, weighted", percent, "The same, classes weighted by their number of images."),
-    "auroc_macro": (
-        "AUROC, macro",
-        percent,
-        "Mean over classes of the area under the ROC curve, one against the rest.",
-    ),
+    "auroc_macro": ("AUROC, macro", percent, "Mean area under the ROC curve of each class against the rest."),
     "log_loss": ("Log loss", number, "Mean negative logarithm of the true class's probability, in nats; 0 is best."),
     "brier": ("Brier score", number, "Mean squared distance of the probabilities from the truth; from 0, best, to 2."),
     "ece": ("ECE", percent, "Expected calibration error: mean gap between confidence and accuracy; 0 is best."),

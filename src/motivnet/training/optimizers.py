@@ -52,7 +52,11 @@ def decay_groups(
         parts: name, parameters and learning rate of each; frozen parameters are left out.
         weight_decay: of the parameters that have any.
     """
-    decayed = {id(parameter) for name, parameter in model.named_parameters() if _decays(name, parameter)}
+    decayed = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_DECAYED
+    }
     groups = []
     for part, parameters, lr in parts:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -77,10 +81,6 @@ def _parts(model: MotivNet, recipe: Recipe) -> list[tuple[str, list[nn.Parameter
         ),
         head,
     ]
-
-
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_DECAYED
 
 
 def make_optimizer(
