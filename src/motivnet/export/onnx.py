@@ -235,9 +235,8 @@ def verify_onnx(
         tolerance = TOLERANCES[dtype]
     # Torch's copy of the weights is released before onnxruntime makes its own.
     with torch.inference_mode():
-        found = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
-    logits_BC, affect_B2 = (None if part is None else part.float().numpy() for part in found)
-    expected = _predict(bundle.config, Outputs(logits_BC, affect_B2))  # type: ignore[arg-type]
+        logits, affect = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
+    expected = _predict(bundle.config, Outputs(logits.float().numpy(), None if affect is None else affect.numpy()))
     backend = OnnxBackend(bundle, path=onnx)
     largest = 0.0
     for batch_size in {1, min(3, len(pixels_BCHW)), len(pixels_BCHW)}:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, is_bundle, open_bundle, require_head
+from motivnet.checkpoints.bundle import Bundle, BundleConfig, find_weights, is_bundle, open_bundle, require_head
 from motivnet.config import from_plain, to_plain
 from motivnet.errors import CheckpointError, ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
@@ -186,7 +186,7 @@ def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig
 
 def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:
     with needs_extra("torch", "torch"):
-        from motivnet.checkpoints.load import find_weights, require_model
+        from motivnet.checkpoints.load import require_model
 
     path = find_weights(model)
     if path.is_dir():

@@ -141,7 +141,7 @@ def test_explanations_are_of_the_classes_and_the_same_as_without(name: str, imag
     found, expected = (
         Explainer(
             BundleConfig(name="tiny", summary="", licence="none", model=settings, preprocessing=PREPROCESSING), net
-        ).look(images.numpy())
+        ).attribute(images.numpy())
         for settings, net in ((config_of(HEADS[name]), model), (config_of(HEADS[name], affect=False), plain))
     )
     for one, other in zip(found, expected, strict=True):
