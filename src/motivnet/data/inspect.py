@@ -21,9 +21,8 @@ import pyarrow.parquet
 from motivnet.data.clean import is_blank, pixel_hash
 from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbnail
 from motivnet.data.manifest import Manifest
+from motivnet.data.sheet import contact_sheet, read_face
 from motivnet.errors import DataError, ImageError
-from motivnet.images import decode_image
-from motivnet.preprocess import Box, crop
 from motivnet.storage import atomic_folder, write_json
 
 T = TypeVar("T")
@@ -104,8 +103,6 @@ class Inspection:
         Raises:
             OutputError: if they cannot be written.
         """
-        from motivnet.data.sheet import contact_sheet
-
         track = track or (lambda items, total, what: items)
         old = written_files(folder)
         with atomic_folder(folder, merge=True, last=PROBLEM_FILES[-1]) as temporary:
@@ -282,27 +279,6 @@ def _decode(
 
     hashes = [text for part in _in_threads(decode_rows, len(manifest), workers, track, "images") for text in part]
     return hashes, blank_B, thumbs_BTT, errors
-
-
-def read_face(manifest: Manifest, row: int) -> np.ndarray:
-    """Decode a row's image and crop it to the part of its box inside the image: RGB uint8 (h, w, 3).
-
-    Raises:
-        ImageError: if the image cannot be decoded.
-        DataError: if the box has no area inside the image.
-    """
-    image = decode_image(manifest.source(row))
-    box = manifest.table["box"][row].as_py()
-    if box is None:
-        return image
-    height, width = image.shape[:2]
-    x, y, box_width, box_height = box
-    left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + box_width, width), min(y + box_height, height)
-    # Written so that NaN is refused, too.
-    if not (right - left > 0 and bottom - top > 0):
-        raise DataError(f"box of x, y, width, height {box} in an image of {width} x {height} pixels")
-    return crop(image, Box(left, top, right - left, bottom - top), None)
 
 
 def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: Track, what: str) -> Iterator[T]:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motivnet.data.inspect import read_face
 from motivnet.data.manifest import Manifest
+from motivnet.errors import DataError
+from motivnet.images import decode_image
+from motivnet.preprocess import Box, crop
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +20,27 @@ HEADER_PX = 44
 NUM_COLUMNS = 12
 PER_SHEET = 120
 INK, PALE, PAPER = "#202124", "#6b7078", "#ffffff"
+
+
+def read_face(manifest: Manifest, row: int) -> np.ndarray:
+    """Decode a row's image and crop it to the part of its box inside the image: RGB uint8 (h, w, 3).
+
+    Raises:
+        ImageError: if the image cannot be decoded.
+        DataError: if the box has no area inside the image.
+    """
+    image = decode_image(manifest.source(row))
+    box = manifest.table["box"][row].as_py()
+    if box is None:
+        return image
+    height, width = image.shape[:2]
+    x, y, box_width, box_height = box
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + box_width, width), min(y + box_height, height)
+    # Written so that NaN is refused, too.
+    if not (right - left > 0 and bottom - top > 0):
+        raise DataError(f"box of x, y, width, height {box} in an image of {width} x {height} pixels")
+    return crop(image, Box(left, top, right - left, bottom - top), None)
 
 
 def sheet_rows(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> np.ndarray:

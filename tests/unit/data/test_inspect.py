@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.data.inspect import PROBLEMS, Inspection, count_groups, inspect_manifest, read_face
+from motivnet.data.inspect import PROBLEMS, Inspection, count_groups, inspect_manifest
 from motivnet.data.manifest import Manifest, make_manifest
+from motivnet.data.sheet import read_face
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.errors import DataError
 
@@ -131,7 +132,7 @@ def test_the_summary_counts_them(faulty: Manifest) -> None:
 
 
 def test_without_pixels_no_image_is_opened(faulty: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motivnet.data.inspect.decode_image", lambda source: pytest.fail(f"opened {source}"))
+    monkeypatch.setattr("motivnet.data.sheet.decode_image", lambda source: pytest.fail(f"opened {source}"))
     found = inspect_manifest(faulty, pixels=False)
     assert set(found.count_problems()) == {"missing", "listed_twice", "shared_subject"}
     assert listed(found, "missing") == [(109, None)]
