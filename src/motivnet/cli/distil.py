@@ -22,17 +22,13 @@ def distil(
             "--teacher",
             metavar="MODEL",
             show_default=False,
-            help="Folder of a bundle or another model; or a .parquet or .csv file of predictions for the labelled "
-            "faces, as `motivnet evaluate` takes it; repeatable.",
+            help="A model; or a .parquet or .csv file of predictions for the labelled faces; repeatable.",
         ),
     ],
     data: Data,
     unlabelled: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KIND:PATH",
-            help="Faces without labels: images:FOLDER, or parquet:FILE?unlabelled=true; repeatable.",
-        ),
+        typer.Option(metavar="KIND:PATH", help="images:FOLDER, or parquet:FILE?unlabelled=true; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="The manifest, a .parquet file.")],
     settings: DistillationConfig,

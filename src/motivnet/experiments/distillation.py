@@ -1,6 +1,6 @@
 """Offline distillation: a manifest of faces with and without labels, whose votes are what teachers see in them.
 
-Shape suffixes: B faces, C classes, T teachers.
+Shape suffixes: B faces, C classes.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from motivnet.data.sampling import fold_of
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, ImageError
 from motivnet.evaluation.external_predictions import read_predictions
-from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
+from motivnet.evaluation.predictions import Track, no_progress, predict_manifest
 from motivnet.experiments.distillation_config import DistillationConfig
 from motivnet.images import decode_image
 from motivnet.inference.backends import Backend, Outputs
@@ -33,7 +33,6 @@ from motivnet.training.losses import blend_targets
 # In place of a probability of 0, of which there is no logarithm.
 SMALLEST_PROB = 1e-12
 NUM_REASONS = 3
-ANSWERS = (".parquet", ".csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,28 +115,20 @@ def distil(
     check_output(out, overwrite=overwrite, formats=(".parquet",))
     if not teachers or not (unlabelled or settings.weight):
         raise ConfigError("nothing to distil. Allowed: at least one teacher, and --weight above 0 or --unlabelled")
-    names = [str(name) for name in teachers]
-    opened = [_open(name, config or PredictorConfig()) for name in names]
+    opened = {str(name): _open(str(name), config or PredictorConfig()) for name in teachers}
     data = read_source(data) if isinstance(data, str) else data
     faces = _gather(data.restrict(EMOTIONS), unlabelled, settings.split, track, say)
-    label_TB = np.array([_may_label(teacher, faces, settings) for teacher in opened])
-    _check_all_labelled(names, label_TB, faces, settings)
-    labelled = faces.manifest.select(faces.labelled_B)
-    # Files first: they are read in a moment, and may be wrong.
-    order = sorted(range(len(names)), key=lambda place: isinstance(opened[place], Predictor))
+    masks = _assign(opened, faces, settings)
     sum_BC = np.zeros((len(faces.manifest), len(EMOTIONS)))
-    for place in order:
-        name, teacher, label_B = names[place], opened[place], label_TB[place]
-        known = int(label_B[faces.labelled_B].sum())
-        say(f"{name}: labels {known:,} of {len(labelled):,} labelled faces, {label_B.sum() - known:,} others")
-        if not label_B.any():
-            continue
-        if isinstance(teacher, Path):
-            answers = read_predictions(teacher, labelled)
-        else:
-            answers = _predict(teacher, faces.manifest.select(label_B), flip=settings.flip, track=track, what=name)
-        sum_BC[label_B] += _log_probs(name, answers)
-    mean_BC = sum_BC / label_TB.sum(0).clip(1)[:, None]
+    # Files first: they are read in a moment, and may be wrong.
+    for name in sorted(opened, key=lambda name: isinstance(opened[name], Predictor)):
+        teacher, label_B = opened[name], masks[name]
+        num_labelled = int((label_B & faces.labelled_B).sum())
+        say(f"{name}: labels {num_labelled:,} labelled faces, {label_B.sum() - num_labelled:,} without labels")
+        if label_B.any():
+            rows = faces.manifest.select(label_B)
+            sum_BC[label_B] += _log_probs(name, teacher, rows, flip=settings.flip, track=track)
+    mean_BC = sum_BC / np.sum([*masks.values()], axis=0).clip(1)[:, None]
     found = _with_targets(faces, Calibration(temperature=settings.temperature).probs(mean_BC), settings)
     write_manifest(found, out)
     return found
@@ -171,19 +162,14 @@ def unfitted(provenance: Any, subjects: Sequence[str | None], keys: np.ndarray) 
 
 
 def _open(name: str, config: PredictorConfig) -> Predictor | Path:
-    """Load a model, or check that a file of predictions exists."""
-    if Path(name).suffix.lower() in ANSWERS:
-        if not Path(name).is_file():
-            raise DataError(f"{name}: no such file of predictions")
+    """Load a model; a file of predictions is read later, when its rows are known."""
+    if Path(name).suffix.lower() in (".parquet", ".csv"):
         return Path(name)
     predictor = Predictor.load(name, config, detector="whole")
-    _check_labels(name, predictor.config.labels.names)
-    return predictor
-
-
-def _check_labels(name: str, labels: Sequence[str]) -> None:
-    if tuple(labels) != EMOTIONS.names:
+    labels = predictor.config.labels
+    if labels != EMOTIONS:
         raise ConfigError(f"teacher {name}: its labels are {', '.join(labels)}. Allowed: {', '.join(EMOTIONS)}")
+    return predictor
 
 
 def _gather(data: Manifest, unlabelled: Sequence[str], split: str, track: Track, say: Callable[[str], object]) -> Faces:
@@ -213,57 +199,51 @@ def _read_unlabelled(name: str, split: str, track: Track, say: Callable[[str], o
         named = "; ".join([*errors.values()][:NUM_REASONS])
         say(f"{name}: {len(errors):,} of {len(found):,} faces cannot be read and are left out: {named}")
     table = found.select(~np.isin(np.arange(len(found)), [*errors])).table
-    count = len(table)
-    nothing = {name: [None] * count for name in ("valence", "arousal", "votes")}
-    return _replace(table, label=[EMOTIONS.names[0]] * count, split=[split] * count, **nothing)
+    cells = {"label": EMOTIONS.names[0], "split": split, "valence": None, "arousal": None, "votes": None}
+    return _replace(table, **{column: [cell] * len(table) for column, cell in cells.items()})
 
 
-def _may_label(teacher: Predictor | Path, faces: Faces, settings: DistillationConfig) -> np.ndarray:
-    """Mark the faces that a teacher labels, bool (B,)."""
-    wanted_B = faces.labelled_B & (settings.weight > 0)
-    if isinstance(teacher, Path):
-        return wanted_B
-    subjects = faces.manifest.table["subject"].to_pylist()
-    labelled = np.flatnonzero(faces.labelled_B)
-    wanted_B[labelled] &= unfitted(
-        teacher.config.provenance, [subjects[row] for row in labelled], faces.keys_B[labelled]
-    )
-    return wanted_B | ~faces.labelled_B
+def _assign(
+    teachers: Mapping[str, Predictor | Path], faces: Faces, settings: DistillationConfig
+) -> dict[str, np.ndarray]:
+    """Mark the faces that each teacher labels, bool (B,).
 
-
-def _check_all_labelled(names: list[str], label_TB: np.ndarray, faces: Faces, settings: DistillationConfig) -> None:
-    """Refuse faces that no teacher may label; DataError."""
-    lacking_B = ~label_TB.any(0)
-    if (lacking_B & ~faces.labelled_B).any():
-        raise DataError("files of predictions are of labelled faces. Allowed for --unlabelled: a model as a teacher")
-    if settings.weight and lacking_B.any():
-        trained = ", ".join(
-            name for name, label_B in zip(names, label_TB, strict=True) if not label_B[faces.labelled_B].all()
-        )
+    Raises:
+        DataError: if a face has no teacher.
+    """
+    labelled_B, masks = faces.labelled_B, {}
+    subjects = faces.manifest.select(labelled_B).table["subject"].to_pylist()
+    for name, teacher in teachers.items():
+        is_file = isinstance(teacher, Path)
+        masks[name] = np.zeros_like(labelled_B) if is_file else ~labelled_B
+        if settings.weight:
+            masks[name][labelled_B] = is_file or unfitted(teacher.config.provenance, subjects, faces.keys_B[labelled_B])
+    lacking_B = ~np.any([*masks.values()], axis=0) & (~labelled_B | (settings.weight > 0))
+    if lacking_B.any():
+        which = ", ".join(name for name, mask_B in masks.items() if not mask_B[lacking_B].any())
         raise DataError(
-            f"{lacking_B.sum():,} of {faces.labelled_B.sum():,} labelled faces have no teacher that was not trained on "
-            f"them; {trained}: trained on these rows. Allowed: teachers trained with --set split.folds=K, one without "
-            "each fold, or --weight 0 to label the unlabelled faces alone"
+            f"{lacking_B.sum():,} of {len(lacking_B):,} faces have no teacher. Not {which}: trained on them, or files "
+            "of predictions, which are of labelled faces. Allowed: teachers trained with --set split.folds=K, one "
+            "without each fold, and --weight 0 to label the unlabelled faces alone"
         )
+    return masks
 
 
-def _predict(teacher: Predictor, faces: Manifest, *, flip: bool, track: Track, what: str) -> Predictions:
-    backend = Mirrored(teacher.backend) if flip else teacher.backend
-    uncalibrated = dataclasses.replace(teacher.config, calibration=Calibration())
-    predictor = Predictor(uncalibrated, backend, teacher.detector, teacher.options)
-    return predict_manifest(predictor, faces, detect=False, data="", split=None, track=track, what=what)
-
-
-def _log_probs(name: str, answers: Predictions) -> np.ndarray:
+def _log_probs(name: str, teacher: Predictor | Path, faces: Manifest, *, flip: bool, track: Track) -> np.ndarray:
     """Return logarithms of probabilities, (B, C): the logits, but for a constant of each face."""
-    _check_labels(name, answers.labels.names)
-    if not answers.has_probs:
-        raise DataError(f"{name}: has no probabilities. Allowed: a column of probabilities per label")
-    if not answers.answered_B.all():
-        row = int(np.argmin(answers.answered_B))
-        where, error = answers.manifest.where(row), answers.errors.get(row, answers.status[row])
-        raise DataError(f"{name}: no answer for {where}: {error}")
-    return np.log(answers.probs_BC.clip(SMALLEST_PROB))
+    if isinstance(teacher, Path):
+        found = read_predictions(teacher, faces)
+        if found.labels != EMOTIONS or not found.has_probs:
+            raise DataError(f"{name}: Allowed: a column of probabilities for each of {', '.join(EMOTIONS)}")
+    else:
+        backend = Mirrored(teacher.backend) if flip else teacher.backend
+        uncalibrated = dataclasses.replace(teacher.config, calibration=Calibration())
+        predictor = Predictor(uncalibrated, backend, teacher.detector, teacher.options)
+        found = predict_manifest(predictor, faces, detect=False, data="", split=None, track=track, what=name)
+    if not found.answered_B.all():
+        row = int(np.argmin(found.answered_B))
+        raise DataError(f"{name}: no answer for {faces.where(row)}: {found.errors.get(row, found.status[row])}")
+    return np.log(found.probs_BC.clip(SMALLEST_PROB))
 
 
 def _with_targets(faces: Faces, soft_BC: np.ndarray, settings: DistillationConfig) -> Manifest:
@@ -274,9 +254,8 @@ def _with_targets(faces: Faces, soft_BC: np.ndarray, settings: DistillationConfi
     weight_B1 = np.where(faces.labelled_B, settings.weight, 1.0)[:, None]
     target_BC = (1 - weight_B1) * people_BC + weight_B1 * soft_BC
     target_BC /= target_BC.sum(1, keepdims=True)
-    best = [EMOTIONS.names[place] for place in soft_BC.argmax(1)]
-    known = zip(faces.labelled_B, manifest.table["label"].to_pylist(), best, strict=True)
-    labels = [own if labelled else seen for labelled, own, seen in known]
+    best_B = np.where(faces.labelled_B, manifest.targets, soft_BC.argmax(1))
+    labels = [EMOTIONS.names[place] for place in best_B]
     table = _replace(manifest.table, label=labels, votes=target_BC.astype(np.float32).tolist())
     return dataclasses.replace(manifest, table=pa.concat_tables([table, faces.others.table]))
 

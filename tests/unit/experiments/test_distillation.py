@@ -2,21 +2,25 @@
 
 import dataclasses
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import build_tiny_bundle
+from typer.testing import CliRunner
 
 from motivnet.checkpoints.bundle import Bundle, Calibration, write_config
+from motivnet.cli.main import app
 from motivnet.config import to_plain
 from motivnet.data.clean import picture_keys
-from motivnet.data.manifest import Manifest, make_manifest
+from motivnet.data.manifest import Manifest, make_manifest, read_manifest, write_manifest
 from motivnet.data.sampling import fold_of
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, OutputError
@@ -57,8 +61,14 @@ def pool(tmp_path: Path, images: list[bytes]) -> str:
     return f"parquet:{file}?unlabelled=true&image=jpeg"
 
 
+def changed(bundle: Bundle, folder: Path, **settings: Any) -> Bundle:
+    """A copy of a bundle with other settings."""
+    shutil.copytree(bundle.path, folder)
+    return write_config(folder, dataclasses.replace(bundle.config, **settings))
+
+
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+def bundles(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     """The tiny model as if trained on all rows, without each of two folds, elsewhere, and by nobody known."""
     folder, manifest = tmp_path_factory.mktemp("teachers"), labelled()
     splits = {
@@ -66,13 +76,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
         "first": SplitConfig(train="Training", select="PublicTest", folds=2, fold=0),
         "second": SplitConfig(train="Training", select="PublicTest", folds=2, fold=1),
     }
-    made = {"unknown": build_tiny_bundle(folder / "unknown")}
+    made = {"unknown": changed(tiny_bundle, folder / "unknown")}
     for name, split in {**splits, "elsewhere": splits["first"]}.items():
         recipe = dataclasses.replace(mini_fer2013(), split=split)
         rows = choose_rows(recipe, labelled(5000) if name == "elsewhere" else manifest)
-        bundle = build_tiny_bundle(folder / name)
         provenance = {"recipe": to_plain(recipe), "training_rows": rows.report}
-        made[name] = write_config(folder / name, dataclasses.replace(bundle.config, provenance=provenance))
+        made[name] = changed(tiny_bundle, folder / name, provenance=provenance)
     return made
 
 
@@ -134,9 +143,9 @@ class TestTargets:
 
     def test_calibration_of_a_teacher_changes_nothing(self, bundles, tmp_path):
         plain = run([bundles["unknown"]], tmp_path)
-        config = dataclasses.replace(bundles["unknown"].config, calibration=Calibration(temperature=3.0, exponent=1.2))
-        build_tiny_bundle(tmp_path / "calibrated")
-        calibrated = run([write_config(tmp_path / "calibrated", config)], tmp_path, overwrite=True)
+        calibration = Calibration(temperature=3.0, exponent=1.2)
+        teacher = changed(bundles["unknown"], tmp_path / "calibrated", calibration=calibration)
+        calibrated = run([teacher], tmp_path, overwrite=True)
         np.testing.assert_allclose(calibrated.votes, plain.votes, atol=1e-6)
 
     def test_mirror_images(self):
@@ -159,10 +168,13 @@ class TestTargets:
         faces = pool(tmp_path, [picture(900)])
         found = run([file, bundles["all"]], tmp_path, unlabelled=[faces], weight=1.0)
         np.testing.assert_allclose(found.votes[:ROWS], probs_BC, atol=1e-6)
-        with pytest.raises(DataError, match="files of predictions are of labelled faces"):
+        with pytest.raises(
+            DataError,
+            match=r"1 of 71 faces have no teacher. Not .*answers.parquet: trained on them, or files of predictions",
+        ):
             run([file], tmp_path, unlabelled=[faces], overwrite=True)
         pq.write_table(pa.table({"row": train.table["row"], "pred": train.table["label"]}), file)
-        with pytest.raises(DataError, match="has no probabilities"):
+        with pytest.raises(DataError, match="Allowed: a column of probabilities for each of neutral, "):
             run([file], tmp_path, overwrite=True)
 
 
@@ -203,9 +215,9 @@ class TestCrossFitting:
 
     def test_one_trained_on_all_of_them_labels_the_others_alone(self, bundles, tmp_path, asked):
         faces = pool(tmp_path, [picture(900)])
-        with pytest.raises(DataError, match=r"70 of 70 labelled faces have no teacher .*all: trained on these rows"):
+        with pytest.raises(DataError, match=r"70 of 71 faces have no teacher. Not .*all: trained on them"):
             run([bundles["all"]], tmp_path, unlabelled=[faces])
-        with pytest.raises(DataError, match=r"labelled faces have no teacher.*split.folds"):
+        with pytest.raises(DataError, match=r"of 71 faces have no teacher.*split.folds"):
             run([bundles["first"]], tmp_path, unlabelled=[faces])
         assert not asked  # before anything is predicted
         found = run([bundles["all"]], tmp_path, unlabelled=[faces], weight=0.0, vote_weight=0.0)
@@ -228,7 +240,7 @@ class TestCrossFitting:
         ).all()
 
     def test_one_from_before_pictures_were_recorded_is_refused(self, bundles, tmp_path):
-        with pytest.raises(DataError, match="nano: trained on these rows"):
+        with pytest.raises(DataError, match="Not nano: trained on them"):
             run([Path("nano")], tmp_path)
 
 
@@ -256,7 +268,7 @@ class TestUnlabelled:
         assert "5 of 8 faces cannot be read and are left out: row 1: " in unreadable
         assert unreadable.count("row ") == 3
         assert "left out as blank or copies: 0 labelled faces, 2 without labels" in said
-        assert any("unknown: labels 70 of 70 labelled faces, 1 others" in line for line in said)
+        assert any("unknown: labels 70 labelled faces, 1 without labels" in line for line in said)
 
     def test_a_folder(self, bundles, tmp_path):
         (tmp_path / "faces").mkdir()
@@ -265,20 +277,33 @@ class TestUnlabelled:
         assert found.table["path"].to_pylist()[ROWS] == str(tmp_path / "faces" / "a.png")
 
 
+def test_the_command(bundles, tmp_path):
+    write_manifest(labelled(), tmp_path / "faces.parquet")
+    teachers = [word for name in ("first", "second") for word in ("--teacher", str(bundles[name].path))]
+    words = ["--data", f"manifest:{tmp_path}/faces.parquet", "--unlabelled", pool(tmp_path, [picture(900)])]
+    out = ["--out", str(tmp_path / "soft.parquet"), "--weight", "1", "--no-flip"]
+    result = CliRunner().invoke(app, ["distil", *teachers, *words, *out])
+    assert result.exit_code == 0, result.output
+    assert f"78 rows written to {tmp_path}/soft.parquet" in result.output
+    assert read_manifest(tmp_path / "soft.parquet").counts()["Training"].keys() == set(EMOTIONS)
+
+
 def test_mistakes_are_found_before_anything_is_read(bundles, tmp_path):
     names = LabelSet((*reversed(EMOTIONS.names),))
-    contempt = dataclasses.replace(bundles["unknown"].config, labels=names)
-    build_tiny_bundle(tmp_path / "other", labels='["' + '", "'.join(names) + '"]')
-    other = write_config(tmp_path / "other", contempt)
+    other = changed(bundles["unknown"], tmp_path / "other", labels=names)
+    model = onnx.load(other.onnx)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | {"labels": json.dumps(names.names)})
+    onnx.save(model, other.onnx)
     with pytest.raises(ConfigError, match=r"other: its labels are anger, .*Allowed: neutral, "):
         run([other], tmp_path)
     with pytest.raises(ConfigError, match="at least one teacher"):
         run([], tmp_path)
     with pytest.raises(ConfigError, match="nothing to distil"):
         run([bundles["unknown"]], tmp_path, weight=0.0)
-    with pytest.raises(ConfigError, match="temperature 0.0: must be at least"):
+    with pytest.raises(ConfigError, match=r"temperature 0.0: must be at least"):
         run([bundles["unknown"]], tmp_path, temperature=0.0)
-    with pytest.raises(DataError, match="no such file of predictions"):
+    with pytest.raises(DataError, match=r"answers.csv: cannot be read"):
         run([tmp_path / "answers.csv"], tmp_path)
     with pytest.raises(DataError, match="no rows in split 'train'"):
         run([bundles["unknown"]], tmp_path, split="train")

@@ -11,11 +11,10 @@
 | x, y, width, height | the face in pixels of the image |
 | any other | a group, unless most images have a value of their own, as a number that identifies them |
 
-`label`, and `path` or `image`, are required. An empty cell is an unknown value. `unlabelled=true` reads no label;
-`box=X,Y,WIDTH,HEIGHT` is the face in every image that has no box of its own.
+`label`, and `path` or `image`, are required. An empty cell is an unknown value. Of Parquet, `unlabelled=true`
+reads no labels, and `box=X,Y,WIDTH,HEIGHT` is the face in every image that has no box of its own.
 """
 
-import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -38,26 +37,23 @@ COLUMNS = ("path", "image", "label", "split", "subject", "valence", "arousal", *
 RESERVED = ("box", "groups", "votes")
 # A column of more values, and of more than half as many as there are images, identifies images.
 MAX_GROUPS = 50
+# Row numbers and their cells.
+Lines = Iterator[tuple[int, dict[str, Any]]]
 NOT_SCALAR = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
 
 
-def read_csv(
-    path: Path, *, root: Path | None = None, split: str = "all", unlabelled: bool = False, box: str | None = None
-) -> Manifest:
+def read_csv(path: Path, *, root: Path | None = None, split: str = "all") -> Manifest:
     """Read a CSV file with the columns above.
 
     Args:
         path: the file.
         root: the folder that image names are relative to; None: the folder of the file.
         split: split of rows without one.
-        unlabelled: read no labels.
-        box: x, y, width and height of the face in an image without a box, in pixels.
 
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    check = functools.partial(_check_names, unlabelled=unlabelled)
-    return _read(path, records.read_records(path, check=check), root, split, unlabelled=unlabelled, box=box)
+    return _read(path, records.read_records(path, check=_check_names), root, split)
 
 
 def read_parquet(
@@ -86,22 +82,20 @@ def read_parquet(
     return _read(path, lines, root, split, unlabelled=unlabelled, box=box)
 
 
-def _check_names(path: Path, names: list[str], *, unlabelled: bool) -> None:
+def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
     given = set(names)
     box = BOX_COLUMNS if given & set(BOX_COLUMNS) else ()
     image = () if given & {"path", "image"} else ("path",)
-    label = () if unlabelled else ("label",)
-    records.check_columns(path, names, (*label, *image, *box))
+    records.check_columns(path, names, (*(() if unlabelled else ("label",)), *image, *box))
     reserved = sorted(given & set(RESERVED))
     if reserved:
         raise DataError(f"{path}: columns {reserved} are a manifest's, which is read as manifest:PATH")
 
 
-def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Lines:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            records.check_columns(path, schema.names, () if image == "image" else (image,))
             names = ["image" if name == image else name for name in schema.names]
             _check_names(path, names, unlabelled=unlabelled)
             for name, kind in zip(names, schema.types, strict=True):
@@ -114,17 +108,11 @@ def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Iterator[tu
 
 
 def _read(
-    path: Path,
-    lines: Iterator[tuple[int, dict[str, Any]]],
-    root: Path | None,
-    split: str,
-    *,
-    unlabelled: bool,
-    box: str | None,
+    path: Path, lines: Lines, root: Path | None, split: str, *, unlabelled: bool = False, box: str | None = None
 ) -> Manifest:
     rows = Rows(path, NO_LABELS if unlabelled else None)
     folder = records.absolute(root or path.parent)
-    usual = None if box is None else _usual_box(box, f"{path}, option box")
+    usual = box and _box(dict(zip(BOX_COLUMNS, box.split(","), strict=False)), f"{path}, option box")
     for row, cells in lines:
         where = f"{path}, row {row}"
         file, image = _image(folder, cells, where)
@@ -178,13 +166,6 @@ def _affect(cells: Mapping[str, Any], name: str, where: str) -> float | None:
 def _box(cells: Mapping[str, Any], where: str) -> Box | None:
     texts = [_text(cells.get(name)) for name in BOX_COLUMNS]
     return records.make_box([text or "" for text in texts], BOX_COLUMNS, where) if any(texts) else None
-
-
-def _usual_box(text: str, where: str) -> Box:
-    cells = text.split(",")
-    if len(cells) != len(BOX_COLUMNS):
-        raise DataError(f"{where}: {text!r}. Allowed: X,Y,WIDTH,HEIGHT in pixels")
-    return records.make_box(cells, BOX_COLUMNS, where)
 
 
 def read_stored(path: Path) -> Manifest:
