@@ -4,6 +4,8 @@ Shape suffixes: B rows, C classes, N rows that were drawn.
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -144,6 +146,24 @@ def class_weights(target_B: np.ndarray, labels: LabelSet, sampling: SamplingConf
     # 1 - beta^n, without cancellation for a beta near 1.
     weights_C = (1 - sampling.beta) / -np.expm1(counts_C * np.log(sampling.beta))
     return weights_C * len(labels) / weights_C.sum()
+
+
+def fold_of(subjects: Sequence[str | None], keys: Sequence[str], folds: int) -> np.ndarray:
+    """Return the part of each row among `folds`, by a hash of its subject, or of its picture if nobody is named.
+
+    It depends on nothing but the row itself: any later command finds which rows a model was not trained on.
+
+    Args:
+        subjects: person shown in each row, or None.
+        keys: of each row's picture, as of `picture_keys`; equal keys are copies.
+        folds: number of parts.
+
+    Returns:
+        From 0 to below `folds`, int64 (B,).
+    """
+    names = [key if subject is None else subject for subject, key in zip(subjects, keys, strict=True)]
+    hashes = [hashlib.sha1(name.encode(), usedforsecurity=False).digest() for name in names]
+    return np.array([int.from_bytes(digest[:4], "big") % folds for digest in hashes], np.int64)
 
 
 def class_counts(target_B: np.ndarray, labels: LabelSet) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from motivnet.data.clean import fit_for_training, picture_keys
 from motivnet.data.loader import BalancedSampler, FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
-from motivnet.data.sampling import class_counts, class_weights, uniform_rows
+from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
 from motivnet.errors import ConfigError, DataError
 from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.preprocess import Preprocessing
@@ -106,7 +106,7 @@ class FaceData(lightning.LightningDataModule):
 
 
 def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
-    """Clean the training split, hold out rows if the recipe says so, and sample.
+    """Clean the training split, leave out a fold and hold out rows if the recipe says so, and sample.
 
     Args:
         recipe: with its `split` and `sampling`.
@@ -122,6 +122,9 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
     manifest, split, sampling = manifest.restrict(EMOTIONS), recipe.split, recipe.sampling
     train, keys, report = clean_split(manifest, split.train, split.select)
     report |= {"left_out": dict(manifest.dropped)}
+    if split.folds > 1:
+        left_out = in_fold(train, keys, split)
+        train, keys, report["fold"] = train.select(~left_out), keys[~left_out], int(left_out.sum())
     if split.select is None:
         held = hold_out(train, keys, split)
         train, select = train.select(~held), train.select(held)
@@ -169,6 +172,12 @@ def clean_split(manifest: Manifest, train: str, select: str | None) -> tuple[Man
     keys, blank = picture_keys(manifest)
     keep, cleaned = fit_for_training(manifest, train, keys, blank)
     return manifest.select(keep), keys[keep], dataclasses.asdict(cleaned)
+
+
+def in_fold(manifest: Manifest, keys: np.ndarray, split: SplitConfig) -> np.ndarray:
+    """Mark the rows of the fold that is left out, and the copies of its pictures in other folds: bool (rows,)."""
+    own = fold_of(manifest.table["subject"].to_pylist(), keys.tolist(), split.folds) == split.fold
+    return own | np.isin(keys, keys[own])
 
 
 def hold_out(manifest: Manifest, keys: np.ndarray, split: SplitConfig) -> np.ndarray:

@@ -63,15 +63,22 @@ class SplitConfig:
         hold_out: share of each class of `train` that is held out if `select` is None: by subject where subjects are
             known, else by image, copies of one image together.
         seed: of the hold-out.
+        folds: number of parts that the rows of `train` fall into, by subject or picture; 1 trains on all of them.
+        fold: part that is left out, from 0, so that the trained model can label it (`motivnet distil`).
     """
 
     train: str
     select: str | None = None
     hold_out: float = 0.05
     seed: int = 0
+    folds: int = 1
+    fold: int = 0
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require(self.folds >= 1, f"split: folds must be at least 1, not {self.folds}")
+        in_range = 0 <= self.fold < self.folds
+        require(in_range, f"split: fold must be from 0 to {self.folds - 1} with folds={self.folds}, not {self.fold}")
         require(0 < self.hold_out < 1, f"split: hold_out must be between 0 and 1, not {self.hold_out}")
         check_seed("split", self.seed)
         other = f"split: select must be another split than train, {self.train!r}, or null to hold out"

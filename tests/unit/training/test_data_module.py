@@ -14,7 +14,7 @@ from PIL import Image
 from motivnet.data import clean
 from motivnet.data.loader import FaceDataset
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.data.sampling import SamplingConfig
+from motivnet.data.sampling import SamplingConfig, fold_of
 from motivnet.errors import ConfigError, DataError
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 from motivnet.training.data_module import choose_rows
@@ -131,6 +131,49 @@ class TestHoldOut:
             DataError, match=r"all rows of fear are of one person or picture.*another split as split.select"
         ):
             choose_rows(a_recipe(), join(part))
+
+
+class TestFolds:
+    """Parts of the training rows that a teacher does not see, and may label."""
+
+    def left_out(self, part: dict[str, list[Any]], every: int = 1) -> list[set[int]]:
+        """Row numbers that are not trained on in each of two folds, of every so many rows."""
+        val = make(dict.fromkeys(EMOTIONS, 1), split="val", first=1000)
+        manifest = join(part, val).select(np.r_[0:140:every, 140:147])
+        parts = []
+        for fold in range(2):
+            rows = choose_rows(a_recipe(folds=2, fold=fold, select="val"), manifest)
+            parts.append({row for row in row_numbers(manifest) if row < 140} - set(row_numbers(rows.train)))
+            assert rows.report["fold"] == len(parts[-1])
+        return parts
+
+    def test_they_are_disjoint_complete_and_do_not_depend_on_the_other_rows(self) -> None:
+        first, second = self.left_out(make(EVEN))
+        assert first | second == set(range(140))
+        assert not first & second
+        assert min(len(first), len(second)) > 50
+        assert self.left_out(make(EVEN), every=2) == [{row for row in part if row % 2 == 0} for part in (first, second)]
+
+    def test_people_are_in_one_fold(self) -> None:
+        first, second = self.left_out(make(EVEN, subject=[f"person {row % 20}" for row in range(140)]))
+        assert not {row % 20 for row in first} & {row % 20 for row in second}
+
+    def test_copies_of_what_is_left_out_are_left_out(self) -> None:
+        part = make(EVEN, subject=[f"person {row}" if row % 2 else None for row in range(140)])
+        part["image"] = [part["image"][row // 2 * 2] for row in range(140)]
+        first, second = self.left_out(part)
+        assert first | second == set(range(140))
+        assert first & second  # pairs with a copy in each fold
+        assert all({row ^ 1 for row in rows} == rows for rows in (first, second))
+
+    def test_a_name_has_the_same_fold_everywhere(self) -> None:
+        assert fold_of(["anna", None, "anna"], ["x", "anna", "y"], 1000).tolist() == [332] * 3
+
+    def test_out_of_range(self) -> None:
+        with pytest.raises(ConfigError, match="fold must be from 0 to 1 with folds=2, not 2"):
+            SplitConfig(train="train", folds=2, fold=2)
+        with pytest.raises(ConfigError, match="folds must be at least 1, not 0"):
+            SplitConfig(train="train", folds=0)
 
 
 class TestCleaning:
