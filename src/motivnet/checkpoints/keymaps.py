@@ -160,7 +160,9 @@ def _faceres_rules() -> dict[str, str | None]:
         "conv1/convolution/merged_input": "conv_stem.weight",
         "conv1_bn/batchnorm_1/sub": "bn1.bias",
         # Its outputs: age, gender, and a descriptor, which is the mean of the last features.
-        **dict.fromkeys(f"{part}/{name}" for part in ("age_pred", "feats", "gender_pred") for name in ("kernel", "bias")),
+        **dict.fromkeys(
+            f"{part}/{name}" for part in ("age_pred", "feats", "gender_pred") for name in ("kernel", "bias")
+        ),
         "global_pooling/Mean/reduction_indices": None,
     }
     for number, (stage, block) in enumerate(_mobilenet_v1_places(), start=1):
