@@ -6,9 +6,9 @@
 128 x 128 pixels whose central 96 x 96 are the face.
 
 **The rule of choice, written before the first run.** Every model is scored by four numbers: WAR and UAR on FER-2013's
-PublicTest, labelled by the majority of FERPlus' votes, and WAR and UAR on the development faces. Their mean decides between
-models, and how much of the log prior is taken off the logits. Within a run, the epoch is chosen by the mean of WAR and UAR on
-both sets pooled. PrivateTest is not looked at before the choice; it is reported.
+PublicTest, labelled by the majority of FERPlus' votes, and WAR and UAR on the development faces. Their mean decides
+between models, and how much of the log prior is taken off the logits. Within a run, the epoch is chosen by the mean of
+WAR and UAR on both sets pooled. PrivateTest is not looked at before the choice; it is reported.
 """
 
 import argparse
@@ -57,21 +57,25 @@ class Chain:
         self.data = out / "data.parquet"
 
     def steps(self) -> dict[str, Any]:
+        """Return the steps by name, in order."""
         return {
             "data": self.make_data,
             **{f"teacher-{name}": lambda name=name: self.teach(name) for name in TEACHERS},
         }
 
     def make_data(self) -> None:
+        """Write the rows to train on and to select by."""
         if self.data.exists():
             return
         self.out.mkdir(parents=True, exist_ok=True)
         write_manifest(training_data(self.fer2013, self.faces / "dev.parquet"), self.data)
 
     def teach(self, name: str) -> None:
+        """Train a teacher."""
         self.train(f"teacher-{name}", self.data, [*TEACHER, f"backbone.weights={self.faceres}", *TEACHERS[name]])
 
     def train(self, name: str, data: Path, settings: list[str]) -> None:
+        """Train, or go on with training."""
         folder = self.out / name
         command = ["train", "nano-fer2013", "--data", f"manifest:{data}", "--out", str(folder), *precision()]
         for setting in settings:

@@ -1,8 +1,8 @@
 """faceres, a MobileNet-v1 trained on the identities of VGGFace2, as a start for a timm model.
 
-The npm package `@vladmandic/human` (MIT) has it as `models/faceres.json` and `faceres.bin`, a graph of TensorFlow.js; its
-origin is HSE_FaceRec_tf (Apache-2.0). VGGFace2 is for research. The format is read here and not with the package
-`tensorflowjs`, which needs TensorFlow: it is a list of names and shapes, and their numbers one after the other.
+The npm package `@vladmandic/human` (MIT) has it as `models/faceres.json` and `faceres.bin`, a graph of TensorFlow.js;
+its origin is HSE_FaceRec_tf (Apache-2.0). VGGFace2 is for research. The format, a list of names and shapes beside their
+numbers, is read here and not with the package `tensorflowjs`, which needs TensorFlow.
 """
 
 import json
@@ -28,9 +28,9 @@ STEM, STEM_BIAS = "conv_stem.weight", "bn1.bias"
 def read_faceres(path: Path, preprocessing: Preprocessing) -> dict[str, Tensor]:
     """Read faceres for images that are normalised otherwise than in its training.
 
-    The function is the same but for padding: TensorFlow's "same" padding of even sides at stride 2 adds a row and a column
-    at the far ends, torch's at the near ones; and it pads with zeros, which here are other colours. Batch norms, which
-    are folded in the file, have mean 0 and variance 1; see `rebase_batch_norms`.
+    The function is the same but for padding: at stride 2, TensorFlow's "same" adds a row and a column to even sides at
+    their ends, torch at their beginnings; and it pads with zeros, which here are other colours. Batch norms, which are
+    folded in the file, have mean 0 and variance 1; see `rebase_batch_norms`.
 
     Args:
         path: `faceres.json`, with the file of numbers that it names beside it.
@@ -77,7 +77,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             start += count * dtype.itemsize
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read as a graph of TensorFlow.js: {error}. Allowed: faceres.json, with faceres.bin beside it"
+            f"{path}: cannot be read as a graph of TensorFlow.js: {error}. Allowed: faceres.json beside faceres.bin"
         ) from None
     return tensors
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from motivnet.checkpoints import faceres
-
 from motivnet.checkpoints.bundle import find_weights, is_bundle, open_bundle
 from motivnet.checkpoints.files import open_weights
 from motivnet.checkpoints.formats import identify
@@ -74,10 +73,10 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None, faces: Callable[[]
 
 @torch.no_grad()
 def rebase_batch_norms(model: nn.Module, pixels_BCHW: Tensor) -> None:
-    """Set the statistics of batch norms to those of some images, and adapt scale and shift so that outputs stay, in place.
+    """Set the statistics of batch norms to those of some images, in place. Outputs stay the same.
 
-    Without statistics, the first training step, which normalises by those of its batch, would change what the model
-    computes.
+    Scale and shift follow the statistics. Otherwise the first training step, which normalises by the statistics of its
+    batch, would change the outputs.
 
     Args:
         model: every batch norm of which sees the images.

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from motivnet.data.augment import augment, mix
-from motivnet.data.degradations import degrade
+from motivnet.data.augment import augment, degrade, mix
 from motivnet.data.loader import Batch
 from motivnet.errors import ConfigError
 from motivnet.labels import EMOTIONS

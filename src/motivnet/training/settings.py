@@ -8,8 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
-from motivnet.data.augment import AugmentConfig
-from motivnet.data.degradations import DegradeConfig
+from motivnet.data.augment import AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, unknown_name
 from motivnet.models.config import ModelConfig
