@@ -149,6 +149,33 @@ def _mobilenet_v2_rules() -> dict[str, str | None]:
     return rules
 
 
+def _mobilenet_v1_places() -> list[tuple[int, int]]:
+    """Return timm's stage and block of each of the 13 depthwise separable convolutions of MobileNet-v1."""
+    return [(stage, block) for stage, blocks in enumerate((1, 2, 2, 6, 2)) for block in range(blocks)]
+
+
+def _faceres_rules() -> dict[str, str | None]:
+    """Batch norms are folded: a kernel, for depthwise ones with a factor apart, and a bias."""
+    rules: dict[str, str | None] = {
+        "conv1/convolution/merged_input": "conv_stem.weight",
+        "conv1_bn/batchnorm_1/sub": "bn1.bias",
+        # Its outputs: age, gender, and a descriptor, which is the mean of the last features.
+        **dict.fromkeys(
+            f"{part}/{name}" for part in ("age_pred", "feats", "gender_pred") for name in ("kernel", "bias")
+        ),
+        "global_pooling/Mean/reduction_indices": None,
+    }
+    for number, (stage, block) in enumerate(_mobilenet_v1_places(), start=1):
+        place = f"blocks.{stage}.{block}."
+        rules[f"conv_dw_{number}/depthwise_kernel"] = f"{place}conv_dw.weight"
+        rules[f"conv_dw_{number}_bn/batchnorm_1/mul"] = f"{place}bn1.weight"
+        rules[f"conv_dw_{number}_bn/batchnorm_1/sub"] = f"{place}bn1.bias"
+        rules[f"conv_pw_{number}/convolution/merged_input"] = f"{place}conv_pw.weight"
+        rules[f"conv_pw_{number}_bn/batchnorm_1/sub"] = f"{place}bn2.bias"
+    relus = ("conv1", *(f"conv_{part}_{number}" for part in ("dw", "pw") for number in range(1, 14)))
+    return rules | {f"{relu}_relu/{name}": None for relu in relus for name in ("Cast", "Const_1")}
+
+
 # Parts of a file beside the encoder: heads and necks of tasks, and the decoder of pre-training.
 _TASK_PARTS = ("head", "neck", "decode_head", "auxiliary_head", "data_preprocessor")
 _PRETRAIN_PARTS = ("decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred", "mask_token")
@@ -173,3 +200,6 @@ MOTIVNET_RELEASED = KeyMap(
 
 # torchvision's mobilenet_v2, onto timm's mobilenetv2_100.
 TORCHVISION_MOBILENET_V2 = KeyMap("torchvision mobilenet_v2", _mobilenet_v2_rules())
+
+# faceres of the npm package @vladmandic/human, onto timm's mobilenetv1_100.
+FACERES = KeyMap("faceres", _faceres_rules())

@@ -7,9 +7,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from motivnet.data.degradations import Degradation
+from motivnet.errors import ConfigError
+from motivnet.preprocess import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +40,61 @@ class AugmentConfig:
     brightness: float = 0.3
     erase_prob: float = 0.25
     erase_side: tuple[float, float] = (0.1, 0.35)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DegradeConfig:
+    """Random degradations of training faces.
+
+    Args:
+        prob: probability of each kind, independently of the others; 0 degrades nothing.
+        gain: largest factor of light; the smallest is its inverse.
+        gamma: largest exponent; the smallest is its inverse.
+        blur: largest standard deviation, in pixels of a face that is 48 pixels wide.
+        side: smallest width and height that a face is reduced to, in pixels.
+        quality: lowest quality of JPEG.
+    """
+
+    prob: float = 0.0
+    gain: float = 2.0
+    gamma: float = 1.8
+    blur: float = 1.5
+    side: int = 20
+    quality: int = 10
+
+    def __post_init__(self) -> None:
+        """Check ranges; ConfigError."""
+        checks = {
+            f"prob must be from 0 to 1, not {self.prob}": 0 <= self.prob <= 1,
+            f"gain and gamma must be at least 1, not {self.gain} and {self.gamma}": min(self.gain, self.gamma) >= 1,
+            f"blur must not be negative, found {self.blur}": self.blur >= 0,
+            f"side must be at least 4 pixels, not {self.side}": self.side >= 4,
+            f"quality must be from 1 to 95, not {self.quality}": 1 <= self.quality <= 95,
+        }
+        for rule, holds in checks.items():
+            if not holds:
+                raise ConfigError(f"degrade: {rule}")
+
+    def draw(self, count: int, side: int, generator: torch.Generator) -> list[Degradation]:
+        """Draw the degradations of `count` faces of `side` pixels."""
+        # The kinds: light, blur, resolution, JPEG; then the strengths.
+        chosen = (torch.rand(4, count, generator=generator) < self.prob).T.tolist()
+        strengths = torch.rand(5, count, generator=generator).T.tolist()
+        drawn = []
+        for (light, blurred, reduced, packed), (gain, gamma, blur, size, quality) in zip(
+            chosen, strengths, strict=True
+        ):
+            drawn.append(
+                Degradation(
+                    gain=self.gain ** (2 * gain - 1) if light else 1.0,
+                    gamma=self.gamma ** (2 * gamma - 1) if light else 1.0,
+                    blur=self.blur * blur if blurred else 0.0,
+                    # Most faces of the web were packed at a smaller size than the model's.
+                    side=round(self.side + size * max(0, side - self.side)) if reduced or packed else None,
+                    quality=round(self.quality + quality * (95 - self.quality)) if packed else None,
+                )
+            )
+        return drawn
 
 
 NO_CHANGE = AugmentConfig(
@@ -78,6 +138,35 @@ def augment(
     gain, offset = 1 + spread(config.contrast), spread(config.brightness)
     pixels_BCHW = pixels_BCHW * _per_image(gain, pixels_BCHW) + _per_image(offset, pixels_BCHW)
     return _erase(pixels_BCHW, config, draw)
+
+
+def degrade(
+    pixels_BCHW: Tensor,
+    config: DegradeConfig,
+    preprocessing: Preprocessing,
+    generator: torch.Generator,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Tensor:
+    """Degrade a batch of normalised faces, on the CPU.
+
+    Args:
+        pixels_BCHW: normalised by `preprocessing`, on any device.
+        config: what is drawn.
+        preprocessing: whose normalisation is undone and repeated: degradations work on values from 0 to 255.
+        generator: a CPU generator.
+        rank: rank of this process, as for `augment`.
+        world_size: number of processes.
+    """
+    if config.prob == 0:
+        return pixels_BCHW
+    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+    faces_BHWC = pixels_BCHW.float().permute(0, 2, 3, 1).cpu().numpy() * std + mean
+    faces_BHWC_u8 = np.clip(np.rint(faces_BHWC), 0, 255).astype(np.uint8)
+    drawn = config.draw(len(faces_BHWC_u8) * world_size, pixels_BCHW.shape[3], generator)[rank::world_size]
+    degraded = [change(face) for change, face in zip(drawn, faces_BHWC_u8, strict=True)]
+    return torch.from_numpy(preprocessing.normalise(np.stack(degraded))).to(pixels_BCHW)
 
 
 def mix(pixels_BCHW: Tensor, target_BC: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,7 @@ def _motivnet(backbone: str, embed_dim: int, depth: int, num_heads: int) -> Mode
 
 PRESETS = {
     "nano": ModelConfig(
-        backbone="timm:mobilenetv2_100", image_size=(96, 96), in_chans=1, head=HeadConfig(dim=256, ff_dim=512)
+        backbone="timm:mobilenetv1_100", image_size=(96, 96), in_chans=1, head=HeadConfig(dim=128, ff_dim=256)
     ),
     # MotivNet in miniature, for experiments on two CPU cores: 36 patches of 8 pixels, a class token.
     "mini": ModelConfig(

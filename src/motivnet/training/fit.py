@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import lightning
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
 from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
 from motivnet.checkpoints.load import built_without_memory, load_strict
-from motivnet.data.loader import BalancedSampler
+from motivnet.data.loader import BalancedSampler, FaceDataset
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, ConfigError, OutputError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import MotivNet, build_model
+from motivnet.preprocess import Preprocessing
 from motivnet.storage import RunFolder, atomic_path, remove_leftovers
 from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
@@ -34,6 +36,7 @@ from motivnet.training.settings import Place, Recipe
 from motivnet.training.trainer import AnyRecipe, check_place, is_first, make_trainer
 
 SAMPLED_NAME = "sampled_rows.parquet"
+NUM_SOME_FACES = 256
 
 T = TypeVar("T")
 
@@ -100,7 +103,10 @@ def fit(
             # Without gradients, a device has room for more.
             select_batch_size=4 * chosen.run.batch_size,
             build=lambda: Classifier(
-                prepare_model(chosen, init, start=start), chosen, found.log_prior_C, found.class_weights_C
+                prepare_model(chosen, init, start=start, rows=found.train),
+                chosen,
+                found.log_prior_C,
+                found.class_weights_C,
             ),
             write_bundle=lambda bundle_config: write_classifier(Path(out), chosen, bundle_config),
             select=chosen.split.select,
@@ -118,12 +124,19 @@ def override(recipe: T, overrides: Mapping[str, Any] | None) -> T:
     return config.override(recipe, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
 
 
-def prepare_model(recipe: Recipe, init: Path | None, *, start: bool) -> MotivNet:
-    """Build the model, with its initial weights if the run starts, and freeze what the recipe does not train."""
+def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manifest | None = None) -> MotivNet:
+    """Build the model, with its initial weights if the run starts, and freeze what the recipe does not train.
+
+    Args:
+        recipe: of the run.
+        init: weights of a whole model to start from.
+        start: whether the run starts, and does not resume.
+        rows: to train on; the statistics of folded batch norms are estimated on some of them.
+    """
     model = build_model(recipe.model)
     check_precision(model, recipe.run.precision)
     if start:
-        init_weights.start(model, recipe, init)
+        init_weights.start(model, recipe, init, rows and (lambda: some_faces(rows, recipe.preprocessing)))
     keep_depthwise_float32(model)
     set_trained(model, recipe.backbone)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -131,6 +144,12 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool) -> MotivNet
     if recipe.run.compile:
         compile_parts(model)
     return model
+
+
+def some_faces(rows: Manifest, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return up to 256 normalised faces, evenly spread over the rows: float32 (B, C, H, W)."""
+    places = np.linspace(0, len(rows) - 1, min(NUM_SOME_FACES, len(rows))).astype(int).tolist()
+    return FaceDataset(rows, preprocessing).__getitems__(places).pixels
 
 
 def write_classifier(out: Path, recipe: Recipe, bundle_config: BundleConfig) -> None:

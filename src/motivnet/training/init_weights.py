@@ -1,11 +1,17 @@
-"""Initial weights: of an encoder, or of a whole model."""
+"""Initial weights: of an encoder, or of a whole model.
+
+Shape suffixes: B images, C channels, H height, W width.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from motivnet.checkpoints import faceres
 from motivnet.checkpoints.bundle import find_weights, is_bundle, open_bundle
 from motivnet.checkpoints.files import open_weights
 from motivnet.checkpoints.formats import identify
@@ -33,15 +39,17 @@ class Weights:
         tensors: under MotivNet's names, those of an encoder too (`backbone.`).
         model: its dimensions; for an encoder, those of the head mean nothing.
         whole: whether they include a head.
+        folded: whether the batch norms are folded into the convolutions, so that their statistics are unknown.
     """
 
     where: Path
     tensors: dict[str, Tensor]
     model: ModelConfig
     whole: bool
+    folded: bool = False
 
 
-def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
+def start(model: MotivNet, recipe: Recipe, init: Path | None, faces: Callable[[], Tensor] | None = None) -> None:
     """Load the initial weights in place; nothing, if neither the recipe nor `init` names any.
 
     Args:
@@ -50,6 +58,7 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
             dropped, positions are resized, and a stem of one grey channel gets the sum of three: the same output for a
             grey image.
         init: weights of a whole model, used instead. The outputs for valence and arousal stay random if it has none.
+        faces: returns some normalised training faces (B, C, H, W), for weights whose batch norms are folded.
 
     Raises:
         CheckpointError: if there are no such weights, or they belong to another model.
@@ -58,6 +67,38 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None) -> None:
     if weights is not None:
         part, tensors = _part(model, weights, whole=init is not None)
         load_strict(part, tensors, weights.where)
+        if weights.folded and faces is not None:
+            rebase_batch_norms(part, faces())
+
+
+@torch.no_grad()
+def rebase_batch_norms(model: nn.Module, pixels_BCHW: Tensor) -> None:
+    """Set the statistics of batch norms to those of some images, in place. Outputs stay the same.
+
+    Scale and shift follow the statistics. Otherwise the first training step, which normalises by the statistics of its
+    batch, would change the outputs.
+
+    Args:
+        model: every batch norm of which sees the images.
+        pixels_BCHW: normalised images.
+    """
+
+    def rebase(norm: Any, inputs: tuple[Tensor]) -> None:
+        x_BCHW = inputs[0].double()
+        mean_C, var_C = x_BCHW.mean((0, 2, 3)), x_BCHW.var((0, 2, 3), correction=0)
+        scale_C = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_(scale_C * (mean_C - norm.running_mean))
+        norm.weight.copy_(scale_C * (var_C + norm.eps).sqrt())
+        norm.running_mean.copy_(mean_C)
+        norm.running_var.copy_(var_C)
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(rebase) for norm in norms]
+    training = model.training
+    model.eval()(pixels_BCHW)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
 
 
 def check(recipe: Recipe, init: Path | None) -> None:
@@ -91,7 +132,7 @@ def _find(recipe: Recipe, init: Path | None) -> Weights | None:
     name = init or recipe.backbone.weights
     if name is None:
         return None
-    weights = _open(name, recipe.model)
+    weights = _open(name, recipe)
     if init is not None and not weights.whole:
         raise CheckpointError(
             f"{weights.where}: only an encoder, but a whole model is needed. Allowed: --set backbone.weights={init}"
@@ -106,8 +147,11 @@ def _find(recipe: Recipe, init: Path | None) -> Weights | None:
     return dataclasses.replace(weights, tensors=tensors)
 
 
-def _open(name: str | Path, wanted: ModelConfig) -> Weights:
-    path = Path(name) if is_bundle(name) else find_weights(name)
+def _open(name: str | Path, recipe: Recipe) -> Weights:
+    path, wanted = Path(name) if is_bundle(name) else find_weights(name), recipe.model
+    if path.suffix == ".json":
+        tensors = faceres.read_faceres(path, recipe.preprocessing)
+        return Weights(path, _prefixed(tensors, "net."), faceres.MODEL, whole=False, folded=True)
     if is_bundle(name) or path.is_dir():
         bundle = open_bundle(name if is_bundle(name) else path)
         tensors = open_weights(bundle.weights).tensors

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from motivnet.data.augment import augment, mix
+from motivnet.data.augment import augment, degrade, mix
 from motivnet.data.loader import Batch
 from motivnet.errors import ConfigError
 from motivnet.labels import EMOTIONS
@@ -97,12 +97,14 @@ class Classifier(TrainedModule):
         target_BC = blend_targets(
             batch.labels, batch.votes, vote_weight=loss.vote_weight, label_smoothing=loss.label_smoothing
         )
-        pixels_BCHW = augment(
-            batch.pixels, self.recipe.augment, generator, rank=self.global_rank, world_size=self.trainer.world_size
-        )
+        share = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        pixels_BCHW = degrade(batch.pixels, self.recipe.degrade, self.recipe.preprocessing, generator, **share)
+        pixels_BCHW = augment(pixels_BCHW, self.recipe.augment, generator, **share)
         # Valence and arousal are mixed like the classes; NaN of either face gives NaN.
         targets = torch.cat([target_BC, batch.affect], 1)
-        pixels_BCHW, targets = mix(pixels_BCHW, targets, self.recipe.run.mixup, generator)
+        run = self.recipe.run
+        mixed = run.mixup_epochs is None or self.current_epoch < run.mixup_epochs
+        pixels_BCHW, targets = mix(pixels_BCHW, targets, run.mixup if mixed else 0.0, generator)
         target_BC, affect_B2 = targets.tensor_split([target_BC.shape[1]], 1)
         outputs = self.model.outputs(pixels_BCHW.contiguous(memory_format=torch.channels_last))
         value = soft_cross_entropy(outputs.logits + self.log_prior, target_BC, self.class_weights)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
-from motivnet.data.augment import AugmentConfig
+from motivnet.data.augment import AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, unknown_name
 from motivnet.models.config import ModelConfig
@@ -195,6 +195,7 @@ class RunConfig:
             themselves in bfloat16, where small learning rates are lost in rounding: for measuring, not for training.
         ema_decay: of the averaged weights (EMA), which are validated and kept; 0 averages nothing.
         mixup: alpha of mixup; 0 switches it off.
+        mixup_epochs: epochs with mixup, after which the run goes on without; None: all of them.
         patience: epochs without a better score after which the run stops early; None runs to the end.
         seed: of initialisation, order and augmentation.
         num_workers: processes that decode images; 0 for a data set cached in memory.
@@ -209,6 +210,7 @@ class RunConfig:
     precision: Precision = "32-true"
     ema_decay: float = 0.999
     mixup: float = 0.0
+    mixup_epochs: int | None = None
     patience: int | None = None
     seed: int = 0
     num_workers: int = 0
@@ -221,6 +223,7 @@ class RunConfig:
         positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
         require(positive, "run: epochs, batch_size and accumulate must be at least 1")
         require(0 <= self.ema_decay < 1, f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
+        require(self.mixup_epochs is None or self.mixup_epochs >= 0, "run: mixup_epochs must not be negative")
         in_range = self.mixup >= 0 and self.num_workers >= 0 and self.checkpoint_minutes > 0
         require(in_range, "run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
         patience = self.patience
@@ -243,6 +246,7 @@ class Recipe:
         run: length, batches, precision.
         backbone: initial weights of the encoder, and how much of it is trained.
         sampling: which training rows an epoch has, and the weights of the classes.
+        degrade: random blur, low resolution, JPEG and light, before the augmentation.
     """
 
     name: str
@@ -255,6 +259,7 @@ class Recipe:
     run: RunConfig
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    degrade: DegradeConfig = dataclasses.field(default_factory=DegradeConfig)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

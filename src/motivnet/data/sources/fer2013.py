@@ -4,7 +4,8 @@ Three forms are read: a Parquet file with PNG bytes and votes (`usage, label, pn
 `icml_face_data.csv` (`emotion, pixels, Usage`, in any order, with stray spaces), and folders `train/` and `test/` with
 one folder per emotion (see `folder.py`). The votes of a CSV are those of FERPlus' `fer2013new.csv` next to it.
 
-FERPlus' labels are the majority of ten annotators' votes; `labels=ferplus` uses those instead of FER-2013's.
+FERPlus' labels are the majority of ten annotators' votes; `labels=ferplus` uses those instead of FER-2013's, and
+`labels=majority` the emotion that more than half of the votes for one of the seven agree on.
 
 Goodfellow et al., "Challenges in Representation Learning", ICML 2013; Barsoum et al., arXiv 1608.01041 (FERPlus).
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from motivnet.data.manifest import Manifest, make_manifest, read_table
@@ -30,28 +32,30 @@ NO_EMOTION_PARQUET = ("unknown", "not_face")
 NO_EMOTION_CSV = ("unknown", "NF")
 
 
-def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus"] = "fer2013") -> Manifest:
+def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus", "majority"] = "fer2013") -> Manifest:
     """Read FER-2013 in any of its forms.
 
     Args:
         path: a Parquet file, a CSV file, or a folder.
         labels: `fer2013`: the seven emotions published with the images; `ferplus`: the one with the most votes of
-            eight, including contempt; images with a tie, or with most votes for no emotion, are left out and counted.
+            eight, including contempt; images with a tie, or with most votes for no emotion, are left out and counted;
+            `majority`: the one of the seven with more than half of the votes for any of them, other images likewise.
 
     Raises:
         DataError: naming file and row of what differs from the published form.
     """
-    by_vote = labels == "ferplus"
     if path.is_dir():
-        if by_vote:
-            raise DataError(f"{path}: a folder has no votes. Allowed with labels=ferplus: a Parquet or CSV file")
+        if labels != "fer2013":
+            raise DataError(f"{path}: a folder has no votes. Allowed with labels={labels}: a Parquet or CSV file")
         rows = Rows(path, EMOTIONS)
         for split, label, file in labelled_files(path, EMOTIONS):
             rows.add(path=str(file), label=label, split=split, groups=[WILD])
         return rows.manifest()
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    return (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, by_vote=by_vote)
+    by_vote = labels == "ferplus"
+    manifest = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, by_vote=by_vote)
+    return _by_majority(path, manifest) if labels == "majority" else manifest
 
 
 def _read_parquet(path: Path, *, by_vote: bool) -> Manifest:
@@ -105,6 +109,17 @@ def _relabel(columns: Mapping[str, Sequence[Any]], votes_BV: np.ndarray) -> Mani
             "FERPlus: most votes for no emotion or no face": int((single_B & ~emotion_B).sum()),
         },
     )
+
+
+def _by_majority(path: Path, manifest: Manifest) -> Manifest:
+    votes_BC = manifest.votes
+    keep = votes_BC.max(1) > votes_BC.sum(1) / 2
+    if not keep.any():
+        raise DataError(f"{path}: labels=majority needs FERPlus' votes, which this file does not have")
+    table = manifest.select(keep).table
+    labels = [manifest.labels.names[best] for best in votes_BC[keep].argmax(1)]
+    table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.string()))
+    return Manifest(table, manifest.labels, {"FERPlus: no emotion has more than half of the votes": int((~keep).sum())})
 
 
 def encode_pixels(text: str, where: str) -> bytes:
