@@ -46,7 +46,7 @@ def evaluate(
     model: Model = None,
     settings: Annotated[
         EvaluationConfig,
-        Fields(only=("predictions", "split", "unseen_in", "detect", "unanswered", "thumbnails", "seed")),
+        Fields(only=("predictions", "split", "unseen_in", "detect", "unanswered", "degrade", "thumbnails", "seed")),
     ],
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the contents of metrics.json.")] = False,
@@ -86,7 +86,7 @@ def _print_protocol(answers: "Predictions") -> None:
 
 
 def _headlines(found: "Evaluation") -> str:
-    from motivnet.report.page import percent
+    from motivnet.report.page import percent, points
 
     lines = [f"{'n':6} {found.metrics['n']:,}"]
     lines += [
@@ -94,4 +94,7 @@ def _headlines(found: "Evaluation") -> str:
     ]
     for name, scores in found.affect.items():
         lines.append(f"{name:7} CCC {scores['ccc']:.3f}, RMSE {scores['rmse']:.3f} on {scores['n']:,} labelled images")
+    for name, scores in found.robustness.items():
+        war, uar = (points(scores[loss], *scores["intervals"][loss]) for loss in ("war_loss", "uar_loss"))
+        lines.append(f"{name}: WAR {percent(scores['war'])}, loss {war}; UAR {percent(scores['uar'])}, loss {uar}")
     return "\n".join(lines)
