@@ -21,7 +21,7 @@ app = typer.Typer(
 VERBS = (
     *("predict", "video", "live", "bulk", "serve", "models"),
     *("train", "pretrain", "distil", "ablate", "export"),
-    *("evaluate", "benchmark", "audit", "calibrate", "explain"),
+    *("evaluate", "benchmark", "audit", "calibrate", "quantize", "explain"),
     *("data", "weights"),
 )
 for _name in VERBS:
