@@ -1,10 +1,10 @@
 """Turn a trained bundle into the embedded model `nano`: calibrate, quantise and measure it, write its card.
 
-    python scripts/publish_nano.py runs/nano/chosen --data runs/nano/data.parquet --fer2013 fer2013.parquet --faces faces/
+    python scripts/publish_nano.py runs/nano/chosen --data runs/nano/data.parquet --fer2013 FILE --faces FOLDER
 
-Every number in the card is measured by this run, through the ONNX files. The calibration is fitted on the images that the
-model was chosen with (split Selection of `--data`, see `benchmarks/nano.py`), int8's ranges on training faces. `--card`
-writes the card of the model that is there, and nothing else.
+Every number in the card is measured by this run, through the ONNX files. The calibration is fitted on the images that
+the model was chosen with (split Selection of `--data`, see `benchmarks/nano.py`), int8's ranges on training faces.
+`--card` writes the card of the model that is there, and nothing else.
 """
 
 import argparse
