@@ -53,7 +53,7 @@ def evaluate(
     config: Annotated[
         PredictorConfig,
         Fields(
-            only=("detector", "batch_size", "workers", "device", "image_size", "geometry"),
+            only=("detector", "batch_size", "workers", "precision", "device", "image_size", "geometry"),
             change={"detector": {"help": "With --detect: libfacedetection, or yunet:MODEL.onnx."}},
         ),
     ],

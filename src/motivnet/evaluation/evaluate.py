@@ -180,7 +180,7 @@ def prediction_source(
         raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
     config = config or PredictorConfig()
     predictor = Predictor.load(model, config if settings.detect else replace(config, {"detector": "whole"}))
-    fingerprint = model_fingerprint(model)
+    fingerprint = model_fingerprint(model, config.precision)
     return functools.partial(
         predict_manifest, predictor, detect=settings.detect, model_fingerprint=fingerprint, track=track
     )
