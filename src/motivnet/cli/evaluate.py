@@ -53,8 +53,18 @@ def evaluate(
     config: Annotated[
         PredictorConfig,
         Fields(
-            only=("detector", "batch_size", "workers", "device", "image_size", "geometry"),
-            change={"detector": {"help": "With --detect: libfacedetection, or yunet:MODEL.onnx."}},
+            only=(
+                "detector",
+                "min_score",
+                "min_face",
+                "long_side",
+                "batch_size",
+                "workers",
+                "device",
+                "image_size",
+                "geometry",
+            ),
+            change={"detector": {"help": "With --detect: yunet, or yunet:MODEL.onnx."}},
         ),
     ],
 ) -> None:

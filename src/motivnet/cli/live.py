@@ -22,7 +22,8 @@ EPILOG = (
 FOLLOW_FIELDS = Fields(only=("detect_every", "smooth_s"), change={"smooth_s": {"default": 0.5}})
 # Keys that close the window.
 KEYS = ("<Escape>", "q")
-DETECTOR = {"detector": {"help": "libfacedetection, or yunet:MODEL.onnx."}}
+PREDICTOR_FIELDS = ("detector", "min_score", "min_face", "long_side", "device")
+DETECTOR = {"detector": {"help": "yunet, or yunet:MODEL.onnx."}}
 
 
 @derive_options
@@ -41,7 +42,7 @@ def live(
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],
     model: Model = "nano",
     overwrite: Overwrite = False,
-    predictor: Annotated[PredictorConfig, Fields(only=("detector", "device"), change=DETECTOR)],
+    predictor: Annotated[PredictorConfig, Fields(only=PREDICTOR_FIELDS, change=DETECTOR)],
 ) -> None:
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
     from motivnet.cli.video import keep_memory

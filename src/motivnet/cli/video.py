@@ -20,7 +20,10 @@ EPILOG = (
     "model or detector that does not exist, or an output that exists already; 130 stopped with Ctrl-C, to be continued "
     "with --resume."
 )
-PREDICTOR_FIELDS = ("detector", "batch_size", "device", "dtype", "image_size", "geometry", "num_heads")
+PREDICTOR_FIELDS = (
+    *("detector", "min_score", "min_face", "long_side"),
+    *("batch_size", "device", "dtype", "image_size", "geometry", "num_heads"),
+)
 # Of <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes.
 M_SIZES = {-3: 32 << 20, -1: 256 << 20}
 
