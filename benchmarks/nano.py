@@ -12,6 +12,7 @@ WAR and UAR on both sets pooled. PrivateTest is not looked at before the choice;
 """
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import save_file
+from tables import markdown_table, write_results
 
-from motivnet.data.manifest import Manifest, make_manifest, write_manifest
+from motivnet.checkpoints.bundle import Bundle, open_bundle, write_config
+from motivnet.checkpoints.files import open_weights
+from motivnet.data.manifest import Manifest, make_manifest, read_manifest, write_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
+from motivnet.evaluation import metrics
+from motivnet.evaluation.predictions import predict_manifest
+from motivnet.export.onnx import export_onnx
+from motivnet.faces import load_detector
+from motivnet.inference.backends import OnnxBackend
+from motivnet.inference.predictor import Predictor
 
 # The central part of the development faces, in pixels: x, y, width, height.
 CENTRE = (16.0, 16.0, 96.0, 96.0)
@@ -32,6 +43,9 @@ TEACHERS: dict[str, list[str]] = {
     "faceres-0": ["split.fold=0"],
     "faceres-1": ["split.fold=1", "model.head.kind=linear"],
 }
+STUDENT = ["split.select=Selection", "loss.vote_weight=1", "loss.label_smoothing=0"]
+# Shares of the log frequency of the classes that are taken off the logits, to choose from.
+PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TEACHER = ["split.select=Selection", "split.folds=2", "run.epochs=8", "run.mixup_epochs=6"]
 
 
@@ -54,13 +68,16 @@ class Chain:
 
     def __init__(self, faceres: Path, fer2013: Path, faces: Path, out: Path) -> None:
         self.faceres, self.fer2013, self.faces, self.out = faceres, fer2013, faces, out
-        self.data = out / "data.parquet"
+        self.data, self.soft, self.chosen = out / "data.parquet", out / "soft.parquet", out / "chosen"
 
     def steps(self) -> dict[str, Any]:
         """Return the steps by name, in order."""
         return {
             "data": self.make_data,
             **{f"teacher-{name}": lambda name=name: self.teach(name) for name in TEACHERS},
+            "labels": self.label,
+            "student": lambda: self.train("student", self.soft, [*STUDENT, f"backbone.weights={self.faceres}"]),
+            "choose": self.choose,
         }
 
     def make_data(self) -> None:
@@ -73,6 +90,31 @@ class Chain:
     def teach(self, name: str) -> None:
         """Train a teacher."""
         self.train(f"teacher-{name}", self.data, [*TEACHER, f"backbone.weights={self.faceres}", *TEACHERS[name]])
+
+    def label(self) -> None:
+        """Write the soft labels of the teachers, for the labelled and for the unlabelled faces."""
+        if self.soft.exists():
+            return
+        teachers = [f"--teacher={self.out / f'teacher-{name}' / 'bundle'}" for name in TEACHERS]
+        pool = f"parquet:{self.faces / 'pool.parquet'}?image=jpeg&box=16,16,96,96"
+        motivnet("distil", *teachers, f"--data=manifest:{self.data}", f"--unlabelled={pool}", f"--out={self.soft}")
+
+    def choose(self) -> None:
+        """Score every model that was trained, choose by the rule, and write the chosen one to `chosen/`."""
+        soft, data = read_manifest(self.soft), read_manifest(self.data)
+        sets = selection_sets(self.fer2013, self.faces / "dev.parquet")
+        shares_BC = soft.split("Training").votes
+        log_prior_C = np.log((shares_BC / shares_BC.sum(1, keepdims=True)).mean(0))
+        tried = [
+            {"model": folder.parent.name, "prior": prior, **numbers}
+            for folder in sorted(self.out.glob("*/bundle"))
+            for prior, numbers in score(open_bundle(folder), sets, log_prior_C).items()
+        ]
+        best = max((row for row in tried if row["model"].startswith("student")), key=lambda row: row["mean"])
+        print(markdown_table(tried), "\nchosen:", best)
+        shift_logits(open_bundle(self.out / best["model"] / "bundle"), -best["prior"] * log_prior_C, self.chosen)
+        results = {"rule": __doc__, "rows": {"data": data.counts()}, "tried": tried, "chosen": best}
+        print(f"written: {write_results('nano', results)}")
 
     def train(self, name: str, data: Path, settings: list[str]) -> None:
         """Train, or go on with training."""
@@ -91,6 +133,43 @@ def training_data(fer2013: Path, dev: Path) -> Manifest:
     taken = np.isin(plain.table["row"].to_numpy(), public.table["row"].to_numpy())
     tables = [plain.select(~taken).table, _in_split(selection, "Selection")]
     return Manifest(pa.concat_tables(tables), plain.labels)
+
+
+def selection_sets(fer2013: Path, dev: Path) -> dict[str, Manifest]:
+    """Return the two sets of the rule."""
+    public = read_fer2013(fer2013, labels="majority").split("PublicTest")
+    return {"PublicTest (majority)": public, "development faces": development_faces(dev)}
+
+
+def score(bundle: Bundle, sets: dict[str, Manifest], log_prior_C: np.ndarray) -> dict[float, dict[str, float]]:
+    """Return the four numbers of the rule and their mean, in %, for each share of the prior that is taken off."""
+    log_probs = {}
+    predictor = Predictor(bundle.config, OnnxBackend(bundle), load_detector("whole"))
+    for name, manifest in sets.items():
+        predictions = predict_manifest(predictor, manifest, detect=False, data=name, split=None)
+        log_probs[name] = np.log(np.maximum(predictions.probs_BC, 1e-12)), predictions.target_B
+    scores = {}
+    for prior in PRIORS:
+        numbers = {}
+        for name, (log_probs_BC, target_B) in log_probs.items():
+            preds_B = (log_probs_BC - prior * log_prior_C).argmax(1)
+            numbers[f"{name}: WAR"] = 100 * metrics.war(preds_B, target_B, len(log_prior_C))
+            numbers[f"{name}: UAR"] = 100 * metrics.uar(preds_B, target_B, len(log_prior_C))
+        scores[prior] = {name: round(value, 2) for name, value in numbers.items()}
+        scores[prior]["mean"] = round(float(np.mean(list(numbers.values()))), 2)
+    return scores
+
+
+def shift_logits(bundle: Bundle, shift_C: np.ndarray, folder: Path) -> None:
+    """Write a copy of a bundle whose logits are shifted, with its ONNX file."""
+    tensors = dict(open_weights(bundle.weights).tensors)
+    bias = next(name for name in ("head.group_bias", "head.out.bias") if name in tensors)
+    tensors[bias] = (tensors[bias].double() + torch.from_numpy(shift_C)).to(tensors[bias].dtype)
+    provenance = {**bundle.config.provenance, "logits_shifted": [round(float(value), 4) for value in shift_C]}
+    folder.mkdir(exist_ok=True)
+    copy = write_config(folder, dataclasses.replace(bundle.config, provenance=provenance))
+    save_file(tensors, copy.weights, metadata=open_weights(bundle.weights).metadata)
+    export_onnx(copy)
 
 
 def development_faces(path: Path) -> Manifest:

@@ -5,6 +5,7 @@ Shape suffixes: h height, w width, c channels; B images, C channels, H height, W
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from motivnet.errors import ConfigError
 Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
 Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
+Change = Callable[[np.ndarray], np.ndarray]
 
 # ITU-R BT.601 luma, as JPEG, OpenCV and Pillow use it.
 LUMA_RGB = (0.299, 0.587, 0.114)
@@ -98,18 +100,20 @@ class Preprocessing:
         """The letter `p` and 12 hex digits that change with any setting; a column of every result."""
         return config.fingerprint(self)
 
-    def face(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
+    def face(self, image_hwc_u8: np.ndarray, box: Box | None = None, change: Change | None = None) -> np.ndarray:
         """Crop and resize one face.
 
         Args:
             image_hwc_u8: upright RGB image, uint8 (h, w, 3).
             box: the face, in pixels of the image; None: the whole image.
+            change: what is done to the crop, uint8 (h, w, 3), before it is resized, such as a degradation.
 
         Returns:
             uint8 (H, W, C) at the model's size, not yet normalised.
         """
         wanted = self._square(image_hwc_u8.shape[:2], box) if self.geometry == "square" else box
         face = image_hwc_u8 if wanted is None else crop(image_hwc_u8, wanted, self.fill)
+        face = change(face) if change else face
         if self.geometry == "pad":
             face = _pad_to(self._resize(face, min(self.size), min(self.size)), *self.size, self.fill)
         else:

@@ -38,7 +38,8 @@ ENGINES = ("local", "ray")
 PLAN, SUMMARY = "_plan.json", "_summary.json"
 PLAN_VERSION = 1
 # They change how fast a run is, not its rows; inputs are fetched by fsspec.
-_NOT_IN_PLAN = ("workers", "threads", "fetch_limits")
+# The precision is in the model's fingerprint.
+_NOT_IN_PLAN = ("workers", "threads", "fetch_limits", "precision")
 # Parts of an earlier run that are checked at once: remote storage is slow to answer.
 NUM_READERS = 16
 PART = re.compile(r"part-(\d{5,})\.parquet")
@@ -206,7 +207,7 @@ def make_plan(src: str, source: Source, model: str, config: PredictorConfig, par
     return {
         "version": PLAN_VERSION,
         "inputs": {"source": src, "number": len(source), "fingerprint": source.fingerprint},
-        "model_fingerprint": model_fingerprint(model),
+        "model_fingerprint": model_fingerprint(model, config.precision),
         "settings": {name: value for name, value in settings.items() if name not in _NOT_IN_PLAN},
     }
 

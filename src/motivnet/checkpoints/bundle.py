@@ -3,7 +3,7 @@
 ```
 nano/
 ├── config.json         the BundleConfig
-├── model.onnx          for onnxruntime
+├── model.onnx          for onnxruntime; beside it model-fp16.onnx and model-int8.onnx of `motivnet quantize`
 ├── model.safetensors   for torch
 └── README.md           the model card
 ```
@@ -26,17 +26,18 @@ from motivnet.checkpoints.hub import is_hub_name, locate, sha256_of
 from motivnet.checkpoints.released import RELEASED
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
-from motivnet.models.config import ModelConfig
+from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
 from motivnet.storage import write_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CONFIG_NAME = "config.json"
 ONNX_NAME = "model.onnx"
+ONNX_NAMES = {name: ONNX_NAME if name == "fp32" else f"model-{name}.onnx" for name in PRECISIONS}
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 # Prefixes of the names of a bundle's files.
-BUNDLE_NAMES = (CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
+BUNDLE_NAMES = (CONFIG_NAME, *ONNX_NAMES.values(), WEIGHTS_NAME, CARD_NAME)
 FORMAT = 1
 # Settings that change no probability: a fingerprint leaves them out, so that recording scores makes no other model.
 DESCRIPTIVE = ("name", "summary", "licence", "part", "scores", "abstain_below", "provenance", "format")
@@ -162,6 +163,17 @@ class Bundle:
         """Path of its ONNX file, which need not exist."""
         return self.path / ONNX_NAME
 
+    def onnx_file(self, precision: str) -> Path:
+        """Return the path of its ONNX file in one of PRECISIONS; that in fp32 need not exist.
+
+        Raises:
+            CheckpointError: if the bundle has no file in this precision.
+        """
+        file = self.path / ONNX_NAMES[precision]
+        if precision != "fp32" and not file.is_file():
+            raise CheckpointError(f"{self.path}: has no {file.name}. Allowed: fp32; make it with motivnet quantize")
+        return file
+
     @property
     def weights(self) -> Path:
         """Path of its safetensors file, which need not exist."""
@@ -271,23 +283,24 @@ def write_config(path: Path, bundle_config: BundleConfig) -> Bundle:
     return Bundle(path, bundle_config)
 
 
-def model_fingerprint(model: str | Path) -> str:
+def model_fingerprint(model: str | Path, precision: str = "fp32") -> str:
     """Return the letter `m` and 12 hex digits that change with any weight or setting that affects the probabilities.
 
     Args:
         model: as `Predictor.load` takes it: embedded model, folder of a bundle, file, or released name.
+        precision: of the ONNX file that predicts.
 
     Raises:
-        CheckpointError: if there is no such model, or it cannot be read.
+        CheckpointError: if there is no such model, it cannot be read, or has no file in this precision.
     """
     path = find_weights(model)
     try:
-        return "m" + (sha256_of(path) if path.is_file() else _digest(open_bundle(path)))[:12]
+        return "m" + (sha256_of(path) if path.is_file() else _digest(open_bundle(path), precision))[:12]
     except OSError as error:
         raise CheckpointError(f"{model}: cannot be read: {error.strerror or error}") from None
 
 
-def _digest(bundle: Bundle) -> str:
+def _digest(bundle: Bundle, precision: str) -> str:
     plain = config.to_plain(bundle.config)
     settings = {name: value for name, value in plain.items() if name not in DESCRIPTIVE}
     # Settings that were added later are left out where they are off, so that fingerprints of older models stay.
@@ -296,7 +309,8 @@ def _digest(bundle: Bundle) -> str:
             del owner[name]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     # ONNX models over 2 GB keep their tensors in a file beside them.
-    for file in (bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights):
+    files = [bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights]
+    for file in files if precision == "fp32" else [bundle.onnx_file(precision)]:
         if file.is_file():
             digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()

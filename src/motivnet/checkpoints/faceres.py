@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from motivnet.checkpoints.keymaps import FACERES
+from motivnet.checkpoints.timm_weights import renormalised
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -57,10 +58,8 @@ def read_faceres(path: Path, preprocessing: Preprocessing) -> dict[str, Tensor]:
     missing = {ours for ours in FACERES.rules.values() if ours} - tensors.keys()
     if missing:
         raise CheckpointError(f"{path}: not faceres: nothing for {min(missing)}")
-    mean, std, origin = (torch.tensor(values).expand(3) for values in (preprocessing.mean, preprocessing.std, MEAN_BGR))
-    stem_OCHW = tensors[STEM].flip(1)
-    tensors[STEM_BIAS] = tensors[STEM_BIAS] + (stem_OCHW.sum((2, 3)) * (mean - origin.flip(0))).sum(1)
-    tensors[STEM] = stem_OCHW * std[:, None, None]
+    tensors[STEM], shift_O = renormalised(tensors[STEM].flip(1), MEAN_BGR[::-1], (1.0,), preprocessing)
+    tensors[STEM_BIAS] = tensors[STEM_BIAS] + shift_O
     return tensors
 
 

@@ -171,21 +171,31 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Siz
     Raises:
         CheckpointError: if its format is unknown, or a tensor is unexpected in its format.
     """
-    for mark, read in FORMATS.values():
-        if any(re.fullmatch(mark, name) for name in file.tensors):
-            try:
-                contents = read(file, num_heads, image_size)
-                _check_tensors(contents.tensors)
-            except CheckpointError as error:
-                raise CheckpointError(f"{file.path}: {error}") from None
-            return contents
-    if any(name.startswith("backbone.net.") for name in file.tensors):
+    read = _reader(file)
+    if read is not None:
+        try:
+            contents = read(file, num_heads, image_size)
+            _check_tensors(contents.tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.path}: {error}") from None
+        return contents
+    if is_of_bundle(file):
         described = "the weights of a bundle, whose dimensions and labels are in its config.json"
         raise CheckpointError(f"{file.path}: {described}. Allowed: the bundle's folder")
     shown = ", ".join(list(file.tensors)[:3])
     raise CheckpointError(
         f"{file.path}: tensors of no known format, such as {shown}. Allowed: {', '.join(FORMATS)}, or a bundle's folder"
     )
+
+
+def is_of_bundle(file: WeightsFile) -> bool:
+    """Tell whether a file has the weights of a bundle."""
+    return any(name.startswith("backbone.net.") for name in file.tensors)
+
+
+def is_released(file: WeightsFile) -> bool:
+    """Tell whether a file is in one of `FORMATS`."""
+    return _reader(file) is not None
 
 
 def released_config(
@@ -277,6 +287,12 @@ FORMATS: Mapping[str, tuple[str, Callable[[WeightsFile, int | None, Size], Conte
     "sapiens": (r"(backbone\.)?layers\.\d+\.attn\.qkv\.weight", _read_sapiens),
     "ml-decoder": (r"(\w+\.)?decoder\.embed_standart\.weight", _read_ml_decoder),
 }
+
+
+def _reader(file: WeightsFile) -> Callable[[WeightsFile, int | None, Size], Contents] | None:
+    return next(
+        (read for mark, read in FORMATS.values() if any(re.fullmatch(mark, name) for name in file.tensors)), None
+    )
 
 
 def _sapiens_dimensions(

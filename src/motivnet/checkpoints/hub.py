@@ -30,8 +30,8 @@ OFFLINE_VARIABLE = "MOTIVNET_OFFLINE"
 UNKNOWN_LICENCE = Licence("unknown", "see its repository")
 
 # The files of a bundle's repository; config.json is downloaded last, so that a folder that has it is complete.
-_BUNDLE_FILE = re.compile(r"config\.json|README\.md|[\w-][\w.-]*\.safetensors|model\.onnx[\w.-]*")
-_WEIGHT_FILE = re.compile(r".*\.safetensors|model\.onnx.*")
+_BUNDLE_FILE = re.compile(r"config\.json|README\.md|[\w-][\w.-]*\.safetensors|model(-\w+)?\.onnx[\w.-]*")
+_WEIGHT_FILE = re.compile(r".*\.safetensors|model(-\w+)?\.onnx.*")
 # Names from a server that become file names: no path separators.
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

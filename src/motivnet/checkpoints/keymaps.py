@@ -149,6 +149,25 @@ def _mobilenet_v2_rules() -> dict[str, str | None]:
     return rules
 
 
+def _torchvision_vit_rules() -> dict[str, str | None]:
+    theirs, ours = "encoder.layers.encoder_layer_{i}.", "blocks.{i}."
+    return {
+        "class_token": "cls_token",
+        "conv_proj": "patch_embed.proj",
+        "encoder.pos_embedding": "pos_embed",
+        f"{theirs}ln_1": f"{ours}norm1",
+        f"{theirs}self_attention.in_proj_weight": f"{ours}attn.qkv.weight",
+        f"{theirs}self_attention.in_proj_bias": f"{ours}attn.qkv.bias",
+        f"{theirs}self_attention.out_proj": f"{ours}attn.proj",
+        f"{theirs}ln_2": f"{ours}norm2",
+        # As published, and as its classes name them today.
+        **{f"{theirs}mlp.{name}": f"{ours}mlp.fc1" for name in ("linear_1", "0")},
+        **{f"{theirs}mlp.{name}": f"{ours}mlp.fc2" for name in ("linear_2", "3")},
+        "encoder.ln": "norm",
+        "heads": None,
+    }
+
+
 def _mobilenet_v1_places() -> list[tuple[int, int]]:
     """Return timm's stage and block of each of the 13 depthwise separable convolutions of MobileNet-v1."""
     return [(stage, block) for stage, blocks in enumerate((1, 2, 2, 6, 2)) for block in range(blocks)]
@@ -200,6 +219,9 @@ MOTIVNET_RELEASED = KeyMap(
 
 # torchvision's mobilenet_v2, onto timm's mobilenetv2_100.
 TORCHVISION_MOBILENET_V2 = KeyMap("torchvision mobilenet_v2", _mobilenet_v2_rules())
+
+# torchvision's vision transformers, onto timm's.
+TORCHVISION_VIT = KeyMap("torchvision vision transformer", _torchvision_vit_rules())
 
 # faceres of the npm package @vladmandic/human, onto timm's mobilenetv1_100.
 FACERES = KeyMap("faceres", _faceres_rules())

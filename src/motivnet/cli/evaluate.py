@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.console import track
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
 from motivnet.inference.predictor_config import PredictorConfig
@@ -46,24 +46,14 @@ def evaluate(
     model: Model = None,
     settings: Annotated[
         EvaluationConfig,
-        Fields(only=("predictions", "split", "unseen_in", "detect", "unanswered", "thumbnails", "seed")),
+        Fields(only=("predictions", "split", "unseen_in", "detect", "unanswered", "degrade", "thumbnails", "seed")),
     ],
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the contents of metrics.json.")] = False,
     config: Annotated[
         PredictorConfig,
         Fields(
-            only=(
-                "detector",
-                "min_score",
-                "min_face",
-                "long_side",
-                "batch_size",
-                "workers",
-                "device",
-                "image_size",
-                "geometry",
-            ),
+            only=(*DETECTION, "batch_size", "workers", "precision", "device", "image_size", "geometry"),
             change={"detector": {"help": "With --detect: yunet, or yunet:MODEL.onnx."}},
         ),
     ],
@@ -96,7 +86,7 @@ def _print_protocol(answers: "Predictions") -> None:
 
 
 def _headlines(found: "Evaluation") -> str:
-    from motivnet.report.page import percent
+    from motivnet.report.page import percent, points
 
     lines = [f"{'n':6} {found.metrics['n']:,}"]
     lines += [
@@ -104,4 +94,7 @@ def _headlines(found: "Evaluation") -> str:
     ]
     for name, scores in found.affect.items():
         lines.append(f"{name:7} CCC {scores['ccc']:.3f}, RMSE {scores['rmse']:.3f} on {scores['n']:,} labelled images")
+    for name, scores in found.robustness.items():
+        war, uar = (points(scores[loss], *scores["intervals"][loss]) for loss in ("war_loss", "uar_loss"))
+        lines.append(f"{name}: WAR {percent(scores['war'])}, loss {war}; UAR {percent(scores['uar'])}, loss {uar}")
     return "\n".join(lines)

@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
 from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
-
-FIELDS = ("detector", "min_score", "min_face", "long_side", "device", "image_size", "geometry")
 
 
 @derive_options
@@ -29,7 +27,7 @@ def explain(
     ] = False,
     overwrite: Overwrite = False,
     *,
-    config: Annotated[PredictorConfig, Fields(only=FIELDS)],
+    config: Annotated[PredictorConfig, Fields(only=(*DETECTION, "device", "image_size", "geometry"))],
 ) -> None:
     """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`)."""
     with needs_extra("torch", "torch"):

@@ -20,8 +20,8 @@ app = typer.Typer(
 # One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (
     *("predict", "video", "live", "bulk", "serve", "models"),
-    *("train", "pretrain", "ablate", "export"),
-    *("evaluate", "benchmark", "audit", "calibrate", "explain"),
+    *("train", "pretrain", "distil", "ablate", "export"),
+    *("evaluate", "benchmark", "audit", "calibrate", "quantize", "explain"),
     *("data", "weights"),
 )
 for _name in VERBS:

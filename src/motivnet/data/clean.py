@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from motivnet.images import decode_image
 
 # Copies of images of up to this size are found by their pixels, of larger ones by the last bytes of their files.
 KEY_BYTES = 16 * 1024
+# Number of pictures by which a later command knows whether a model was trained on a data set: with half of them in it,
+# it errs once in 2^16 times; and characters of each key.
+NUM_PICTURES, KEY_LENGTH = 16, 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +74,16 @@ def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
         keys.append(key)
         blank.append(flat)
     return np.array(keys, dtype=np.str_), np.array(blank, dtype=np.bool_)
+
+
+def some_pictures(keys: np.ndarray) -> list[str]:
+    """Return the first hex digits of the smallest keys of a data set, which are those of random pictures."""
+    return [str(key)[:KEY_LENGTH] for key in np.unique(keys)[:NUM_PICTURES]]
+
+
+def share_pictures(pictures: Iterable[str], keys: np.ndarray) -> bool:
+    """Return whether one of the pictures that `some_pictures` named is in another data set, with these keys."""
+    return not {str(key)[:KEY_LENGTH] for key in keys}.isdisjoint(pictures)
 
 
 def _key(source: str | bytes) -> tuple[str, bool]:

@@ -22,7 +22,7 @@ class Degradation:
         gain: factor of all values, which are clipped at white.
         gamma: exponent of all values, on a scale from 0 to 1, after the gain.
         blur: standard deviation of a Gaussian, in pixels of a face that is 48 pixels wide.
-        side: width and height that the face is reduced to, in pixels; faces that are smaller stay. None: its own.
+        side: longer side that the face is reduced to, in pixels; faces that are smaller stay. None: its own.
         quality: of JPEG, at the reduced size, from 1 to 100; None: no JPEG.
     """
 
@@ -32,18 +32,24 @@ class Degradation:
     side: int | None = None
     quality: int | None = None
 
-    def __call__(self, face_hwc_u8: np.ndarray) -> np.ndarray:
-        """Degrade a face, uint8 (h, w, c) with one or three channels; the result has the same shape."""
+    def __call__(self, face_hwc_u8: np.ndarray, face_px: float | None = None) -> np.ndarray:
+        """Degrade a face, uint8 (h, w, c) with one or three channels; the result has the same shape.
+
+        Args:
+            face_hwc_u8: the face, possibly with a margin.
+            face_px: longer side of the face without the margin, in pixels; None: there is no margin.
+        """
         height, width, _ = face_hwc_u8.shape
-        face = face_hwc_u8
+        face, face_px = face_hwc_u8, face_px or max(height, width)
         if (self.gain, self.gamma) != (1.0, 1.0):
             scale = np.clip(np.arange(256) / 255 * self.gain, 0, 1) ** self.gamma
             face = cv2.LUT(face, np.rint(255 * scale).astype(np.uint8))
         if self.blur:
-            face = cv2.GaussianBlur(face, (0, 0), self.blur * width / REFERENCE_SIDE)
-        small = self.side is not None and self.side < max(height, width)
+            face = cv2.GaussianBlur(face, (0, 0), self.blur * face_px / REFERENCE_SIDE)
+        small = self.side is not None and self.side < face_px
         if self.side is not None and small:
-            face = cv2.resize(face, (self.side, self.side), interpolation=cv2.INTER_AREA)
+            reduced = [max(1, round(length * self.side / face_px)) for length in (width, height)]
+            face = cv2.resize(face, reduced, interpolation=cv2.INTER_AREA)
         if self.quality is not None:
             _, encoded = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
             face = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)

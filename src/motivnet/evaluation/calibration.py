@@ -106,7 +106,9 @@ def _store(folder: Path, config: BundleConfig, *, onnx_too: bool) -> Bundle:
     if onnx_too:
         with needs_extra("onnx", "train"):
             from motivnet.export.onnx import state_calibration
-        state_calibration(folder / bundles.ONNX_NAME, config.calibration)
+        for name in bundles.ONNX_NAMES.values():
+            if (folder / name).is_file():
+                state_calibration(folder / name, config.calibration)
     return bundles.write_config(folder, config)
 
 

@@ -6,7 +6,7 @@ Shape suffixes: B images, A images with an answer, C classes.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from motivnet.evaluation.evaluation_config import EvaluationConfig, SourceConfig
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import UNANSWERED, Predictions, Protocol, Track, no_progress, predict_manifest
 from motivnet.evaluation.probabilities import ProbabilityScores, Reliability
-from motivnet.evaluation.resampling import Interval, bootstrap
+from motivnet.evaluation.resampling import Interval, Units, bootstrap, paired_bootstrap
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import Status
@@ -59,6 +59,8 @@ class Evaluation:
         status: number of images of the protocol by status.
         groups: a row per value of every group column: group, value, n, war, uar.
         affect: of `affect_scores`; empty where model or data have no valence and arousal.
+        robustness: degradation -> war, uar, their losses war_loss and uar_loss against the images as they are, and
+            `intervals` of these two; empty if nothing was degraded.
         reliability: of the images with an answer; None where there are no probabilities.
         bootstrap: level, num_resamples, seed, and `by`: `image` or `subject`; None without intervals.
     """
@@ -71,6 +73,7 @@ class Evaluation:
     status: dict[str, int]
     groups: list[dict[str, Any]]
     affect: dict[str, dict[str, Any]]
+    robustness: dict[str, dict[str, Any]]
     reliability: Reliability | None
     bootstrap: dict[str, Any] | None
 
@@ -82,9 +85,9 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, as in `metrics.json`; what does not exist is None."""
         names = ("intervals", "bootstrap", "per_class", "confusion", "status", "groups")
-        affect = {"affect": self.affect} if self.affect else {}
+        optional = {name: getattr(self, name) for name in ("affect", "robustness") if getattr(self, name)}
         rest = {name: getattr(self, name) for name in names}
-        return without_nan({**self.metrics, **affect, **rest, "protocol": to_plain(self.protocol)})
+        return without_nan({**self.metrics, **optional, **rest, "protocol": to_plain(self.protocol)})
 
     def write(self, out: Path, *, thumbnails: bool = True) -> None:
         """Write FILES to a folder, in place of those that it may hold.
@@ -140,6 +143,8 @@ def evaluate(
         raise ConfigError("unseen_in leaves images out of a split. Allowed: with split")
     if settings.unanswered not in UNANSWERED:
         raise ConfigError(f"unanswered {settings.unanswered!r}. Allowed: {', '.join(UNANSWERED)}")
+    if settings.degrade and settings.predictions is not None:
+        raise ConfigError("degrade runs a model again; predictions are answers already. Allowed: without degrade")
     if out is not None:
         check_folder(out, FILES, overwrite=overwrite)
     # The model comes before the data: a mistake in its name is found sooner.
@@ -147,6 +152,8 @@ def evaluate(
     manifest = read_source(data)
     if split:
         manifest = clean.leave_out_repeated(manifest, split, unseen_in) if unseen_in else manifest.split(split)
+    if settings.degrade:
+        predict = functools.partial(predict, degrade=True)
     predictions = predict(manifest, data=data, split=split, unanswered=UNANSWERED[settings.unanswered])
     found = score(predictions, seed=settings.seed, track=track)
     if out is not None:
@@ -160,7 +167,8 @@ def prediction_source(
     """Load a model, or name a file of predictions; arguments and errors as for `evaluate`.
 
     Returns:
-        A function that takes a manifest, `data`, `split` and `unanswered` as `predict_manifest` does.
+        A function that takes a manifest, `data`, `split` and `unanswered`, and of a model `degrade`, as
+        `predict_manifest` does.
     """
     if model is None and settings.predictions is not None:
         if settings.detect:
@@ -172,7 +180,7 @@ def prediction_source(
         raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
     config = config or PredictorConfig()
     predictor = Predictor.load(model, config if settings.detect else replace(config, {"detector": "whole"}))
-    fingerprint = model_fingerprint(model)
+    fingerprint = model_fingerprint(model, config.precision)
     return functools.partial(
         predict_manifest, predictor, detect=settings.detect, model_fingerprint=fingerprint, track=track
     )
@@ -197,11 +205,12 @@ def score(predictions: Predictions, *, intervals: bool = True, seed: int = 0, tr
     by_class, scores, probable = scorer.by_class(), scorer.scores(), scorer.probability_scores
     subjects = scored.manifest.table["subject"].to_pylist()
     by_subject = any(subject is not None for subject in subjects)
+    units = subjects if by_subject else len(subjects)
     resamples = {"level": LEVEL, "num_resamples": NUM_RESAMPLES, "seed": seed}
     found: dict[str, Interval] = {}
     if intervals:
         bar = functools.partial(track, total=NUM_RESAMPLES, what="intervals by resampling")
-        found = bootstrap(scorer.resampled, subjects if by_subject else len(subjects), track=bar, **resamples)
+        found = bootstrap(scorer.resampled, units, track=bar, **resamples)
     for label, values in by_class.items():
         values["intervals"] = {name: found[f"{name}.{label}"] for name in CLASS_SCORES if found}
     return Evaluation(
@@ -215,6 +224,7 @@ def score(predictions: Predictions, *, intervals: bool = True, seed: int = 0, tr
         affect=affect_scores(
             scored, subjects if by_subject else None, num_resamples=NUM_RESAMPLES if intervals else 0, seed=seed
         ),
+        robustness=_robustness(scored, units, resamples),
         reliability=probable.reliability() if probable else None,
         bootstrap={"by": "subject" if by_subject else "image", **resamples} if intervals else None,
     )
@@ -306,6 +316,25 @@ def affect_scores(
 
 def _affect_scores(preds_A: np.ndarray, target_A: np.ndarray, weights_A: np.ndarray | None = None) -> dict[str, float]:
     return {name: metric(preds_A, target_A, weights=weights_A) for name, metric in AFFECT_SCORES.items()}
+
+
+def _robustness(predictions: Predictions, units: Units, resamples: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Compare each degradation with the images as they are, in pairs."""
+
+    def scores(preds_B: np.ndarray, weights_B: np.ndarray | None = None) -> dict[str, float]:
+        classes = preds_B, predictions.target_B, len(predictions.labels)
+        return {name: CLASS_METRICS[name](*classes, weights=weights_B) for name in ("war", "uar")}
+
+    found = {}
+    for name, preds_B in predictions.degraded.items():
+        clean, degraded = functools.partial(scores, predictions.preds_B), functools.partial(scores, preds_B)
+        losses = paired_bootstrap(clean, degraded, units, **resamples)
+        found[name] = {
+            **degraded(),
+            **{f"{score}_loss": loss.value for score, loss in losses.items()},
+            "intervals": {f"{score}_loss": loss.interval for score, loss in losses.items()},
+        }
+    return found
 
 
 def _groups(predictions: Predictions) -> Iterator[dict[str, Any]]:

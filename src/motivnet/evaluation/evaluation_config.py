@@ -37,6 +37,7 @@ class EvaluationConfig(SourceConfig):
         "Images that cannot be read or show no face: count them as errors, or leave them out.",
         metavar="error|leave-out",
     )
+    degrade: bool = setting(False, "Also measure what blur, low resolution, JPEG and light cost.")
     thumbnails: bool = setting(True, "Show the worst mistakes in the report, or only name them.")
 
 

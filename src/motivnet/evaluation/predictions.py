@@ -1,12 +1,13 @@
 """Predictions for the rows of a manifest, under a stated protocol: made by a model, written to a file.
 
-Shape suffixes: B images, C classes.
+Shape suffixes: B images, C classes, D degradations; h height, w width, c channels.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +17,13 @@ import pyarrow.parquet as pq
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import to_plain
+from motivnet.data.degradations import DEGRADATIONS
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
+from motivnet.images import decode_image
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult, Status
 from motivnet.labels import AFFECT, LabelSet
@@ -97,6 +100,7 @@ class Predictions:
             it.
         affect_B2: predicted valence and arousal, from -1 to 1, float64 (B, 2); NaN rows where there is no answer; None
             if the model does not predict them.
+        degraded: of `predict_degraded`.
     """
 
     manifest: Manifest
@@ -107,6 +111,7 @@ class Predictions:
     errors: Mapping[int, str] = dataclasses.field(default_factory=dict)
     faces: Mapping[int, Box] = dataclasses.field(default_factory=dict)
     affect_B2: np.ndarray | None = None
+    degraded: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
@@ -171,6 +176,7 @@ class Predictions:
             status=tuple(self.status[row] for row in rows),
             errors={new: self.errors[row] for new, row in enumerate(rows) if row in self.errors},
             faces={new: self.faces[row] for new, row in enumerate(rows) if row in self.faces},
+            degraded={name: preds_B[keep] for name, preds_B in self.degraded.items()},
         )
 
     def write(self, path: Path) -> None:
@@ -208,6 +214,7 @@ def predict_manifest(
     unanswered: str = UNANSWERED["error"],
     track: Track = no_progress,
     what: str = "images",
+    degrade: bool = False,
 ) -> Predictions:
     """Predict every row of a manifest, in its order.
 
@@ -222,6 +229,7 @@ def predict_manifest(
         unanswered: one of the values of UNANSWERED, for the protocol.
         track: shows progress.
         what: the name of the progress bar.
+        degrade: also `predict_degraded`.
 
     Raises:
         DataError: if no row has a label that the model knows.
@@ -246,7 +254,7 @@ def predict_manifest(
         if face is not None:
             probs_BC[row] = list(face.probs.values())
             affect_B2[row] = face.valence, face.arousal  # None becomes NaN
-            if detect or box:
+            if predictor.detector.name != "whole" if detect else box:
                 faces[row] = face.box
     protocol = Protocol(
         model=config.name,
@@ -262,7 +270,7 @@ def predict_manifest(
         calibration=config.calibration,
         unanswered=unanswered,
     )
-    return Predictions(
+    found = Predictions(
         manifest=manifest,
         probs_BC=probs_BC,
         status=tuple(status),
@@ -271,6 +279,43 @@ def predict_manifest(
         faces=faces,
         affect_B2=affect_B2 if config.model.affect else None,
     )
+    return predict_degraded(predictor, found, track) if degrade else found
+
+
+def predict_degraded(predictor: Predictor, predictions: Predictions, track: Track = no_progress) -> Predictions:
+    """Classify the faces of predictions again, under each of `DEGRADATIONS`.
+
+    The crop, with its margin, is degraded at its own resolution, before it is resized. The face stays the one that was
+    classified, so that the classifier alone is measured and not a detector.
+
+    Args:
+        predictor: that made the predictions.
+        predictions: of the faces as they are.
+        track: shows progress.
+
+    Returns:
+        The same predictions with `degraded`: name -> predicted class of each image, int64 (B,); `NO_ANSWER` where there
+        was none.
+
+    Raises:
+        ImageError: if an image can no longer be read.
+    """
+    (rows,) = np.nonzero(predictions.answered_B)
+
+    def crops() -> Iterator[np.ndarray]:
+        for row in track(rows.tolist(), total=len(rows), what="degraded images"):
+            image_hwc_u8 = decode_image(predictions.manifest.source(row), limits=predictor.limits)
+            box = predictions.faces.get(row)
+            for degradation in DEGRADATIONS.values():
+                change = functools.partial(degradation, face_px=max(box.width, box.height) if box else None)
+                yield predictor.config.preprocessing.face(image_hwc_u8, box, change)
+
+    faces, preds = crops(), []
+    while batch := list(itertools.islice(faces, predictor.batch_size)):
+        preds += [np.argmax(probs) for probs, _ in predictor.classify(batch)]
+    degraded_DB = np.full((len(DEGRADATIONS), len(predictions.status)), NO_ANSWER, np.int64)
+    degraded_DB[:, rows] = np.reshape(preds, (len(rows), len(DEGRADATIONS))).T
+    return dataclasses.replace(predictions, degraded=dict(zip(DEGRADATIONS, degraded_DB, strict=True)))
 
 
 def _describe(detector: str | None, boxes: Sequence[Box | None]) -> str:

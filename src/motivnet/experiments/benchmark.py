@@ -234,7 +234,7 @@ class _Run:
     def score(self, model: str, sets: dict[str, DataSet]) -> None:
         """Score one model on all data sets; it is the only one in memory."""
         try:
-            fingerprint = model_fingerprint(model)
+            fingerprint = model_fingerprint(model, self.config.precision)
             detector = self.config.detector if self.settings.detect else "whole"
             predictor = Predictor.load(model, self.config, detector=detector)
             info = self._describe(model, fingerprint, predictor)

@@ -5,7 +5,8 @@ A model of valence and arousal has a second output, `affect`, whose columns are 
 Weights over 1 GB are stored in a separate file, `model.onnx.data` beside `model.onnx`; one file cannot exceed 2 GB. The
 graph refers to it without a folder: both can be moved together, but the data file cannot be renamed.
 
-Half precision applies to storage only: each matrix is stored in float16 or bfloat16 and cast to float32 on loading.
+Half precision applies to storage only: each matrix is stored in float16 or bfloat16 and cast to float32 on loading. In
+float32, the matrices that float16 holds without loss are stored so too: all those of a bundle in half precision.
 Input, arithmetic and output stay float32, because the CPU provider of onnxruntime has hardly any kernels for the rest:
 it rejects a graph in bfloat16 (whose first convolution needs opset 22) and runs one in float16 with casts around most
 nodes, more slowly than float32.
@@ -27,7 +28,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from motivnet import config
-from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
+from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, BundleConfig, Calibration
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError, OutputError
 from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME, OnnxBackend, Outputs
@@ -56,10 +57,13 @@ def export_onnx(
 ) -> Path:
     """Export the weights of a bundle as ONNX; the file is written atomically.
 
+    What was quantised from the bundle's earlier file is removed with it.
+
     Args:
         bundle: to export.
         path: of the file; None takes that of the bundle. An existing file is replaced with its external data.
-        dtype: storage precision of matrices: float32, or float16 or bfloat16 for half the size at the same speed.
+        dtype: precision to which matrices are rounded: float32, or float16 or bfloat16 for half the size at the same
+            speed. Matrices that are in float16 already take half the size in float32, too.
         external_data: always store the weights in a separate file, not only where they are too large.
 
     Returns:
@@ -84,6 +88,9 @@ def export_onnx(
         if external:
             # If interrupted from here on, no graph must be left with the weights of another.
             path.unlink(missing_ok=True)
+        if path == bundle.onnx:
+            for name in set(ONNX_NAMES.values()) - {path.name}:
+                (bundle.path / name).unlink(missing_ok=True)
     if not external:
         data_path(path).unlink(missing_ok=True)
     return path
@@ -121,8 +128,7 @@ def state_calibration(path: Path, calibration: Calibration) -> None:
 
 
 def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: bool) -> None:
-    model = _trace(bundle)
-    _store_matrices(model.graph, PRECISIONS[dtype])
+    model = _trace(bundle, PRECISIONS[dtype])
     model.metadata_props.update(metadata(bundle, dtype))
     weights = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in weights if tensor is not None)
@@ -130,14 +136,14 @@ def _write(bundle: Bundle, path: Path, dtype: torch.dtype, *, external_data: boo
     onnx_ir.save(model, path, external_data=data_path(path).name if external else None)
 
 
-def _trace(bundle: Bundle) -> onnx_ir.Model:
-    """Export the graph, whose weights are views of the loaded ones, without a copy."""
+def _trace(bundle: Bundle, dtype: onnx_ir.DataType) -> onnx_ir.Model:
+    """Export the graph, whose weights are views of the loaded ones, without a copy, or stored in half precision."""
     model, affect = load_bundle(bundle), bundle.config.model.affect
     height, width = bundle.config.model.image_size
     # Two images, since torch would specialise on a batch of one.
     pixels_BCHW = torch.zeros(2, bundle.config.model.in_chans, height, width)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 AllOutputs(model) if affect else model,
                 (pixels_BCHW,),
@@ -146,25 +152,36 @@ def _trace(bundle: Bundle) -> onnx_ir.Model:
                 output_names=[OUTPUT_NAME, AFFECT_NAME] if affect else [OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=OPSET,
+                optimize=False,
             )
+            assert program is not None
+            # Before the optimiser, which multiplies batch norm into weights that then are in half precision no longer;
+            # and after it, as it finds further matrices. onnxruntime folds casts and batch norm on loading.
+            _store_matrices(program.model.graph, dtype)
+            program.optimize()
+            _store_matrices(program.model.graph, dtype)
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"{bundle.path}: torch cannot export {bundle.config.model.backbone}: {reason}") from None
-    assert program is not None
     # The exporter stores a stack trace at every node, with file paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
     return program.model
 
 
 def _store_matrices(graph: onnx_ir.Graph, dtype: onnx_ir.DataType) -> None:
-    """Store the matrices of a graph in `dtype`, each followed by a cast to float32; converted on writing."""
-    if dtype == onnx_ir.DataType.FLOAT:
-        return
+    """Store the matrices of a graph in `dtype`, each followed by a cast to float32; converted on writing.
+
+    With float32, those that float16 holds without loss are stored in that.
+    """
+    lossless = dtype == onnx_ir.DataType.FLOAT
+    dtype = onnx_ir.DataType.FLOAT16 if lossless else dtype
     first = graph[0]
     for name, value in list(graph.initializers.items()):
         if value.dtype != onnx_ir.DataType.FLOAT or not any(user.op_type in MATRIX_OPS for user in value.consumers()):
             continue
         if value.const_value is None or value.shape is None or len(value.shape) < 2:
+            continue
+        if lossless and not _is_half(value.const_value.numpy()):
             continue
         stored = onnx_ir.Value(name=f"{name}.stored", shape=value.shape, type=onnx_ir.TensorType(dtype))
         stored.const_value = _converted(value.const_value, dtype)
@@ -178,6 +195,11 @@ def _store_matrices(graph: onnx_ir.Graph, dtype: onnx_ir.DataType) -> None:
         graph.insert_before(first, cast)
 
 
+def _is_half(weight: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return np.array_equal(weight.astype(np.float16), weight)
+
+
 def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_ir.LazyTensor:
     def convert() -> onnx_ir.Tensor:
         return onnx_ir.Tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype)
@@ -186,7 +208,7 @@ def _converted(tensor: onnx_ir.TensorProtocol, dtype: onnx_ir.DataType) -> onnx_
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the progress and the warnings of torch's exporter."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

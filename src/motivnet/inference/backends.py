@@ -157,6 +157,12 @@ def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig
     for name in ("geometry", "num_heads"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name} belongs to released files; bundle {bundle.config.name!r} defines its own")
+    precision = options.precision
+    if precision != "fp32":
+        # Named, so that every row of results tells which file it is of.
+        named = dataclasses.replace(bundle.config, name=f"{bundle.config.name}-{precision}")
+        path = bundle.onnx_file(precision)
+        return named, OnnxBackend(bundle, path=path, threads=options.threads, device=options.device)
     if _uses_onnx(bundle, options):
         return bundle.config, OnnxBackend(bundle, threads=options.threads, device=options.device)
     with needs_extra("torch", "torch"):
@@ -186,8 +192,9 @@ def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleC
     path = find_weights(model)
     if path.is_dir():
         return _load_bundle(open_bundle(path), options)
-    if options.backend == "onnx":
-        raise ConfigError(f"{path}: backend 'onnx' needs a bundle with an ONNX model. Allowed: torch, auto")
+    if options.backend == "onnx" or options.precision != "fp32":
+        wanted = "backend 'onnx'" if options.backend == "onnx" else f"precision {options.precision!r}"
+        raise ConfigError(f"{path}: {wanted} needs a bundle with an ONNX model. Allowed: torch, auto; fp32")
     from motivnet.checkpoints.files import open_weights
     from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, identify, released_config
 

@@ -7,6 +7,7 @@ from typing import Literal
 from motivnet.config import check_bounds, setting
 from motivnet.errors import ConfigError
 from motivnet.input_limits import FetchLimits, ImageLimits
+from motivnet.models.config import PRECISIONS
 
 # A probability, `stored` for the threshold of the bundle, or None to answer for every face.
 Threshold = float | Literal["stored"] | None
@@ -67,6 +68,9 @@ class PredictorConfig:
         parse=parse_threshold,
     )
     backend: str = setting("auto", "onnx, torch, or auto: ONNX where the model has it and no option needs torch.")
+    precision: str = setting(
+        "fp32", "ONNX file to run: fp32, or fp16 or int8, which motivnet quantize makes.", metavar="|".join(PRECISIONS)
+    )
     device: str = setting("auto", DEVICE_HELP)
     dtype: str = setting("auto", "Torch precision: fp32, bf16, fp16; auto: bf16 for Sapiens on hardware that has it.")
     compile: bool = setting(False, "Compile the model with torch.compile; the first batch is slow.", flag=None)
@@ -91,8 +95,8 @@ class PredictorConfig:
         """Check the options.
 
         Raises:
-            ConfigError: if a number is out of range, the backend or the threshold is unknown, or an option for torch
-                is combined with ONNX.
+            ConfigError: if a number is out of range, the backend, precision or threshold is unknown, or an option for
+                torch is combined with ONNX.
         """
         check_bounds(self)
         threshold = self.abstain_below
@@ -104,6 +108,12 @@ class PredictorConfig:
             raise ConfigError(f"unknown device {self.device!r}. Allowed: {', '.join(DEVICES)}")
         if self.backend == "onnx" and self.needs_torch:
             raise ConfigError("backend 'onnx' runs at the size and precision of its file, not on mps. Allowed: torch")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
+        if self.precision != "fp32" and (self.backend == "torch" or self.needs_torch):
+            raise ConfigError(
+                f"precision {self.precision!r} is that of an ONNX file. Allowed with torch: fp32, and dtype"
+            )
 
     @property
     def needs_torch(self) -> bool:

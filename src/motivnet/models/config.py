@@ -6,6 +6,8 @@ from typing import Literal
 from motivnet.errors import ConfigError, unknown_name
 
 HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
+# Of the ONNX files that a bundle may have.
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,6 +67,9 @@ def _sections(evaluation: "Evaluation", *, with_thumbnails: bool) -> Iterator[Se
     if evaluation.affect:
         about = "Regression metrics on the images that have both a label and an answer; both are from -1 to 1."
         yield Section("Valence and arousal", text(about) + _affect(evaluation))
+    if evaluation.robustness:
+        about = "The same faces, degraded before preprocessing. Losses are in points, against the faces as they are."
+        yield Section("Robustness", text(about) + _robustness(evaluation))
     if evaluation.reliability:
         about = "How far probabilities can be trusted: of answers with a confidence of 80 %, 80 % should be correct."
         yield Section("Reliability diagram", text(about) + _reliability(evaluation.reliability, scored))
@@ -180,6 +183,23 @@ def _affect(evaluation: "Evaluation") -> Markup:
     note = (
         "CCC: concordance correlation coefficient (Lin 1989), 1 is best. RMSE: root mean squared error. Sign "
         "agreement: share of images whose predicted value has the sign of the label."
+    )
+    return report.table(rows) + text(note, note=True)
+
+
+def _robustness(evaluation: "Evaluation") -> Markup:
+    rows = []
+    for name, found in evaluation.robustness.items():
+        row = {"degradation": name}
+        for score in ("war", "uar"):
+            loss = f"{score}_loss"
+            row[score.upper()] = percent(found[score])
+            row[f"{score.upper()} loss"] = report.points(found[loss], *found["intervals"][loss])
+        rows.append(row)
+    note = (
+        "Blur: standard deviation, for a face of 48 pixels. Pixels: the face reduced to this side, and enlarged again. "
+        "JPEG: quality, at the face's own size. Gain: factor of all values. Gamma: exponent of all values, on a scale "
+        "from 0 to 1. Intervals are of the difference on the same images."
     )
     return report.table(rows) + text(note, note=True)
 

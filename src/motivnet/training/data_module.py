@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from motivnet.data.clean import fit_for_training, picture_keys
+from motivnet.data.clean import fit_for_training, picture_keys, some_pictures
 from motivnet.data.loader import BalancedSampler, FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
@@ -125,6 +125,7 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
     if split.folds > 1:
         left_out = in_fold(train, keys, split)
         train, keys, report["fold"] = train.select(~left_out), keys[~left_out], int(left_out.sum())
+    report["pictures"] = some_pictures(keys)
     if split.select is None:
         held = hold_out(train, keys, split)
         train, select = train.select(~held), train.select(held)

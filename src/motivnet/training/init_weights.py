@@ -14,20 +14,15 @@ from torch import Tensor, nn
 from motivnet.checkpoints import faceres
 from motivnet.checkpoints.bundle import find_weights, is_bundle, open_bundle
 from motivnet.checkpoints.files import open_weights
-from motivnet.checkpoints.formats import identify
-from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2
+from motivnet.checkpoints.formats import identify, is_of_bundle, is_released
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
+from motivnet.checkpoints.timm_weights import read_timm
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, affect_names, build_model
 from motivnet.training.settings import Recipe
 
 BACKBONE = "backbone."
-# The layers with one input channel per image channel, in MobileNets and in transformers.
-STEMS = (f"{BACKBONE}net.conv_stem.weight", f"{BACKBONE}net.patch_embed.proj.weight")
-# A name that only torchvision's file has, and the model in that file.
-TORCHVISION_MARK = "features.0.0.weight"
-TORCHVISION_MODEL = ModelConfig(backbone="timm:mobilenetv2_100", image_size=(224, 224))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +136,8 @@ def _find(recipe: Recipe, init: Path | None) -> Weights | None:
     if found:
         raise CheckpointError(f"{weights.where}: not the weights of this model: {'; '.join(found)}")
     tensors = fit_encoder(weights.tensors, weights.model, recipe.model, prefix=BACKBONE)
-    for stem in STEMS:
-        if stem in tensors and tensors[stem].shape[1] == 3 and recipe.model.in_chans == 1:
+    if (weights.model.in_chans, recipe.model.in_chans) == (3, 1):
+        for stem in _colour_stems(tensors):
             tensors[stem] = tensors[stem].float().sum(1, keepdim=True)
     return dataclasses.replace(weights, tensors=tensors)
 
@@ -158,9 +153,13 @@ def _open(name: str | Path, recipe: Recipe) -> Weights:
         whole = any(tensor.startswith(BACKBONE) for tensor in tensors)
         return Weights(bundle.path, tensors if whole else _prefixed(tensors), bundle.config.model, whole)
     file = open_weights(path)
-    if TORCHVISION_MARK in file.tensors:
-        tensors, _ = TORCHVISION_MOBILENET_V2.apply(file.tensors)
-        return Weights(path, _prefixed(tensors, "net."), TORCHVISION_MODEL, whole=False)
+    kind, _, name = wanted.backbone.partition(":")
+    if kind == "timm" and not (is_released(file) or is_of_bundle(file)):
+        in_chans = 3 if _colour_stems(file.tensors) else wanted.in_chans
+        own = dataclasses.replace(wanted, in_chans=in_chans)
+        with built_without_memory():
+            net = build_model(own).backbone.net
+        return Weights(path, _prefixed(read_timm(file, net, name, recipe.preprocessing), "net."), own, whole=False)
     contents = identify(file, image_size=wanted.image_size)
     if contents.part == "head":
         raise CheckpointError(f"{path}: a head in format {contents.format}, but an encoder is needed")
@@ -173,6 +172,11 @@ def _open(name: str | Path, recipe: Recipe) -> Weights:
     whole = contents.part == "model"
     tensors = contents.tensors if whole else _prefixed(contents.tensors)
     return Weights(path, tensors, contents.model_config(), whole)
+
+
+def _colour_stems(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the names of the kernels that see red, green and blue."""
+    return [name for name, tensor in tensors.items() if tensor.ndim == 4 and tensor.shape[1] == 3]
 
 
 def _prefixed(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

@@ -117,8 +117,10 @@ class BackboneConfig:
     """Initial weights of the encoder, and how much of it is trained.
 
     Args:
-        weights: initial weights: a file in any released format, the bundle of `motivnet pretrain` or of a trained
-            model, torchvision's mobilenet_v2, or a name from `motivnet weights list`; None: random.
+        weights: initial weights: the bundle of `motivnet pretrain` or of a trained model, a file in any released
+            format, a name from `motivnet weights list`; for `timm:NAME` a file of that model by timm, or of the same
+            model by torchvision (convolutional models, vision transformers), or of EfficientNet-Lite by
+            efficientnet-lite-pytorch; for `timm:mobilenetv1_100` also `faceres.json`. None: random.
         train: `all` of it, `none` (frozen), the `last` blocks, or LoRA (`lora`, Hu et al., arXiv 2106.09685), which is
             merged into the matrices at the end.
         last_blocks: number of blocks that `last` trains, with the final norm.

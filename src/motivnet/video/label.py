@@ -122,7 +122,7 @@ def label_video(
             plan = {
                 "motivnet": __version__,
                 "video": ", ".join(map(_describe, videos)),
-                "model": f"{predictor.config.name} {model_fingerprint(model)}",
+                "model": f"{predictor.config.name} {model_fingerprint(model, config.precision)}",
                 **to_plain(config),
                 **to_plain(selection),
                 **to_plain(follow),

@@ -9,12 +9,14 @@
 | subject | the person shown |
 | valence, arousal | from -1 to 1 |
 | x, y, width, height | the face in pixels of the image |
-| any other | a group |
+| any other | a group, unless most images have a value of their own, as a number that identifies them |
 
-`label`, and `path` or `image`, are required. An empty cell is an unknown value.
+`label`, and `path` or `image`, are required. An empty cell is an unknown value. Of Parquet, `unlabelled=true`
+reads no labels, and `box=X,Y,WIDTH,HEIGHT` is the face in every image that has no box of its own.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import pyarrow.parquet as pq
 
 from motivnet.data.manifest import SCHEMA, Manifest, read_manifest
 from motivnet.data.sources import records
+from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
 from motivnet.errors import DataError
 
@@ -32,6 +35,10 @@ BOX_COLUMNS = ("x", "y", "width", "height")
 COLUMNS = ("path", "image", "label", "split", "subject", "valence", "arousal", *BOX_COLUMNS)
 # Columns that only a manifest has.
 RESERVED = ("box", "groups", "votes")
+# A column of more values, and of more than half as many as there are images, identifies images.
+MAX_GROUPS = 50
+# Row numbers and their cells.
+Lines = Iterator[tuple[int, dict[str, Any]]]
 NOT_SCALAR = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
 
 
@@ -49,61 +56,82 @@ def read_csv(path: Path, *, root: Path | None = None, split: str = "all") -> Man
     return _read(path, records.read_records(path, check=_check_names), root, split)
 
 
-def read_parquet(path: Path, *, root: Path | None = None, split: str = "all") -> Manifest:
+def read_parquet(
+    path: Path,
+    *,
+    root: Path | None = None,
+    split: str = "all",
+    image: str = "image",
+    unlabelled: bool = False,
+    box: str | None = None,
+) -> Manifest:
     """Read a Parquet file with the columns above.
 
     Args:
         path: the file.
         root: the folder that image names are relative to; None: the folder of the file.
         split: split of rows without one.
+        image: name of the column `image` in this file.
+        unlabelled: read no labels.
+        box: x, y, width and height of the face in an image without a box, in pixels.
 
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    return _read(path, _parquet_records(path), root, split)
+    lines = _parquet_records(path, image, unlabelled=unlabelled)
+    return _read(path, lines, root, split, unlabelled=unlabelled, box=box)
 
 
-def _check_names(path: Path, names: list[str]) -> None:
+def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
     given = set(names)
     box = BOX_COLUMNS if given & set(BOX_COLUMNS) else ()
     image = () if given & {"path", "image"} else ("path",)
-    records.check_columns(path, names, ("label", *image, *box))
+    records.check_columns(path, names, (*(() if unlabelled else ("label",)), *image, *box))
     reserved = sorted(given & set(RESERVED))
     if reserved:
         raise DataError(f"{path}: columns {reserved} are a manifest's, which is read as manifest:PATH")
 
 
-def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Lines:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            _check_names(path, schema.names)
-            for field in schema:
-                if field.name not in COLUMNS and any(check(field.type) for check in NOT_SCALAR):
-                    raise DataError(f"{path}: column {field.name!r} is {field.type}. Allowed: text, numbers")
-            yield from enumerate(cells for batch in file.iter_batches() for cells in batch.to_pylist())
+            names = ["image" if name == image else name for name in schema.names]
+            _check_names(path, names, unlabelled=unlabelled)
+            for name, kind in zip(names, schema.types, strict=True):
+                if name not in COLUMNS and any(check(kind) for check in NOT_SCALAR):
+                    raise DataError(f"{path}: column {name!r} is {kind}. Allowed: text, numbers")
+            batches = (batch.rename_columns(names) for batch in file.iter_batches())
+            yield from enumerate(cells for batch in batches for cells in batch.to_pylist())
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
-def _read(path: Path, lines: Iterator[tuple[int, dict[str, Any]]], root: Path | None, split: str) -> Manifest:
-    rows = Rows(path)
+def _read(
+    path: Path, lines: Lines, root: Path | None, split: str, *, unlabelled: bool = False, box: str | None = None
+) -> Manifest:
+    rows = Rows(path, NO_LABELS if unlabelled else None)
     folder = records.absolute(root or path.parent)
+    usual = box and _box(dict(zip(BOX_COLUMNS, box.split(","), strict=False)), f"{path}, option box")
     for row, cells in lines:
         where = f"{path}, row {row}"
         file, image = _image(folder, cells, where)
         rows.add(
             path=file,
             image=image,
-            label=records.label_of_name(_text(cells["label"]) or "", where),
+            label=UNLABELLED if unlabelled else records.label_of_name(_text(cells["label"]) or "", where),
             split=_text(cells.get("split")) or split,
             subject=_text(cells.get("subject")),
             valence=_affect(cells, "valence", where),
             arousal=_affect(cells, "arousal", where),
-            box=_box(cells, where),
+            box=_box(cells, where) or usual,
             groups=[(key, text) for key in cells if key not in COLUMNS and (text := _text(cells[key])) is not None],
             row=row,
         )
+    groups = rows.columns["groups"]
+    values = Counter(key for key, _ in {pair for pairs in groups for pair in pairs})
+    named = {key for key, number in values.items() if number <= max(MAX_GROUPS, len(groups) / 2)}
+    rows.columns["groups"] = [[pair for pair in pairs if pair[0] in named] for pairs in groups]
     return rows.manifest()
 
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from motivnet.data.sources.named import read_source
 from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet
 from motivnet.errors import DataError
 from motivnet.images import decode_image
@@ -98,6 +99,31 @@ def test_a_root_that_is_a_prefix_of_a_name_is_not_its_folder(write, tmp_path):
     path = write("faces.csv", f"path,label\n{tmp_path}/images2/a.jpg,happy\n")
     with pytest.raises(DataError, match="names no file inside"):
         read_csv(path, root=tmp_path / "images")
+
+
+def test_parquet_without_labels_with_a_box_and_an_image_column_of_another_name(draw, tmp_path):
+    path, data = tmp_path / "faces.parquet", draw("a.png").read_bytes()
+    columns = {"jpeg": [data] * 60, "image_id": [f"{row:05}" for row in range(60)], "source": ["here"] * 60}
+    pq.write_table(pa.table(columns), path)
+    manifest = read_source(f"parquet:{path}?unlabelled=true&image=jpeg&box=1,0,4,3")
+    assert set(manifest.table["label"].to_pylist()) == {"unlabelled"}
+    assert manifest.table["box"].to_pylist() == [[1, 0, 4, 3]] * 60
+    assert manifest.source(59) == data
+    # A column that identifies the images is no group.
+    assert manifest.table["groups"].to_pylist() == [[("source", "here")]] * 60
+    with pytest.raises(DataError, match=r"columns \['label'\] are missing"):
+        read_parquet(path, image="jpeg")
+    with pytest.raises(DataError, match=r"columns \['path'\] are missing; found jpeg, image_id"):
+        read_parquet(path, unlabelled=True)
+    with pytest.raises(DataError, match=r"option box: height ''. Allowed: a number"):
+        read_parquet(path, image="jpeg", unlabelled=True, box="1,2,3")
+
+
+def test_a_box_of_its_own_comes_first(draw, tmp_path):
+    path, data = tmp_path / "faces.parquet", draw("a.png").read_bytes()
+    box = {"x": [0, None], "y": [0, None], "width": [2, None], "height": [2, None]}
+    pq.write_table(pa.table({"image": [data] * 2, "label": ["happy"] * 2, **box}), path)
+    assert read_parquet(path, box="1,0,4,3").table["box"].to_pylist() == [[0, 0, 2, 2], [1, 0, 4, 3]]
 
 
 def test_parquet_with_paths_with_bytes_and_with_structs(draw, tmp_path):

@@ -1,0 +1,170 @@
+"""Files of timm's and torchvision's models as a start for an encoder that timm builds.
+
+Names are timm's, or are brought to timm's: by timm's own filter of the architecture, by a key map, or by their order:
+timm and torchvision register the layers of most convolutional models in the same order.
+
+Shape suffixes: O output channels, C channels, H height, W width of a kernel.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import Conv2dSame
+from timm.models import model_entrypoint
+from torch import Tensor, nn
+
+from motivnet.checkpoints.files import WeightsFile
+from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2, TORCHVISION_VIT
+from motivnet.checkpoints.load import check_names
+from motivnet.errors import CheckpointError
+from motivnet.models.backbone import UNFIT
+from motivnet.preprocess import Preprocessing
+
+# A name that only these files have -> their key map.
+KEYMAPS = {
+    "features.1.conv.0.0.weight": TORCHVISION_MOBILENET_V2,
+    "encoder.layers.encoder_layer_0.ln_1.weight": TORCHVISION_VIT,
+}
+# A name that files of efficientnet-lite-pytorch have, and the normalisation of their images, from 0 to 255.
+LITE_MARK, LITE_MEAN_STD = "_conv_stem.weight", ((127.0,) * 3, (128.0,) * 3)
+# A counter of batch norms, which older files do not have.
+COUNTER = "num_batches_tracked"
+# Tensors whose last name is the same in all models.
+NAMED_ALIKE = ("weight", "bias", "running_mean", "running_var")
+
+
+def read_timm(file: WeightsFile, net: Any, name: str, preprocessing: Preprocessing) -> dict[str, Tensor]:
+    """Read weights of timm or torchvision for images that are normalised otherwise than in their training.
+
+    torchvision and efficientnet-lite-pytorch state their normalisation; for timm's names it is that of timm's weights
+    of this name. The difference is folded into the first convolution, if a bias or a batch norm follows it: exactly,
+    but for its zero padding. Where it cannot be folded, it stays. Neither padding nor the epsilon of batch norms is in
+    a file: they are the architecture's.
+
+    Args:
+        file: of which the classifier is dropped.
+        net: timm's model without classifier, for three channels; a transformer's positions are resized for it.
+        name: of the model in timm.
+        preprocessing: of the images that the model will see.
+
+    Returns:
+        Tensors under the names of `net`.
+
+    Raises:
+        CheckpointError: if the file has other weights.
+    """
+    config, tensors = net.pretrained_cfg, _timm_names(file, net, name)
+    stems = _names(config, "first_conv")
+    if LITE_MARK in file.tensors:
+        mean, std = LITE_MEAN_STD
+    else:
+        timms = all(f"{stem}.weight" in file.tensors for stem in stems)
+        mean_std = (config["mean"], config["std"]) if timms else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        mean, std = (tuple(255 * value for value in values) for values in mean_std)
+    for stem in stems:
+        place = _place_of_shift(net, stem)
+        if place is not None:
+            kernel = f"{stem}.weight"
+            tensors[kernel], shift_O = renormalised(tensors[kernel], mean, std, preprocessing)
+            tensors[place] = tensors[place] + (-shift_O if place.endswith("running_mean") else shift_O)
+    return tensors
+
+
+def renormalised(
+    kernel_OCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...], preprocessing: Preprocessing
+) -> tuple[Tensor, Tensor]:
+    """Return a stem's kernel for images that are normalised otherwise.
+
+    Args:
+        kernel_OCHW: for red, green, blue.
+        mean: of the normalisation that it was trained with, from 0 to 255.
+        std: likewise.
+        preprocessing: the other normalisation.
+
+    Returns:
+        The kernel (O, C, H, W), and what is to be added to its outputs (O).
+    """
+    values = (mean, std, preprocessing.mean, preprocessing.std)
+    mean_C, std_C, own_mean_C, own_std_C = (torch.tensor(value).expand(3) for value in values)
+    kernel_OCHW = kernel_OCHW.float() / std_C[:, None, None]
+    return kernel_OCHW * own_std_C[:, None, None], (kernel_OCHW.sum((2, 3)) * (own_mean_C - mean_C)).sum(1)
+
+
+def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the names of layers in timm's description of a model: none, one or several."""
+    names = config.get(key) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _place_of_shift(net: nn.Module, stem: str) -> str | None:
+    """Return the name of the tensor that can shift the outputs of a convolution of colours, or None."""
+    modules = dict(net.named_modules())
+    conv = modules.get(stem)
+    # Others, such as those with standardised weights, do not weigh colours by their kernel.
+    if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame) or conv.in_channels != 3:
+        return None
+    if conv.bias is not None:
+        return f"{stem}.bias"
+    later = list(modules)[list(modules).index(stem) + 1 :]
+    norms = [name for name in later if isinstance(modules[name], nn.BatchNorm2d)]
+    return f"{norms[0]}.running_mean" if norms else None
+
+
+def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
+    """Return the tensors under the names of timm's model."""
+    own, named = net.state_dict(), file.tensors
+    for mark, keymap in KEYMAPS.items():
+        if mark in named:
+            try:
+                named, _ = keymap.apply(named)
+            except CheckpointError as error:
+                raise CheckpointError(f"{file.path}: {error}") from None
+    tensors = _without_classifier(_filtered(named, net, name), net, own)
+    if tensors.keys() != own.keys() and file.container == "pickle":  # safetensors has another order
+        tensors = _by_order(named, own) or tensors
+    try:
+        check_names(net, tensors, file.path)
+    except CheckpointError as error:
+        found = f"{error}; the file has {next(iter(file.tensors))}"
+        raise CheckpointError(f"{found}. Expected: the weights of {name}, by timm or torchvision") from None
+    return tensors
+
+
+def _filtered(named: Mapping[str, Tensor], net: Any, name: str) -> dict[str, Tensor]:
+    """Apply timm's filter of the architecture, which renames tensors of other publishers and resizes positions."""
+    module = sys.modules[model_entrypoint(name.partition(".")[0]).__module__]
+    apply = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    if apply is None:
+        return dict(named)
+    try:
+        return dict(apply(dict(named), *(net,) * (len(inspect.signature(apply).parameters) > 1)))
+    except UNFIT:  # names that it does not know
+        return dict(named)
+
+
+def _without_classifier(tensors: dict[str, Tensor], net: Any, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the classifier, and add counters of batch norms that are missing."""
+    classifiers = _names(net.pretrained_cfg, "classifier")
+    dropped = {f"{classifier}.{part}" for classifier in classifiers for part in ("weight", "bias")} - own.keys()
+    counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
+    return counters | {name: tensor for name, tensor in tensors.items() if name not in dropped}
+
+
+def _by_order(named: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Pair tensors by their order; None if any pair differs, or if more than a classifier is left over."""
+    theirs, ours = ([name for name in names if not name.endswith(COUNTER)] for names in (named, own))
+    if not 0 <= len(theirs) - len(ours) <= 2:
+        return None
+    paired = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
+    for other, name in zip(theirs, ours, strict=False):
+        shape = [side for side in own[name].shape if side > 1]
+        last = {other.rpartition(".")[2], name.rpartition(".")[2]}
+        alike = len(last) == 1 or not last & set(NAMED_ALIKE)
+        if not alike or [side for side in named[other].shape if side > 1] != shape:
+            return None
+        paired[name] = named[other].reshape(own[name].shape)
+    return paired

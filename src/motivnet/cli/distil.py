@@ -1,0 +1,55 @@
+"""`motivnet distil`: soft labels of teachers, for a student to be trained on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motivnet.cli.console import track
+from motivnet.cli.evaluate import Data
+from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.errors import needs_extra
+from motivnet.experiments.distillation_config import DistillationConfig
+from motivnet.inference.predictor_config import PredictorConfig
+
+
+@derive_options
+def distil(
+    *,
+    teachers: Annotated[
+        list[str],
+        typer.Option(
+            "--teacher",
+            metavar="MODEL",
+            show_default=False,
+            help="A model; or a .parquet or .csv file of predictions for the labelled faces; repeatable.",
+        ),
+    ],
+    data: Data,
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:PATH", help="images:FOLDER, or parquet:FILE?unlabelled=true; repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="The manifest, a .parquet file.")],
+    settings: DistillationConfig,
+    config: Annotated[PredictorConfig, Fields(only=("device", "batch_size", "workers"))],
+    overwrite: Overwrite = False,
+) -> None:
+    """Label faces with teachers that were not trained on them (needs the extra `train`).
+
+    Train the student with `--data manifest:FILE --set loss.vote_weight=1 --set loss.label_smoothing=0`.
+    """
+    with needs_extra("torch", "train"):
+        from motivnet.experiments import distillation
+    found = distillation.distil(
+        teachers,
+        data,
+        settings,
+        out=out,
+        unlabelled=unlabelled or (),
+        config=config,
+        overwrite=overwrite,
+        track=track,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(f"{len(found):,} rows written to {out}", err=True)

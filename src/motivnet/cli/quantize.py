@@ -1,0 +1,48 @@
+"""`motivnet quantize`: a bundle's ONNX file in int8 or float16."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from motivnet.cli.console import print_table, track
+from motivnet.cli.evaluate import Data
+from motivnet.cli.options import Overwrite, derive_options
+from motivnet.errors import needs_extra
+from motivnet.export.quantization_config import QuantizationConfig
+
+
+@derive_options
+def quantize(
+    *,
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
+    data: Data,
+    split: Annotated[
+        str, typer.Option(show_default=False, help="Split whose faces the ranges of int8 are found on: Training.")
+    ],
+    evaluate: Annotated[str, typer.Option(metavar="SPLIT", show_default=False, help="Split to measure both files on.")],
+    settings: QuantizationConfig,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write a bundle's ONNX file in int8 or float16 beside its own, and measure what it costs (extra `train`)."""
+    with needs_extra("onnx", "train"):
+        from motivnet.evaluation import quantization
+    bundle = quantization.quantize(
+        model, data, settings, split=split, evaluate=evaluate, overwrite=overwrite, track=track
+    )
+    record = bundle.config.provenance[quantization.RECORD][settings.precision]
+    if as_json:
+        typer.echo(json.dumps({"bundle": str(bundle.path), **record}))
+    else:
+        rows = [
+            (name, f"{size / 1e6:.2f} MB", f"{record['war'][name]:.2%}", f"{record['uar'][name]:.2%}")
+            for name, size in record["bytes"].items()
+        ]
+        print_table((f"{evaluate}, n = {record['n']}", "size", "WAR", "UAR"), rows)
+        typer.echo(
+            f"probabilities differ by {record['mean_difference']:.4f} on average, "
+            f"at most {record['largest_difference']:.3f}; "
+            f"{record['equal_answers']:.1%} of the answers are equal"
+        )
+    typer.echo(f"written to {bundle.path}", err=True)

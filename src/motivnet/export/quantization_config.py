@@ -1,0 +1,38 @@
+"""The options of quantisation. Imports nothing heavy: `--help` reads it."""
+
+import dataclasses
+
+from motivnet.config import check_bounds, setting
+from motivnet.errors import ConfigError
+from motivnet.models.config import PRECISIONS
+
+CALIBRATORS = ("percentile", "minmax", "entropy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationConfig:
+    """How a bundle's ONNX file is made smaller; all but the precision is of int8."""
+
+    precision: str = setting("int8", "int8 or fp16.", metavar="|".join(PRECISIONS[:0:-1]))
+    faces: int = setting(
+        128, "Faces of the split, drawn at random, on which ranges are found; memory grows with them.", min=32
+    )
+    calibrator: str = setting("percentile", "How a range follows from its values.", metavar="|".join(CALIBRATORS))
+    percentile: float = setting(99.999, "Share of the values inside a range, in %.", min=50, max=100)
+    per_channel: bool = setting(True, "One scale for each output channel of a weight, or one for all.")
+    reduce_range: bool = setting(
+        True, "Weights in 7 bits: those of 8 bits overflow on CPUs with AVX2 or AVX-512 and without VNNI."
+    )
+    seed: int = setting(0, "Of the draw of faces.", min=0)
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ConfigError: if a number is out of range, or the precision or the calibrator is unknown.
+        """
+        check_bounds(self)
+        if self.precision not in PRECISIONS[1:]:
+            raise ConfigError(f"precision {self.precision!r}. Allowed: {', '.join(PRECISIONS[1:])}")
+        if self.calibrator not in CALIBRATORS:
+            raise ConfigError(f"calibrator {self.calibrator!r}. Allowed: {', '.join(CALIBRATORS)}")
