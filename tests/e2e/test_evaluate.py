@@ -102,7 +102,7 @@ class TestFolder:
 
     def test_detection_is_said_and_misses_are_errors(self, data, tiny_bundle, tmp_path):
         done, found = self.evaluate(data, tiny_bundle, tmp_path / "out", "--detect")
-        assert found["protocol"]["detection"] == "libfacedetection: the largest face counts"
+        assert found["protocol"]["detection"] == "yunet: the largest face counts"
         assert found["status"] == {"ok": 0, "no_face": 6, "unreadable": 1}
         assert found["war"] == 0
         assert "6 show no face: counted as errors" in done.stderr

@@ -257,7 +257,7 @@ class TestResume:
         out = tmp_path / "killed.jsonl"
         # Slow enough to be caught in the middle.
         code = (
-            "import time; from motivnet.faces.libfacedetection import LibFaceDetection as D; find = D.detect\n"
+            "import time; from motivnet.faces.yunet import YuNet as D; find = D.detect\n"
             f"D.detect = lambda self, image: (time.sleep(0.05), find(self, image))[1]\n{MAIN}"
         )
         state = tmp_path / ".killed.jsonl.unfinished" / "0.json"

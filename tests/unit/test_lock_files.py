@@ -17,7 +17,8 @@ CONTENT = {
     "demo": PROJECT["dependencies"] + EXTRAS["demo"],
     "serve": PROJECT["dependencies"] + EXTRAS["serve"],
     "build": [*PYPROJECT["build-system"]["requires"], "editables"],
-    "test": PROJECT["dependencies"] + [requirement for extra in EXTRAS.values() for requirement in extra],
+    # gpu and openvino would each replace onnxruntime.
+    "test": PROJECT["dependencies"] + [each for name in EXTRAS.keys() - {"gpu", "openvino"} for each in EXTRAS[name]],
 }
 PIN = re.compile(r"(?P<pin>[^ ].*?)(?P<hashes>( --hash=sha256:[0-9a-f]{64})+)")
 

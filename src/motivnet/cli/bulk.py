@@ -13,7 +13,7 @@ import typer
 from motivnet.cli.console import open_bar
 from motivnet.cli.options import Fields, Model, derive_options
 from motivnet.errors import needs_extra
-from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.inference.predictor_config import DEVICE_HELP, PredictorConfig
 
 if TYPE_CHECKING:
     from motivnet.bulk.job import Progress, Summary
@@ -24,7 +24,7 @@ LOG_EVERY_S = 30.0
 _OPTIONS = Fields(
     leave_out=("workers", "backend"),
     change={
-        "device": {"help": "Torch device: auto, cpu, cuda, cuda:N or mps; cuda gives each worker of ray one GPU."},
+        "device": {"help": f"{DEVICE_HELP} With cuda, each worker of ray has one GPU."},
         "threads": {"help": "CPU threads of a process.", "show_default": "one per core; 1 with engine ray"},
     },
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.console import track
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
 from motivnet.inference.predictor_config import PredictorConfig
@@ -53,8 +53,8 @@ def evaluate(
     config: Annotated[
         PredictorConfig,
         Fields(
-            only=("detector", "batch_size", "workers", "precision", "device", "image_size", "geometry"),
-            change={"detector": {"help": "With --detect: libfacedetection, or yunet:MODEL.onnx."}},
+            only=(*DETECTION, "batch_size", "workers", "precision", "device", "image_size", "geometry"),
+            change={"detector": {"help": "With --detect: yunet, or yunet:MODEL.onnx."}},
         ),
     ],
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
 from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 
@@ -27,7 +27,7 @@ def explain(
     ] = False,
     overwrite: Overwrite = False,
     *,
-    config: Annotated[PredictorConfig, Fields(only=("detector", "device", "image_size", "geometry"))],
+    config: Annotated[PredictorConfig, Fields(only=(*DETECTION, "device", "image_size", "geometry"))],
 ) -> None:
     """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`)."""
     with needs_extra("torch", "torch"):

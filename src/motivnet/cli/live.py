@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motivnet.cli.options import Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.video.video_config import FollowConfig
@@ -22,7 +22,7 @@ EPILOG = (
 FOLLOW_FIELDS = Fields(only=("detect_every", "smooth_s"), change={"smooth_s": {"default": 0.5}})
 # Keys that close the window.
 KEYS = ("<Escape>", "q")
-DETECTOR = {"detector": {"help": "libfacedetection, or yunet:MODEL.onnx."}}
+DETECTOR = {"detector": {"help": "yunet, or yunet:MODEL.onnx."}}
 
 
 @derive_options
@@ -41,7 +41,7 @@ def live(
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],
     model: Model = "nano",
     overwrite: Overwrite = False,
-    predictor: Annotated[PredictorConfig, Fields(only=("detector", "precision", "device"), change=DETECTOR)],
+    predictor: Annotated[PredictorConfig, Fields(only=(*DETECTION, "precision", "device"), change=DETECTOR)],
 ) -> None:
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
     from motivnet.cli.video import keep_memory

@@ -16,6 +16,8 @@ Model = Annotated[
     str,
     typer.Option(help="Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."),
 ]
+# Fields of `PredictorConfig` about face detection.
+DETECTION = ("detector", "min_score", "min_face", "long_side")
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
 
 

@@ -8,7 +8,7 @@ import typer
 
 from motivnet.cli.console import open_bar
 from motivnet.cli.inputs import match_files
-from motivnet.cli.options import Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.video.video_config import FollowConfig, Selection
 
@@ -20,7 +20,10 @@ EPILOG = (
     "model or detector that does not exist, or an output that exists already; 130 stopped with Ctrl-C, to be continued "
     "with --resume."
 )
-PREDICTOR_FIELDS = ("detector", "batch_size", "precision", "device", "dtype", "image_size", "geometry", "num_heads")
+PREDICTOR_FIELDS = (
+    *(*DETECTION, "batch_size", "precision", "device"),
+    *("dtype", "image_size", "geometry", "num_heads"),
+)
 # Of <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes.
 M_SIZES = {-3: 32 << 20, -1: 256 << 20}
 

@@ -74,7 +74,7 @@ def calibrate(
         raise CheckpointError(f"{model}: no bundle, so it has no place for a calibration: motivnet weights convert")
     bundle = bundles.open_bundle(model)
     _check_place(bundle, out, overwrite=overwrite)
-    predictor = Predictor.load(bundle.path, detector="libfacedetection" if detect else "whole")
+    predictor = Predictor.load(bundle.path, detector="yunet" if detect else "whole")
     manifest = read_source(data).split(split)
     predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=track)
     config = calibrated_config(bundle.config, predictions, exponent=exponent, accuracy=accuracy)

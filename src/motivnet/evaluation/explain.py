@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
 from motivnet.errors import CheckpointError, DataError, OutputError
-from motivnet.faces import FaceDetector, load_detector
+from motivnet.faces import FaceDetector
 from motivnet.images import decode_image
 from motivnet.inference.backends import load_backend
+from motivnet.inference.predictor import detector_of
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
 from motivnet.inference.tables import check_output
@@ -299,8 +300,9 @@ def explain(
     explainer = model if isinstance(model, Explainer) else Explainer.load(model, config)
     labels = explainer.config.labels
     name = labels.names[labels.index(emotion)] if emotion else None
-    detector = config.detector if detector is None else detector
-    detections = (load_detector(detector) if isinstance(detector, str) else detector).detect(image_hwc_u8)
+    if detector is None or isinstance(detector, str):
+        detector = detector_of(config if detector is None else replace(config, {"detector": detector}))
+    detections = detector.detect(image_hwc_u8)
     found = [explainer.explain(image_hwc_u8, each.crop_box, score=each.score) for each in detections]
     if out is not None:
         if not found:

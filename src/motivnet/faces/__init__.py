@@ -7,37 +7,29 @@ from motivnet.faces.detector import Detection, DetectorConfig, FaceDetector, Who
 
 __all__ = ["DETECTORS", "Detection", "DetectorConfig", "FaceDetector", "load_detector"]
 
-DETECTORS = ("libfacedetection", "yunet", "whole")
+DETECTORS = ("yunet", "libfacedetection", "whole")
 
 
-def load_detector(name: str = "libfacedetection", *, config: DetectorConfig | None = None) -> FaceDetector:
+def load_detector(name: str = "yunet", *, config: DetectorConfig | None = None) -> FaceDetector:
     """Load a face detector.
 
     Args:
-        name: `libfacedetection` (the default: works offline), `yunet:PATH.onnx` (OpenCV's YuNet, from its model file),
-            or `whole` (for images that are crops of faces).
-        config: image size and score threshold; None: the defaults.
+        name: `yunet` (the default: works offline), `yunet:PATH.onnx` (another file of it, such as OpenCV Zoo's), or
+            `whole` (for images that are crops of faces). `libfacedetection`, the library with the same network that was
+            once the default, means `yunet`.
+        config: device, image size and thresholds; None: the defaults.
 
     Raises:
-        DetectorError: if there is no such detector, or it cannot run on this machine.
+        DetectorError: if there is no such detector, or its file is missing or of another model.
+        ConfigError: if the device is not available.
     """
-    config = config or DetectorConfig()
-    kind, colon, argument = name.partition(":")
+    kind, colon, file = name.partition(":")
     if kind not in DETECTORS:
-        raise DetectorError(f"{unknown_name('detector', kind, DETECTORS)} (as yunet:PATH.onnx)")
-    if kind == "yunet":
-        from motivnet.faces.yunet import YuNet
-
-        if not argument:
-            raise DetectorError(
-                "detector 'yunet' needs OpenCV's model file. Allowed: yunet:PATH, such as "
-                "yunet:face_detection_yunet_2023mar.onnx"
-            )
-        return YuNet(Path(argument), config)
-    if colon:
-        raise DetectorError(f"detector {kind!r} takes no file, found {argument!r}")
+        raise DetectorError(f"{unknown_name('detector', kind, DETECTORS)} (or yunet:PATH.onnx)")
+    if colon and kind != "yunet":
+        raise DetectorError(f"detector {kind!r} takes no file, found {file!r}")
     if kind == "whole":
         return WholeImage()
-    from motivnet.faces.libfacedetection import LibFaceDetection
+    from motivnet.faces.yunet import MODEL_FILE, YuNet
 
-    return LibFaceDetection(config)
+    return YuNet(config or DetectorConfig(), Path(file) if colon else MODEL_FILE)

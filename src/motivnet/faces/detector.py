@@ -21,11 +21,14 @@ class Detection:
         box: the face, in pixels of the upright image; may reach beyond it.
         score: the detector's confidence, 0 to 1.
         whole: the box is the whole image, because no detector was used.
+        landmarks: right eye, left eye, nose, and right and left corner of the mouth, from the person's point of view;
+            (x, y) in pixels of the upright image. None: the detector has none.
     """
 
     box: Box
     score: float
     whole: bool = False
+    landmarks: tuple[tuple[float, float], ...] | None = None
 
     @property
     def crop_box(self) -> Box | None:
@@ -54,12 +57,16 @@ class DetectorConfig:
         long_side: larger images are downscaled to this longer side, in pixels; boxes are scaled back.
         min_long_side: smaller images are upscaled to this longer side, in pixels, but not beyond `long_side`.
         min_score: minimum score of a detection, 0 to 1.
+        min_face: minimum of a box's shorter side, in pixels of the upright image.
+        device: where the detector runs, as for `open_session`.
     """
 
     long_side: int = setting(640, "Longer side of larger images after downscaling, in pixels.", min=1)
     # Upscaled to this, nearly all faces of FER-2013, 48 x 48 pixels, are detected (`benchmarks/crop_margin.py`).
     min_long_side: int = setting(192, "Longer side of smaller images after upscaling, in pixels.", min=1)
     min_score: float = setting(0.6, "Minimum score of a detection.", min=0, max=1)
+    min_face: float = setting(0.0, "Minimum of a box's shorter side, in pixels.", min=0)
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -5,7 +5,7 @@ Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W w
 
 import dataclasses
 import json
-import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from motivnet.config import from_plain, to_plain
 from motivnet.errors import CheckpointError, ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
+from motivnet.onnx_session import offers, open_session, session_errors
 from motivnet.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -54,43 +55,29 @@ class Backend(Protocol):
 
 
 class OnnxBackend:
-    """A bundle's ONNX file in onnxruntime, on the CPU."""
+    """A bundle's ONNX file in onnxruntime."""
 
     max_batch: int | None = None
 
-    def __init__(self, bundle: Bundle, *, path: Path | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, path: Path | None = None, threads: int | None = None, device: str = "cpu"
+    ) -> None:
         """Load the model and check that it agrees with the bundle.
 
         Args:
             bundle: the bundle.
             path: its ONNX file, if that is not in the bundle.
             threads: CPU threads per call; None: one per core.
+            device: as for `open_session`.
 
         Raises:
             CheckpointError: if the file is missing, damaged, or disagrees with the bundle's settings.
+            ConfigError: if the device is not available.
         """
-        # Since 1.29 onnxruntime sends telemetry over the network, unless this is set before the import.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # pyright: ignore[reportAttributeAccessIssue]
-
         self._path = path = path or bundle.onnx
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; the bundle has no ONNX model")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        # Threads that spin while idle would compete with decoding and face detection.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        # The exceptions of onnxruntime have no common base class.
-        kinds = [kind for kind in vars(ort_errors).values() if isinstance(kind, type)]
-        self._errors = tuple(kind for kind in kinds if issubclass(kind, Exception))
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except self._errors as error:
-            raise CheckpointError(f"{path}: cannot be loaded: {error}") from None
+        self._session = open_session(path, device=device, threads=threads)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         _check(path, bundle.config, self._session, self.metadata)
         self._names = [OUTPUT_NAME, AFFECT_NAME] if bundle.config.model.affect else [OUTPUT_NAME]
@@ -107,7 +94,7 @@ class OnnxBackend:
         """
         try:
             logits_BC, *affect = self._session.run(self._names, {INPUT_NAME: pixels_BCHW})
-        except self._errors as error:
+        except session_errors() as error:
             raise CheckpointError(f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s): {error}") from None
         return Outputs(np.asarray(logits_BC), np.asarray(affect[0]) if affect else None)
 
@@ -174,10 +161,10 @@ def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig
     if precision != "fp32":
         # Named, so that every row of results tells which file it is of.
         named = dataclasses.replace(bundle.config, name=f"{bundle.config.name}-{precision}")
-        return named, OnnxBackend(bundle, path=bundle.onnx_file(precision), threads=options.threads)
-    has_onnx = bundle.onnx.is_file() or not bundle.weights.is_file()
-    if options.backend == "onnx" or (options.backend == "auto" and not options.needs_torch and has_onnx):
-        return bundle.config, OnnxBackend(bundle, threads=options.threads)
+        path = bundle.onnx_file(precision)
+        return named, OnnxBackend(bundle, path=path, threads=options.threads, device=options.device)
+    if _uses_onnx(bundle, options):
+        return bundle.config, OnnxBackend(bundle, threads=options.threads, device=options.device)
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.load import resized
     size = options.image_size or bundle.config.model.image_size
@@ -187,6 +174,15 @@ def _load_bundle(bundle: Bundle, options: PredictorConfig) -> tuple[BundleConfig
         preprocessing=dataclasses.replace(bundle.config.preprocessing, size=size),
     )
     return config, _in_torch(bundle, config, options)
+
+
+def _uses_onnx(bundle: Bundle, options: PredictorConfig) -> bool:
+    if options.backend != "auto":
+        return options.backend == "onnx"
+    if options.needs_torch or (bundle.weights.is_file() and not bundle.onnx.is_file()):
+        return False
+    # On CUDA, torch stands in for an onnxruntime without it.
+    return offers(options.device) or not (options.device.startswith("cuda") and find_spec("torch"))
 
 
 def _load_released(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:

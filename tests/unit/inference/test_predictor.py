@@ -285,6 +285,7 @@ def test_options_come_from_a_config_or_by_name_which_takes_precedence(tiny_bundl
     loaded = Predictor.from_pretrained(tiny_bundle.path, config)
     assert loaded.options == config
     assert (loaded.detector.name, loaded.batch_size, loaded.limits) == ("whole", 3, config.limits)
-    changed = Predictor.load(tiny_bundle.path, config, batch_size=2, detector="libfacedetection")
-    assert (changed.detector.name, changed.batch_size, changed.workers) == ("libfacedetection", 2, 1)
+    changed = Predictor.load(tiny_bundle.path, config, batch_size=2, detector="yunet", min_face=20)
+    assert (changed.detector.name, changed.batch_size, changed.workers) == ("yunet", 2, 1)
+    assert changed.detector.config.min_face == 20
     assert Predictor.load(tiny_bundle.path, config, detector=Columns()).detector.name == "columns"
