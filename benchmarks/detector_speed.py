@@ -20,13 +20,14 @@ from library_detector import LibraryDetector  # isort: split
 import cv2
 import numpy as np
 from speed_predict import make_photographs
-from tables import markdown_table, write_results
+from tables import fill_block, markdown_table, write_results
 
 from motivnet.faces import DetectorConfig
 from motivnet.faces.yunet import YuNet
 from motivnet.images import decode_image
 
 BATCH = 8
+FACES_PAGE = Path(__file__).parents[1] / "docs" / "faces.md"
 
 
 def main() -> None:
@@ -67,6 +68,7 @@ def main() -> None:
         for case, found in times.items()
     ]
     print(markdown_table(rows))
+    fill_block(FACES_PAGE, "detector_speed", markdown_table(rows))
     write_results("detector_speed", {**vars(options), "rows": rows})
 
 

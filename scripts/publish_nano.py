@@ -1,9 +1,10 @@
-"""Turn a trained bundle into the embedded model `nano`: calibrate it, measure it, write its card, put it under assets/.
+"""Turn a trained bundle into the embedded model `nano`: calibrate, quantise and measure it, write its card.
 
-    python scripts/publish_nano.py runs/nano-fer2013/bundle path/to/fer2013.parquet
+    python scripts/publish_nano.py runs/nano/chosen --data runs/nano/data.parquet --fer2013 FILE --faces FOLDER
 
-Every number in the card is measured by this run, through the exported ONNX file. The calibration is fitted on
-PublicTest, as `motivnet calibrate` does it. `--card` writes the card of the model that is there, and nothing else.
+Every number in the card is measured by this run, through the ONNX files. The calibration is fitted on the images that
+the model was chosen with (split Selection of `--data`, see `benchmarks/nano.py`), int8's ranges on training faces.
+`--card` writes the card of the model that is there, and nothing else.
 """
 
 import argparse
@@ -16,134 +17,126 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from nano_fer2013 import measure  # noqa: E402
+from nano_scores import DEV, PRIVATE, PUBLIC, measure, percent, scored_sets  # noqa: E402
 from tables import markdown_table, write_results  # noqa: E402
 
 from motivnet.checkpoints.bundle import (  # noqa: E402
     ASSETS,
     CARD_NAME,
-    ONNX_NAME,
+    ONNX_NAMES,
     WEIGHTS_NAME,
     Bundle,
-    BundleConfig,
     open_bundle,
     write_config,
 )
-from motivnet.data.manifest import Manifest  # noqa: E402
-from motivnet.data.sources.fer2013 import read_fer2013  # noqa: E402
-from motivnet.evaluation.calibration import RECORD, calibrated_config  # noqa: E402
-from motivnet.evaluation.predictions import predict_manifest  # noqa: E402
-from motivnet.export.onnx import (  # noqa: E402
-    export_onnx,
-    state_calibration,
-    verify_onnx,
-)
-from motivnet.faces import load_detector  # noqa: E402
-from motivnet.inference.backends import OnnxBackend  # noqa: E402
-from motivnet.inference.predictor import Predictor  # noqa: E402
-from motivnet.preprocess import NANO  # noqa: E402
+from motivnet.evaluation.calibration import RECORD, calibrate  # noqa: E402
+from motivnet.evaluation.quantization import quantize  # noqa: E402
+from motivnet.export.onnx import export_onnx, verify_onnx  # noqa: E402
 
-SUMMARY = "MobileNetV2 and ML-Decoder on 96 x 96 grey faces, trained on FER-2013"
-LICENCE = "research and teaching: trained on FER-2013 (images from the web), from ImageNet weights"
+SUMMARY = "MobileNet-v1 and ML-Decoder on 96 x 96 grey faces: FER-2013 with FERPlus' votes, distilled on more faces"
+LICENCE = "research and teaching: trained on FER-2013 and faces of the web, from weights trained on VGGFace2"
 CARD = Path(__file__).parent / "nano_card.md"
-# What the model is calibrated on, and the share of right answers that its threshold of abstention is for.
-SPLIT, ACCURACY = "PublicTest", 0.9
+# Share of right answers that the threshold of abstention is for.
+ACCURACY = 0.9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--fer2013", type=Path, required=True)
+    parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--card", action="store_true", help="only the card, of a bundle that is complete")
     arguments = parser.parse_args()
-    manifest = read_fer2013(arguments.data)
-    if arguments.card:
-        bundle = open_bundle(arguments.bundle)
-        write_card(bundle, measure(bundle, manifest))
-        return
-    trained = open_bundle(arguments.bundle)
-    # The margin around a detector's box plays no part in training, whose images are crops already.
-    assert dataclasses.replace(trained.config.preprocessing, margin=NANO.margin) == NANO
-    config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE, preprocessing=NANO)
-    bundle = write_config(ASSETS / "nano", config)
-    shutil.copyfile(trained.weights, bundle.path / WEIGHTS_NAME)
-    export_onnx(bundle)
-    config = calibrated(bundle, manifest, f"fer2013:{arguments.data.name}")
-    state_calibration(bundle.onnx, config.calibration)
-    results = measure(Bundle(bundle.path, config), manifest)
-    bundle = write_config(bundle.path, dataclasses.replace(config, scores=results["scores"]))
-    write_results("nano_fer2013", results)
-    write_card(bundle, results)
-
-
-def calibrated(bundle: Bundle, manifest: Manifest, data: str) -> BundleConfig:
-    """Fit the calibration, and the threshold that 90 % right answers need, on PublicTest."""
-    predictor = Predictor(bundle.config, OnnxBackend(bundle), load_detector("whole"))
-    split = manifest.split(SPLIT)
-    predictions = predict_manifest(predictor, split, detect=False, data=data, split=SPLIT)
-    return calibrated_config(bundle.config, predictions, exponent=True, accuracy=ACCURACY)
-
-
-def write_card(bundle: Bundle, results: dict[str, Any]) -> None:
+    bundle = open_bundle(arguments.bundle)
+    if not arguments.card:
+        bundle = published(bundle, f"manifest:{arguments.data}")
+    results = measure(bundle, scored_sets(arguments.fer2013, arguments.faces))
+    bundle = write_config(bundle.path, dataclasses.replace(bundle.config, scores=results["scores"]["fp32"]))
+    write_results("nano_scores", results)
     (bundle.path / CARD_NAME).write_text(card(bundle, results, verify_onnx(bundle)), encoding="utf-8")
     print((bundle.path / CARD_NAME).read_text(encoding="utf-8"))
 
 
+def published(trained: Bundle, data: str) -> Bundle:
+    """Copy a bundle to the embedded model, with its files in all precisions, calibrated."""
+    config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE)
+    bundle = write_config(ASSETS / "nano", config)
+    shutil.copyfile(trained.weights, bundle.path / WEIGHTS_NAME)
+    export_onnx(bundle)
+    calibrate("nano", data, split="Selection", exponent=True, accuracy=ACCURACY, overwrite=True)
+    return quantize("nano", data, split="Training", evaluate="Selection", overwrite=True)
+
+
 def card(bundle: Bundle, results: dict[str, Any], onnx_difference: float) -> str:
     """Fill the card's template with what was measured."""
-    labels, confusion, provenance = results["labels"], results["private_confusion"], bundle.config.provenance
-    scores = [
-        {
-            "measured on": name,
-            "images": row["images"],
-            "WAR %": f"{100 * row['war']:.1f}",
-            "UAR %": f"{100 * row['uar']:.1f}",
-            "Top-2 %": f"{100 * row['top2']:.1f}",
-            "F1 % (macro)": f"{100 * row['f1_macro']:.1f}",
-        }
-        for name, row in results["scores"].items()
-    ]
-    confusions = [
-        {"true \\ predicted": f"**{label}**", **dict(zip(labels, row, strict=True)), "recall %": f"{100 * recall:.0f}"}
-        for label, row, recall in zip(labels, confusion, results["private_recall"], strict=True)
-    ]
+    labels, provenance = results["labels"], bundle.config.provenance
+    fitted = provenance[RECORD]
+    private = results["abstention"][PRIVATE]
     return CARD.read_text(encoding="utf-8").format(
-        scores=markdown_table(scores),
-        confusions=markdown_table(confusions),
+        scores=score_table(results["scores"]),
+        robustness=robustness_table(results["robustness"]),
+        confusions=confusion_table(labels, results["private_confusion"], results["private_recall"]),
+        dev_confusions=confusion_table(labels, results["dev_confusion"], results["dev_recall"]),
         parameters=f"{count_parameters(bundle) / 1e6:.2f}",
-        onnx_mb=f"{(bundle.path / ONNX_NAME).stat().st_size / 1e6:.1f}",
-        weights_mb=f"{bundle.weights.stat().st_size / 1e6:.1f}",
+        files=file_table(bundle),
         onnx_difference=f"{onnx_difference:.0e}",
         rows=provenance["training_rows"],
-        stages="; then ".join(stages(provenance)),
-        worst=worst_confusions(labels, confusion),
-        **calibration(bundle, results),
+        epochs=provenance["recipe"]["run"]["epochs"],
+        temperature=f"{bundle.config.calibration.temperature:.3f}",
+        exponent=f"{bundle.config.calibration.exponent:.3f}",
+        calibrated_on=f"{fitted['n']:,} images",
+        abstain_below=f"{fitted['abstention']['abstain_below']:.3f}",
+        wanted=f"{100 * fitted['abstention']['wanted_accuracy']:.0f}",
+        private_accuracy=f"{100 * private['accuracy']:.1f}",
+        private_coverage=f"{100 * private['coverage']:.1f}",
     )
 
 
-def calibration(bundle: Bundle, results: dict[str, Any]) -> dict[str, str]:
-    """Word what the card says of probabilities."""
-    fitted, abstention = bundle.config.provenance[RECORD], bundle.config.provenance[RECORD]["abstention"]
-    return {
-        "temperature": f"{bundle.config.calibration.temperature:.3f}",
-        "exponent": f"{bundle.config.calibration.exponent:.3f}",
-        "ece_before": f"{results['private_ece']['before']:.3f}",
-        "ece_after": f"{results['private_ece']['after']:.3f}",
-        "calibrated_on": f"{fitted['split']} ({fitted['n']} images)",
-        "abstain_below": f"{abstention['abstain_below']:.3f}",
-        "wanted": f"{100 * abstention['wanted_accuracy']:.0f}",
-        "private_accuracy": f"{100 * results['private_abstention']['accuracy']:.1f}",
-        "private_coverage": f"{100 * results['private_abstention']['coverage']:.1f}",
-    }
+def score_table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Lay out the scores, a row for each set and precision."""
+    titles = {"war": "WAR %", "uar": "UAR %", "f1_macro": "F1 % (macro)", "ece": "ECE %"}
+    return markdown_table(
+        [
+            {"measured on": name, "precision": precision, "images": row["images"]}
+            | {title: percent(row)[metric] for metric, title in titles.items()}
+            for name in scores["fp32"]
+            for precision, rows in scores.items()
+            for row in [rows[name]]
+        ]
+    )
 
 
-def stages(provenance: dict[str, Any]) -> list[str]:
-    """Name the runs that led to a bundle, the first one first."""
-    recipe, init = provenance["recipe"], provenance["init"]
-    run = f"{recipe['run']['epochs']} epochs by the recipe `{recipe['name']}`"
-    if isinstance(init, dict):
-        return [*stages(init["provenance"]), f"{run}, from its result"]
-    return [f"{run}, from torchvision's ImageNet weights of MobileNetV2 (`{init}`)"]
+def robustness_table(robustness: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Lay out the points of WAR that degradations cost."""
+    return markdown_table(
+        [
+            {"degradation": kind, **{name: f"{100 * robustness[name][kind]['war_loss']:.1f}" for name in (PUBLIC, DEV)}}
+            for kind in robustness[PUBLIC]
+        ]
+    )
+
+
+def confusion_table(labels: list[str], counts: list[list[int]], recalls: list[float]) -> str:
+    """Lay out a confusion matrix with recalls."""
+    return markdown_table(
+        [
+            {
+                "true \\ predicted": f"**{label}**",
+                **dict(zip(labels, row, strict=True)),
+                "recall %": f"{100 * value:.0f}",
+            }
+            for label, row, value in zip(labels, counts, recalls, strict=True)
+        ]
+    )
+
+
+def file_table(bundle: Bundle) -> str:
+    """Lay out the weight files with their sizes."""
+    files = [WEIGHTS_NAME, *(name for name in ONNX_NAMES.values() if (bundle.path / name).exists())]
+    return markdown_table(
+        [{"file": f"`{name}`", "MB": f"{(bundle.path / name).stat().st_size / 1e6:.1f}"} for name in files]
+    )
 
 
 def count_parameters(bundle: Bundle) -> int:
@@ -151,17 +144,6 @@ def count_parameters(bundle: Bundle) -> int:
     from motivnet.checkpoints.files import open_weights
 
     return sum(tensor.numel() for tensor in open_weights(bundle.weights).tensors.values())
-
-
-def worst_confusions(labels: list[str], confusion: list[list[int]]) -> str:
-    """Name the three commonest mistakes, as shares of the true class."""
-    shares = [
-        (row[column] / sum(row), labels[true], labels[column])
-        for true, row in enumerate(confusion)
-        for column in range(len(labels))
-        if column != true
-    ]
-    return "; ".join(f"{true} taken for {taken} ({100 * share:.0f} %)" for share, true, taken in sorted(shares)[:-4:-1])
 
 
 if __name__ == "__main__":
