@@ -170,5 +170,26 @@ def load_library() -> ctypes.CDLL:
     return ctypes.CDLL(str(Path(spec.origin).with_name(LIBRARIES[sys.platform])))
 
 
+def find_faces(library: ctypes.CDLL, image_hwc_u8: np.ndarray) -> np.ndarray:
+    """Return the faces that the library finds in an RGB image, uint8 (h, w, 3), for comparison with the network.
+
+    Returns:
+        Integers (n, 15): score in percent, box (x, y, width, height), five landmarks (x, y).
+    """
+    # The mangled names of the C++ function
+    # int* facedetect_cnn(unsigned char* result, unsigned char* bgr, int width, int height, int step).
+    windows = "?facedetect_cnn@@YAPEAHPEAE0HHH@Z"
+    find = library[windows if sys.platform == "win32" else "_Z14facedetect_cnnPhS_iii"]
+    find.restype = ctypes.c_void_p
+    find.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    result = ctypes.create_string_buffer(0x20000)
+    bgr_hwc = np.ascontiguousarray(image_hwc_u8[..., ::-1])
+    height, width = bgr_hwc.shape[:2]
+    find(result, bgr_hwc.ctypes.data, width, height, bgr_hwc.strides[0])
+    number = ctypes.c_int.from_buffer(result).value
+    rows = np.frombuffer(result.raw, np.int16, number * 16, ctypes.sizeof(ctypes.c_int))
+    return rows.reshape(number, 16)[:, :15].astype(int)
+
+
 if __name__ == "__main__":
     main()
