@@ -88,7 +88,7 @@ def export_onnx(
         if external:
             # If interrupted from here on, no graph must be left with the weights of another.
             path.unlink(missing_ok=True)
-        if path == bundle.onnx:
+        if path.resolve() == bundle.onnx.resolve():
             for name in set(ONNX_NAMES.values()) - {path.name}:
                 (bundle.path / name).unlink(missing_ok=True)
     if not external:

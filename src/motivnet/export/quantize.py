@@ -2,7 +2,7 @@
 
 int8: weights are symmetric, with a scale for each output channel, and in 7 bits; activations are unsigned bytes, whose
 ranges are found on faces. CPUs with AVX2 and without VNNI add pairs of products in 16 bits, which overflow with weights
-of 8 bits: 7 bits are right on every CPU. OpenVINO reads the same file.
+of 8 bits: 7 bits are right on every CPU.
 
 float16: weights and arithmetic; input and output stay float32. For hardware that computes in half precision.
 

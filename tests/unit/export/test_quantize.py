@@ -214,7 +214,7 @@ def test_from_the_command_line(bundle: Bundle, faces: str) -> None:
     assert json.loads(result.stdout)["war"] == {"fp32": 1.0, "fp16": 1.0}
 
 
-@pytest.mark.parametrize("options", [{"backend": "torch"}, {"dtype": "bf16"}, {"device": "cuda"}])
+@pytest.mark.parametrize("options", [{"backend": "torch"}, {"dtype": "bf16"}, {"device": "mps"}])
 def test_a_precision_is_not_torchs(options: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="precision 'int8' is that of an ONNX file"):
         PredictorConfig(precision="int8", **options)
