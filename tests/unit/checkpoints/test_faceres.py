@@ -1,5 +1,7 @@
 """faceres: read into timm's MobileNet-v1 as an independent evaluation of its graph has it."""
 
+import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from torch.nn import functional
 from motivnet.checkpoints.faceres import MODEL, read_faceres
 from motivnet.checkpoints.load import load_strict
 from motivnet.errors import CheckpointError
-from motivnet.models.motivnet import build_backbone
-from motivnet.preprocess import Preprocessing
+from motivnet.models.motivnet import build_backbone, build_model
+from motivnet.preprocess import NANO, Preprocessing
+from motivnet.training.init_weights import check, start
+from motivnet.training.recipes import mini_fer2013
+from motivnet.training.settings import BackboneConfig
 
 WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
@@ -38,7 +43,7 @@ def tensors() -> dict[str, np.ndarray]:
     found["conv1_bn/batchnorm_1/sub"] = shift(32)
     relu = {"Cast": np.float16(6), "Const_1": np.float16(0)}
     found |= {f"conv1_relu/{name}": value for name, value in relu.items()}
-    for number, (width, wider) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False), start=1):
+    for number, (width, wider) in enumerate(itertools.pairwise(WIDTHS), start=1):
         found[f"conv_dw_{number}/depthwise_kernel"] = kernel(3, 3, width, 1, gain=np.sqrt(width))
         found[f"conv_dw_{number}_bn/batchnorm_1/mul"] = rng.uniform(0.5, 1.5, width).astype(np.float16)
         found[f"conv_dw_{number}_bn/batchnorm_1/sub"] = shift(width)
@@ -96,6 +101,30 @@ def test_features_are_those_of_the_graph(faceres: Path) -> None:
         expected = graph(tensors(), image_hwc_u8)
         assert 0.1 < (expected > 0).float().mean() < 0.9  # the test sees something
         torch.testing.assert_close(backbone(pixels), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_grey_model_starts_from_it_with_statistics_of_its_faces(faceres: Path) -> None:
+    recipe = dataclasses.replace(
+        mini_fer2013(),
+        model=dataclasses.replace(MODEL, image_size=(64, 64), in_chans=1),
+        preprocessing=NANO,
+        backbone=BackboneConfig(weights=str(faceres)),
+    )
+    check(recipe, None)
+    plain, rebased = build_model(recipe.model).eval(), build_model(recipe.model).eval()
+    image_hw1_u8 = np.random.default_rng(1).integers(0, 256, (64, 64, 1), np.uint8)
+    pixels = torch.from_numpy(NANO.normalise(image_hw1_u8[None]))
+    start(plain, recipe, None)
+    start(rebased, recipe, None, lambda: pixels.repeat(2, 1, 1, 1))
+    for backbone in (plain.backbone, rebased.backbone):
+        with torch.inference_mode():
+            expected = graph(tensors(), image_hw1_u8.repeat(3, axis=2))
+            torch.testing.assert_close(backbone(pixels), expected, atol=5e-3, rtol=5e-3)
+    assert (plain.backbone.net.state_dict()["bn1.running_var"] == 1).all()
+    assert (rebased.backbone.net.state_dict()["bn1.running_var"] != 1).all()
+    other = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, backbone="timm:mobilenetv1_125"))
+    with pytest.raises(CheckpointError, match="backbone is timm:mobilenetv1_100, not timm:mobilenetv1_125"):
+        check(other, None)
 
 
 def refusal(path: Path) -> str:
