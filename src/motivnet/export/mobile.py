@@ -1,7 +1,7 @@
 """Export for phones and small boards: TFLite, ExecuTorch with XNNPACK, Core ML; one face in, uncalibrated logits out.
 
-A Core ML package has labels, preprocessing and calibration in its metadata; the other formats have no place for them, and
-get the settings of the bundle in FILE.json. Only a Mac runs Core ML: elsewhere it is not compared with torch.
+A Core ML package has labels, preprocessing and calibration in its metadata; the other formats have no place for them,
+and get the settings of the bundle in FILE.json. Only a Mac runs Core ML: elsewhere it is not compared with torch.
 
 Shape suffixes: B images, C channels, H height, W width.
 """
