@@ -126,7 +126,9 @@ class LiveFrames:
                         if self._closed:
                             return
                         self.taken += 1
-                        self.dropped += self._latest is not None
+                        if self._latest is not None:
+                            self.dropped += 1
+                            frame = dataclasses.replace(frame, jump=max(frame.jump, self._latest.jump))
                         self._latest = frame
                         self._ready.notify_all()
         except BaseException as error:  # any kind: without it the reader would wait forever
@@ -144,7 +146,7 @@ def _play(path: Path, began: float) -> Generator[Frame, None, None]:
             now = time.perf_counter() - began
             start = now - frame.time_s if start is None else start
             time.sleep(max(0.0, start + frame.time_s - now))
-            yield Frame(frame.index, time.perf_counter() - began, frame.image_hwc_u8)
+            yield dataclasses.replace(frame, time_s=time.perf_counter() - began)
 
 
 def _watch(camera: str, began: float) -> Generator[Frame, None, None]:

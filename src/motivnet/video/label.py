@@ -25,6 +25,7 @@ from motivnet.inference.rows import Row, all_columns, printable
 from motivnet.inference.tables import open_table
 from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, check_same, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
+from motivnet.video.cuts import Picture
 from motivnet.video.follow import follow
 from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
 from motivnet.video.reader import Position, Video
@@ -149,6 +150,7 @@ class State:
         corrupt: number of corrupt frames up to there.
         frames: number of frames that are done.
         size_bytes: of their rows.
+        picture: of that frame, with which the next one is compared.
         follow: from which `follow` resumes.
         finished: the video is done.
         damage: what is wrong with its end; None if nothing is.
@@ -159,6 +161,7 @@ class State:
     corrupt: int = 0
     frames: int = 0
     size_bytes: int = 0
+    picture: list[Any] | None = None
     follow: dict[str, Any] | None = None
     finished: bool = False
     damage: str | None = None
@@ -255,7 +258,9 @@ class _Job:
         path, state = self.videos[number], self._load(number)
         if state.finished:
             return
-        after = None if state.index is None else Position(state.index, state.time_s, state.corrupt)
+        after = None
+        if state.index is not None:
+            after = Position(state.index, state.time_s, state.corrupt, Picture(*(state.picture or ())))
         with (
             Video(path, self.selection, after=after, limits=self.predictor.limits) as video,
             (self.folder / f"{number}.jsonl").open("ab") as rows,
@@ -271,7 +276,7 @@ class _Job:
                 if result.state is not None:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
-                    state.follow = result.state
+                    state.picture, state.follow = list(frame.picture or ()), result.state
                     self._save(number, state, rows)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
