@@ -230,7 +230,7 @@ def label_live(
     from motivnet.inference.predictor import Predictor
     from motivnet.inference.tables import check_output
     from motivnet.video.follow import follow as follow_faces
-    from motivnet.video.writer import write_video
+    from motivnet.video.writer import encodable, write_video
 
     if out is not None:
         check_output(Path(out), overwrite=overwrite, formats=(".mp4",))
@@ -249,7 +249,7 @@ def label_live(
                 note = f"{fps} fps   {1000 * frames.age(time_s):.0f} ms"
                 picture = draw_frame(result.frame.image_hwc_u8, result.faces, result.tracks, note)
                 if write:
-                    write(picture, time_s)
+                    write(encodable(picture), time_s)
                 go_on = show is None or show(picture)
                 stats.add(time_s, frames.age(time_s))
                 if not go_on or (seconds is not None and time_s >= seconds):
