@@ -96,7 +96,6 @@ def annotate_video(
         OutputError: if the copy cannot be written.
     """
 
-
     def draw(pair: tuple[Frame, tuple[int, float, list[Row]]]) -> tuple["VideoFrame", float]:
         frame, (index, _, found) = pair
         if frame.index != index:
