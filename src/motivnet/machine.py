@@ -18,7 +18,8 @@ def usable_cores() -> int:
 def keep_freed_memory(options: Mapping[int, int] = KEEP_IMAGES) -> None:
     """Tell glibc to keep large freed blocks for the next image or training step.
 
-    The system, to which they would be returned, would have to clear them again, a large part of the time of both. Does nothing with other C libraries.
+    The system would otherwise get them back and clear them again, a large part of the time of both. Does nothing with
+    other C libraries.
 
     Args:
         options: of glibc's `mallopt`, with their values: `KEEP_IMAGES`, of which detection allocates about 15 MB each

@@ -1,17 +1,16 @@
 """Micro-batching: images of requests that arrive at about the same time go through the model together.
 
 Own code, as a request must be accepted or refused before it is read, and is never divided. The predictor's threads
-decode a request's images and detect their faces, also while the model is busy; then the images are one `_Job`. A task on
-the event loop takes jobs from the queue when there are enough images for a batch, when no other request is on its way,
-or when the oldest job has waited long enough. One thread runs the models. Everything else here runs on the event loop
-and needs no lock.
+decode a request's images and detect their faces, also while the model is busy; then the images are one `_Job`. A task
+on the event loop takes jobs from the queue when there are enough images for a batch, when no other request is on its
+way, or when the oldest job has waited long enough. One thread runs the models. Everything else here runs on the event
+loop and needs no lock.
 """
 
 import asyncio
 import collections
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -201,8 +200,9 @@ class Batcher:
         images = [image for job in jobs for image in job.images]
         self._metrics.batch_images.observe(len(images))
         with self._metrics.batch_seconds.time():
-            finish = functools.partial(list, self._predictor.finish(images))
-            call = asyncio.get_running_loop().run_in_executor(self._thread, finish)
+            call = asyncio.get_running_loop().run_in_executor(
+                self._thread, lambda: list(self._predictor.finish(images))
+            )
             await asyncio.wait([call])
         now_s = time.monotonic()
         image_s = (now_s - max(self._done_s, jobs[0].since_s)) / len(images)
