@@ -74,8 +74,8 @@ class Predictor:
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
         settings = getattr(detector, "config", None)
         # The long side that is enough for the detector; `min_face` counts pixels of the full size.
-        small_enough = isinstance(settings, DetectorConfig) and not settings.min_face
-        self._long_side = settings.long_side if small_enough else None
+        reducible = isinstance(settings, DetectorConfig) and not settings.min_face
+        self._long_side: int | None = settings.long_side if reducible else None
 
     @classmethod
     def load(
