@@ -40,6 +40,7 @@ _STATUS_AND_ORIGIN = {
     "image_height": "int32",
     "tiny": "bool",
     "abstained": "bool",
+    "short_track": "bool",
 }
 
 
