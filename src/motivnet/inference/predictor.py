@@ -72,10 +72,11 @@ class Predictor:
         self.abstain_below = _threshold(options.abstain_below, config)
         self._fingerprint = config.preprocessing.fingerprint
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
+        self._long_side = None
         settings = getattr(detector, "config", None)
-        # The long side that is enough for the detector; `min_face` counts pixels of the full size.
-        reducible = isinstance(settings, DetectorConfig) and not settings.min_face
-        self._long_side: int | None = settings.long_side if reducible else None
+        # `min_face` counts pixels of the full size.
+        if isinstance(settings, DetectorConfig) and not settings.min_face:
+            self._long_side = settings.long_side
 
     @classmethod
     def load(
