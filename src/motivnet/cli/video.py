@@ -21,7 +21,7 @@ EPILOG = (
     "with --resume."
 )
 PREDICTOR_FIELDS = (
-    *(*DETECTION, "batch_size", "precision", "device"),
+    *(*DETECTION, "landmarks", "batch_size", "precision", "device"),
     *("dtype", "image_size", "geometry", "num_heads"),
 )
 # Of <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes.

@@ -308,7 +308,7 @@ def predict_degraded(predictor: Predictor, predictions: Predictions, track: Trac
             box = predictions.faces.get(row)
             for degradation in DEGRADATIONS.values():
                 change = functools.partial(degradation, face_px=max(box.width, box.height) if box else None)
-                yield predictor.config.preprocessing.face(image_hwc_u8, box, change)
+                yield predictor.config.preprocessing.face(image_hwc_u8, box, change=change)
 
     faces, preds = crops(), []
     while batch := list(itertools.islice(faces, predictor.batch_size)):

@@ -195,7 +195,7 @@ class Predictor:
         except ImageError as error:
             return result(status="unreadable", error=str(error)), (), ()
         detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
-        crops = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box) for found in detections)
+        crops = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box, found.landmarks) for found in detections)
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
         (height, width), image = image_hwc_u8.shape[:2], source if is_file else image_hwc_u8
         status = "ok" if detections else "no_face"
@@ -227,7 +227,8 @@ class Predictor:
         labels, best = self.config.labels.names, max(probs)
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
-        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect)
+        landmarks = (found.landmarks or ()) if self.options.landmarks else None
+        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect, landmarks)
 
 
 def detector_of(config: PredictorConfig) -> FaceDetector:

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from motivnet.inference.rows import LANDMARK_COLUMNS
 
 
 def _strict(*examples: Any) -> ConfigDict:
@@ -39,8 +41,14 @@ class UrlsRequest(BaseModel):
     urls: list[str]
 
 
-class Face(BaseModel):
-    """One face; its keys are columns of a table of results, its box is in pixels of the upright image."""
+_Landmarks: Any = create_model("_Landmarks", **dict.fromkeys(LANDMARK_COLUMNS, (float | None, None)))
+
+
+class Face(_Landmarks):
+    """One face; its keys are columns of a table of results, its box is in pixels of the upright image.
+
+    Landmarks and pose are there only if the server was started with --landmarks.
+    """
 
     model_config = _strict()
 

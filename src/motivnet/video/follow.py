@@ -127,7 +127,7 @@ def _crop(
             found = predictor.detector.detect(frame.image_hwc_u8)
             faces = tuple(zip(tracker.update([face.box for face in found], frame.time_s), found, strict=True))
         height, width, _ = frame.image_hwc_u8.shape
-        crops = tuple(crop_face(frame.image_hwc_u8, face.crop_box) for _, face in faces)
+        crops = tuple(crop_face(frame.image_hwc_u8, face.crop_box, face.landmarks) for _, face in faces)
         kept = frame if keep_images else dataclasses.replace(frame, image_hwc_u8=NO_IMAGE)
         yield _Cropped(kept, (height, width), faces, crops, None if (count + 1) % checkpoint_every else tracker.state())
 

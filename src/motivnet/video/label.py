@@ -228,7 +228,7 @@ class _Job:
         if not all(errors):
             (self.folder / PUBLISHING).touch()
         results = [self._finish(*each) for each in zip(itertools.count(), errors, files, strict=False)]
-        columns = all_columns(self.labels)
+        columns = all_columns(self.labels, landmarks=self.predictor.options.landmarks)
         if out is None:
             listed = [
                 [{name: row.get(name) for name in columns} for row in self._rows(*each)] for each in enumerate(errors)
