@@ -142,7 +142,11 @@ def answer(model: str, manifest: Manifest, crops: dict[str, Crop]) -> tuple[dict
     size = predictor.batch_size
     preds = {
         name: np.array(
-            [np.argmax(probs) for at in range(0, len(own), size) for probs, _ in predictor.classify(own[at : at + size])]
+            [
+                np.argmax(probs)
+                for at in range(0, len(own), size)
+                for probs, _ in predictor.classify(own[at : at + size])
+            ]
         )
         for name, own in faces.items()
     }

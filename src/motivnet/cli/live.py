@@ -41,7 +41,9 @@ def live(
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],
     model: Model = "nano",
     overwrite: Overwrite = False,
-    predictor: Annotated[PredictorConfig, Fields(only=(*DETECTION, "landmarks", "precision", "device"), change=DETECTOR)],
+    predictor: Annotated[
+        PredictorConfig, Fields(only=(*DETECTION, "landmarks", "precision", "device"), change=DETECTOR)
+    ],
 ) -> None:
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
     from motivnet.cli.video import keep_memory

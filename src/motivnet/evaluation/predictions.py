@@ -19,7 +19,7 @@ from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import to_plain
 from motivnet.data.degradations import DEGRADATIONS
 from motivnet.data.manifest import Manifest
-from motivnet.errors import DataError
+from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
@@ -233,8 +233,11 @@ def predict_manifest(
 
     Raises:
         DataError: if no row has a label that the model knows.
+        ConfigError: if detected faces are to be degraded for a model that aligns them.
     """
     config, labels = predictor.config, predictor.config.labels
+    if degrade and detect and config.preprocessing.align:
+        raise ConfigError("degrade crops faces by their boxes, this model aligns them. Allowed: without degrade")
     manifest = manifest.restrict(labels)
     boxes = [Box(*box) if box else None for box in manifest.table["box"].to_pylist()]
     sources = (manifest.source(row) for row in range(len(manifest)))

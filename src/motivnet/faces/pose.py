@@ -8,9 +8,7 @@ import numpy as np
 
 # Right eye, left eye, nose, and right and left corner of the mouth of MediaPipe's canonical face model (Apache-2.0), in
 # millimetres from between the eyes; an eye is midway between its corners. Axes of the camera: right, down, away.
-MEAN_FACE = np.array(
-    [(-31.5, 0.0, 0.0), (31.5, 0.0, 0.0), (0.0, 37.5, -40.1), (-24.6, 69.7, -8.2), (24.6, 69.7, -8.2)]
-)
+MEAN_FACE = np.array([(-31.5, 0.0, 0.0), (31.5, 0.0, 0.0), (0.0, 37.5, -40.1), (-24.6, 69.7, -8.2), (24.6, 69.7, -8.2)])
 # From which faces are taken to be seen: neither it nor the focal length of a photograph is known.
 DISTANCE_MM = 1000.0
 
@@ -50,9 +48,9 @@ def head_pose(landmarks: Sequence[tuple[float, float]]) -> Pose | None:
     import cv2
 
     points = np.asarray(landmarks, float)
-    size_px, size_mm = points.std(axis=0).max(), MEAN_FACE[:, :2].std(axis=0).max()
-    if not 0 < size_px < math.inf:
+    if not np.isfinite(points).all() or not np.ptp(points, axis=0).any():
         return None
+    size_px, size_mm = points.std(axis=0).max(), MEAN_FACE[:, :2].std(axis=0).max()
     points = (points - points.mean(axis=0)) / size_px * size_mm / DISTANCE_MM
     found, rotation, shift = cv2.solvePnP(MEAN_FACE, points, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)
     if not found:

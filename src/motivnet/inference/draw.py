@@ -48,7 +48,7 @@ PANEL_OPACITY = 0.78
 
 
 def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Image":
-    """Return a copy of an RGB photograph with a box, landmarks if known, the emotion and its probability for every face.
+    """Return a copy of an RGB photograph with a box, the emotion, its probability and known landmarks of every face.
 
     Where the model abstains, the emotion has a question mark and no colour.
     """

@@ -195,7 +195,9 @@ class Predictor:
         except ImageError as error:
             return result(status="unreadable", error=str(error)), (), ()
         detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
-        crops = tuple(self.config.preprocessing.face(image_hwc_u8, found.crop_box, found.landmarks) for found in detections)
+        crops = tuple(
+            self.config.preprocessing.face(image_hwc_u8, found.crop_box, found.landmarks) for found in detections
+        )
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
         (height, width), image = image_hwc_u8.shape[:2], source if is_file else image_hwc_u8
         status = "ok" if detections else "no_face"

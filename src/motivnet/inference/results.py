@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 import numpy as np
 
 from motivnet.errors import ImageError, needs_extra
-from motivnet.images import ImageLimits, decode_image
 from motivnet.faces.pose import Pose, head_pose
+from motivnet.images import ImageLimits, decode_image
 from motivnet.inference.rows import LANDMARK_COLUMNS, Row, all_columns, face_columns, to_rows
 from motivnet.preprocess import Box
 

@@ -2,9 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
-
-from motivnet.inference.rows import LANDMARK_COLUMNS
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def _strict(*examples: Any) -> ConfigDict:
@@ -41,10 +39,7 @@ class UrlsRequest(BaseModel):
     urls: list[str]
 
 
-_Landmarks: Any = create_model("_Landmarks", **dict.fromkeys(LANDMARK_COLUMNS, (float | None, None)))
-
-
-class Face(_Landmarks):
+class Face(BaseModel):
     """One face; its keys are columns of a table of results, its box is in pixels of the upright image.
 
     Landmarks and pose are there only if the server was started with --landmarks.
@@ -64,6 +59,19 @@ class Face(_Landmarks):
     arousal: float | None = None
     tiny: bool
     abstained: bool
+    right_eye_x: float | None = None
+    right_eye_y: float | None = None
+    left_eye_x: float | None = None
+    left_eye_y: float | None = None
+    nose_x: float | None = None
+    nose_y: float | None = None
+    mouth_right_x: float | None = None
+    mouth_right_y: float | None = None
+    mouth_left_x: float | None = None
+    mouth_left_y: float | None = None
+    yaw: float | None = None
+    pitch: float | None = None
+    roll: float | None = None
     probs: dict[str, float]
 
 
