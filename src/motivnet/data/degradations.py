@@ -52,8 +52,11 @@ class Degradation:
             reduced = [max(1, round(length * self.side / side_px)) for length in (width, height)]
             face = cv2.resize(face, reduced, interpolation=cv2.INTER_AREA)
         if self.quality is not None:
-            _, encoded = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+            # Its order of colours is OpenCV's; of a single channel, OpenCV's results have two axes.
+            swapped = face[..., ::-1] if face.ndim == 3 else face
+            _, encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
             face = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
+            face = face[..., ::-1] if face.ndim == 3 else face
         if small:
             face = cv2.resize(face, (width, height), interpolation=cv2.INTER_CUBIC)
         return face.reshape(face_hwc_u8.shape)

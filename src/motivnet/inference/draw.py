@@ -3,11 +3,12 @@
 Shape suffixes: h height, w width, c channels.
 """
 
+import contextlib
 import functools
 import io
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,35 +78,38 @@ def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Im
 
 
 def draw_frame(
-    image_hwc_u8: "np.ndarray", faces: Sequence["FaceResult"], tracks: Sequence[int], note: str = ""
+    image_hwc_u8: "np.ndarray", faces: Sequence["FaceResult"], tracks: Sequence[int | str], note: str = ""
 ) -> "np.ndarray":
     """Return a copy of a frame with a box, the track, the emotion and a bar of all probabilities for every face.
 
     Args:
         image_hwc_u8: RGB, uint8 (h, w, 3).
         faces: largest first.
-        tracks: of each face.
+        tracks: of each face, as it is named.
         note: a line of text for the upper left corner.
     """
-    import numpy as np
     from PIL import Image, ImageDraw
 
-    canvas = Image.fromarray(image_hwc_u8)
-    draw = ImageDraw.Draw(canvas)
-    size = int(min(max(min(canvas.size) * TEXT_SHARE, MIN_TEXT_PX), MAX_TEXT_PX))
-    boxes = [_clip(face.box, 1, canvas.size) for face in faces]
+    canvas_hwc = image_hwc_u8.copy()
+    height, width, _ = canvas_hwc.shape
+    size = int(min(max(min(height, width) * TEXT_SHARE, MIN_TEXT_PX), MAX_TEXT_PX))
+    boxes = [_clip(face.box, 1, (width, height)) for face in faces]
     # The largest face comes last, above the others.
     for face, box in reversed(list(zip(faces, boxes, strict=True))):
-        _draw_box(draw, box, _color(face), max(2, round(size / 7)))
-        _draw_landmarks(draw, face, 1)
+        _outline(canvas_hwc, box, _color(face), max(2, round(size / 7)))
+    if any(face.landmarks for face in faces):
+        picture = Image.fromarray(canvas_hwc)
+        for face in faces:
+            _draw_landmarks(ImageDraw.Draw(picture), face, 1)
+        canvas_hwc[:] = picture
     placed: list[Rectangle] = []
     for face, track, box in zip(faces, tracks, boxes, strict=True):
-        placed.append(_draw_panel(canvas, draw, face, f"#{track}", box, size, placed))
+        placed.append(_draw_panel(canvas_hwc, face, f"#{track}", box, size, placed))
     if note:
         font, pad = _font(size), size // 3
-        _shade(canvas, (0, 0, font.getlength(note) + 2 * pad, _line_height(size) + 2 * pad))
-        draw.text((pad, pad), note, fill=OTHER_COLOR, font=font, anchor="la")
-    return np.asarray(canvas)
+        with _shaded(canvas_hwc, (0, 0, font.getlength(note) + 2 * pad, _line_height(size) + 2 * pad)) as draw:
+            draw.text((pad, pad), note, fill=OTHER_COLOR, font=font, anchor="la")
+    return canvas_hwc
 
 
 def _color(face: "FaceResult") -> str:
@@ -174,9 +178,20 @@ def _overlap(one: "Rectangle", other: "Rectangle") -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
+def _outline(canvas_hwc: "np.ndarray", box: "Rectangle", color: str, line_px: int) -> None:
+    """Draw a box with a dark rim on a frame."""
+    left, top, right, bottom = map(int, box)
+    for hex_color, rim in ((INK, 1), (color, 0)):
+        depth = line_px + 2 * rim
+        y, x = (slice(max(0, low - rim), high + rim + 1) for low, high in ((top, bottom), (left, right)))
+        begin, end = (slice(max(0, low - rim), max(0, low - rim + depth)) for low in (top, left))
+        last, far = (slice(max(0, high + rim + 1 - depth), high + rim + 1) for high in (bottom, right))
+        for place in ((begin, x), (last, x), (y, end), (y, far)):
+            canvas_hwc[place] = tuple(bytes.fromhex(hex_color[1:]))
+
+
 def _draw_panel(
-    canvas: "Image.Image",
-    draw: "ImageDraw.ImageDraw",
+    canvas_hwc: "np.ndarray",
     face: "FaceResult",
     track: str,
     box: "Rectangle",
@@ -191,28 +206,31 @@ def _draw_panel(
     left, top, right, bottom = map(round, box)
     width = max(sum(widths) + 2 * gap + 2 * pad, right - left)
     label, indent = (width, line_px + bar_px + 3 * pad), (width - (right - left)) // 2
-    place = _place((left, top, right, bottom), label, canvas.size, placed, gap=pad, indent=indent)
-    _shade(canvas, place)
-    x, y = place[0] + pad, place[1] + pad
-    starts = (x, x + widths[0] + gap, place[2] - pad - widths[2])
-    for at, (word, color) in zip(starts, words, strict=True):
-        draw.text((at, y), word, fill=color, font=font, anchor="la")
-    y, end, share = y + line_px + pad, x, 0.0
-    for emotion, prob in face.top(len(face.probs)):
-        begin, share = end, share + prob
-        end = x + round(share * (width - 2 * pad))
-        if end > begin:
-            draw.rectangle((begin, y, end - 1, y + bar_px - 1), fill=COLORS.get(emotion, OTHER_COLOR))
+    frame_size = canvas_hwc.shape[1], canvas_hwc.shape[0]
+    place = _place((left, top, right, bottom), label, frame_size, placed, gap=pad, indent=indent)
+    with _shaded(canvas_hwc, place) as draw:
+        for at, (word, color) in zip((pad, pad + widths[0] + gap, width - pad - widths[2]), words, strict=True):
+            draw.text((at, pad), word, fill=color, font=font, anchor="la")
+        y, end, share = pad + line_px + pad, pad, 0.0
+        for emotion, prob in face.top(len(face.probs)):
+            begin, share = end, share + prob
+            end = pad + round(share * (width - 2 * pad))
+            if end > begin:
+                draw.rectangle((begin, y, end - 1, y + bar_px - 1), fill=COLORS.get(emotion, OTHER_COLOR))
     return place
 
 
-def _shade(canvas: "Image.Image", place: "Rectangle") -> None:
-    """Darken a rectangle."""
-    from PIL import Image
+@contextlib.contextmanager
+def _shaded(canvas_hwc: "np.ndarray", place: "Rectangle") -> Iterator["ImageDraw.ImageDraw"]:
+    """Darken a rectangle, and give what draws on it, from its upper left corner."""
+    from PIL import Image, ImageDraw
 
     left, top, right, bottom = map(round, place)
-    below = canvas.crop((left, top, right, bottom))
-    canvas.paste(Image.blend(below, Image.new("RGB", below.size, INK), PANEL_OPACITY), (left, top))
+    below_hwc = canvas_hwc[top:bottom, left:right]
+    below = Image.fromarray(below_hwc)
+    panel = Image.blend(below, Image.new("RGB", below.size, INK), PANEL_OPACITY)
+    yield ImageDraw.Draw(panel)
+    below_hwc[:] = panel
 
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif")

@@ -41,6 +41,7 @@ _STATUS_AND_ORIGIN = {
     "image_height": "int32",
     "tiny": "bool",
     "abstained": "bool",
+    "short_track": "bool",
 }
 # On request: the landmarks of a `Detection`, and the head's pose.
 _LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")

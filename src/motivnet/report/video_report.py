@@ -49,7 +49,7 @@ def video_report(
     if len(summary.tracks) > MAX_ROWS:
         times += f" The {MAX_ROWS} longest visible tracks, of {len(summary.tracks):,}."
     pictures = [
-        page.thumbnail(image, f"#{track.track_id}\n{track.dominant}, {track.visible_s:.1f} s")
+        page.thumbnail(image, f"{track.name}\n{track.dominant}, {track.visible_s:.1f} s")
         for track, image in zip(summary.tracks[: len(thumbnails)], thumbnails, strict=True)
     ]
     caption = "Probabilities of the longest visible tracks. Grey: the face is not visible."
@@ -68,7 +68,7 @@ def video_report(
 
 def _track_row(track: "Track") -> dict[str, object]:
     return {
-        "track": f"#{track.track_id}",
+        "track": track.name,
         "first visible": f"{track.first_s:.2f}",
         "last visible": f"{track.last_s:.2f}",
         "visible for": f"{track.visible_s:.2f}",
@@ -83,7 +83,7 @@ def _label_table(summary: "Summary", values: "Callable[[Track], Iterable[float]]
     rows = []
     for track in summary.tracks[:MAX_ROWS]:
         shares = map(page.percent, values(track))
-        rows.append({"track": f"#{track.track_id}", **dict(zip(summary.labels, shares, strict=True))})
+        rows.append({"track": track.name, **dict(zip(summary.labels, shares, strict=True))})
     return page.table(rows, caption=caption)
 
 
@@ -153,7 +153,7 @@ def _draw_panel(axes: "Axes", track: "Track", time_N: np.ndarray, probs_NC: np.n
     _label_lines(axes, probs_NC, labels)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    title = f"#{track.track_id}: visible for {track.visible_s:.1f} s, mostly {track.dominant}"
+    title = f"{track.name}: visible for {track.visible_s:.1f} s, mostly {track.dominant}"
     axes.set_title(title, loc="left", fontsize=9, pad=3)
 
 

@@ -126,7 +126,9 @@ class LiveFrames:
                         if self._closed:
                             return
                         self.taken += 1
-                        self.dropped += self._latest is not None
+                        if self._latest is not None:
+                            self.dropped += 1
+                            frame = dataclasses.replace(frame, jump=max(frame.jump, self._latest.jump))
                         self._latest = frame
                         self._ready.notify_all()
         except BaseException as error:  # any kind: without it the reader would wait forever
@@ -144,7 +146,7 @@ def _play(path: Path, began: float) -> Generator[Frame, None, None]:
             now = time.perf_counter() - began
             start = now - frame.time_s if start is None else start
             time.sleep(max(0.0, start + frame.time_s - now))
-            yield Frame(frame.index, time.perf_counter() - began, frame.image_hwc_u8)
+            yield dataclasses.replace(frame, time_s=time.perf_counter() - began)
 
 
 def _watch(camera: str, began: float) -> Generator[Frame, None, None]:
@@ -228,7 +230,7 @@ def label_live(
     from motivnet.inference.predictor import Predictor
     from motivnet.inference.tables import check_output
     from motivnet.video.follow import follow as follow_faces
-    from motivnet.video.writer import write_video
+    from motivnet.video.writer import encodable, write_video
 
     if out is not None:
         check_output(Path(out), overwrite=overwrite, formats=(".mp4",))
@@ -247,7 +249,7 @@ def label_live(
                 note = f"{fps} fps   {1000 * frames.age(time_s):.0f} ms"
                 picture = draw_frame(result.frame.image_hwc_u8, result.faces, result.tracks, note)
                 if write:
-                    write(picture, time_s)
+                    write(encodable(picture), time_s)
                 go_on = show is None or show(picture)
                 stats.add(time_s, frames.age(time_s))
                 if not go_on or (seconds is not None and time_s >= seconds):

@@ -25,6 +25,7 @@ from motivnet.inference.rows import Row, all_columns, printable
 from motivnet.inference.tables import open_table
 from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, check_same, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
+from motivnet.video.cuts import Picture
 from motivnet.video.follow import follow
 from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
 from motivnet.video.reader import Position, Video
@@ -149,6 +150,7 @@ class State:
         corrupt: number of corrupt frames up to there.
         frames: number of frames that are done.
         size_bytes: of their rows.
+        picture: of that frame, with which the next one is compared.
         follow: from which `follow` resumes.
         finished: the video is done.
         damage: what is wrong with its end; None if nothing is.
@@ -159,6 +161,7 @@ class State:
     corrupt: int = 0
     frames: int = 0
     size_bytes: int = 0
+    picture: list[Any] | None = None
     follow: dict[str, Any] | None = None
     finished: bool = False
     damage: str | None = None
@@ -230,13 +233,13 @@ class _Job:
         results = [self._finish(*each) for each in zip(itertools.count(), errors, files, strict=False)]
         columns = all_columns(self.labels, landmarks=self.predictor.options.landmarks)
         if out is None:
-            listed = [
-                [{name: row.get(name) for name in columns} for row in self._rows(*each)] for each in enumerate(errors)
-            ]
-            return [dataclasses.replace(result, rows=rows) for result, rows in zip(results, listed, strict=True)]
+            for number, result in enumerate(results):
+                rows = [{name: row.get(name) for name in columns} for row in self._marked(number, result)]
+                results[number] = dataclasses.replace(result, rows=rows)
+            return results
         if not all(errors):
             with open_table(out, columns, overwrite=overwrite) as write:
-                for row in itertools.chain.from_iterable(itertools.starmap(self._rows, enumerate(errors))):
+                for row in itertools.chain.from_iterable(itertools.starmap(self._marked, enumerate(results))):
                     write(row)
         (self.folder / PLAN).unlink()  # the run is over
         return results
@@ -255,7 +258,9 @@ class _Job:
         path, state = self.videos[number], self._load(number)
         if state.finished:
             return
-        after = None if state.index is None else Position(state.index, state.time_s, state.corrupt)
+        after = None
+        if state.index is not None:
+            after = Position(state.index, state.time_s, state.corrupt, Picture(*(state.picture or ())))
         with (
             Video(path, self.selection, after=after, limits=self.predictor.limits) as video,
             (self.folder / f"{number}.jsonl").open("ab") as rows,
@@ -271,7 +276,7 @@ class _Job:
                 if result.state is not None:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
-                    state.follow = result.state
+                    state.picture, state.follow = list(frame.picture or ()), result.state
                     self._save(number, state, rows)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
@@ -293,11 +298,17 @@ class _Job:
         config, source = self.predictor.config, printable(str(self.videos[number]))
         return {"source": source, "model": config.name, "preprocessing": config.preprocessing.fingerprint}
 
-    def _rows(self, number: int, error: str | None = None) -> Iterator[Row]:
-        """Yield the rows of a video; one that could not be read has a single row."""
-        if error is not None:
-            yield self._columns(number) | {"status": "unreadable", "error": printable(error)}
+    def _marked(self, number: int, result: LabelledVideo) -> Iterator[Row]:
+        """Yield the rows of a video, complete; one that could not be read has a single row."""
+        if result.summary is None:
+            yield self._columns(number) | {"status": "unreadable", "error": printable(result.error or "")}
             return
+        short = {track.track_id for track in result.summary.tracks if track.short}
+        for row in self._rows(number):
+            yield row | {"short_track": row["track"] in short} if "track" in row else row
+
+    def _rows(self, number: int) -> Iterator[Row]:
+        """Yield the rows of a video without what is known only at its end."""
         with (self.folder / f"{number}.jsonl").open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
@@ -306,18 +317,19 @@ class _Job:
         path, state = self.videos[number], self._load(number)
         if error is not None:
             return LabelledVideo(path=path, error=error)
-        summary = summarise(self._rows(number), self.labels)
+        summary = summarise(self._rows(number), self.labels, self.follow.min_track_s)
+        written = tuple(files.values())
+        result = LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary, files=written)
         if "annotate" in files:
-            with (
-                Video(path, self.selection, limits=self.predictor.limits) as video,
-                contextlib.closing(annotate_video(video, self._rows(number), self.labels, files["annotate"])) as frames,
-            ):
-                for done in frames:
-                    self.progress(f"{path.name}, annotating", done, state.frames)
+            with Video(path, self.selection, limits=self.predictor.limits) as video:
+                rows, workers = self._marked(number, result), self.predictor.workers
+                frames = annotate_video(video, rows, self.labels, files["annotate"], workers)
+                with contextlib.closing(frames):
+                    for done in frames:
+                        self.progress(f"{path.name}, annotating", done, state.frames)
         if "timeline" in files or "report" in files:
             self._plot(number, state, summary, files)
-        written = tuple(files.values())
-        return LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary, files=written)
+        return result
 
     def _plot(self, number: int, state: State, summary: Summary, files: dict[str, Path]) -> None:
         from motivnet.report.video_report import (

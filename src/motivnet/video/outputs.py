@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +14,13 @@ from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, landmarks_of
 from motivnet.inference.tables import check_output
 from motivnet.preprocess import Box, crop
-from motivnet.video.reader import Video
+from motivnet.video.reader import Frame, Video, map_ahead
 from motivnet.video.summary import Track, by_frame
 from motivnet.video.video_config import Selection
-from motivnet.video.writer import write_video
+from motivnet.video.writer import encodable, write_video
+
+if TYPE_CHECKING:
+    from av import VideoFrame
 
 # Beside the table of rows: option and suffix of each file that a video may have.
 SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html"}
@@ -76,7 +80,7 @@ def _plan(videos: Sequence[Path], option: str, given: Path) -> list[Path]:
 
 
 def annotate_video(
-    video: Video, rows: Iterable[Row], labels: Sequence[str], target: Path
+    video: Video, rows: Iterable[Row], labels: Sequence[str], target: Path, workers: int = 2
 ) -> Generator[int, None, None]:
     """Write a copy of a video with the faces of its rows drawn on it; yield the number of frames so far.
 
@@ -85,17 +89,25 @@ def annotate_video(
         rows: of the video, in order.
         labels: of the model, in order.
         target: the copy.
+        workers: threads that draw.
 
     Raises:
         ImageError: if the frames are not those of the rows.
         OutputError: if the copy cannot be written.
     """
+
+    def draw(pair: tuple[Frame, tuple[int, float, list[Row]]]) -> tuple["VideoFrame", float]:
+        frame, (index, _, found) = pair
+        if frame.index != index:
+            raise ImageError(f"{video.path}: has changed since its faces were labelled")
+        faces = [_face(row, labels) for row in found]
+        tracks = [f"{row['track']} (short)" if row["short_track"] else row["track"] for row in found]
+        return encodable(draw_frame(frame.image_hwc_u8, faces, tracks)), frame.time_s
+
+    pairs = zip(video, by_frame(rows), strict=False)
     with write_video(target, fps=video.info.fps) as write:
-        for done, (frame, (index, _, found)) in enumerate(zip(video, by_frame(rows), strict=False), 1):
-            if frame.index != index:
-                raise ImageError(f"{video.path}: has changed since its faces were labelled")
-            faces = [_face(row, labels) for row in found]
-            write(draw_frame(frame.image_hwc_u8, faces, [row["track"] for row in found]), frame.time_s)
+        for done, drawn in enumerate(map_ahead(draw, pairs, workers), 1):
+            write(*drawn)
             yield done
 
 

@@ -14,8 +14,8 @@ import dataclasses
 import math
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -24,12 +24,13 @@ import numpy as np
 from motivnet.errors import ConfigError, ImageError, needs_extra
 from motivnet.images import ImageLimits, NamedImage
 from motivnet.video.container import open_container, upright, video_info, video_stream
+from motivnet.video.cuts import SAME, Picture, compare
 from motivnet.video.video_config import Selection
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-T = TypeVar("T")
+T, R = TypeVar("T"), TypeVar("R")
 END: Any = object()
 
 # Frames decoded ahead of the one in use: enough to even out key frames, 22 MB at 1280 x 720.
@@ -53,12 +54,16 @@ class Frame:
         time_s: when it is shown, in seconds from the start of the file.
         image_hwc_u8: upright RGB, uint8 (h, w, 3).
         corrupt: number of corrupt frames between the start of the selected range and this frame.
+        jump: `SAME`, `UNCERTAIN` or `CUT` of `motivnet.video.cuts`, whichever is greatest since the frame before.
+        picture: with which the next frame is compared; None of a camera.
     """
 
     index: int
     time_s: float
     image_hwc_u8: np.ndarray
     corrupt: int = 0
+    jump: int = SAME
+    picture: Picture | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Position:
     index: int
     time_s: float
     corrupt: int = 0
+    picture: Picture | None = None
 
 
 class Video:
@@ -151,19 +157,26 @@ class Video:
 
     def _selected(self) -> Iterator[Frame]:
         selection, selected = self.selection, 0
-        last_s, due_s = 0.0, selection.start_s
+        last_s, due_s, picture, jump = 0.0, selection.start_s, None, SAME
         if self._after:
             last_s, due_s = self._after.time_s, self._due_after(self._after.time_s)
+            picture = self._after.picture
         for index, time_s, frame in self._timed():
             last_s = time_s
             if selection.end_s is not None and time_s >= selection.end_s - TIME_TOLERANCE_S:
                 break
+            if time_s < selection.start_s - TIME_TOLERANCE_S:
+                continue
+            # Also in frames that are not selected: those that are may be far apart.
+            picture = compare(picture, frame)
+            jump = max(jump, picture.jump)
             if time_s < due_s - TIME_TOLERANCE_S or index % selection.stride:
                 continue
             due_s = self._due_after(time_s)
             selected += 1
             self._check_size(frame.width, frame.height)
-            yield Frame(index, time_s, upright(frame), self.corrupt)
+            yield Frame(index, time_s, upright(frame), self.corrupt, jump, picture)
+            jump = SAME
         else:
             self._check_end(last_s)
         if self._closed or self._after:
@@ -335,6 +348,21 @@ def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
         pool.shutdown(cancel_futures=True)
         if isinstance(iterator, Generator):
             iterator.close()
+
+
+def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
+    """Apply a function to items in threads, a few ahead of the caller, in order; errors are raised in the caller."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="motivnet-map") as pool:
+        ahead: collections.deque[Future[R]] = collections.deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def frames_of(

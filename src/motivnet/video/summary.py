@@ -29,6 +29,7 @@ class Track:
         visible_s: how long these frames are shown, in seconds.
         time_s: label -> seconds for which it was the most probable.
         best_box: (x, y, width, height) of the face at `best_s`, in pixels.
+        short: whether it is visible for less than `min_track_s` of the summary.
     """
 
     track_id: int
@@ -40,7 +41,13 @@ class Track:
     visible_s: float = 0.0
     time_s: dict[str, float] = dataclasses.field(default_factory=dict)
     best_box: tuple[float, float, float, float] = (0, 0, 0, 0)
+    short: bool = False
     _best: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """How it is named for display."""
+        return f"#{self.track_id}{' (short)' if self.short else ''}"
 
     @property
     def dominant(self) -> str:
@@ -84,8 +91,8 @@ class Summary:
     tracks: list[Track] = dataclasses.field(default_factory=list)
 
 
-def summarise(rows: Iterable[Row], labels: Sequence[str]) -> Summary:
-    """Summarise the rows of one video, which come in order."""
+def summarise(rows: Iterable[Row], labels: Sequence[str], min_track_s: float = 0.0) -> Summary:
+    """Summarise the rows of one video, which come in order; tracks visible for less than `min_track_s` are short."""
     summary, tracks = Summary(tuple(labels)), dict[int, Track]()
     shown: list[Row] = []  # the faces of the frame before
     for _, time_s, faces in by_frame(rows):
@@ -101,6 +108,8 @@ def summarise(rows: Iterable[Row], labels: Sequence[str]) -> Summary:
         shown = faces
     length_s = summary.end_s - summary.start_s
     _add_time(tracks, shown, length_s / (summary.frames - 1) if summary.frames > 1 else FRAME_S)
+    for track in tracks.values():
+        track.short = track.visible_s < min_track_s
     summary.tracks = sorted(tracks.values(), key=lambda track: (-track.visible_s, track.track_id))
     return summary
 

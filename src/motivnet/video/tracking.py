@@ -44,6 +44,10 @@ class Tracker:
         self._tracks = {int(key): (Box(*box), seen_s) for key, *box, seen_s in state["tracks"]}
         self._next_id, self._detected_s = state["next_id"], state["detected_s"]
 
+    def end(self) -> None:
+        """End all tracks, as at a cut."""
+        self._tracks = {}
+
     def update(self, boxes: Sequence[Box], time_s: float) -> list[int]:
         """Return the track of each face that was detected in the next frame.
 

@@ -46,7 +46,14 @@ class FollowConfig:
     """How faces are detected, tracked and smoothed; each field states its meaning. Times are in seconds."""
 
     detect_every: int = setting(
-        1, "Detect faces in every N-th processed frame only; boxes stay where they are in between.", min=1
+        1, "Detect faces in every N-th processed frame only; in between, boxes move evenly.", min=1
+    )
+    min_track_s: float = setting(
+        0.0,
+        "Mark the faces of tracks that are visible for less, often false ones; 0: none.",
+        flag="min-track",
+        metavar="SECONDS",
+        min=0,
     )
     smooth_s: float = setting(
         0.0,

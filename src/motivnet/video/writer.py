@@ -15,9 +15,10 @@ import numpy as np
 from motivnet.storage import atomic_path
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.video.stream import VideoStream
 
-CODEC = "libx264"
+CODEC, PIXELS = "libx264", "yuv420p"
 # Fine enough for any frame rate, and MP4's usual one.
 TIME_BASE = Fraction(1, 90_000)
 # Without B frames, decoding order is display order.
@@ -27,11 +28,11 @@ BT709, LIMITED_RANGE = 1, 1
 
 
 @contextlib.contextmanager
-def write_video(path: Path, *, fps: float | None = None) -> Iterator[Callable[[np.ndarray, float], None]]:
+def write_video(path: Path, *, fps: float | None = None) -> Iterator[Callable[["VideoFrame", float], None]]:
     """Give a function that appends a frame; the file appears, complete, at the end of the block.
 
-    The function takes an RGB image, uint8 (h, w, 3), and its time in seconds; the video begins with the first frame,
-    and later ones are resized to it. An odd side loses its last row or column. Without a frame nothing is written.
+    The function takes a frame of `encodable` and its time in seconds; the video begins with the first frame, and later
+    ones are resized to it. Without a frame nothing is written.
 
     Args:
         path: an .mp4 file; replaced if it exists.
@@ -46,28 +47,36 @@ def write_video(path: Path, *, fps: float | None = None) -> Iterator[Callable[[n
     encoder: _Encoder | None = None
     with contextlib.ExitStack() as stack:
 
-        def write(image_hwc_u8: np.ndarray, time_s: float) -> None:
+        def write(frame: "VideoFrame", time_s: float) -> None:
             nonlocal encoder
             if encoder is None:
                 unfinished = stack.enter_context(atomic_path(path, parents=True, also=(FFmpegError, UnknownCodecError)))
-                encoder = _Encoder(unfinished, image_hwc_u8.shape[:2], fps, time_s)
+                encoder = _Encoder(unfinished, max(2, frame.width), max(2, frame.height), fps, time_s)
                 stack.callback(encoder.close)
-            encoder.write(image_hwc_u8, time_s)
+            encoder.write(frame, time_s)
 
         yield write
 
 
+def encodable(image_hwc_u8: np.ndarray) -> "VideoFrame":
+    """Convert an RGB image, uint8 (h, w, 3), for `write_video`; an odd side loses its last row or column."""
+    import av
+
+    height, width = (max(2, side - side % 2) for side in image_hwc_u8.shape[:2])
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_hwc_u8[:height, :width]), format="rgb24")
+    return frame.reformat(format=PIXELS, dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
+
+
 class _Encoder:
-    def __init__(self, path: Path, size: tuple[int, int], fps: float | None, start_s: float) -> None:
+    def __init__(self, path: Path, width: int, height: int, fps: float | None, start_s: float) -> None:
         import av
 
-        self._height, self._width = (max(2, side - side % 2) for side in size)
         self._start_s, self._last = start_s, -1
         # With the index at the front, playback can begin before the whole file is loaded.
         self._container = av.open(os.fspath(path), "w", format="mp4", options={"movflags": "faststart"})
         stream = self._container.add_stream(CODEC, rate=round(fps or 25) or 1, options=dict(OPTIONS))
         self._stream: VideoStream = cast("VideoStream", stream)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = self._width, self._height, "yuv420p"
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, PIXELS
         # Threads by slice, PyAV's default, spend more bits.
         self._stream.thread_type = "FRAME"
         context = self._stream.codec_context
@@ -75,17 +84,8 @@ class _Encoder:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
 
-    def write(self, image_hwc_u8: np.ndarray, time_s: float) -> None:
-        import av
-
-        height, width = image_hwc_u8.shape[:2]
-        if (height - height % 2, width - width % 2) != (self._height, self._width):
-            import cv2
-
-            image_hwc_u8 = cv2.resize(image_hwc_u8, (self._width, self._height), interpolation=cv2.INTER_AREA)
-        image_hwc_u8 = np.ascontiguousarray(image_hwc_u8[: self._height, : self._width])
-        frame = av.VideoFrame.from_ndarray(image_hwc_u8, format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
+    def write(self, frame: "VideoFrame", time_s: float) -> None:
+        frame = frame.reformat(self._stream.width, self._stream.height)
         # Time stamps must increase.
         self._last = max(self._last + 1, round((time_s - self._start_s) / TIME_BASE))
         frame.pts, frame.time_base = self._last, TIME_BASE

@@ -7,7 +7,7 @@ import pytest
 
 from motivnet.errors import ImageError, OutputError
 from motivnet.video.reader import Video
-from motivnet.video.writer import write_video
+from motivnet.video.writer import encodable, write_video
 
 pytest.importorskip("av")
 
@@ -22,7 +22,7 @@ def test_times_and_colours_are_kept(tmp_path: Path) -> None:
     colors = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (128, 128, 128), (240, 240, 20)]
     with write_video(tmp_path / "a.mp4") as write:
         for time_s, color in zip(times, colors, strict=True):
-            write(np.full((48, 64, 3), color, np.uint8), time_s)
+            write(encodable(np.full((48, 64, 3), color, np.uint8)), time_s)
     frames = read(tmp_path / "a.mp4")
     assert [time_s for time_s, _ in frames] == pytest.approx(times, abs=1e-4)
     for (_, image), color in zip(frames, colors, strict=True):
@@ -32,29 +32,29 @@ def test_times_and_colours_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(49, 65), (1, 1), (48, 65)])
 def test_odd_sizes_lose_a_row_or_column(tmp_path: Path, size: tuple[int, int]) -> None:
     with write_video(tmp_path / "a.mp4") as write:
-        write(np.zeros((*size, 3), np.uint8), 0.0)
+        write(encodable(np.zeros((*size, 3), np.uint8)), 0.0)
     (frame,) = read(tmp_path / "a.mp4")
     assert frame[1].shape == (max(2, size[0] // 2 * 2), max(2, size[1] // 2 * 2), 3)
 
 
 def test_a_frame_of_another_size_is_fitted(tmp_path: Path) -> None:
     with write_video(tmp_path / "a.mp4") as write:
-        write(np.zeros((48, 64, 3), np.uint8), 0.0)
-        write(np.full((96, 32, 3), 255, np.uint8), 0.1)
+        write(encodable(np.zeros((48, 64, 3), np.uint8)), 0.0)
+        write(encodable(np.full((96, 32, 3), 255, np.uint8)), 0.1)
     assert read(tmp_path / "a.mp4")[1][1].mean() > 250
 
 
 def test_times_that_do_not_grow_are_moved(tmp_path: Path) -> None:
     with write_video(tmp_path / "a.mp4") as write:
         for _ in range(3):
-            write(np.zeros((48, 64, 3), np.uint8), 0.0)
+            write(encodable(np.zeros((48, 64, 3), np.uint8)), 0.0)
     assert len(read(tmp_path / "a.mp4")) == 3
 
 
 def test_without_all_frames_there_is_no_file(tmp_path: Path) -> None:
     def write_half() -> None:
         with write_video(tmp_path / "a.mp4") as write:
-            write(np.zeros((48, 64, 3), np.uint8), 0.0)
+            write(encodable(np.zeros((48, 64, 3), np.uint8)), 0.0)
             raise ImageError("broken")
 
     with pytest.raises(ImageError):
@@ -70,4 +70,4 @@ def test_no_place_to_write_to(tmp_path: Path) -> None:
         pytest.raises(OutputError, match=r"file/a.mp4: cannot be written"),
         write_video(tmp_path / "file" / "a.mp4") as write,
     ):
-        write(np.zeros((48, 64, 3), np.uint8), 0.0)
+        write(encodable(np.zeros((48, 64, 3), np.uint8)), 0.0)

@@ -5,7 +5,7 @@ import { make } from "./dom.js";
 // The columns of motivnet.inference.rows, before and after the probabilities.
 const BEFORE = "source frame time_s face track x y width height face_score emotion prob".split(" ");
 const AFTER =
-  "valence arousal status error model preprocessing image_width image_height tiny abstained".split(" ");
+  "valence arousal status error model preprocessing image_width image_height tiny abstained short_track".split(" ");
 
 /** @param {object[]} entries of the session. */
 export const toJson = (entries) => `${JSON.stringify({ results: entries.map((entry) => entry.result) }, null, 2)}\n`;
