@@ -42,7 +42,9 @@ def live(
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],
     model: Model = "nano",
     overwrite: Overwrite = False,
-    predictor: Annotated[PredictorConfig, Fields(only=(*DETECTION, "precision", "device"), change=DETECTOR)],
+    predictor: Annotated[
+        PredictorConfig, Fields(only=(*DETECTION, "landmarks", "precision", "device"), change=DETECTOR)
+    ],
 ) -> None:
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
     from motivnet.video.camera import label_live

@@ -77,7 +77,7 @@ def predict(
     if not (as_json and sys.stdout.isatty()):
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
-    columns = all_columns(loaded.config.labels.names)
+    columns = all_columns(loaded.config.labels.names, landmarks=predictor.landmarks)
     table_file = open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext(lambda row: None)
     with table_file as write_row:
         for position, result in enumerate(results):

@@ -21,7 +21,7 @@ EPILOG = (
     "with --resume."
 )
 PREDICTOR_FIELDS = (
-    *(*DETECTION, "batch_size", "workers", "precision", "device"),
+    *(*DETECTION, "landmarks", "batch_size", "workers", "precision", "device"),
     *("dtype", "image_size", "geometry", "num_heads"),
 )
 

@@ -228,13 +228,13 @@ class Predictor:
             The detections in pixels of the full size, and the crops.
         """
         preprocessing, reduction = self.config.preprocessing, decoded.reduction
-        boxes = [found.crop_box for found in detections]
-        while reduction > 1 and not all(preprocessing.fills(box) for box in boxes if box):
+        found = detections
+        while reduction > 1 and not all(preprocessing.fills(face.crop_box) for face in found if face.crop_box):
             reduction //= 2
-            boxes = [box and box.scaled(2) for box in boxes]
+            found = [face.scaled(2) for face in found]
         image_hwc_u8 = decoded.at(reduction)
-        crops = tuple(preprocessing.face(image_hwc_u8, box) for box in boxes)
-        return tuple(found.scaled(decoded.reduction) for found in detections), crops
+        crops = tuple(preprocessing.face(image_hwc_u8, face.crop_box, face.landmarks) for face in found)
+        return tuple(face.scaled(decoded.reduction) for face in detections), crops
 
     def submit(self, image: NamedImage) -> "Future[Detected]":
         """Begin to decode an image and detect its faces, in a thread; `finish` takes what comes of it."""
@@ -267,7 +267,8 @@ class Predictor:
         labels, best = self.config.labels.names, max(probs)
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
-        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect)
+        landmarks = (found.landmarks or ()) if self.options.landmarks else None
+        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect, landmarks)
 
 
 def detector_of(config: PredictorConfig) -> FaceDetector:

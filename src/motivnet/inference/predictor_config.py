@@ -55,6 +55,7 @@ class PredictorConfig:
     long_side: int = setting(
         640, "Faces are looked for in the image reduced to this longer side, in pixels; 1280 finds smaller ones.", min=1
     )
+    landmarks: bool = setting(False, "Add eyes, nose, mouth and the head's pose to rows, and draw them.")
     batch_size: int = setting(
         64, "Maximum number of faces per forward pass; a large model or little memory lowers it.", min=1
     )

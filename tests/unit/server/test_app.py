@@ -106,6 +106,13 @@ class TestAnswers:
         assert [row["status"] for row in got.json()["results"]] == ["ok", "unreadable", "ok", "no_face"]
         assert Answer.model_validate(got.json())
 
+    def test_landmarks_if_the_server_has_them(self, tiny_bundle, astronaut):
+        predictor = Predictor.load(tiny_bundle.path, landmarks=True)
+        got = ask(predictor, "POST", "/v1/predict", files=form(("a.png", png(astronaut)))).json()
+        (face,) = got["results"][0]["faces"]
+        assert face["right_eye_x"] < face["nose_x"]
+        assert Answer.model_validate(got).results[0].faces[0].model_dump()["yaw"] == face["yaw"]
+
     def test_base64(self, predictor, astronaut):
         data = base64.b64encode(png(astronaut)).decode()
         images = [{"data": data, "name": "a"}, {"data": "data:image/png;base64," + data}, {"data": "?"}, {"data": ""}]
@@ -498,7 +505,7 @@ class TestTelling:
                     examples += 1
         assert examples >= 4
         face = api["components"]["schemas"]["Face"]["properties"]
-        assert list(face) == ["face", *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0})), "probs"]
+        assert list(face) == ["face", *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0}, landmarks=())), "probs"]
         assert set(api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
         assert api["components"]["schemas"]["Answer"]["examples"]
         assert ask(whole, "GET", "/docs").status_code == 404
