@@ -505,7 +505,11 @@ class TestTelling:
                     examples += 1
         assert examples >= 4
         face = api["components"]["schemas"]["Face"]["properties"]
-        assert list(face) == ["face", *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0}, landmarks=())), "probs"]
+        assert list(face) == [
+            "face",
+            *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0}, landmarks=())),
+            "probs",
+        ]
         assert set(api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
         assert api["components"]["schemas"]["Answer"]["examples"]
         assert ask(whole, "GET", "/docs").status_code == 404
