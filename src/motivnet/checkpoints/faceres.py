@@ -43,8 +43,11 @@ def read_faceres(path: Path, preprocessing: Preprocessing) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if a file is missing or damaged, or is another model.
     """
-    named, _ = FACERES.apply(_read_tensors(path))
-    tensors: dict[str, Tensor] = {}
+    found, tensors = _read_tensors(path), {}
+    try:
+        named, _ = FACERES.apply(found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     for name, values in named.items():
         if values.ndim == 4:  # height, width, in, out; of depthwise kernels height, width, channels, 1
             values = values.permute(2, 3, 0, 1) if "conv_dw" in name else values.permute(3, 2, 0, 1)

@@ -6,22 +6,17 @@ timm and torchvision register the layers of most convolutional models in the sam
 Shape suffixes: O output channels, C channels, H height, W width of a kernel.
 """
 
-import inspect
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import Conv2dSame
-from timm.models import model_entrypoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from motivnet.checkpoints.files import WeightsFile
 from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2, TORCHVISION_VIT
 from motivnet.checkpoints.load import check_names
 from motivnet.errors import CheckpointError
-from motivnet.models.backbone import UNFIT
+from motivnet.models.backbone import filter_weights, shift_of
 from motivnet.preprocess import Preprocessing
 
 # A name that only these files have -> their key map.
@@ -29,7 +24,9 @@ KEYMAPS = {
     "features.1.conv.0.0.weight": TORCHVISION_MOBILENET_V2,
     "encoder.layers.encoder_layer_0.ln_1.weight": TORCHVISION_VIT,
 }
-# A name that files of efficientnet-lite-pytorch have, and the normalisation of their images, from 0 to 255.
+# The mean and standard deviation of torchvision's images, from 0 to 255.
+TORCHVISION_MEAN_STD = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# A name that files of efficientnet-lite-pytorch have, and those of their images.
 LITE_MARK, LITE_MEAN_STD = "_conv_stem.weight", ((127.0,) * 3, (128.0,) * 3)
 # A counter of batch norms, which older files do not have.
 COUNTER = "num_batches_tracked"
@@ -59,14 +56,11 @@ def read_timm(file: WeightsFile, net: Any, name: str, preprocessing: Preprocessi
     """
     config, tensors = net.pretrained_cfg, _timm_names(file, net, name)
     stems = _names(config, "first_conv")
-    if LITE_MARK in file.tensors:
-        mean, std = LITE_MEAN_STD
-    else:
-        timms = all(f"{stem}.weight" in file.tensors for stem in stems)
-        mean_std = (config["mean"], config["std"]) if timms else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        mean, std = (tuple(255 * value for value in values) for values in mean_std)
+    mean, std = LITE_MEAN_STD if LITE_MARK in file.tensors else TORCHVISION_MEAN_STD
+    if all(f"{stem}.weight" in file.tensors for stem in stems):
+        mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
     for stem in stems:
-        place = _place_of_shift(net, stem)
+        place = shift_of(net, stem)
         if place is not None:
             kernel = f"{stem}.weight"
             tensors[kernel], shift_O = renormalised(tensors[kernel], mean, std, preprocessing)
@@ -100,20 +94,6 @@ def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _place_of_shift(net: nn.Module, stem: str) -> str | None:
-    """Return the name of the tensor that can shift the outputs of a convolution of colours, or None."""
-    modules = dict(net.named_modules())
-    conv = modules.get(stem)
-    # Others, such as those with standardised weights, do not weigh colours by their kernel.
-    if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame) or conv.in_channels != 3:
-        return None
-    if conv.bias is not None:
-        return f"{stem}.bias"
-    later = list(modules)[list(modules).index(stem) + 1 :]
-    norms = [name for name in later if isinstance(modules[name], nn.BatchNorm2d)]
-    return f"{norms[0]}.running_mean" if norms else None
-
-
 def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
     """Return the tensors under the names of timm's model."""
     own, named = net.state_dict(), file.tensors
@@ -123,7 +103,7 @@ def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
                 named, _ = keymap.apply(named)
             except CheckpointError as error:
                 raise CheckpointError(f"{file.path}: {error}") from None
-    tensors = _without_classifier(_filtered(named, net, name), net, own)
+    tensors = _without_classifier(filter_weights(named, net, name), net, own)
     if tensors.keys() != own.keys() and file.container == "pickle":  # safetensors has another order
         tensors = _by_order(named, own) or tensors
     try:
@@ -132,18 +112,6 @@ def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
         found = f"{error}; the file has {next(iter(file.tensors))}"
         raise CheckpointError(f"{found}. Expected: the weights of {name}, by timm or torchvision") from None
     return tensors
-
-
-def _filtered(named: Mapping[str, Tensor], net: Any, name: str) -> dict[str, Tensor]:
-    """Apply timm's filter of the architecture, which renames tensors of other publishers and resizes positions."""
-    module = sys.modules[model_entrypoint(name.partition(".")[0]).__module__]
-    apply = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
-    if apply is None:
-        return dict(named)
-    try:
-        return dict(apply(dict(named), *(net,) * (len(inspect.signature(apply).parameters) > 1)))
-    except UNFIT:  # names that it does not know
-        return dict(named)
 
 
 def _without_classifier(tensors: dict[str, Tensor], net: Any, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`motivnet export`: the weights of a bundle as ONNX, verified against torch."""
+"""`motivnet export`: the weights of a bundle as ONNX, or in a format for phones, verified against torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +8,11 @@ import typer
 
 def export(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", metavar="BUNDLE")],
-    out: Annotated[Path | None, typer.Option(help="Path of the ONNX file; else inside the bundle.")] = None,
+    form: Annotated[
+        Literal["onnx", "tflite", "executorch", "coreml"],
+        typer.Option("--format", help="Each but onnx needs the extra of its name, takes one face, and is in fp32."),
+    ] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="Path of the file; else inside the bundle.")] = None,
     dtype: Annotated[
         Literal["fp32", "fp16", "bf16"],
         typer.Option(help="Storage precision of matrices: half precision halves the file. Arithmetic stays in fp32."),
@@ -17,22 +21,31 @@ def export(
         bool,
         typer.Option("--external-data", help="Weights in a separate file OUT.data, which is always used over 1 GB."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing ONNX file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Export the weights of a bundle as ONNX and compare onnxruntime with torch (needs the extra `train`)."""
+    """Export the weights of a bundle and compare the file's answers with torch (needs the extra `train`)."""
     from motivnet.checkpoints.bundle import open_bundle
-    from motivnet.errors import OutputError, needs_extra
+    from motivnet.errors import ConfigError, OutputError, needs_extra
 
     with needs_extra("torch", "train"):
+        from motivnet.export.mobile import SUFFIXES, export_mobile
         from motivnet.export.onnx import data_path, export_onnx, verify_onnx
         from motivnet.inference.torch_backend import DTYPES
 
+    if form != "onnx" and (dtype != "fp32" or external_data):
+        raise ConfigError(f"--dtype and --external-data with --format {form}. Allowed: with onnx")
     found = open_bundle(bundle)
-    target = out or found.onnx
+    target = out or (found.onnx if form == "onnx" else found.path / f"model{SUFFIXES[form]}")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists. Allowed: another --out, or --overwrite")
-    export_onnx(found, target, dtype=DTYPES[dtype], external_data=external_data)
-    largest = verify_onnx(found, onnx=target, dtype=DTYPES[dtype])
-    files = [file for file in (target, data_path(target)) if file.exists()]
+    if form == "onnx":
+        export_onnx(found, target, dtype=DTYPES[dtype], external_data=external_data)
+        largest = verify_onnx(found, onnx=target, dtype=DTYPES[dtype])
+    else:
+        largest = export_mobile(found, form, target)
+    files = [file for file in (target, data_path(target), *target.rglob("*")) if file.is_file()]
     size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} file(s)"
-    typer.echo(f"{target}: {size}; probabilities differ from torch by at most {largest:.1e}")
+    differ = "were not compared with torch (only a Mac runs it)"
+    if largest is not None:
+        differ = f"differ from torch by at most {largest:.1e}"
+    typer.echo(f"{target}: {size}; probabilities {differ}")

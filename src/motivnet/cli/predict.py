@@ -67,7 +67,9 @@ def predict(
     targets = plan_targets([*map(file_name, inputs)], annotate, overwrite=overwrite) if annotate else []
 
     from motivnet.inference.predictor import Predictor
+    from motivnet.machine import prepare_for_images
 
+    prepare_for_images()
     loaded = Predictor.load(model, predictor)
     table = None if as_json or out else _table(top_k, affect=loaded.config.model.affect)
     counts: collections.Counter[str] = collections.Counter()
@@ -75,7 +77,7 @@ def predict(
     if not (as_json and sys.stdout.isatty()):
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
-    columns = all_columns(loaded.config.labels.names)
+    columns = all_columns(loaded.config.labels.names, landmarks=predictor.landmarks)
     table_file = open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext(lambda row: None)
     with table_file as write_row:
         for position, result in enumerate(results):

@@ -40,19 +40,23 @@ class Degradation:
             face_px: longer side of the face without the margin, in pixels; None: there is no margin.
         """
         height, width, _ = face_hwc_u8.shape
-        face, face_px = face_hwc_u8, face_px or max(height, width)
+        face: np.ndarray = face_hwc_u8
+        side_px = face_px or max(height, width)
         if (self.gain, self.gamma) != (1.0, 1.0):
             scale = np.clip(np.arange(256) / 255 * self.gain, 0, 1) ** self.gamma
             face = cv2.LUT(face, np.rint(255 * scale).astype(np.uint8))
         if self.blur:
-            face = cv2.GaussianBlur(face, (0, 0), self.blur * face_px / REFERENCE_SIDE)
-        small = self.side is not None and self.side < face_px
+            face = cv2.GaussianBlur(face, (0, 0), self.blur * side_px / REFERENCE_SIDE)
+        small = self.side is not None and self.side < side_px
         if self.side is not None and small:
-            reduced = [max(1, round(length * self.side / face_px)) for length in (width, height)]
+            reduced = [max(1, round(length * self.side / side_px)) for length in (width, height)]
             face = cv2.resize(face, reduced, interpolation=cv2.INTER_AREA)
         if self.quality is not None:
-            _, encoded = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
-            face = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+            # Its order of colours is OpenCV's; of a single channel, OpenCV's results have two axes.
+            swapped = face[..., ::-1] if face.ndim == 3 else face
+            _, encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+            face = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
+            face = face[..., ::-1] if face.ndim == 3 else face
         if small:
             face = cv2.resize(face, (width, height), interpolation=cv2.INTER_CUBIC)
         return face.reshape(face_hwc_u8.shape)

@@ -19,7 +19,7 @@ from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import to_plain
 from motivnet.data.degradations import DEGRADATIONS
 from motivnet.data.manifest import Manifest
-from motivnet.errors import DataError
+from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
@@ -233,8 +233,11 @@ def predict_manifest(
 
     Raises:
         DataError: if no row has a label that the model knows.
+        ConfigError: if detected faces are to be degraded for a model that aligns them.
     """
     config, labels = predictor.config, predictor.config.labels
+    if degrade and detect and config.preprocessing.align:
+        raise ConfigError("degrade crops faces by their boxes, this model aligns them. Allowed: without degrade")
     manifest = manifest.restrict(labels)
     boxes = [Box(*box) if box else None for box in manifest.table["box"].to_pylist()]
     sources = (manifest.source(row) for row in range(len(manifest)))
@@ -308,7 +311,7 @@ def predict_degraded(predictor: Predictor, predictions: Predictions, track: Trac
             box = predictions.faces.get(row)
             for degradation in DEGRADATIONS.values():
                 change = functools.partial(degradation, face_px=max(box.width, box.height) if box else None)
-                yield predictor.config.preprocessing.face(image_hwc_u8, box, change)
+                yield predictor.config.preprocessing.face(image_hwc_u8, box, change=change)
 
     faces, preds = crops(), []
     while batch := list(itertools.islice(faces, predictor.batch_size)):

@@ -17,7 +17,7 @@ from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError, ImageError, OutputError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
-from motivnet.export.quantization_config import QuantizationConfig
+from motivnet.export.quantization_config import MIN_FACES, QuantizationConfig
 from motivnet.export.quantize import quantize_onnx, require_quantizable
 from motivnet.faces import load_detector
 from motivnet.images import decode_image
@@ -89,6 +89,7 @@ def quantize(
         after = predict(OnnxBackend(bundle, path=folder / name), settings.precision)
         record = {
             **to_plain(settings),
+            "faces": len(drawn),
             "data": data,
             "split": split,
             "data_fingerprint": drawn.fingerprint(),
@@ -106,10 +107,11 @@ def quantize(
 
 
 def _draw(manifest: Manifest, settings: QuantizationConfig) -> Manifest:
-    """Draw the faces to calibrate on; float16 needs none, but its record states the same."""
-    if len(manifest) < settings.faces:
-        raise DataError(f"{len(manifest)} faces to find the ranges on, where {settings.faces} are wanted (faces)")
-    rows = np.random.default_rng(settings.seed).permutation(len(manifest))[: settings.faces]
+    if len(manifest) < MIN_FACES:
+        raise DataError(f"{len(manifest)} faces to find the ranges of int8 on. Allowed: at least {MIN_FACES}")
+    # In whole batches, since the calibrators that count values take no smaller one.
+    number = min(settings.faces, len(manifest)) // MIN_FACES * MIN_FACES
+    rows = np.random.default_rng(settings.seed).permutation(len(manifest))[:number]
     return manifest.select(np.sort(rows))
 
 

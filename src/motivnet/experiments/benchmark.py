@@ -298,10 +298,13 @@ class _Run:
         self, info: ModelInfo, predictor: Predictor, name: DataName, manifest: Manifest, detect: bool
     ) -> tuple[Predictions, bool]:
         """Read predictions that are there, or make and keep them; also return whether they were there."""
+        options = predictor.options
         depends_on = {
             "model": info.fingerprint,
             "data": manifest.fingerprint(),
-            "detection": predictor.detector.name if detect else None,
+            "detection": [predictor.detector.name, options.min_score, options.min_face, options.long_side]
+            if detect
+            else None,
             "calibration": to_plain(predictor.config.calibration),
             "version": __version__,
         }

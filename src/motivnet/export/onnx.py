@@ -18,7 +18,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,15 @@ from motivnet import config
 from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, BundleConfig, Calibration
 from motivnet.checkpoints.load import load_bundle
 from motivnet.errors import ExportError, OutputError
-from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME, OnnxBackend, Outputs
+from motivnet.inference.backends import (
+    AFFECT_NAME,
+    CALIBRATION_KEY,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    Backend,
+    OnnxBackend,
+    Outputs,
+)
 from motivnet.labels import AFFECT
 from motivnet.models.config import ModelConfig
 from motivnet.models.motivnet import AllOutputs
@@ -88,7 +96,7 @@ def export_onnx(
         if external:
             # If interrupted from here on, no graph must be left with the weights of another.
             path.unlink(missing_ok=True)
-        if path == bundle.onnx:
+        if path.resolve() == bundle.onnx.resolve():
             for name in set(ONNX_NAMES.values()) - {path.name}:
                 (bundle.path / name).unlink(missing_ok=True)
     if not external:
@@ -251,15 +259,31 @@ def verify_onnx(
         CheckpointError: if weights or ONNX are missing, damaged, or of another model.
         ExportError: if they differ by more.
     """
+    return compare(
+        bundle,
+        lambda: OnnxBackend(bundle, path=onnx),
+        onnx or bundle.onnx,
+        pixels_BCHW,
+        tolerance=TOLERANCES[dtype] if tolerance is None else tolerance,
+    )
+
+
+def compare(
+    bundle: Bundle,
+    load: Callable[[], Backend],
+    path: Path,
+    pixels_BCHW: np.ndarray | None = None,
+    *,
+    tolerance: float,
+) -> float:
+    """Compare an exported file with torch; `load` loads it, and the rest is as for `verify_onnx`."""
     if pixels_BCHW is None:
         pixels_BCHW = random_pixels(bundle.config.model)
-    if tolerance is None:
-        tolerance = TOLERANCES[dtype]
-    # Torch's copy of the weights is released before onnxruntime makes its own.
+    # Torch's copy of the weights is released before the file's is loaded.
     with torch.inference_mode():
         logits, affect = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
     expected = _predict(bundle.config, Outputs(logits.float().numpy(), None if affect is None else affect.numpy()))
-    backend = OnnxBackend(bundle, path=onnx)
+    backend = load()
     largest = 0.0
     for batch_size in {1, min(3, len(pixels_BCHW)), len(pixels_BCHW)}:
         found = _predict(bundle.config, backend.outputs(pixels_BCHW[:batch_size]))
@@ -267,9 +291,7 @@ def verify_onnx(
         largest = float(np.maximum(largest, np.abs(found - expected[:batch_size]).max()))
     if not largest <= tolerance:
         compared = f"probabilities, {' or '.join(AFFECT)}" if bundle.config.model.affect else "probabilities"
-        raise ExportError(
-            f"{onnx or bundle.onnx}: {compared} differ from torch by {largest:.2e}, allowed is {tolerance:.0e}"
-        )
+        raise ExportError(f"{path}: {compared} differ from torch by {largest:.2e}, allowed is {tolerance:.0e}")
     return largest
 
 

@@ -7,6 +7,8 @@ from motivnet.errors import ConfigError
 from motivnet.models.config import PRECISIONS
 
 CALIBRATORS = ("percentile", "minmax", "entropy")
+# And the size of a batch of them.
+MIN_FACES = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +17,7 @@ class QuantizationConfig:
 
     precision: str = setting("int8", "int8 or fp16.", metavar="|".join(PRECISIONS[:0:-1]))
     faces: int = setting(
-        128, "Faces of the split, drawn at random, on which ranges are found; memory grows with them.", min=32
+        128, "Most faces of the split, drawn at random, to find ranges on, in 32s; memory grows too.", min=MIN_FACES
     )
     calibrator: str = setting("percentile", "How a range follows from its values.", metavar="|".join(CALIBRATORS))
     percentile: float = setting(99.999, "Share of the values inside a range, in %.", min=50, max=100)

@@ -2,7 +2,7 @@
 
 int8: weights are symmetric, with a scale for each output channel, and in 7 bits; activations are unsigned bytes, whose
 ranges are found on faces. CPUs with AVX2 and without VNNI add pairs of products in 16 bits, which overflow with weights
-of 8 bits: 7 bits are right on every CPU. OpenVINO reads the same file.
+of 8 bits: 7 bits are right on every CPU.
 
 float16: weights and arithmetic; input and output stay float32. For hardware that computes in half precision.
 
@@ -21,7 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from motivnet.checkpoints.bundle import Bundle
 from motivnet.errors import ExportError
 from motivnet.export.onnx import data_path, quiet
-from motivnet.export.quantization_config import QuantizationConfig
+from motivnet.export.quantization_config import MIN_FACES, QuantizationConfig
 from motivnet.inference.backends import INPUT_NAME, OnnxBackend
 
 METHODS = {
@@ -29,8 +29,6 @@ METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
 }
-# Images that run at once while ranges are found.
-BATCH_SIZE = 32
 
 
 def require_quantizable(bundle: Bundle) -> OnnxBackend:
@@ -66,7 +64,8 @@ def quantize_onnx(bundle: Bundle, path: Path, settings: QuantizationConfig, pixe
             model = convert_float_to_float16(onnx.load(prepared), keep_io_types=True)
         else:
             model = _int8(prepared, settings, pixels_BCHW)
-    if settings.precision == "int8" and not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+    stored = {tensor.data_type for tensor in model.graph.initializer}
+    if settings.precision == "int8" and onnx.TensorProto.INT8 not in stored:
         raise ExportError(f"{bundle.onnx}: has no convolution or matrix product, so nothing can be quantised")
     props = {entry.key: entry.value for entry in onnx.load(bundle.onnx, load_external_data=False).metadata_props}
     onnx.helper.set_model_props(model, props | {"stored_in": settings.precision})
@@ -91,8 +90,8 @@ def _int8(prepared: Path, settings: QuantizationConfig, pixels_BCHW: np.ndarray)
 
 class _Faces(CalibrationDataReader):
     def __init__(self, pixels_BCHW: np.ndarray) -> None:
-        starts = range(0, len(pixels_BCHW), BATCH_SIZE)
-        self._batches = iter([{INPUT_NAME: pixels_BCHW[start : start + BATCH_SIZE]} for start in starts])
+        starts = range(0, len(pixels_BCHW), MIN_FACES)
+        self._batches = iter([{INPUT_NAME: pixels_BCHW[start : start + MIN_FACES]} for start in starts])
 
     def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
         return next(self._batches, None)

@@ -6,7 +6,6 @@ and dark pages. However many results there are, it stays small.
 
 import base64
 import contextlib
-import dataclasses
 import io
 import textwrap
 from collections import Counter
@@ -19,7 +18,7 @@ from PIL import Image
 from motivnet.errors import ImageError, MissingExtraError
 from motivnet.inference.draw import draw_faces
 from motivnet.inference.rows import counts_of, marked, plural, printable, summarise
-from motivnet.preprocess import Box, crop
+from motivnet.preprocess import crop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +139,7 @@ def _tag(result: "ImageResult", side: int, width: int) -> str:
     full = picture.width
     picture.thumbnail((side, side))
     scale = picture.width / full
-    faces = [dataclasses.replace(face, box=Box(*(value * scale for value in face.box))) for face in result.faces]
+    faces = [face.scaled(scale) for face in result.faces]
     alt = f"{result.source}: {', '.join(face.emotion for face in result.faces) or 'no face'}"
     return _img(draw_faces(picture, faces), f"max-width:100%;max-height:{width}px", alt)
 

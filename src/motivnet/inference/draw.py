@@ -49,7 +49,7 @@ PANEL_OPACITY = 0.78
 
 
 def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Image":
-    """Return a copy of an RGB photograph with a box, the emotion and its probability for every face.
+    """Return a copy of an RGB photograph with a box, the emotion, its probability and known landmarks of every face.
 
     Where the model abstains, the emotion has a question mark and no colour.
     """
@@ -62,6 +62,7 @@ def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Im
     boxes = [(face, _clip(face.box, zoom, canvas.size)) for face in faces]
     for face, box in boxes:
         _draw_box(draw, box, _color(face), max(2, round(long_side / 350)))
+        _draw_landmarks(draw, face, zoom)
     placed: list[Rectangle] = []
     for face, box in boxes:
         smallest = max(14, long_side / 64)
@@ -87,6 +88,8 @@ def draw_frame(
         tracks: of each face, as it is named.
         note: a line of text for the upper left corner.
     """
+    from PIL import Image, ImageDraw
+
     canvas_hwc = image_hwc_u8.copy()
     height, width, _ = canvas_hwc.shape
     size = int(min(max(min(height, width) * TEXT_SHARE, MIN_TEXT_PX), MAX_TEXT_PX))
@@ -94,6 +97,11 @@ def draw_frame(
     # The largest face comes last, above the others.
     for face, box in reversed(list(zip(faces, boxes, strict=True))):
         _outline(canvas_hwc, box, _color(face), max(2, round(size / 7)))
+    if any(face.landmarks for face in faces):
+        picture = Image.fromarray(canvas_hwc)
+        for face in faces:
+            _draw_landmarks(ImageDraw.Draw(picture), face, 1)
+        canvas_hwc[:] = picture
     placed: list[Rectangle] = []
     for face, track, box in zip(faces, tracks, boxes, strict=True):
         placed.append(_draw_panel(canvas_hwc, face, f"#{track}", box, size, placed))
@@ -132,6 +140,18 @@ def _draw_box(draw: "ImageDraw.ImageDraw", box: "Rectangle", color: str, line_px
     """Draw a box with a dark rim."""
     draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=INK, width=line_px + 2)
     draw.rectangle(box, outline=color, width=line_px)
+
+
+def _draw_landmarks(draw: "ImageDraw.ImageDraw", face: "FaceResult", zoom: float) -> None:
+    """Draw a dot at each landmark, and a line from the nose to where the face points."""
+    points = [(x * zoom, y * zoom) for x, y in face.landmarks or ()]
+    dot = max(1.5, zoom * face.box.width / 50)
+    if pose := face.pose:
+        nose, length = points[2], zoom * face.box.width / 2
+        end = [start + length * part for start, part in zip(nose, pose.direction, strict=True)]
+        draw.line((*nose, *end), fill=_color(face), width=round(dot))
+    for x, y in points:
+        draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=_color(face), outline=INK)
 
 
 def _place(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 import numpy as np
 
 from motivnet.errors import ImageError, needs_extra
+from motivnet.faces.pose import Pose, head_pose
 from motivnet.images import ImageLimits, decode_image
-from motivnet.inference.rows import Row, all_columns, face_columns, to_rows
+from motivnet.inference.rows import LANDMARK_COLUMNS, Row, all_columns, face_columns, to_rows
 from motivnet.preprocess import Box
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ TINY_SIDE_PX = 24
 PANDAS_TYPES = {"string": "string", "int32": "Int32", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 EXTRA = "notebook"
 # Decimals of numbers in JSON; all others have four.
-DECIMALS = {"x": 2, "y": 2, "width": 2, "height": 2, "prob": 6}
+DECIMALS = {"x": 2, "y": 2, "width": 2, "height": 2, "prob": 6} | dict.fromkeys(LANDMARK_COLUMNS, 2)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class FaceResult:
         abstained: whether the emotion's probability is below the requested threshold.
         valence: from -1, unpleasant, to 1; None if the model does not predict it.
         arousal: from -1, calm, to 1; None if the model does not predict it.
+        landmarks: as of `Detection`; empty if the detector has none, None if they were not asked for.
     """
 
     box: Box
@@ -52,6 +54,7 @@ class FaceResult:
     abstained: bool = False
     valence: float | None = None
     arousal: float | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
 
     @property
     def prob(self) -> float:
@@ -59,16 +62,26 @@ class FaceResult:
         return self.probs[self.emotion]
 
     @property
+    def pose(self) -> Pose | None:
+        """Yaw, pitch and roll of the head, fitted to the landmarks at each call; None without them."""
+        return head_pose(self.landmarks) if self.landmarks else None
+
+    @property
     def tiny(self) -> bool:
         """Whether the face is too small for a reliable emotion."""
         return min(self.box.width, self.box.height) < TINY_SIDE_PX
+
+    def scaled(self, factor: float) -> "FaceResult":
+        """Return the face in an image that is larger by this factor."""
+        points = self.landmarks and tuple((factor * x, factor * y) for x, y in self.landmarks)
+        return dataclasses.replace(self, box=Box(*(factor * value for value in self.box)), landmarks=points)
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """Return the `k` most probable labels with their probabilities, best first."""
         return sorted(self.probs.items(), key=lambda item: -item[1])[:k]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, named like the columns of a table; valence and arousal may be None."""
+        """Return plain data for JSON, named like the columns of a table; what is unknown is None."""
         columns = {
             name: round(value, DECIMALS.get(name, 4)) if isinstance(value, float) else value
             for name, value in face_columns(self).items()
@@ -180,7 +193,8 @@ class Results(list[ImageResult]):
         labels = self._labels
         if labels is None:
             labels = dict.fromkeys(label for result in self for face in result.faces[:1] for label in face.probs)
-        return all_columns(labels)
+        landmarks = any(face.landmarks is not None for result in self for face in result.faces)
+        return all_columns(labels, landmarks=landmarks)
 
     def to_arrow(self) -> "pa.Table":
         """Return the table that `predict --out x.parquet` writes.

@@ -4,6 +4,7 @@
 loads a model.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +43,20 @@ _STATUS_AND_ORIGIN = {
     "abstained": "bool",
     "short_track": "bool",
 }
+# On request: the landmarks of a `Detection`, and the head's pose.
+_LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
+LANDMARK_COLUMNS = (*(f"{name}_{axis}" for name in _LANDMARKS for axis in "xy"), "yaw", "pitch", "roll")
 
 
-def all_columns(labels: Iterable[str]) -> dict[str, str]:
+def all_columns(labels: Iterable[str], *, landmarks: bool = False) -> dict[str, str]:
     """Return all columns in order, with their Parquet types.
 
     Args:
         labels: labels of the model, with one probability column each.
+        landmarks: whether `LANDMARK_COLUMNS` are among them.
     """
-    return _PLACE_AND_EMOTION | {f"prob_{label}": "float64" for label in labels} | _STATUS_AND_ORIGIN
+    probs = {f"prob_{label}": "float64" for label in labels}
+    return _PLACE_AND_EMOTION | probs | _STATUS_AND_ORIGIN | dict.fromkeys(LANDMARK_COLUMNS * landmarks, "float64")
 
 
 def to_rows(result: "ImageResult") -> Iterator[Row]:
@@ -94,7 +100,23 @@ def face_columns(face: "FaceResult") -> Row:
         "arousal": face.arousal,
         "tiny": face.tiny,
         "abstained": face.abstained,
+        **_landmark_columns(face),
     }
+
+
+def _landmark_columns(face: "FaceResult") -> Row:
+    if face.landmarks is None:
+        return {}
+    known = itertools.chain(*face.landmarks, face.pose or ())
+    return dict(itertools.zip_longest(LANDMARK_COLUMNS, known))
+
+
+def landmarks_of(row: Row) -> tuple[tuple[float, float], ...] | None:
+    """Return the landmarks of a row, as `FaceResult` has them."""
+    if LANDMARK_COLUMNS[0] not in row:
+        return None
+    xs, ys = ([row[f"{name}_{axis}"] for name in _LANDMARKS] for axis in "xy")
+    return () if None in xs else tuple(zip(xs, ys, strict=True))
 
 
 def marked(face: "FaceResult") -> str:

@@ -5,10 +5,14 @@ Shape suffixes: B images, C channels, H height, W width of the input; N tokens, 
 
 import difflib
 import functools
+import inspect
+import sys
+from collections.abc import Mapping
 from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import Conv2dSame
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
@@ -210,6 +214,47 @@ def resize_positions(
         interpolation="bicubic",
         antialias=False,
     )
+
+
+def filter_weights(tensors: Mapping[str, Tensor], net: nn.Module, name: str) -> dict[str, Tensor]:
+    """Apply timm's own filter of an architecture, which renames other publishers' tensors and resizes positions.
+
+    Args:
+        tensors: of a file; returned as they are if the filter does not know their names, or there is none.
+        net: timm's model.
+        name: of the model in timm.
+    """
+    module = sys.modules[timm.models.model_entrypoint(name.partition(".")[0]).__module__]
+    apply = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    if apply is None:
+        return dict(tensors)
+    arguments = (dict(tensors), net)[: len(inspect.signature(apply).parameters)]
+    try:
+        return dict(apply(*arguments))
+    except UNFIT:
+        return dict(tensors)
+
+
+def shift_of(net: nn.Module, stem: str) -> str | None:
+    """Return the name of the tensor that shifts the outputs of a convolution of three colours.
+
+    Args:
+        net: timm's model.
+        stem: name of the convolution.
+
+    Returns:
+        Its bias, or the mean of the batch norm that follows it; None if there is neither.
+    """
+    modules = dict(net.named_modules())
+    conv = modules.get(stem)
+    # Others, such as those with standardised weights, do not weigh colours by their kernel.
+    if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame) or conv.in_channels != 3:
+        return None
+    if conv.bias is not None:
+        return f"{stem}.bias"
+    later = list(modules)[list(modules).index(stem) + 1 :]
+    norms = [name for name in later if isinstance(modules[name], nn.BatchNorm2d)]
+    return f"{norms[0]}.running_mean" if norms else None
 
 
 class Float32Conv2d(nn.Conv2d):

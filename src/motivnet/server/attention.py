@@ -98,4 +98,5 @@ def find_attention(predictor: Predictor, model: str | Path) -> Attention | None:
     has_torch = importlib.util.find_spec("torch") and importlib.util.find_spec("timm")
     has_weights = not is_bundle(model) or open_bundle(model).weights.is_file()
     possible = predictor.config.model.head.kind == "ml_decoder" and has_torch and has_weights
+    possible = possible and not predictor.config.preprocessing.align
     return Attention(predictor, model) if possible else None

@@ -40,7 +40,10 @@ class UrlsRequest(BaseModel):
 
 
 class Face(BaseModel):
-    """One face; its keys are columns of a table of results, its box is in pixels of the upright image."""
+    """One face; its keys are columns of a table of results, its box is in pixels of the upright image.
+
+    Landmarks and pose are there only if the server was started with --landmarks.
+    """
 
     model_config = _strict()
 
@@ -56,6 +59,19 @@ class Face(BaseModel):
     arousal: float | None = None
     tiny: bool
     abstained: bool
+    right_eye_x: float | None = None
+    right_eye_y: float | None = None
+    left_eye_x: float | None = None
+    left_eye_y: float | None = None
+    nose_x: float | None = None
+    nose_y: float | None = None
+    mouth_right_x: float | None = None
+    mouth_right_y: float | None = None
+    mouth_left_x: float | None = None
+    mouth_left_y: float | None = None
+    yaw: float | None = None
+    pitch: float | None = None
+    roll: float | None = None
     probs: dict[str, float]
 
 

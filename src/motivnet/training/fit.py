@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -136,7 +137,8 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manif
     model = build_model(recipe.model)
     check_precision(model, recipe.run.precision)
     if start:
-        init_weights.start(model, recipe, init, rows and (lambda: some_faces(rows, recipe.preprocessing)))
+        faces = None if rows is None else functools.partial(some_faces, rows, recipe.preprocessing)
+        init_weights.start(model, recipe, init, faces)
     keep_depthwise_float32(model)
     set_trained(model, recipe.backbone)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -184,7 +184,7 @@ def _crop_faces(
 ) -> _Cropped:
     image_hwc_u8, crop_face = frame.image_hwc_u8, predictor.config.preprocessing.face
     height, width, _ = image_hwc_u8.shape
-    crops = tuple(crop_face(image_hwc_u8, face.crop_box) for face in faces.values())
+    crops = tuple(crop_face(image_hwc_u8, face.crop_box, face.landmarks) for face in faces.values())
     kept = frame if keep_image else dataclasses.replace(frame, image_hwc_u8=NO_IMAGE)
     return _Cropped(kept, (height, width), faces, crops, tracker)
 

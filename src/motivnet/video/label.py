@@ -231,7 +231,7 @@ class _Job:
         if not all(errors):
             (self.folder / PUBLISHING).touch()
         results = [self._finish(*each) for each in zip(itertools.count(), errors, files, strict=False)]
-        columns = all_columns(self.labels)
+        columns = all_columns(self.labels, landmarks=self.predictor.options.landmarks)
         if out is None:
             for number, result in enumerate(results):
                 rows = [{name: row.get(name) for name in columns} for row in self._marked(number, result)]

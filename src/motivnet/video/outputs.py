@@ -11,7 +11,7 @@ import numpy as np
 from motivnet.errors import ImageError, OutputError
 from motivnet.inference.draw import draw_frame
 from motivnet.inference.results import FaceResult
-from motivnet.inference.rows import Row
+from motivnet.inference.rows import Row, landmarks_of
 from motivnet.inference.tables import check_output
 from motivnet.preprocess import Box, crop
 from motivnet.video.reader import Frame, Video, map_ahead
@@ -96,7 +96,6 @@ def annotate_video(
         OutputError: if the copy cannot be written.
     """
 
-
     def draw(pair: tuple[Frame, tuple[int, float, list[Row]]]) -> tuple["VideoFrame", float]:
         frame, (index, _, found) = pair
         if frame.index != index:
@@ -115,7 +114,7 @@ def annotate_video(
 def _face(row: Row, labels: Sequence[str]) -> FaceResult:
     box = Box(row["x"], row["y"], row["width"], row["height"])
     probs = {label: row[f"prob_{label}"] for label in labels}
-    return FaceResult(box, row["face_score"], row["emotion"], probs, row["abstained"])
+    return FaceResult(box, row["face_score"], row["emotion"], probs, row["abstained"], landmarks=landmarks_of(row))
 
 
 def grab_thumbnails(path: Path, tracks: Iterable[Track]) -> list[np.ndarray]:

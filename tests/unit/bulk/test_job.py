@@ -92,6 +92,16 @@ def test_every_input_has_a_result_and_every_face_a_row(images, settings, tmp_pat
 
 
 @pytest.mark.usefixtures("in_process")
+def test_landmarks_are_columns_of_every_part_and_another_run(images, settings, tmp_path, in_process):
+    run_bulk(images, tmp_path / "out", **settings, landmarks=True)
+    columns = list(all_columns(Predictor.load(settings["model"]).config.labels, landmarks=True))
+    for path in (tmp_path / "out").glob("part-*.parquet"):
+        assert parquet.read_schema(path).names == [*columns, "input"]
+    assert any(row["nose_x"] is not None for row in rows_of(tmp_path / "out"))
+    with pytest.raises(OutputError, match="landmarks"):
+        run_bulk(images, tmp_path / "out", **settings)
+
+
 def test_parts_of_another_size_hold_the_same_rows(images, settings, tmp_path, tiny_bundle):
     run_bulk(str(images), tmp_path / "two", **settings)
     run_bulk(str(images), tmp_path / "five", model=tiny_bundle.path, part_size=5)

@@ -1,9 +1,14 @@
 """Augmentation and mixup: what they change, and that a seed decides all of it."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
-from motivnet.data.augment import AugmentConfig, augment, mix
+from motivnet.data.augment import AugmentConfig, DegradeConfig, augment, degrade, mix
+from motivnet.errors import ConfigError
+from motivnet.preprocess import NANO, Preprocessing
 
 STILL = AugmentConfig(flip=False, rotation_deg=0, scale=0, translate=0, contrast=0, brightness=0, erase_prob=0)
 
@@ -71,3 +76,76 @@ def test_processes_share_the_changes_of_one_batch() -> None:
     for rank in range(3):
         share = augment(pixels[rank::3], config, torch.Generator().manual_seed(0), rank=rank, world_size=3)
         torch.testing.assert_close(share, whole[rank::3])
+
+
+GREY = dataclasses.replace(NANO, size=(32, 32))
+COLOUR = dataclasses.replace(GREY, channels="rgb", mean=(120.0, 110.0, 100.0), std=(60.0, 64.0, 70.0))
+ALWAYS = DegradeConfig(prob=1.0)
+
+
+def pictures(preprocessing: Preprocessing, batch: int = 6) -> torch.Tensor:
+    shape = (batch, *preprocessing.size, preprocessing.num_channels)
+    return torch.from_numpy(preprocessing.normalise(np.random.default_rng(0).integers(0, 256, shape, np.uint8)))
+
+
+class TestDegrade:
+    """Degradations of a batch."""
+
+    @pytest.mark.parametrize("preprocessing", [GREY, COLOUR])
+    def test_the_seed_decides_everything(self, preprocessing: Preprocessing) -> None:
+        pixels = pictures(preprocessing)
+        first = degrade(pixels, ALWAYS, preprocessing, rng(3))
+        assert (first.shape, first.dtype) == (pixels.shape, pixels.dtype)
+        assert (first - pixels).abs().amax((1, 2, 3)).min() > 0.1  # every face is changed
+        assert torch.equal(first, degrade(pixels, ALWAYS, preprocessing, rng(3)))
+        assert not torch.equal(first, degrade(pixels, ALWAYS, preprocessing, rng(4)))
+
+    def test_probability_0_draws_nothing(self) -> None:
+        generator = rng()
+        before = generator.get_state()
+        pixels = pictures(GREY)
+        assert degrade(pixels, DegradeConfig(), GREY, generator) is pixels
+        assert torch.equal(generator.get_state(), before)
+
+    @pytest.mark.parametrize("preprocessing", [GREY, COLOUR])
+    def test_normalisation_is_undone_and_repeated(self, preprocessing: Preprocessing) -> None:
+        still = DegradeConfig(prob=1.0, gain=1.0, gamma=1.0, blur=0.0, side=32, quality=95)
+        pixels = pictures(preprocessing)
+        mild = pixels[:, :, :1, :1].expand_as(pixels)  # one colour each, which JPEG keeps
+        torch.testing.assert_close(degrade(mild, still, preprocessing, rng()), mild, atol=0.06, rtol=0)
+
+    def test_processes_share_the_changes_of_one_batch(self) -> None:
+        pixels, config = pictures(GREY), DegradeConfig(prob=0.5)
+        whole = degrade(pixels, config, GREY, rng())
+        for rank in range(3):
+            share = degrade(pixels[rank::3], config, GREY, rng(), rank=rank, world_size=3)
+            assert torch.equal(share, whole[rank::3])
+
+    def test_what_is_drawn_is_within_the_limits(self) -> None:
+        config = DegradeConfig(prob=0.5)
+        drawn = config.draw(400, 96, rng())
+        light = [one for one in drawn if one.gain != 1]
+        blurred = [one.blur for one in drawn if one.blur]
+        packed = [one for one in drawn if one.quality is not None]
+        sides = [one.side for one in drawn if one.side is not None]
+        for chosen in (light, blurred, packed):
+            assert 150 < len(chosen) < 250
+        assert 250 < len(sides) < 350  # a quarter has neither fewer pixels nor JPEG
+        assert all(0.5 <= one.gain <= 2 and 1 / 1.8 <= one.gamma <= 1.8 for one in light)
+        assert 0 < min(blurred) < 0.1 < 1.4 < max(blurred) <= 1.5
+        assert (min(sides), max(sides)) == pytest.approx((20, 96), abs=2)
+        assert all(10 <= one.quality <= 95 and one.side is not None for one in packed if one.quality)
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"prob": 1.5}, "prob must be from 0 to 1, not 1.5"),
+            ({"gain": 0.5}, "gain and gamma must be at least 1, not 0.5 and 1.8"),
+            ({"blur": -1.0}, "blur must not be negative, found -1.0"),
+            ({"side": 2}, "side must be at least 4 pixels, not 2"),
+            ({"quality": 0}, "quality must be from 1 to 95, not 0"),
+        ],
+    )
+    def test_out_of_range(self, settings: dict[str, float], said: str) -> None:
+        with pytest.raises(ConfigError, match=f"^degrade: {said}"):
+            DegradeConfig(**settings)  # type: ignore[arg-type]

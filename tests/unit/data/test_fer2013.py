@@ -63,6 +63,31 @@ def test_ferplus_votes_beside_the_csv(tmp_path: Path) -> None:
         read_fer2013(path)
 
 
+def test_labels_by_the_majority_of_the_votes_for_an_emotion(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "fer.csv", ["emotion", "pixels", "Usage"], csv_rows())
+    with pytest.raises(DataError, match="labels=majority needs FERPlus' votes, which this file does not have"):
+        read_fer2013(path, labels="majority")
+    names = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
+    votes = [
+        {"fear": 6, "anger": 4},  # labelled anger
+        {"happiness": 5, "neutral": 5},  # exactly half
+        {"sadness": 3, "fear": 1, "contempt": 4, "unknown": 2},  # of the votes for one of the seven, more than half
+        {"unknown": 10},
+    ]
+    write_csv(tmp_path / "fer2013new.csv", names, [dict.fromkeys(names, 0) | row for row in votes])
+    manifest = read_fer2013(path, labels="majority")
+    assert manifest.table["label"].to_pylist() == ["fear", "sadness"]
+    assert manifest.table["split"].to_pylist() == ["Training", "PublicTest"]
+    assert manifest.table["row"].to_pylist() == [0, 2]
+    np.testing.assert_array_equal(manifest.votes.sum(1), [10, 4])
+    assert manifest.dropped == {"FERPlus: no emotion has more than half of the votes": 2}
+    named = read_source(f"fer2013:{path}?labels=majority")
+    assert named.table["label"].to_pylist() == ["fear", "sadness"]
+    (tmp_path / "folder/train/happy").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"a folder has no votes\. Allowed with labels=majority: a Parquet"):
+        read_fer2013(tmp_path / "folder", labels="majority")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,5 +1,6 @@
 """Exported models answer as torch does."""
 
+import collections
 import dataclasses
 import json
 from pathlib import Path
@@ -51,6 +52,22 @@ def test_a_convolutional_backbone_exports(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", HEADS["groups"], "timm:mobilenetv2_035")
     export_onnx(bundle)
     assert verify_onnx(bundle) <= 1e-5
+
+
+def test_weights_in_half_precision_are_stored_so_and_lose_nothing(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", HEADS["linear"], "timm:mobilenetv2_035")
+    write_weights(bundle, load_model(bundle.path).half())
+    for name in ("model-int8.onnx", "model.onnx"):
+        (bundle.path / name).write_bytes(b"of other weights")
+    export_onnx(bundle)
+    assert verify_onnx(bundle) <= 1e-6
+    # What was quantised from the earlier file is gone with it.
+    assert not (bundle.path / "model-int8.onnx").exists()
+    kind, sizes = onnx.TensorProto.DataType.Name, collections.Counter()
+    for tensor in onnx.load(bundle.onnx).graph.initializer:
+        sizes[kind(tensor.data_type)] += len(tensor.raw_data)
+    # What is small, and batch norm, stays in float32.
+    assert sizes["FLOAT"] < sizes["FLOAT16"]
 
 
 def test_what_the_file_says_of_itself(tmp_path: Path) -> None:

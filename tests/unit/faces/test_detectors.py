@@ -105,6 +105,14 @@ class TestYuNet:
         assert len(many) == 256
         assert len(load_detector(config=DetectorConfig(long_side=1280)).detect(np.tile(face, (10, 20, 1)))) == 200
 
+    def test_finds_faces_of_ten_pixels(self, astronaut):
+        small = cv2.resize(astronaut, None, fx=10 / 89, fy=10 / 89, interpolation=cv2.INTER_AREA)
+        image = np.full((853, 1280, 3), 120, np.uint8)
+        places = [(x, y) for x in range(5, 1200, 113) for y in range(5, 780, 97)]
+        for x, y in places:
+            image[y : y + len(small), x : x + len(small)] = small
+        assert len(load_detector(config=DetectorConfig(long_side=1280)).detect(image)) == len(places)
+
     def test_a_batch_answers_as_single_images(self, astronaut):
         detector = load_detector()
         images = [astronaut, astronaut[:, ::-1], np.zeros((100, 50, 3), np.uint8)]

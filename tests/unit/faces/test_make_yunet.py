@@ -1,6 +1,5 @@
 """The committed network is what the script makes of the library, and answers as the library does."""
 
-import ctypes
 import itertools
 from pathlib import Path
 
@@ -26,18 +25,6 @@ def script():
     return make_yunet
 
 
-def found_by_library(library: ctypes.CDLL, image_hwc_u8: np.ndarray) -> np.ndarray:
-    """Return rows of score in percent, box and landmarks, all of them integers, int (n, 15)."""
-    find = library["_Z14facedetect_cnnPhS_iii"]
-    find.restype = ctypes.c_void_p
-    buffer = ctypes.create_string_buffer(0x20000)
-    bgr_hwc = np.ascontiguousarray(image_hwc_u8[..., ::-1])
-    height, width = bgr_hwc.shape[:2]
-    find(buffer, ctypes.c_void_p(bgr_hwc.ctypes.data), width, height, bgr_hwc.strides[0])
-    number = ctypes.c_int.from_buffer(buffer).value
-    return np.frombuffer(buffer.raw, np.int16, number * 16, 4).reshape(number, 16)[:, :15].astype(int)
-
-
 def test_the_script_makes_the_committed_file(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["make_yunet.py", "--out", str(tmp_path)])
     script.main()
@@ -56,7 +43,7 @@ def test_answers_as_the_library(script, astronaut):
     num_faces = 0
     for image, size in itertools.product([astronaut, both, astronaut[60:, 180:]], SIZES):
         resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        theirs, ours = found_by_library(library, resized), detector.detect(resized)
+        theirs, ours = script.find_faces(library, resized), detector.detect(resized)
         assert len(theirs) == len(ours)
         num_faces += len(ours)
         for face in ours:

@@ -54,17 +54,17 @@ class Held:
 
     def __init__(self, real: Predictor, fails: bytes = b"") -> None:
         self.config, self.real, self.fails = real.config, real, fails
-        self.limits = None
+        self.limits, self.workers, self.submit = None, real.workers, real.submit
         self.let, self.began = threading.Event(), threading.Event()
         self.batches: list[int] = []
 
-    def predict(self, images):
+    def finish(self, images):
         self.began.set()
         assert self.let.wait(60)
         self.batches.append(len(images))
-        if self.fails in [image.image for image in images]:
+        if self.fails in [result.image for result, _, _ in images]:
             raise RuntimeError("the runtime broke")
-        return self.real.predict(images)
+        yield from self.real.finish(images)
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +105,13 @@ class TestAnswers:
         assert got.json() == {"results": [row | {"source": name} for row, name in zip(wanted, names, strict=True)]}
         assert [row["status"] for row in got.json()["results"]] == ["ok", "unreadable", "ok", "no_face"]
         assert Answer.model_validate(got.json())
+
+    def test_landmarks_if_the_server_has_them(self, tiny_bundle, astronaut):
+        predictor = Predictor.load(tiny_bundle.path, landmarks=True)
+        got = ask(predictor, "POST", "/v1/predict", files=form(("a.png", png(astronaut)))).json()
+        (face,) = got["results"][0]["faces"]
+        assert face["right_eye_x"] < face["nose_x"]
+        assert Answer.model_validate(got).results[0].faces[0].model_dump()["yaw"] == face["yaw"]
 
     def test_base64(self, predictor, astronaut):
         data = base64.b64encode(png(astronaut)).decode()
@@ -498,7 +505,11 @@ class TestTelling:
                     examples += 1
         assert examples >= 4
         face = api["components"]["schemas"]["Face"]["properties"]
-        assert list(face) == ["face", *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0})), "probs"]
+        assert list(face) == [
+            "face",
+            *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0}, landmarks=())),
+            "probs",
+        ]
         assert set(api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
         assert api["components"]["schemas"]["Answer"]["examples"]
         assert ask(whole, "GET", "/docs").status_code == 404

@@ -11,6 +11,7 @@ import torch
 
 from motivnet import config
 from motivnet.checkpoints.files import open_weights
+from motivnet.data import augment
 from motivnet.data.manifest import Manifest, write_manifest
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.training import fit as fit_module
@@ -107,6 +108,26 @@ def test_the_bundle_holds_the_averaged_weights_of_the_best_epoch(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *(".lock", "bundle", "checkpoints", "metrics.csv", "recipe.json", "run.json", "tensorboard", "validation.csv")
     ]
+
+
+@pytest.mark.parametrize(("mixup_epochs", "expected"), [(None, [0.2] * 3), (1, [0.2, 0, 0]), (0, [0] * 3)])
+def test_mixup_ends_after_some_epochs(
+    mixup_epochs: int | None,
+    expected: list[float],
+    faces: Manifest,
+    tiny: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alphas = []
+
+    def mix(*arguments: Any) -> Any:
+        alphas.append(arguments[2])
+        return augment.mix(*arguments)
+
+    monkeypatch.setattr("motivnet.training.module.mix", mix)
+    fit(tiny(epochs=3, batch_size=56, mixup=0.2, mixup_epochs=mixup_epochs), faces, tmp_path, progress=False)
+    assert alphas == expected
 
 
 def test_low_rank_additions_are_merged_into_the_bundle(
@@ -206,6 +227,7 @@ def test_by_name(faces: Manifest, tmp_path: Path) -> None:
     ("setting", "said"),
     [
         ("run.seed=-1", "run: seed must be from 0 to 4294967295, not -1"),
+        ("run.mixup_epochs=-1", "run: mixup_epochs must not be negative"),
         ("split.seed=4294967296", "split: seed must be"),
         ("loss.label_smoothing=2", "label_smoothing must be from 0 to 1"),
         ("loss.affect_weight=0", "affect_weight must be positive"),

@@ -76,6 +76,33 @@ def test_short_tracks_are_marked(clip: Path, tiny_bundle, tmp_path: Path) -> Non
     assert [json.loads(line)["short_track"] for line in out.read_text().splitlines()] == [True] * 12
 
 
+def test_landmarks_on_request_are_columns_also_where_the_detector_has_none(
+    clip: Path, tiny_bundle, tmp_path: Path
+) -> None:
+    config = PredictorConfig(detector="whole", landmarks=True)
+    (done,) = motivnet.label_video(clip, model=tiny_bundle.path, config=config, annotate=tmp_path / "drawn.mp4")
+    assert done.rows is not None
+    assert list(done.rows[0]) == list(all_columns(EMOTIONS, landmarks=True))
+    assert done.rows[0]["yaw"] is None
+
+
+def test_landmarks_are_drawn_on_the_frames_of_the_rows(tiny_bundle, astronaut, tmp_path: Path) -> None:
+    path = tmp_path / "face.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 512, 512, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(astronaut, format="rgb24")))
+        container.mux(stream.encode())
+    config = PredictorConfig(landmarks=True)
+    (done,) = motivnet.label_video(path, model=tiny_bundle.path, config=config, annotate=tmp_path / "drawn.mp4")
+    (row,) = done.rows or ()
+    with Video(tmp_path / "drawn.mp4") as drawn:
+        image_hwc_u8 = next(iter(drawn)).image_hwc_u8
+    x, y = round(row["right_eye_x"]), round(row["right_eye_y"])
+    change = np.abs(image_hwc_u8.astype(int) - astronaut)[y - 2 : y + 3, x - 2 : x + 3]
+    assert change.max() > 60
+
+
 def test_only_a_run_with_an_output_can_be_resumed(clip: Path) -> None:
     with pytest.raises(ConfigError, match="together with out"):
         motivnet.label_video(clip, resume=True)

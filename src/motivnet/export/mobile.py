@@ -1,0 +1,171 @@
+"""Export for phones and small boards: TFLite, ExecuTorch with XNNPACK, Core ML; one face in, uncalibrated logits out.
+
+A Core ML package has labels, preprocessing and calibration in its metadata; the other formats have no place for them,
+and get the settings of the bundle in FILE.json. Only a Mac runs Core ML: elsewhere it is not compared with torch.
+
+Shape suffixes: B images, C channels, H height, W width.
+"""
+
+# The libraries of the formats are not part of the environment that is tested.
+# pyright: reportMissingImports=false
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from motivnet.checkpoints.bundle import Bundle
+from motivnet.checkpoints.load import load_bundle
+from motivnet.config import to_plain
+from motivnet.errors import OutputError, needs_extra
+from motivnet.export.onnx import TOLERANCES, compare, metadata, quiet
+from motivnet.inference.backends import AFFECT_NAME, INPUT_NAME, OUTPUT_NAME, Outputs
+from motivnet.models.motivnet import AllOutputs
+from motivnet.storage import atomic_folder, atomic_path, write_bytes, write_json
+
+# Format, which is also the name of the extra -> suffix of its files.
+SUFFIXES = {"tflite": ".tflite", "executorch": ".pte", "coreml": ".mlpackage"}
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+class MobileBackend:
+    """An exported file in the runtime of its format, on the CPU, one image after the other."""
+
+    max_batch: int | None = 1
+
+    def __init__(self, form: str, path: Path) -> None:
+        """Load a file of a format of `SUFFIXES`.
+
+        Raises:
+            MissingExtraError: if its runtime is not installed.
+        """
+        with needs_extra(form, form):
+            self._run: Run = _FORMATS[form][1](path)
+
+    def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
+        """Run the model on normalised pixels, float32 (B, C, H, W)."""
+        answers = [self._run(pixels_BCHW[place : place + 1]) for place in range(len(pixels_BCHW))]
+        logits, *affect = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        return Outputs(logits, affect[0] if affect else None)
+
+
+def export_mobile(bundle: Bundle, form: str, path: Path) -> float | None:
+    """Export the weights of a bundle in float32, and compare the file with torch on random faces.
+
+    Args:
+        bundle: with safetensors.
+        form: a format of `SUFFIXES`.
+        path: of the file, with that suffix. It is replaced.
+
+    Returns:
+        The largest absolute difference of any probability, valence or arousal; None if the file cannot run here.
+
+    Raises:
+        CheckpointError: if the weights are missing, damaged or of another model.
+        ExportError: if the file differs from torch by more than float32 explains.
+        MissingExtraError: if the library of the format is not installed.
+        OutputError: if the suffix is another one, or the file cannot be written.
+    """
+    if path.suffix != SUFFIXES[form]:
+        raise OutputError(f"{path}: suffix {path.suffix!r}. Allowed for {form}: {SUFFIXES[form]}")
+    model, config = load_bundle(bundle), bundle.config
+    pixels_BCHW = torch.zeros(1, config.model.in_chans, *config.model.image_size)
+    with needs_extra(form, form), quiet():
+        _FORMATS[form][0](_PlainOutputs(model) if config.model.affect else model, pixels_BCHW, path, bundle)
+    if form == "coreml" and sys.platform != "darwin":
+        return None
+    return compare(bundle, lambda: MobileBackend(form, path), path, tolerance=TOLERANCES[torch.float32])
+
+
+class _PlainOutputs(AllOutputs):
+    """Return a plain tuple, since ExecuTorch cannot store a named one."""
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(super().forward(pixels_BCHW))
+
+
+def _write_tflite(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:
+    import litert_torch
+
+    converted = litert_torch.convert(net, (pixels_BCHW,))
+    with atomic_path(path) as temporary:
+        converted.export(str(temporary))
+    _write_settings(path, bundle)
+
+
+def _write_executorch(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(net, (pixels_BCHW,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    write_bytes(path, lowered.to_executorch().buffer)
+    _write_settings(path, bundle)
+
+
+def _write_coreml(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:
+    import coremltools
+
+    program = torch.export.export(net, (pixels_BCHW,)).run_decompositions({})
+    for node in program.graph.nodes:
+        # coremltools 9 does not know this operator, which only passes its input on.
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    names = [OUTPUT_NAME, AFFECT_NAME] if bundle.config.model.affect else [OUTPUT_NAME]
+    package = coremltools.convert(
+        program,
+        inputs=[coremltools.TensorType(name=INPUT_NAME, shape=pixels_BCHW.shape)],
+        outputs=[coremltools.TensorType(name=name) for name in names],
+        compute_precision=coremltools.precision.FLOAT32,
+        minimum_deployment_target=coremltools.target.iOS15,
+    )
+    package.user_defined_metadata.update(metadata(bundle, torch.float32))
+    with atomic_folder(path) as temporary:
+        package.save(str(temporary))
+
+
+def _write_settings(path: Path, bundle: Bundle) -> None:
+    write_json(path.with_name(f"{path.name}.json"), to_plain(bundle.config), ensure_ascii=False)
+
+
+def _load_tflite(path: Path) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(str(path), num_threads=1).get_signature_runner()
+    (name,), outputs = run.get_input_details(), sorted(run.get_output_details())
+
+    def answers(pixels_BCHW: np.ndarray) -> list[np.ndarray]:
+        found = run(**{name: pixels_BCHW})
+        return [found[output] for output in outputs]
+
+    return answers
+
+
+def _load_executorch(path: Path) -> Run:
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method("forward")
+    return lambda pixels_BCHW: [output.numpy().copy() for output in method.execute([torch.from_numpy(pixels_BCHW)])]
+
+
+def _load_coreml(path: Path) -> Run:
+    import coremltools
+
+    package = coremltools.models.MLModel(str(path))
+
+    def answers(pixels_BCHW: np.ndarray) -> list[np.ndarray]:
+        found = package.predict({INPUT_NAME: pixels_BCHW})
+        return [found[name] for name in (OUTPUT_NAME, AFFECT_NAME) if name in found]
+
+    return answers
+
+
+_FORMATS = {
+    "tflite": (_write_tflite, _load_tflite),
+    "executorch": (_write_executorch, _load_executorch),
+    "coreml": (_write_coreml, _load_coreml),
+}
