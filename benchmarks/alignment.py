@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from nano import development_faces, motivnet, precision
 from PIL import Image
-from tables import markdown_table, write_results
+from tables import FACES_PAGE, fill_block, markdown_table, write_results
 
 from motivnet.checkpoints.bundle import open_bundle
 from motivnet.data.manifest import Manifest, make_manifest, write_manifest
@@ -61,9 +61,13 @@ def main() -> None:
         print(markdown_table(results["template"]))
     if "scores" in options.only:
         crops = {"annotated": annotated, "detected": detected, "aligned": aligned}
-        answers = {name: answer(options.model, manifest, crops) for name, manifest in sets.items()}
-        results["scores"] = [row for name, found in answers.items() for row in compare(name, "annotated", *found)]
+        results["scores"] = [
+            row
+            for name, manifest in sets.items()
+            for row in compare(name, "annotated", *answer(options.model, manifest, crops))
+        ]
         print(markdown_table(results["scores"]))
+        fill_block(FACES_PAGE, "alignment", markdown_table(results["scores"]))
     if "train" in options.only:
         results["trained"] = train(options.model, draw(training, TRAIN_ROWS), sets, options.out)
         print(markdown_table(results["trained"]))
@@ -158,17 +162,22 @@ def compare(
 ) -> list[dict[str, object]]:
     """Return WAR and UAR in % by crop, and the differences from one of them, with 95 % intervals."""
 
-    def scored(function: Any, answers_B: np.ndarray) -> Any:
-        return lambda rows: 100 * function(answers_B[rows], target_B[rows], 7)
+    def scores(answers_B: np.ndarray, weights_B: np.ndarray | None = None) -> dict[str, float]:
+        functions = {"WAR": metrics.war, "UAR": metrics.uar}
+        return {title: 100 * each(answers_B, target_B, 7, weights=weights_B) for title, each in functions.items()}
 
     rows = []
     for crop, answers_B in preds.items():
         row: dict[str, object] = {"faces": name, "found": f"{len(target_B)} of {total}", "crop": crop}
-        for title, function in (("WAR", metrics.war), ("UAR", metrics.uar)):
-            row[title] = round(scored(function, answers_B)(np.arange(len(target_B))), 2)
-            units = np.arange(len(target_B))
-            found = paired_bootstrap(scored(function, answers_B), scored(function, preds[base]), units)
-            row[f"{title} - {base}"] = f"{found.value:+.2f} [{found.interval.low:+.2f}, {found.interval.high:+.2f}]"
+        differences = paired_bootstrap(
+            *(functools.partial(scores, each) for each in (answers_B, preds[base])), len(target_B)
+        )
+        for title, value in scores(answers_B).items():
+            low, high = differences[title].interval
+            row |= {
+                title: round(value, 2),
+                f"{title} - {base}": f"{differences[title].value:+.2f} [{low:+.2f}, {high:+.2f}]",
+            }
         rows.append(row)
     return rows
 

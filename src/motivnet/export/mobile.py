@@ -84,7 +84,7 @@ class _PlainOutputs(AllOutputs):
     """Return a plain tuple, since ExecuTorch cannot store a named one."""
 
     def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(super().forward(pixels_BCHW))
+        return tuple(output for output in super().forward(pixels_BCHW) if output is not None)
 
 
 def _write_tflite(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:

@@ -268,7 +268,9 @@ class Predictor:
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
         landmarks = (found.landmarks or ()) if self.options.landmarks else None
-        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect, landmarks)
+        valence, arousal = affect
+        answer = labels[probs.index(best)], named, abstained, valence, arousal
+        return FaceResult(found.box, found.score, *answer, landmarks)
 
 
 def detector_of(config: PredictorConfig) -> FaceDetector:
