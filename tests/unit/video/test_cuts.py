@@ -52,7 +52,7 @@ def cuts(path: Path, selection: Selection | None = None) -> list[int]:
     return [frame.index for frame in read(path, selection) if frame.jump == CUT]
 
 
-def followed(path: Path, bundle, selection: Selection | None = None, **config: float) -> list[FrameResult]:
+def followed(path: Path, bundle, selection: Selection | None = None, **config: int) -> list[FrameResult]:
     with Video(path, selection) as video:
         return list(follow(Predictor.load(bundle.path, long_side=WIDTH), video, FollowConfig(**config)))
 
