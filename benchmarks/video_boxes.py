@@ -116,7 +116,7 @@ def flow(box: Box, before_hwc: np.ndarray, after_hwc: np.ndarray) -> Box:
     points = (grid.reshape(-1, 1, 2) * scale).astype(np.float32)
     moved, found, _ = cv2.calcOpticalFlowPyrLK(small[0], small[1], points, points.copy(), winSize=(15, 15))
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(small[1], small[0], moved, moved.copy(), winSize=(15, 15))
-    good = (found & found_back).ravel().astype(bool) & (np.abs(back - points).max(-1).ravel() < MAX_ERROR_PX)
+    good = np.logical_and(found, found_back).ravel() & (np.abs(back - points).max(-1).ravel() < MAX_ERROR_PX)
     if good.sum() < 4:
         return box
     old, new = points[good, 0], moved[good, 0]

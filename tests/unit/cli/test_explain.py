@@ -54,7 +54,8 @@ def test_json_holds_the_maps(photograph, tmp_path):
     assert list(row["maps"]) == list(row["probs"]) == list(EMOTIONS)
     assert np.shape(row["maps"]["fear"]) == (12, 12)
     assert np.shape(row["attention"]["fear"]) == (3, 3)
-    assert row["seen"][2] == row["seen"][3]
+    # A square, whose edges are rounded to whole pixels.
+    assert abs(row["seen"][2] - row["seen"][3]) <= 1
 
 
 @pytest.mark.parametrize(
