@@ -230,7 +230,7 @@ class Predictor:
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
         landmarks = (found.landmarks or ()) if self.options.landmarks else None
-        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect, landmarks)
+        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect, landmarks=landmarks)
 
 
 def detector_of(config: PredictorConfig) -> FaceDetector:
