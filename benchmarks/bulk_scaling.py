@@ -4,13 +4,14 @@ The images, JPEGs of 640x480, are cut from the photographs that scikit-image and
 faces each. Each worker has one thread of the model. A rate is that between the first part and the last: loading the
 model and starting Ray stand apart. `images/s per core` comes from a run that is confined to one core.
 
-    python benchmarks/bulk_scaling.py [--images 2000] [--part-size 50] [--model nano]
+    python benchmarks/bulk_scaling.py [--images 2000] [--part-size 50] [--model nano] [--against CHECKOUT]
 
 writes results/bulk.json, and the block of figures in docs/bulk.md.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import resource
 import statistics
@@ -25,7 +26,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 from skimage import data
-from tables import fill_block, machine, markdown_table, write_results
+from tables import add_against, fill_block, machine, markdown_table, measure_other, write_results
 
 from motivnet.bulk.job import Progress, Summary, run_bulk
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--part-size", type=int, default=50)
     parser.add_argument("--model", default="nano", help="name of an embedded model, or the folder of a bundle")
     parser.add_argument("--try", action="store_true", dest="trial", help="print the figures, and write none")
+    add_against(parser)
     options = parser.parse_args()
     settings = {"model": options.model, "part_size": options.part_size, "threads": 1}
     with tempfile.TemporaryDirectory() as name:
@@ -58,7 +60,6 @@ def main() -> None:
         make_images(folder / "images", options.images)
         rows = [do_run(folder, run, settings, *how) for run, how in RUNS.items()]
         same = all(same_files(folder / "local", folder / run) for run in RUNS)
-    print(markdown_table(rows))
     local, one, two = rows[1:]
     figures = {
         "images/s per core": rows[0]["images/s"],
@@ -66,12 +67,20 @@ def main() -> None:
         "ray, 2 workers / 1 worker": round(two["images/s"] / one["images/s"], 2),
         "files of all runs identical": same,
     }
-    for figure, value in figures.items():
-        print(f"{figure}: {value}")
+    measured: dict[str, Any] = {"rows": rows, **figures}
+    if options.json:
+        print(json.dumps(measured))
+        return
+    if options.against:
+        measured["before"] = measure_other(options.against)
+    for found in filter(None, (measured, measured.get("before"))):
+        print(markdown_table(found["rows"]))
+        for figure in figures:
+            print(f"{figure}: {found[figure]}")
     if options.trial:
         return
     known = {"model": options.model, "images": options.images, "part_size": options.part_size}
-    write_results("bulk", known | {"image": f"{WIDTH}x{HEIGHT} JPEG", "rows": rows, **figures})
+    write_results("bulk", known | {"image": f"{WIDTH}x{HEIGHT} JPEG", **measured})
     fill_block(PAGE, "figures", page_block(options, rows, figures))
 
 

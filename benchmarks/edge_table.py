@@ -234,7 +234,7 @@ def text(results: dict[str, Any]) -> str:
     return f"{markdown_table([layout(row, results) for row in results['rows']])}\n\n{said}"
 
 
-def layout(row: dict[str, Any], results: dict[str, Any]) -> dict[str, object]:
+def layout(row: dict[str, Any], results: dict[str, Any]) -> dict[str, str]:
     """Lay out a row."""
     cells = {"file": f"{row['precision']}, {row['runtime']}", "MB": f"{row['bytes'] / 1e6:.2f}"}
     for batch in map(str, BATCHES):

@@ -3,8 +3,8 @@
 Three questions, each to servers of their own, over the loopback interface, from a client process that shares the cores:
 
 - one client: latency, as nobody else asks.
-- many clients: answers by status, latency of the accepted ones, memory every five seconds. Once with the default queue,
-  once with a short one, which keeps accepted requests quick by refusing more.
+- many clients: answers by status, latency of the accepted ones, memory every five seconds. Once with the default
+  settings, once without a limit of the wait, which lets more requests through and keeps them waiting.
 - batching: requests a second with batches and without (`--batch-images 1`: each request is a forward pass of its own,
   everything else alike), taking turns for several rounds; the queue is long enough for all, so none is refused.
 
@@ -12,6 +12,7 @@ Images are crops of a face of 96x96 pixels with the detector `whole`, where the 
 photographs of 512x512 pixels, where looking for faces is. The tables go into docs/server.md. Needs scikit-image.
 
     python benchmarks/server_load.py [--model nano] [--seconds 60] [--rounds 5] [--round-seconds 10] [--clients 200]
+        [--against CHECKOUT]
 """
 
 import argparse
@@ -34,12 +35,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from skimage import data
-from tables import fill_block, markdown_table, use_cores, write_results
+from tables import add_against, fill_block, markdown_table, measure_other, use_cores, write_results
+
+from motivnet.server.settings import ServerSettings
 
 CLIENT = Path(__file__).with_name("server_client.py")
 CROPS = ["--detector", "whole"]
-# Images that wait: few enough that those who are accepted are answered within ten times the latency of one client.
-SHORT_QUEUE = 4
+# Versions before this option had no limit.
+NO_LIMIT = ["--max-wait-ms", "1000000"] if hasattr(ServerSettings, "max_wait_ms") else []
 PAGE = Path(__file__).parents[1] / "docs" / "server.md"
 
 
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--name", default="server", help="of the file of results")
+    add_against(parser)
     options = parser.parse_args()
     cores = use_cores(options.cores)
     model = ["--model", options.model]
@@ -65,8 +69,8 @@ def main() -> None:
                 what, [*model, *CROPS, *queue], crops, clients=options.clients, seconds=options.seconds, one_client=one
             )
             for what, queue in (
-                (f"queue of {SHORT_QUEUE} images", ["--max-queue-images", str(SHORT_QUEUE)]),
-                ("default queue", []),
+                ("default settings", []),
+                ("no limit of the wait", NO_LIMIT),
             )
         ]
         compare = [
@@ -77,6 +81,13 @@ def main() -> None:
                 ("photographs, one thread a core", [], photographs),
             )
         ]
+    figures: dict[str, Any] = {"one client": one, "many clients": many, "batching": compare}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    if options.against:
+        before = figures["before"] = measure_other(options.against)
+        print("before:", json.dumps(before, indent=2))
     tables = {
         "latency": [{"what": "one client", **plain(one)}, *map(plain, many)],
         "memory": [memory_row(row) for row in many],
@@ -87,7 +98,7 @@ def main() -> None:
         if options.name == "server":
             fill_block(PAGE, f"server-{name}", markdown_table(rows))
     settings = {"model": options.model, "cores_used": cores, "clients": options.clients}
-    write_results(options.name, settings | {"one client": one, "many clients": many, "batching": compare})
+    write_results(options.name, settings | figures)
 
 
 def memory_row(row: dict[str, Any]) -> dict[str, object]:
@@ -229,7 +240,7 @@ def compare_batching(
     what: str, settings: Sequence[str], images: Sequence[Path], options: argparse.Namespace
 ) -> dict[str, object]:
     """Measure requests a second with batches and without, in turns."""
-    queue = ["--max-queue-images", str(2 * options.clients)]
+    queue = ["--max-queue-images", str(2 * options.clients), *NO_LIMIT]
     variants = {"with": [], "without": ["--batch-images", "1"]}
     rates: dict[str, list[float]] = {name: [] for name in variants}
     batches: list[float] = []

@@ -2,10 +2,11 @@
 
 The photographs, 1280x853 JPEGs with one to twelve faces, are made of those that scikit-image and matplotlib ship.
 
-    python benchmarks/speed_predict.py [--model nano] [--photographs 200] [--runs 9] [--cores 2]
+    python benchmarks/speed_predict.py [--model nano] [--photographs 200] [--runs 9] [--cores 2] [--against CHECKOUT]
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -14,13 +15,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 from PIL import Image
 from skimage import data
-from tables import markdown_table, use_cores, write_results
+from tables import add_against, markdown_table, measure_other, use_cores, write_results
 
 from motivnet.checkpoints.bundle import open_bundle
 from motivnet.images import decode_image
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=int, default=200)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--cores", type=int, default=2)
+    add_against(parser)
     options = parser.parse_args()
     cores = use_cores(options.cores)
     with tempfile.TemporaryDirectory() as name:
@@ -50,11 +53,19 @@ def main() -> None:
             row("motivnet predict one.jpg --json", one),
             row(f"motivnet predict folder of {len(photographs)} --json", many, len(photographs)),
         ]
-    print(markdown_table(rows))
     steady = (len(photographs) - 1) / (statistics.median(many) - statistics.median(one))
-    print(f"\nWithout the cold start: {steady:.1f} photographs/s")
+    figures: dict[str, Any] = {"rows": rows, "photographs/s without cold start": round(steady, 1)}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    if options.against:
+        figures["before"] = measure_other(options.against)
+    for name, found in {"": figures, "before": figures.get("before")}.items():
+        if found:
+            print(name, markdown_table(found["rows"]), sep="\n")
+            print(f"\nWithout the cold start: {found['photographs/s without cold start']} photographs/s")
     settings = {"model": open_bundle(options.model).config.name, "cores_used": cores, "photographs": len(photographs)}
-    write_results("speed_predict", settings | {"rows": rows, "photographs/s without cold start": round(steady, 1)})
+    write_results("speed_predict", settings | figures)
 
 
 def row(command: str, seconds: Sequence[float], num_photographs: int = 1) -> dict[str, object]:

@@ -1,8 +1,10 @@
 """What the benchmark scripts share: Markdown tables, JSON files under `results/`, and cores to run on."""
 
+import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -46,6 +48,23 @@ def fill_block(page: Path, name: str, text: str) -> None:
     if not found or not closed:
         raise SystemExit(f"{page}: no marks {begin.strip()} and {end}")
     page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
+
+
+def add_against(parser: argparse.ArgumentParser) -> None:
+    """Add the option that measures another checkout in the same run, and the one by which that is asked."""
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure the package in CHECKOUT/src as well")
+    parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON, and write none")
+
+
+def measure_other(checkout: Path) -> dict[str, Any]:
+    """Run this script, as it is, with the package of another checkout, and give its figures."""
+    package = checkout.resolve() / "src"
+    if not (package / "motivnet").is_dir():
+        raise SystemExit(f"{package}: no package motivnet")
+    command = [sys.executable, *sys.argv, "--json"]
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def use_cores(count: int) -> int:

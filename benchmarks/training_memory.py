@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 
 from motivnet import config
 from motivnet.data.loader import Batch
+from motivnet.machine import KEEP_STEPS, keep_freed_memory
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.motivnet import build_model
 from motivnet.training import recipes
@@ -44,7 +45,6 @@ from motivnet.training.losses import soft_cross_entropy
 from motivnet.training.module import Classifier
 from motivnet.training.optimizers import WarmedAverage
 from motivnet.training.settings import Place, Recipe
-from motivnet.training.trainer import keep_freed_memory
 
 # From the second step on, there are gradients and averages of the step before.
 STEPS = 2
@@ -158,7 +158,7 @@ def measure(way: str, job: str) -> dict[str, Any]:
     # Everything that is loaded but once, loaded: kernels of this precision, of the trainer, of the optimizer.
     train(resolve("mini-fer2013", [f"run.precision={recipe.run.precision}", "run.batch_size=2"]), 1)
     if way == "as_trained":
-        keep_freed_memory()
+        keep_freed_memory(KEEP_STEPS)
     forget_peak()
     before = status_bytes("VmRSS")
     begin = time.perf_counter()

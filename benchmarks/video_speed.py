@@ -1,12 +1,18 @@
 """Time `motivnet video` as a user waits for it: whole processes, from the start to the complete table.
 
 The video has 1280 x 720 pixels and two faces in every frame. "frames/s" is frames / seconds of the whole process, with
-its start; "frames/s without start" leaves out the seconds that a video of one frame takes.
+its start; "frames/s without start" leaves out the seconds that a video of one frame takes. "CPU ms/frame" is the CPU
+time of the whole process, which depends less on what else the machine does.
 
-    python benchmarks/video_speed.py [--frames 900] [--runs 3] [--cores 2]
+With `--against` the commands are also run from another checkout of this repository, such as one of an earlier version,
+in turn with these.
+
+    python benchmarks/video_speed.py [--frames 900] [--runs 3] [--cores 2] [--against CHECKOUT]
 """
 
 import argparse
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,8 +23,9 @@ from pathlib import Path
 from tables import markdown_table, use_cores, write_results
 from video_clip import FPS, HEIGHT, WIDTH, draw_clip
 
+HERE = Path(__file__).parents[1]
 # What is asked for of the commands, in frames per second.
-TARGETS = {"--detect-every 3": 60, "--detect-every 1": 25}
+TARGETS = {"": 100, "--annotate drawn.mp4": 60}
 
 
 def main() -> None:
@@ -27,45 +34,60 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=900)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--against", type=Path, help="another checkout")
     options = parser.parse_args()
+    checkouts = {"this": HERE} | ({"against": options.against.resolve()} if options.against else {})
     cores = use_cores(options.cores)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         clip = draw_clip(folder / "clip.mp4", options.frames)
-        start = min(time_video(folder, draw_clip(folder / "one.mp4", 1), []) for _ in range(options.runs))
+        one = draw_clip(folder / "one.mp4", 1)
+        starts = {
+            name: min(time_video(path, folder, one, [])[0] for _ in range(options.runs))
+            for name, path in checkouts.items()
+        }
         rows = []
-        for arguments in (
-            ["--detect-every", "3"],
-            ["--detect-every", "1"],
-            ["--detect-every", "3", "--annotate", str(folder / "drawn.mp4")],
-            ["--detect-every", "1", "--annotate", str(folder / "drawn.mp4")],
-        ):
-            seconds = [time_video(folder, clip, arguments) for _ in range(options.runs)]
-            median = statistics.median(seconds)
+        drawn = ["--annotate", str(folder / "drawn.mp4")]
+        for arguments in ([], ["--detect-every", "3"], drawn, ["--detect-every", "3", *drawn]):
+            timed = {name: list[tuple[float, float]]() for name in checkouts}
+            for _ in range(options.runs):
+                for name, path in checkouts.items():
+                    timed[name].append(time_video(path, folder, clip, arguments))
             shown = " ".join("drawn.mp4" if argument.endswith(".mp4") else argument for argument in arguments)
-            rows.append(
-                {
-                    "options": shown,
-                    "runs": len(seconds),
-                    "seconds, median": round(median, 2),
-                    "frames/s": round(options.frames / median, 1),
-                    "frames/s without start": round((options.frames - 1) / (median - start), 1),
-                    "target": TARGETS.get(shown, ""),
-                }
-            )
-            print(rows[-1], flush=True)
+            for name, runs in timed.items():
+                median, cpu = map(statistics.median, zip(*runs, strict=True))
+                rows.append(
+                    {
+                        "checkout": name,
+                        "options": shown,
+                        "runs": len(runs),
+                        "seconds, median": round(median, 2),
+                        "frames/s": round(options.frames / median, 1),
+                        "frames/s without start": round((options.frames - 1) / (median - starts[name]), 1),
+                        "CPU ms/frame": round(1000 * cpu / options.frames, 1),
+                        "target": TARGETS.get(shown, ""),
+                    }
+                )
+                print(rows[-1], flush=True)
     print(markdown_table(rows))
     settings = {"frames": options.frames, "width": WIDTH, "height": HEIGHT, "fps": FPS, "faces": 2, "model": "nano"}
-    settings |= {"cores_used": cores, "out": "parquet", "start_seconds": round(start, 2)}
+    settings |= {
+        "cores_used": cores,
+        "out": "parquet",
+        "start_seconds": {name: round(value, 2) for name, value in starts.items()},
+    }
     write_results("video_speed", settings | {"rows": rows})
 
 
-def time_video(folder: Path, video: Path, arguments: list[str]) -> float:
-    """Run the command in a new process; gives its seconds."""
+def time_video(checkout: Path, folder: Path, video: Path, arguments: list[str]) -> tuple[float, float]:
+    """Run the command of a checkout in a new process; gives its seconds, and its seconds of CPU time."""
     command = [sys.executable, "-c", "from motivnet.cli.main import main; main()", "video", str(video), *arguments]
-    begin = time.perf_counter()
-    subprocess.run([*command, "--out", str(folder / "rows.parquet"), "--overwrite"], check=True, capture_output=True)
-    return time.perf_counter() - begin
+    environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command += ["--out", str(folder / "rows.parquet"), "--overwrite"]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import CheckpointError, ConfigError
+from motivnet.machine import usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -40,7 +41,8 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
             "Allowed: those; for cuda or openvino, the extra gpu or openvino"
         )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    # Without a number, onnxruntime would bind its threads to cores, also to those that this process may not use.
+    options.intra_op_num_threads = threads or usable_cores()
     # Threads that spin while idle would compete with decoding and face detection.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3

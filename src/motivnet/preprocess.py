@@ -43,6 +43,10 @@ class Box(NamedTuple):
     width: float
     height: float
 
+    def scaled(self, factor: float) -> "Box":
+        """Return the box in an image whose sides are longer by this factor."""
+        return Box(*(factor * value for value in self))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
@@ -159,6 +163,9 @@ class Preprocessing:
         """
         if self.align:
             raise ConfigError("aligned faces cannot be mapped back to their image. Allowed: a model without align")
+        return self._placement(image_size, box)
+
+    def _placement(self, image_size: tuple[int, int], box: Box | None) -> tuple[Box, Box]:
         whole = Box(0, 0, image_size[1], image_size[0])
         wanted = self._square(image_size, box) if self.geometry == "square" else box or whole
         left, top, right, bottom = _whole_pixels(wanted)
@@ -168,6 +175,11 @@ class Preprocessing:
             side = min(rows, columns)
             filled = Box((columns - side) // 2, (rows - side) // 2, side, side)
         return Box(left, top, right - left, bottom - top), filled
+
+    def fills(self, box: Box) -> bool:
+        """Return whether a face has at least as many pixels in both directions as the model's input shows of it."""
+        source, target = self._placement((0, 0), box)
+        return source.width >= target.width and source.height >= target.height
 
     def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:
         """Normalise faces returned by `face`, uint8 (B, H, W, C), to the model's input, float32 (B, C, H, W)."""

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from motivnet.errors import ImageError
-from motivnet.images import ImageLimits, decode_image
+from motivnet.images import ImageLimits, decode_image, decode_reduced
 
 
 def photograph(height=40, width=60):
@@ -118,6 +118,73 @@ def test_exif_orientation_is_undone(orientation, file_format):
     image = decode_image(encode(stored, file_format, exif=exif, **options))
     assert_decoded(image, original.shape)
     assert closeness(image, original) < 6
+
+
+def jpegs(image):
+    """Return JPEG files of every kind that differs for a decoder."""
+    pil = Image.fromarray(image)
+    frames = {"save_all": True, "append_images": [pil.rotate(180)]}
+    kinds = {
+        "fine": {"subsampling": 0},
+        "coarse": {"subsampling": 2, "quality": 30},
+        "progressive": {"progressive": True},
+        "restarts": {"restart_marker_rows": 1},
+        "profile": {"icc_profile": b"of a camera"},
+        "RGB": {"keep_rgb": True},
+    }
+    files = {name: encode(image, "JPEG", **{"quality": 90, **options}) for name, options in kinds.items()}
+    files |= {mode: encode(pil.convert(mode), "JPEG") for mode in ("L", "CMYK")}
+    return files | {"several": encode(pil, "MPO", **frames), "trailing": files["fine"] + b"of the maker"}
+
+
+def test_jpegs_have_the_pixels_that_pillow_gives_them():
+    for name, data in jpegs(photograph(45, 61)).items():
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(image.convert("RGB"))
+        # Versions of libjpeg may round otherwise.
+        assert np.abs(decode_image(data).astype(int) - expected).max() <= 2, name
+
+
+@pytest.mark.parametrize(("long_side", "reduction"), [(None, 1), (200, 1), (150, 2), (100, 2), (75, 4), (20, 8)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_are_decoded_at_the_size_that_is_enough(long_side, reduction, orientation):
+    original = photograph(201, 301)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name, data in jpegs(ORIENTATIONS[orientation](original)).items():
+        if name in ("L", "CMYK", "trailing"):
+            assert decode_reduced(data, long_side).reduction == 1, name
+        elif name == "fine":
+            data = encode(ORIENTATIONS[orientation](original), "JPEG", exif=exif, quality=90, subsampling=0)
+            decoded = decode_reduced(data, long_side)
+            assert (decoded.size, decoded.reduction) == (original.shape[:2], reduction)
+            full = decode_image(data)
+            np.testing.assert_array_equal(decoded.at(1), full)
+            height, width = -(-201 // reduction), -(-301 // reduction)
+            assert_decoded(decoded.image_hwc_u8, (height, width, 3))
+            padded = np.pad(full, ((0, -201 % reduction), (0, -301 % reduction), (0, 0)), mode="edge")
+            means = padded.reshape(height, reduction, width, reduction, 3).mean((1, 3))
+            assert closeness(decoded.image_hwc_u8, means) < 1.5
+        else:
+            assert decode_reduced(data, long_side).reduction == reduction, name
+
+
+def test_what_is_no_jpeg_is_never_reduced():
+    for source in (encode(photograph(), "PNG"), photograph(), Image.fromarray(photograph())):
+        assert decode_reduced(source, 8).image_hwc_u8.shape == (40, 60, 3)
+
+
+def test_limits_are_of_the_full_size():
+    with pytest.raises(ImageError, match="60 x 40 pixels, the limit is 1000"):
+        decode_reduced(encode(photograph(), "JPEG"), 8, limits=ImageLimits(max_pixels=1000))
+
+
+@pytest.mark.parametrize("long_side", [None, 8])
+def test_a_jpeg_that_ends_too_early_is_damaged(long_side):
+    data = encode(photograph(), "JPEG")
+    for end in (-2, -20, 300):
+        with pytest.raises(ImageError, match="damaged image"):
+            decode_reduced(data[:end], long_side)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

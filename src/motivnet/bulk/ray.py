@@ -62,8 +62,8 @@ def run_ray(
     Args:
         parts: the missing ones.
         model: as for `Predictor.load`.
-        config: of the predictor. A worker gets as many CPUs as it has `threads`, 1 by default, or one GPU if `device`
-            is CUDA.
+        config: of the predictor. A worker gets as many CPUs as it has `threads`, 1 by default, and decodes and detects
+            in as many threads; or it gets one GPU if `device` is CUDA.
         folder: of the files; every host must reach it under this name.
         address: of a running cluster; None starts Ray on this machine, and stops it at the end.
         num_workers: None takes as many as there is room for.
@@ -74,8 +74,8 @@ def run_ray(
         MotivNetError: what `Worker` raises.
     """
     threads = config.threads or 1
-    config = dataclasses.replace(config, threads=threads)
     num_cpus, num_gpus = (None, 1) if config.device.startswith("cuda") else (threads, None)
+    config = dataclasses.replace(config, threads=threads, workers=config.workers or num_cpus)
     with _cluster(address, None if num_workers is None else num_workers * threads):
         while rows := [
             {"request": pickle.dumps((model, config, folder, part))}

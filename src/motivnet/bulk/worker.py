@@ -26,6 +26,7 @@ from motivnet.bulk.fsspec_files import OutputFolder
 from motivnet.bulk.parts import Counts, Outcome, Part, PartWriter
 from motivnet.errors import DataError, MotivNetError
 from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.machine import prepare_for_images
 
 # At one input, tried alone. A single death may have another cause.
 MAX_DEATHS = 2
@@ -112,7 +113,7 @@ class Worker:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
         threads = self._arguments[1].threads
         if threads is not None:
-            # Face detectors count the cores themselves.
+            # Some libraries count the cores themselves.
             environment["OMP_NUM_THREADS"] = str(threads)
         # -P: modules in the current folder must not shadow libraries.
         command = [sys.executable, "-P", "-m", __spec__.name, str(os.getpid())]
@@ -141,9 +142,7 @@ def main() -> None:
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
+    prepare_for_images()
     writer = PartWriter(*pickle.load(requests))
     while True:
         part, known = pickle.load(requests)

@@ -10,6 +10,7 @@ import typer
 from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError
 from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.machine import keep_freed_memory
 from motivnet.video.video_config import FollowConfig
 
 if TYPE_CHECKING:
@@ -46,12 +47,11 @@ def live(
     ],
 ) -> None:
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
-    from motivnet.cli.video import keep_memory
     from motivnet.video.camera import label_live
 
     if headless and out is None:
         raise ConfigError("--headless shows nothing, and nothing is written. Allowed: together with --out FILE.mp4")
-    keep_memory()
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         # A service manager ends the run as Ctrl-C does.
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))

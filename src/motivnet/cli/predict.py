@@ -67,7 +67,9 @@ def predict(
     targets = plan_targets([*map(file_name, inputs)], annotate, overwrite=overwrite) if annotate else []
 
     from motivnet.inference.predictor import Predictor
+    from motivnet.machine import prepare_for_images
 
+    prepare_for_images()
     loaded = Predictor.load(model, predictor)
     table = None if as_json or out else _table(top_k, affect=loaded.config.model.affect)
     counts: collections.Counter[str] = collections.Counter()

@@ -49,9 +49,11 @@ def serve(
     check_exposure(host, settings, insecure=insecure)
     with bind(host, port) as sock:
         from motivnet.inference.predictor import Predictor
+        from motivnet.machine import prepare_for_images
         from motivnet.server.attention import find_attention
         from motivnet.server.telemetry import log_to_stderr
 
+        prepare_for_images()
         loaded = Predictor.load(model, predictor)
         log_to_stderr(log_level)
         run(create_app(loaded, settings, attention=find_attention(loaded, model)), settings, sock)

@@ -1,6 +1,5 @@
 """`motivnet video`: the emotions of the faces in videos, frame by frame."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ from motivnet.cli.console import open_bar
 from motivnet.cli.inputs import match_files
 from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
 from motivnet.inference.predictor_config import PredictorConfig
+from motivnet.machine import keep_freed_memory
 from motivnet.video.video_config import FollowConfig, Selection
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ PREDICTOR_FIELDS = (
     *(*DETECTION, "landmarks", "batch_size", "workers", "precision", "device"),
     *("dtype", "image_size", "geometry", "num_heads"),
 )
-# Of <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes.
-M_SIZES = {-3: 32 << 20, -1: 256 << 20}
 
 
 @derive_options
@@ -60,7 +58,7 @@ def video(
     """Recognise the emotion of every face in videos, frame by frame (needs the extra `video`)."""
     from motivnet.video.label import label_video
 
-    keep_memory()
+    keep_freed_memory()
     videos = [path for pattern in paths for path in match_files(pattern)]
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
@@ -73,20 +71,6 @@ def video(
     _print_summary(labelled, out)
     if any(video.error for video in labelled):
         raise typer.Exit(1)
-
-
-def keep_memory() -> None:
-    """Have glibc reuse the large blocks that every frame allocates, instead of returning them to the system each time.
-
-    The system would have to clear them again. Detection allocates about 15 MB; the threshold is glibc's greatest.
-    """
-    import ctypes
-
-    # Other systems and C libraries have no such setting.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    if mallopt is not None:
-        for option, size in M_SIZES.items():
-            mallopt(option, size)
 
 
 def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:

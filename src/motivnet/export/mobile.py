@@ -6,6 +6,9 @@ and get the settings of the bundle in FILE.json. Only a Mac runs Core ML: elsewh
 Shape suffixes: B images, C channels, H height, W width.
 """
 
+# The libraries of the formats are not part of the environment that is tested.
+# pyright: reportMissingImports=false
+
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,10 +74,17 @@ def export_mobile(bundle: Bundle, form: str, path: Path) -> float | None:
     model, config = load_bundle(bundle), bundle.config
     pixels_BCHW = torch.zeros(1, config.model.in_chans, *config.model.image_size)
     with needs_extra(form, form), quiet():
-        _FORMATS[form][0](AllOutputs(model).eval() if config.model.affect else model, pixels_BCHW, path, bundle)
+        _FORMATS[form][0](_PlainOutputs(model) if config.model.affect else model, pixels_BCHW, path, bundle)
     if form == "coreml" and sys.platform != "darwin":
         return None
     return compare(bundle, lambda: MobileBackend(form, path), path, tolerance=TOLERANCES[torch.float32])
+
+
+class _PlainOutputs(AllOutputs):
+    """Return a plain tuple, since ExecuTorch cannot store a named one."""
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(output for output in super().forward(pixels_BCHW) if output is not None)
 
 
 def _write_tflite(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:

@@ -35,6 +35,11 @@ class Detection:
         """The box for `Preprocessing.face`: None for a whole image, which gets no margin."""
         return None if self.whole else self.box
 
+    def scaled(self, factor: float) -> "Detection":
+        """Return the face in an image whose sides are longer by this factor."""
+        points = self.landmarks and tuple((factor * x, factor * y) for x, y in self.landmarks)
+        return dataclasses.replace(self, box=self.box.scaled(factor), landmarks=points)
+
 
 class FaceDetector(Protocol):
     """A face detector. Implementations must be thread-safe."""

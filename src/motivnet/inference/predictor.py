@@ -20,10 +20,11 @@ from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
-from motivnet.images import ColorOrder, NamedImage, decode_image, is_data_url, is_tensor
+from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_data_url, is_tensor
 from motivnet.inference.backends import Backend, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
 from motivnet.inference.results import FaceResult, ImageResult, Results
+from motivnet.machine import usable_cores
 from motivnet.onnx_session import offers
 from motivnet.preprocess import Box
 from motivnet.remote import fetch, is_url, without_password
@@ -64,12 +65,18 @@ class Predictor:
         options = options or PredictorConfig()
         self.options = options
         self.batch_size = options.batch_size
-        self.workers = options.workers
+        # At least two, as some wait for the network.
+        self.workers = options.workers or max(2, usable_cores())
         self.limits = options.limits
         self.fetch_limits = options.fetch_limits
         self.abstain_below = _threshold(options.abstain_below, config)
         self._fingerprint = config.preprocessing.fingerprint
-        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="motivnet")
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="motivnet")
+        self._long_side = None
+        settings = getattr(detector, "config", None)
+        # `min_face` counts pixels of the full size.
+        if isinstance(settings, DetectorConfig) and not settings.min_face:
+            self._long_side = settings.long_side
 
     @classmethod
     def load(
@@ -161,18 +168,25 @@ class Predictor:
             pending.append((result, detections, crops))
             num_faces += len(crops)
             if num_faces >= self.batch_size or len(pending) >= self.batch_size:
-                yield from self._classify(pending)
+                yield from self.finish(pending)
                 pending, num_faces = [], 0
-        yield from self._classify(pending)
+        yield from self.finish(pending)
 
     def _prefetch(
         self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None
     ) -> Iterator[Detected]:
-        """Fetch and decode images and detect faces in threads, a few images ahead of the caller, in order."""
+        """Fetch and decode images and detect faces in threads, a few images ahead of the caller, in order.
+
+        One worker is the caller's own thread: a process that is to use one core uses no more.
+        """
+        known = itertools.repeat(None) if boxes is None else boxes
+        numbered = enumerate(zip(inputs, known, strict=boxes is not None))
+        if self.workers == 1:
+            yield from (self._detect(source, position, color, box) for position, (source, box) in numbered)
+            return
         queue: collections.deque[Future[Detected]] = collections.deque()
         try:
-            known = itertools.repeat(None) if boxes is None else boxes
-            for position, (source, box) in enumerate(zip(inputs, known, strict=boxes is not None)):
+            for position, (source, box) in numbered:
                 queue.append(self._pool.submit(self._detect, source, position, color, box))
                 # Enough to keep the threads busy during one batch, with bounded memory.
                 if len(queue) >= 4 * self.workers:
@@ -191,19 +205,43 @@ class Predictor:
                 raise source
             if isinstance(source, str) and is_url(source):
                 source = fetch(source, self.fetch_limits)
-            image_hwc_u8 = decode_image(source, color=color, limits=self.limits)
+            decoded = decode_reduced(source, None if box else self._long_side, color=color, limits=self.limits)
+            found = [Detection(box, 1.0)] if box else self.detector.detect(decoded.image_hwc_u8)
+            detections, crops = self._crop(decoded, found)
         except ImageError as error:
             return result(status="unreadable", error=str(error)), (), ()
-        detections = (Detection(box, 1.0),) if box else tuple(self.detector.detect(image_hwc_u8))
-        crops = tuple(
-            self.config.preprocessing.face(image_hwc_u8, found.crop_box, found.landmarks) for found in detections
-        )
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
-        (height, width), image = image_hwc_u8.shape[:2], source if is_file else image_hwc_u8
+        (height, width), image = decoded.size, source if is_file else decoded.image_hwc_u8
         status = "ok" if detections else "no_face"
         return result(status=status, width=width, height=height, image=image), detections, crops
 
-    def _classify(self, images: list[Detected]) -> Iterator[ImageResult]:
+    def _crop(
+        self, decoded: Decoded, detections: list[Detection]
+    ) -> tuple[tuple[Detection, ...], tuple[np.ndarray, ...]]:
+        """Crop the faces, from a larger image where the decoded one has fewer pixels of one than the model takes.
+
+        Args:
+            decoded: the image.
+            detections: in its pixels.
+
+        Returns:
+            The detections in pixels of the full size, and the crops.
+        """
+        preprocessing, reduction = self.config.preprocessing, decoded.reduction
+        found = detections
+        while reduction > 1 and not all(preprocessing.fills(face.crop_box) for face in found if face.crop_box):
+            reduction //= 2
+            found = [face.scaled(2) for face in found]
+        image_hwc_u8 = decoded.at(reduction)
+        crops = tuple(preprocessing.face(image_hwc_u8, face.crop_box, face.landmarks) for face in found)
+        return tuple(face.scaled(decoded.reduction) for face in detections), crops
+
+    def submit(self, image: NamedImage) -> "Future[Detected]":
+        """Begin to decode an image and detect its faces, in a thread; `finish` takes what comes of it."""
+        return self._pool.submit(self._detect, image, 0, "rgb", None)
+
+    def finish(self, images: list[Detected]) -> Iterator[ImageResult]:
+        """Classify the faces of several images in batches, and yield the results of the images."""
         faces = [face for _, _, crops in images for face in crops]
         answers = itertools.chain.from_iterable(
             self.classify(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
@@ -230,7 +268,9 @@ class Predictor:
         abstained = self.abstain_below is not None and best < self.abstain_below
         named = dict(zip(labels, probs, strict=True))
         landmarks = (found.landmarks or ()) if self.options.landmarks else None
-        return FaceResult(found.box, found.score, labels[probs.index(best)], named, abstained, *affect, landmarks=landmarks)
+        valence, arousal = affect
+        answer = labels[probs.index(best)], named, abstained, valence, arousal
+        return FaceResult(found.box, found.score, *answer, landmarks)
 
 
 def detector_of(config: PredictorConfig) -> FaceDetector:

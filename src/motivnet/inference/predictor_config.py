@@ -59,7 +59,9 @@ class PredictorConfig:
     batch_size: int = setting(
         64, "Maximum number of faces per forward pass; a large model or little memory lowers it.", min=1
     )
-    workers: int = setting(2, "Threads that decode images and detect faces.", min=1)
+    workers: int | None = setting(
+        None, "Threads that decode images and detect faces.", min=1, show_default="one per core, at least 2"
+    )
     limits: ImageLimits | None = setting(None, "Sizes beyond which an image is unreadable; None: defaults.", flag=None)
     fetch_limits: FetchLimits | None = setting(None, "Limits of fetching a URL; None: defaults.", flag=None)
     abstain_below: Threshold = setting(

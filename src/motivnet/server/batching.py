@@ -1,9 +1,10 @@
 """Micro-batching: images of requests that arrive at about the same time go through the model together.
 
-Own code, as a request must be accepted or refused before it is read, and is never divided. A request's images are one
-`_Job`. A task on the event loop takes jobs from the queue when there are enough images for a batch, when no other
-request is being read, or when the oldest job has waited long enough; while the model is busy, the next batch collects.
-One thread runs the models. Everything else here runs on the event loop and needs no lock.
+Own code, as a request must be accepted or refused before it is read, and is never divided. The predictor's threads
+decode a request's images and detect their faces, also while the model is busy; then the images are one `_Job`. A task
+on the event loop takes jobs from the queue when there are enough images for a batch, when no other request is on its
+way, or when the oldest job has waited long enough. One thread runs the models. Everything else here runs on the event
+loop and needs no lock.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from motivnet.images import NamedImage
-from motivnet.inference.predictor import Predictor
+from motivnet.inference.predictor import Detected, Predictor
 from motivnet.inference.results import ImageResult
 from motivnet.server.limits import RefusedError
 from motivnet.server.settings import ServerSettings
@@ -26,13 +27,15 @@ from motivnet.server.telemetry import Metrics
 T = TypeVar("T")
 
 _LOG = logging.getLogger("motivnet.server")
+# Weight of the newest batch in the moving average of the time per image.
+NEWEST = 0.2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """The images of a request, and the future of their results."""
+    """The images of a request with their faces, and the future of their results."""
 
-    images: Sequence[NamedImage]
+    images: Sequence[Detected]
     results: asyncio.Future[list[ImageResult]]
     since_s: float
 
@@ -44,13 +47,15 @@ class Batcher:
         """Prepare; `start` begins.
 
         Args:
-            predictor: called in one thread only.
+            predictor: its model is called in one thread only.
             settings: of the queue and the batches.
             metrics: of the queue and the batches.
         """
         self._predictor, self._settings, self._metrics = predictor, settings, metrics
         self._jobs: collections.deque[_Job] = collections.deque()
-        self._queued = self._arriving = 0
+        # Images that wait for the model or a thread; those accepted and not answered; requests on their way.
+        self._queued = self._held = self._arriving = 0
+        self._done_s, self._image_s = 0.0, 0.0
         self._closing = False
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="motivnet-model")
@@ -71,8 +76,15 @@ class Batcher:
         A request with more images than the queue may hold is accepted if no other image is waiting.
         """
         self.check_open()
-        if self._queued and self._queued + num_images > self._settings.max_queue_images:
+        # Fewer would leave threads idle.
+        is_long = self._queued >= 2 * self._predictor.workers and self.wait_s > self._settings.max_wait_ms / 1000
+        if self._queued and (is_long or self._queued + num_images > self._settings.max_queue_images):
             raise RefusedError(429, "queue_full", "too many images are waiting for the model; retry later")
+
+    @property
+    def wait_s(self) -> float:
+        """How long an image would wait that arrived now: the images before it, by the moving average of their time."""
+        return self._held * self._image_s
 
     @contextlib.contextmanager
     def arriving(self) -> Iterator[None]:
@@ -99,11 +111,29 @@ class Batcher:
             RefusedError: 429 if too many images are waiting, 503 at shutdown, 500 if the predictor failed.
         """
         self.check_room(len(images))
-        job = _Job(images, asyncio.get_running_loop().create_future(), time.monotonic())
-        self._jobs.append(job)
+        began_s = time.monotonic()
+        self._held += len(images)
         self._count(len(images))
-        self._changed.set()
-        return await job.results
+        try:
+            with self.arriving():
+                detected = await self._detect(images)
+            job = _Job(detected, asyncio.get_running_loop().create_future(), began_s)
+            self._jobs.append(job)
+            return await job.results
+        finally:
+            self._held -= len(images)
+
+    async def _detect(self, images: Sequence[NamedImage]) -> list[Detected]:
+        found = [asyncio.wrap_future(self._predictor.submit(image)) for image in images]
+        try:
+            return await asyncio.gather(*found)
+        except BaseException as error:
+            for future in found:
+                future.cancel()
+            self._count(-len(images))
+            if isinstance(error, Exception):
+                raise _failure(error) from None
+            raise
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run another function in the model's thread between two batches. It counts as one waiting image.
@@ -132,7 +162,7 @@ class Batcher:
     async def _run(self) -> None:
         while True:
             while not self._jobs:
-                if self._closing:
+                if self._closing and not self._queued:
                     return
                 await self._change()
             await self._collect(self._jobs[0].since_s + self._settings.batch_wait_ms / 1000)
@@ -144,11 +174,14 @@ class Batcher:
         await self._changed.wait()
 
     async def _collect(self, until_s: float) -> None:
-        """Wait until a batch is full, no request is being read, the monotonic clock reads `until_s`, or the end."""
+        """Wait until a batch is full, no request is on its way, the monotonic clock reads `until_s`, or the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
-                while self._arriving and self._queued < self._settings.batch_images and not self._closing:
+                while self._arriving and self._num_ready() < self._settings.batch_images and not self._closing:
                     await self._change()
+
+    def _num_ready(self) -> int:
+        return sum(len(job.images) for job in self._jobs)
 
     def _take(self) -> list[_Job]:
         """Take the oldest jobs that fit into a batch, at least one; those that nobody awaits any more are dropped."""
@@ -167,8 +200,14 @@ class Batcher:
         images = [image for job in jobs for image in job.images]
         self._metrics.batch_images.observe(len(images))
         with self._metrics.batch_seconds.time():
-            call = asyncio.get_running_loop().run_in_executor(self._thread, self._predictor.predict, images)
+            call = asyncio.get_running_loop().run_in_executor(
+                self._thread, lambda: list(self._predictor.finish(images))
+            )
             await asyncio.wait([call])
+        now_s = time.monotonic()
+        image_s = (now_s - max(self._done_s, jobs[0].since_s)) / len(images)
+        self._image_s += (image_s - self._image_s) * (NEWEST if self._done_s else 1)
+        self._done_s = now_s
         error = call.exception()
         if error and len(jobs) > 1:
             # One request must not fail another.
@@ -183,6 +222,7 @@ class Batcher:
 
     def _count(self, change: int) -> None:
         self._queued += change
+        self._changed.set()
         self._metrics.queue_images.set(self._queued)
 
 

@@ -22,6 +22,9 @@ class ServerSettings:
     batch_images: int = setting(32, "Images that fill a batch; 1 predicts each request by itself.")
     batch_wait_ms: float = setting(5.0, "Maximum wait for further requests to join a batch, in milliseconds.")
     max_queue_images: int = setting(64, "Images waiting for the model, unless of a single request; beyond, 429.")
+    max_wait_ms: float = setting(
+        25.0, "Estimated wait of an image, in milliseconds, unless few are waiting (two per worker); beyond, 429."
+    )
     max_requests: int = setting(256, "Concurrent prediction requests; beyond, 429.")
     max_held_bytes: int = setting(
         500_000_000, "Bytes of bodies in memory; beyond, 429. Of unknown length: counted as max-request-bytes."

@@ -65,12 +65,12 @@ class Metrics:
         self.request_seconds = seconds("motivnet_request_seconds", "From a request's header to its answer", ["path"])
         self.errors = counter("motivnet_errors", "Requests refused or failed", ["reason"])
         self.active = gauge("motivnet_active_requests", "Prediction requests in progress")
-        self.queue_images = gauge("motivnet_queue_images", "Images waiting for the model")
-        self.queue_wait = seconds("motivnet_queue_seconds", "Time that a request's images waited")
+        self.queue_images = gauge("motivnet_queue_images", "Images waiting for a thread or the model")
+        self.queue_wait = seconds("motivnet_queue_seconds", "From the acceptance of a request's images to their batch")
         self.batch_images = Histogram(
             "motivnet_batch_images", "Images of a batch", registry=self.registry, buckets=_IMAGES
         )
-        self.batch_seconds = seconds("motivnet_batch_seconds", "Time to predict a batch")
+        self.batch_seconds = seconds("motivnet_batch_seconds", "Time of the model for a batch")
         self.images = counter("motivnet_images", "Images answered", ["status"])
         self.faces = counter("motivnet_faces", "Faces detected", ["emotion"])
 

@@ -1,9 +1,7 @@
 """Lightning's trainer as every run uses it: curves, checkpoints, early exits, any number of devices."""
 
-import ctypes
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from motivnet.data.loader import ResumableLoader
 from motivnet.errors import ConfigError
+from motivnet.machine import KEEP_STEPS, keep_freed_memory
 from motivnet.models.backbone import write_out_short_attention
 from motivnet.storage import atomic_file
 from motivnet.training.callbacks.csv_logger import Curve
@@ -173,7 +172,7 @@ def make_trainer(
     """
     run, curves = recipe.run, Curve(out)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no news, no tips
-    keep_freed_memory()
+    keep_freed_memory(KEEP_STEPS)
     best = BestCheckpoint(
         dirpath=(out / BEST).parent, filename=BEST.stem, monitor=monitor, mode=mode, enable_version_counter=False
     )
@@ -282,19 +281,3 @@ def _devices(place: Place) -> tuple[str, int]:
 def is_first() -> bool:
     """Return whether this is the process that writes files and messages, of all processes of a run."""
     return rank_zero_only.rank == 0
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step instead of returning it to the system.
-
-    Otherwise every activation of a training step on the CPU is mapped again, a large part of the step's time. Does
-    nothing with other C libraries.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of glibc's malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(top_pad, 64 * 2**20)
-        mallopt(mmap_max, 0)

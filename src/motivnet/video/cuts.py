@@ -9,9 +9,9 @@ PySceneDetect, the known package, thresholds the difference of colours, which a 
 build of OpenCV.
 """
 
+import math
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -24,20 +24,22 @@ SIDE = 16
 BLANK_DEVIATION = 3.0
 # One minus the correlation at a cut, as a minimum, and as a multiple of that at the frame before.
 MIN_CHANGE, MIN_RATIO = 0.3, 3.0
+# What stands for the frame before where there is none in the same shot, as the shot may begin with much movement.
+FIRST_CHANGE = 0.2
 
 
 class Picture(NamedTuple):
     """A frame, as the next one is compared with it; plain data.
 
     Attributes:
-        thumbnail: grey values of the last frame that was not blank.
+        thumbnail: grey values of the last frame that was not blank, less their mean, of length 1.
         change: how much it differed from the one before.
         blank: whether the frame is blank.
         jump: `SAME`, `UNCERTAIN` or `CUT`.
     """
 
-    thumbnail: list[int] | None = None
-    change: float = 0.0
+    thumbnail: list[float] | None = None
+    change: float = FIRST_CHANGE
     blank: bool = False
     jump: int = SAME
 
@@ -50,14 +52,16 @@ def compare(before: Picture | None, frame: "VideoFrame") -> Picture:
         frame: any.
     """
     small: Any = frame.reformat(SIDE, SIDE, "gray", interpolation="AREA")
-    thumbnail = small.to_ndarray()
+    grey = small.to_ndarray().ravel()
+    grey = grey - grey.mean()
+    length = math.sqrt(grey @ grey)
     before = before or Picture()
-    if thumbnail.std() < BLANK_DEVIATION:
+    if length < BLANK_DEVIATION * SIDE:
         return before._replace(blank=True, jump=UNCERTAIN)
-    listed = thumbnail.ravel().tolist()
+    thumbnail = (grey / length).tolist()
     if before.thumbnail is None:
-        return Picture(listed, jump=UNCERTAIN)
-    change = 1 - float(np.corrcoef(listed, before.thumbnail)[0, 1])
+        return Picture(thumbnail, jump=UNCERTAIN)
+    change = 1 - sum(map(operator.mul, thumbnail, before.thumbnail))
     if change > max(MIN_CHANGE, MIN_RATIO * before.change):
-        return Picture(listed, jump=CUT)
-    return Picture(listed, change, jump=UNCERTAIN if before.blank else SAME)
+        return Picture(thumbnail, jump=CUT)
+    return Picture(thumbnail, change, jump=UNCERTAIN if before.blank else SAME)

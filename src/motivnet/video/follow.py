@@ -147,7 +147,7 @@ def _crop(
             following = dict(zip(tracker.update([face.box for face in found], frame.time_s), found, strict=True))
             for place, each in enumerate(waiting, 1):
                 share = (each.time_s - waiting[0].time_s) / ((frame.time_s - waiting[0].time_s) or 1)
-                yield crop(each, _between(faces, following, share), state if place == len(waiting) else None)
+                yield crop(each, between(faces, following, share), state if place == len(waiting) else None)
             faces, waiting = following, []
         if stand_still:
             yield crop(frame, faces, None if (count + 1) % checkpoint_every else tracker.state())
@@ -157,7 +157,7 @@ def _crop(
         yield crop(each, faces, None)
 
 
-def _between(before: Faces, after: Faces, share: float) -> Faces:
+def between(before: Faces, after: Faces, share: float) -> Faces:
     """Move the faces of a search towards their places in the next one; a face that is not in both stays.
 
     Args:

@@ -30,7 +30,8 @@ from motivnet.video.video_config import Selection
 if TYPE_CHECKING:
     from av import VideoFrame
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 END: Any = object()
 
 # Frames decoded ahead of the one in use: enough to even out key frames, 22 MB at 1280 x 720.

@@ -30,12 +30,12 @@ DEADLY = """
 import os, signal, sys
 if "motivnet.bulk.worker" in sys.orig_argv:
     from motivnet.inference import predictor
-    real = predictor.decode_image
-    def decode_image(source, **options):
+    real = predictor.decode_reduced
+    def decode_reduced(source, long_side, **options):
         if str(source).endswith("3.png"):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return real(source, **options)
-    predictor.decode_image = decode_image
+        return real(source, long_side, **options)
+    predictor.decode_reduced = decode_reduced
 """
 # The actor of Ray dies with the process it watches, once, in the second part, when its file has not got its name yet.
 DEADLY_ONCE = """

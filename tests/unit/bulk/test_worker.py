@@ -22,12 +22,12 @@ DEADLY = """
 import os, signal, sys
 if "motivnet.bulk.worker" in sys.orig_argv:
     from motivnet.inference import predictor
-    real = predictor.decode_image
-    def decode_image(source, **options):
+    real = predictor.decode_reduced
+    def decode_reduced(source, long_side, **options):
         if os.path.basename(str(source)).startswith("killer"):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return real(source, **options)
-    predictor.decode_image = decode_image
+        return real(source, long_side, **options)
+    predictor.decode_reduced = decode_reduced
 """
 DEADLY_ONCE = """
 import os, signal, sys

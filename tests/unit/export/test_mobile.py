@@ -62,7 +62,7 @@ def test_a_file_answers_as_torch_does(tmp_path: Path, form: str, affect: bool) -
         assert largest is not None
         assert largest <= 1e-5
         said = json.loads((tmp_path / f"{path.name}.json").read_text(encoding="utf-8"))
-        assert said["labels"][0] == "neutral"
+        assert said["labels"]["names"][0] == "neutral"
         assert said["preprocessing"]["size"] == [32, 32]
 
 

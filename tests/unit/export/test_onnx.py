@@ -66,7 +66,8 @@ def test_weights_in_half_precision_are_stored_so_and_lose_nothing(tmp_path: Path
     kind, sizes = onnx.TensorProto.DataType.Name, collections.Counter()
     for tensor in onnx.load(bundle.onnx).graph.initializer:
         sizes[kind(tensor.data_type)] += len(tensor.raw_data)
-    assert 2 * sizes["FLOAT"] < sizes["FLOAT16"]
+    # What is small, and batch norm, stays in float32.
+    assert sizes["FLOAT"] < sizes["FLOAT16"]
 
 
 def test_what_the_file_says_of_itself(tmp_path: Path) -> None:

@@ -4,15 +4,17 @@ import itertools
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from motivnet import images
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import CheckpointError, ConfigError, DetectorError
 from motivnet.faces import Detection, load_detector
-from motivnet.images import ImageLimits
+from motivnet.images import ImageLimits, NamedImage, decode_image
 from motivnet.inference.backends import OnnxBackend, Outputs
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
@@ -243,6 +245,76 @@ def test_stream_is_lazy_and_holds_few_images(tiny_bundle):
     for _ in range(3):
         predictor.predict([flat(0)] * 4)
     assert threading.active_count() == before
+
+
+class TestLargePhotographs:
+    @pytest.fixture
+    def photograph(self, astronaut) -> np.ndarray:
+        """The face about (675, 342), 285 pixels wide."""
+        return np.asarray(Image.fromarray(astronaut).resize((1536, 1536), Image.Resampling.BICUBIC))
+
+    @pytest.fixture
+    def jpeg(self, photograph) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(photograph).save(buffer, "JPEG", quality=95, subsampling=0)
+        return buffer.getvalue()
+
+    @pytest.fixture
+    def reductions(self, monkeypatch) -> list[int]:
+        """The reductions at which JPEGs were decoded."""
+        found, decode = [], images._decode_jpeg
+
+        def spy(data, orientation, reduction):
+            found.append(reduction)
+            return decode(data, orientation, reduction)
+
+        monkeypatch.setattr(images, "_decode_jpeg", spy)
+        return found
+
+    def test_are_decoded_at_half_the_size_with_the_same_results(self, predictor, jpeg, reductions):
+        (half,), (full,) = predictor.predict(jpeg), predictor.predict(decode_image(jpeg))
+        assert reductions == [2, 1]
+        assert (half.width, half.height) == (full.width, full.height) == (1536, 1536)
+        (small,), (large,) = half.faces, full.faces
+        assert small.box == pytest.approx(large.box, abs=6)
+        assert small.face_score == pytest.approx(large.face_score, abs=0.05)
+        assert small.prob == pytest.approx(large.prob, abs=0.02)
+
+    @pytest.mark.parametrize(("side", "expected"), [(64, [2]), (128, [2]), (200, [2, 1])])
+    def test_are_decoded_again_where_a_face_needs_more_pixels(self, predictor, jpeg, reductions, side, expected):
+        bundle = predictor.config
+        preprocessing = dataclasses.replace(bundle.preprocessing, size=(side, side), margin=0.0)
+        model = dataclasses.replace(bundle.model, image_size=(side, side))
+        predictor.config = dataclasses.replace(bundle, preprocessing=preprocessing, model=model)
+        _, (found,), (crop,) = predictor.submit(NamedImage("x", jpeg)).result()
+        assert reductions == expected
+        # Of the same face, in the photograph at full size.
+        whole = preprocessing.face(decode_image(jpeg), found.box)
+        assert np.abs(crop.astype(int) - whole).mean() < 2
+        assert len(found.landmarks) == 5
+        assert all(x > found.box.x and y > found.box.y for x, y in found.landmarks)
+
+    def test_are_decoded_in_full_with_a_known_box_or_a_smallest_face(self, tiny_bundle, predictor, jpeg, reductions):
+        list(predictor.stream([jpeg], boxes=[Box(500, 200, 300, 300)]))
+        Predictor.load(tiny_bundle.path, min_face=20).predict(jpeg)
+        Predictor.load(tiny_bundle.path, detector="whole").predict(jpeg)
+        Predictor.load(tiny_bundle.path, long_side=1280).predict(jpeg)
+        assert reductions == [1] * 4
+
+
+def test_one_worker_is_the_callers_thread(tiny_bundle):
+    class Watcher(Columns):
+        threads: ClassVar[set[str]] = set()
+
+        def detect(self, image_hwc_u8):
+            self.threads.add(threading.current_thread().name)
+            return super().detect(image_hwc_u8)
+
+    predictor = Predictor.load(tiny_bundle.path, detector=Watcher(), workers=1)
+    assert len(predictor.predict([flat(9)] * 5)) == 5
+    assert Watcher.threads == {threading.current_thread().name}
+    with pytest.raises(ValueError, match="zip"):
+        list(predictor.stream([flat(9)] * 2, boxes=[None]))
 
 
 def test_an_error_of_the_iterable_reaches_the_caller(whole):

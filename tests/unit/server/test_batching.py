@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -15,14 +16,27 @@ from motivnet.server.telemetry import Metrics
 
 
 class Echo:
-    """Answers with the images as sources, once it is let; breaks at one named bad."""
+    """Answers with the images as sources, once it is let; breaks at one named bad, and reads none named unread."""
+
+    workers = 1
 
     def __init__(self) -> None:
         self.let, self.began = threading.Event(), threading.Event()
         self.batches: list[list[bytes]] = []
         self.threads: set[str] = set()
+        self.submitted: list[Future] = []
 
-    def predict(self, images):
+    def submit(self, image):
+        future = Future()
+        if image.name != "unread":
+            future.set_result(image)
+        if image.name == "broken":
+            future = Future()
+            future.set_exception(RuntimeError("no detector"))
+        self.submitted.append(future)
+        return future
+
+    def finish(self, images):
         self.began.set()
         assert self.let.wait(60)
         names = [image.name for image in images]
@@ -73,7 +87,7 @@ def test_what_came_while_the_model_was_busy_is_one_batch():
         first = ask(batcher, "1")
         await until(echo.began.is_set)
         rest = [ask(batcher, "2", "3"), ask(batcher, "4"), ask(batcher, "5", "6")]
-        await asyncio.sleep(0)
+        await until(lambda: batcher._num_ready() == 5)
         echo.let.set()
         assert sources(await first) == ["1"]
         assert [sources(await task) for task in rest] == [["2", "3"], ["4"], ["5", "6"]]
@@ -146,6 +160,70 @@ def test_a_full_queue():
     run(go, max_queue_images=3)
 
 
+def test_a_long_wait_is_refused_but_not_of_the_few_that_keep_the_threads_busy():
+    async def go(batcher, echo):
+        first = ask(batcher, "1", "2")
+        await until(echo.began.is_set)
+        # As if each image of an earlier batch had taken a second.
+        batcher._image_s = 1.0
+        assert batcher.wait_s == 2.0
+        others = [ask(batcher, "3"), ask(batcher, "4")]
+        await until(lambda: batcher._num_ready() == 2)
+        with pytest.raises(RefusedError, match="too many images") as refused:
+            await batcher.predict(named("5"))
+        assert refused.value.status == 429
+        batcher._image_s = 0.1
+        others.append(ask(batcher, "5"))
+        echo.let.set()
+        await asyncio.gather(first, *others)
+        assert batcher.wait_s == 0
+
+    run(go, max_wait_ms=500)
+
+
+def test_the_time_of_an_image_follows_the_batches():
+    async def go(batcher, echo):
+        echo.let.set()
+        await batcher.predict(named("1"))
+        first_s = batcher._image_s
+        assert first_s > 0
+        batcher._image_s = first_s + 1000
+        await batcher.predict(named("2"))
+        assert first_s < batcher._image_s < first_s + 1000
+
+    run(go)
+
+
+def test_images_are_detected_while_the_model_is_busy_and_others_overtake_slow_ones():
+    async def go(batcher, echo):
+        first = ask(batcher, "1")
+        await until(echo.began.is_set)
+        slow, quick = ask(batcher, "unread"), ask(batcher, "2")
+        await until(lambda: len(echo.submitted) == 3)
+        echo.let.set()
+        await asyncio.gather(first, quick)
+        assert echo.batches == [["1"], ["2"]]
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        echo.submitted[1].set_result(NamedImage("unread", b""))
+        await closing
+        assert sources(await slow) == ["unread"]
+
+    run(go)
+
+
+def test_a_request_that_breaks_the_detector_fails_alone(caplog):
+    async def go(batcher, echo):
+        echo.let.set()
+        broken, fine = await asyncio.gather(ask(batcher, "broken", "unread"), ask(batcher, "1"), return_exceptions=True)
+        assert (broken.status, sources(fine)) == (500, ["1"])
+        assert echo.submitted[1].cancelled()
+        assert batcher._queued == batcher.wait_s == 0
+
+    run(go)
+    assert "no detector" in caplog.text
+
+
 def test_whoever_leaves_is_not_predicted():
     async def go(batcher, echo):
         first = ask(batcher, "1")
@@ -166,7 +244,7 @@ def test_only_the_guilty_request_fails(caplog):
         first = ask(batcher, "1")
         await until(echo.began.is_set)
         tasks = [ask(batcher, "2"), ask(batcher, "bad"), ask(batcher, "3")]
-        await asyncio.sleep(0)
+        await until(lambda: batcher._num_ready() == 3)
         echo.let.set()
         await first
         two, bad, three = await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,5 +1,6 @@
 """`label_video` and `label_live` from Python."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from motivnet.labels import EMOTIONS
 from motivnet.video.camera import label_live
 from motivnet.video.outputs import annotate_video
 from motivnet.video.reader import Video
-from motivnet.video.video_config import Selection
+from motivnet.video.video_config import FollowConfig, Selection
 
 av = pytest.importorskip("av")
 
@@ -63,6 +64,16 @@ def test_with_an_output_the_rows_are_written(clip: Path, tiny_bundle, tmp_path: 
     (done,) = motivnet.label_video(clip, tmp_path / "rows.csv", model=tiny_bundle.path, config=WHOLE)
     assert (done.rows, done.error, done.files) == (None, None, ())
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 13
+
+
+def test_short_tracks_are_marked(clip: Path, tiny_bundle, tmp_path: Path) -> None:
+    follow, out = FollowConfig(min_track_s=1.0), tmp_path / "rows.jsonl"
+    options = {"model": tiny_bundle.path, "config": WHOLE, "follow": follow}
+    (listed,) = motivnet.label_video(clip, annotate=tmp_path / "drawn.mp4", **options)
+    assert listed.rows is not None
+    assert [row["short_track"] for row in listed.rows] == [True] * 12
+    motivnet.label_video(clip, out, **options)
+    assert [json.loads(line)["short_track"] for line in out.read_text().splitlines()] == [True] * 12
 
 
 def test_landmarks_on_request_are_columns_also_where_the_detector_has_none(

@@ -17,8 +17,8 @@ from motivnet.images import ImageLimits
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
 from motivnet.preprocess import Box
-from motivnet.video.follow import follow
-from motivnet.video.reader import Frame, Video, read_ahead
+from motivnet.video.follow import MAX_WAITING, follow
+from motivnet.video.reader import Frame, Video, map_ahead, read_ahead
 from motivnet.video.video_config import FollowConfig, Selection
 
 av = pytest.importorskip("av")
@@ -219,6 +219,24 @@ def test_reading_ahead_is_bounded_and_ends_with_its_reader() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "motivnet-ahead"]
 
 
+def test_mapping_ahead_keeps_the_order_and_is_bounded() -> None:
+    pulled, done = itertools.count(), []
+
+    def work(number: int) -> int:
+        done.append(number)
+        return 10 * number
+
+    ahead = map_ahead(work, pulled, 3)
+    assert [next(ahead) for _ in range(50)] == list(range(0, 500, 10))
+    ahead.close()
+    assert next(pulled) <= 50 + 2 * 3 + 1
+    assert set(range(50)) <= set(done)
+    assert list(map_ahead(work, range(4), 3)) == [0, 10, 20, 30]
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(lambda number: 1 // number, [1, 0], 2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("motivnet-map")]
+
+
 def test_errors_of_the_thread_are_raised_here() -> None:
     def broken() -> Iterator[int]:
         yield 1
@@ -320,6 +338,32 @@ def test_checkpoints_are_where_faces_are_detected_next(tiny_bundle: Bundle) -> N
     config = FollowConfig(detect_every=3, checkpoint_every=4)
     results = follow(predictor(tiny_bundle, Spots([0])), still([9] * 14), config)
     assert [result.frame.index for result in results if result.state] == [5, 11]
+
+
+def test_searches_far_apart_leave_boxes_where_they_are(tiny_bundle: Bundle) -> None:
+    config = FollowConfig(detect_every=MAX_WAITING + 1, checkpoint_every=1)
+    results = list(follow(predictor(tiny_bundle, Spots([0], [3])), still([9] * (MAX_WAITING + 3)), config))
+    assert [result.faces[0].box.x for result in results] == [0] * (MAX_WAITING + 1) + [3] * 2
+    assert [result.frame.index for result in results if result.state] == [MAX_WAITING]
+
+
+def test_boxes_stand_still_in_live_pictures(tiny_bundle: Bundle) -> None:
+    results = follow(predictor(tiny_bundle, Spots([0], [3])), still([9] * 4), FollowConfig(detect_every=2), live=True)
+    assert [result.faces[0].box.x for result in results] == [0, 0, 3, 3]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_threads_change_nothing(tiny_bundle: Bundle, tmp_path: Path, astronaut: np.ndarray, every: int) -> None:
+    images = [np.ascontiguousarray(astronaut[:240, number : number + 320]) for number in range(0, 160, 8)]
+    path, config = draw(tmp_path / "a.mp4", images), FollowConfig(detect_every=every, checkpoint_every=4)
+    runs = []
+    for workers in (1, 4):
+        model = Predictor.load(tiny_bundle.path, workers=workers)
+        with Video(path) as video:
+            runs.append([(result.faces, result.tracks, result.state) for result in follow(model, video, config)])
+    assert runs[0] == runs[1]
+    xs = [faces[0].box.x for faces, _, _ in runs[0]]
+    assert np.abs(np.diff(xs[: every * (len(xs) // every)]) + 8).max() < 6
 
 
 def test_a_photograph_as_a_video(tiny_bundle: Bundle, tmp_path: Path, astronaut: np.ndarray) -> None:

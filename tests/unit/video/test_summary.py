@@ -36,6 +36,12 @@ class TestSummary:
         assert second.visible_s == pytest.approx(0.5 + 4 / 3)  # the last frame lasts as long as the others on average
         assert second.best_s == 4
 
+    def test_tracks_visible_for_less_are_short(self):
+        listed = rows(*((k / 10, {0: 0.9, 1: 0.8} if k == 4 else {0: 0.9}) for k in range(10)))
+        found = summarise(listed, LABELS, 0.2)
+        assert {track.name: track.short for track in found.tracks} == {"#0": False, "#1 (short)": True}
+        assert not any(track.short for track in summarise(listed, LABELS).tracks)
+
     def test_one_frame(self):
         found = summarise(rows((2, {5: 0.9})), LABELS)
         assert found.tracks[0].visible_s > 0
