@@ -96,7 +96,7 @@ def find(manifest: Manifest, row: int) -> Face | None:
     return image_hwc_u8, box and wanted, found
 
 
-def measure_template(manifest: Manifest) -> list[dict[str, object]]:
+def measure_template(manifest: Manifest) -> list[dict[str, Any]]:
     """Return the median place of each landmark in the square about the detector's box, and its quartiles."""
     places = []
     for row in range(len(manifest)):
@@ -169,9 +169,8 @@ def compare(
     rows = []
     for crop, answers_B in preds.items():
         row: dict[str, object] = {"faces": name, "found": f"{len(target_B)} of {total}", "crop": crop}
-        differences = paired_bootstrap(
-            *(functools.partial(scores, each) for each in (answers_B, preds[base])), len(target_B)
-        )
+        own, other = (functools.partial(scores, each) for each in (answers_B, preds[base]))
+        differences = paired_bootstrap(own, other, len(target_B))
         for title, value in scores(answers_B).items():
             low, high = differences[title].interval
             row |= {

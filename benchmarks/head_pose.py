@@ -11,6 +11,7 @@ must be the opposite. That is the error of the landmarks.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +47,7 @@ def rotation(pose: Pose) -> np.ndarray:
     return np.linalg.multi_dot([cv2.Rodrigues(np.radians(turn))[0] for turn in turns])
 
 
-def projected(person_mm: float, noise: float) -> dict[str, object]:
+def projected(person_mm: float, noise: float) -> dict[str, Any]:
     """Return the errors of the pose of projections, in degrees."""
     random = np.random.default_rng(0)
     errors = []

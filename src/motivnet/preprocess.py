@@ -163,6 +163,9 @@ class Preprocessing:
         """
         if self.align:
             raise ConfigError("aligned faces cannot be mapped back to their image. Allowed: a model without align")
+        return self._placement(image_size, box)
+
+    def _placement(self, image_size: tuple[int, int], box: Box | None) -> tuple[Box, Box]:
         whole = Box(0, 0, image_size[1], image_size[0])
         wanted = self._square(image_size, box) if self.geometry == "square" else box or whole
         left, top, right, bottom = _whole_pixels(wanted)
@@ -175,7 +178,7 @@ class Preprocessing:
 
     def fills(self, box: Box) -> bool:
         """Return whether a face has at least as many pixels in both directions as the model's input shows of it."""
-        source, target = self.placement((0, 0), box)
+        source, target = self._placement((0, 0), box)
         return source.width >= target.width and source.height >= target.height
 
     def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:

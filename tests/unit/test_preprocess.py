@@ -504,3 +504,8 @@ def test_aligned_faces_need_a_square_and_are_not_mapped_back():
         dataclasses.replace(MOTIVNET_PAD, align=True)
     with pytest.raises(ConfigError, match="cannot be mapped back"):
         square(align=True).placement((50, 70), PLACES["inside"])
+
+
+def test_whether_a_face_has_pixels_enough_is_the_same_with_alignment():
+    for box in (Box(3, 4, 20, 24), Box(3, 4, 20, 23)):
+        assert square(align=True).fills(box) == square().fills(box) == (box.height == 24)

@@ -74,7 +74,7 @@ class FaceResult:
     def scaled(self, factor: float) -> "FaceResult":
         """Return the face in an image that is larger by this factor."""
         points = self.landmarks and tuple((factor * x, factor * y) for x, y in self.landmarks)
-        return dataclasses.replace(self, box=Box(*(factor * value for value in self.box)), landmarks=points)
+        return dataclasses.replace(self, box=self.box.scaled(factor), landmarks=points)
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """Return the `k` most probable labels with their probabilities, best first."""
