@@ -244,8 +244,7 @@ def predict_manifest(
     if not detect:
         predictor = Predictor(config, predictor.backend, load_detector("whole"), predictor.options)
     results = track(predictor.stream(sources, boxes=None if detect else boxes), total=len(manifest), what=what)
-    probs_BC = np.full((len(manifest), len(labels)), np.nan)
-    affect_B2 = np.full((len(manifest), len(AFFECT)), np.nan)
+    probs_BC, affect_B2 = (np.full((len(manifest), count), np.nan) for count in (len(labels), len(AFFECT)))
     status: list[Status] = []
     errors: dict[int, str] = {}
     faces: dict[int, Box] = {}
