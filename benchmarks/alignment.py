@@ -4,9 +4,9 @@
 
 `template` prints where the landmarks are in the detector's box, made square: `motivnet.preprocess.TEMPLATE`. `scores`
 compares the answers of one model on the same faces, cropped as the data set's annotation says (FER-2013: the whole
-image), by the detector's box, and aligned; faces that the detector does not find are left out. `train` trains that
-model on, on plain and on aligned crops of the same faces, two seeds each; it can be resumed, each run is a folder in
-`--out`. `faces/dev.parquet` holds the development faces, see `nano.py`.
+image), by the detector's box, and aligned; faces that the detector does not find are left out. `train` trains nano's
+architecture from faceres (`--start`) on plain and on aligned crops of the same faces, two seeds each; it can be resumed,
+each run is a folder in `--out`. `faces/dev.parquet` holds the development faces, see `nano.py`.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from nano import development_faces, motivnet, precision
 from PIL import Image
 from tables import FACES_PAGE, fill_block, markdown_table, write_results
 
-from motivnet.checkpoints.bundle import open_bundle
 from motivnet.data.manifest import Manifest, make_manifest, write_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
@@ -30,13 +29,13 @@ from motivnet.evaluation.resampling import paired_bootstrap
 from motivnet.faces import Detection, load_detector
 from motivnet.images import decode_image
 from motivnet.inference.predictor import Predictor
-from motivnet.preprocess import Box, Preprocessing
+from motivnet.preprocess import NANO, Box, Preprocessing
 from motivnet.video.tracking import iou
 
 # Of a detection with the face that the data set means; others are eyes, mouths, and people behind.
 MIN_IOU = 0.4
 TEMPLATE_ROWS, TRAIN_ROWS, SEEDS = 3000, 4000, (0, 1)
-SETTINGS = ["split.select=Selection", "run.epochs=2", "run.mixup_epochs=0", "optimizer.backbone_lr=2e-4"]
+SETTINGS = ["split.select=Selection", "run.epochs=2", "run.mixup_epochs=0"]
 ARMS = ("plain", "aligned")
 
 Face = tuple[np.ndarray, Box | None, Detection]
@@ -47,6 +46,7 @@ def main() -> None:
     parser.add_argument("--fer2013", type=Path, required=True)
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--start", type=Path, default=Path("faceres.json"), help="weights that `train` starts from")
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
     parser.add_argument("--only", nargs="+", choices=("template", "scores", "train"), default=("template", "scores"))
     options = parser.parse_args()
@@ -69,7 +69,7 @@ def main() -> None:
         print(markdown_table(results["scores"]))
         fill_block(FACES_PAGE, "alignment", markdown_table(results["scores"]))
     if "train" in options.only:
-        results["trained"] = train(options.model, draw(training, TRAIN_ROWS), sets, options.out)
+        results["trained"] = train(options.start, draw(training, TRAIN_ROWS), sets, options.out)
         print(markdown_table(results["trained"]))
     print(f"written: {write_results('alignment_trained' if 'train' in options.only else 'alignment', results)}")
 
@@ -181,12 +181,12 @@ def compare(
     return rows
 
 
-def train(model: str, training: Manifest, sets: dict[str, Manifest], out: Path) -> list[dict[str, object]]:
-    """Train a model on, on both kinds of crops and with every seed, and compare the answers seed by seed."""
+def train(start: Path, training: Manifest, sets: dict[str, Manifest], out: Path) -> list[dict[str, object]]:
+    """Train nano's architecture on both kinds of crops and with every seed, and compare the answers seed by seed."""
     out.mkdir(parents=True, exist_ok=True)
     data, crops = out / "{}.parquet", {"plain": detected, "aligned": aligned}
     if not all(Path(str(data).format(arm)).exists() for arm in ARMS):
-        write_crops(open_bundle(model).config.preprocessing, training, sets, crops, str(data))
+        write_crops(NANO, training, sets, crops, str(data))
     rows = []
     for seed in SEEDS:
         folders = {arm: out / f"{arm}-{seed}" for arm in ARMS}
@@ -194,7 +194,7 @@ def train(model: str, training: Manifest, sets: dict[str, Manifest], out: Path) 
             command = ["train", "nano-fer2013", "--data", f"manifest:{str(data).format(arm)}", "--out", str(folder)]
             for setting in (*SETTINGS, f"run.seed={seed}"):
                 command += ["--set", setting]
-            command += ["--init", str(open_bundle(model).path), *precision()]
+            command += ["--set", f"backbone.weights={start}", *precision()]
             if not (folder / "bundle" / "config.json").exists():
                 motivnet(*command, *(["--resume"] if (folder / "run.json").exists() else []))
         for name, manifest in sets.items():
