@@ -5,7 +5,7 @@
 `template` prints where the landmarks are in the detector's box, made square: `motivnet.preprocess.TEMPLATE`. `scores`
 compares the answers of one model on the same faces, cropped as the data set's annotation says (FER-2013: the whole
 image), by the detector's box, and aligned; faces that the detector does not find are left out. `train` trains nano's
-architecture from faceres (`--start`) on plain and on aligned crops of the same faces, with two seeds; it can be resumed,
+architecture from faceres (`--start`) on plain and on aligned crops of the same faces, two seeds each; it is resumed,
 each run is a folder in `--out`. `faces/dev.parquet` holds the development faces, see `nano.py`.
 """
 
