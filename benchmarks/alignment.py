@@ -5,7 +5,7 @@
 `template` prints where the landmarks are in the detector's box, made square: `motivnet.preprocess.TEMPLATE`. `scores`
 compares the answers of one model on the same faces, cropped as the data set's annotation says (FER-2013: the whole
 image), by the detector's box, and aligned; faces that the detector does not find are left out. `train` trains nano's
-architecture from faceres (`--start`) on plain and on aligned crops of the same faces, two seeds each; it is resumed,
+architecture from faceres (`--start`) on plain and on aligned crops of the same faces, `--seeds` times; it is resumed,
 each run is a folder in `--out`. `faces/dev.parquet` holds the development faces, see `nano.py`.
 """
 
@@ -34,7 +34,7 @@ from motivnet.video.tracking import iou
 
 # Of a detection with the face that the data set means; others are eyes, mouths, and people behind.
 MIN_IOU = 0.4
-TEMPLATE_ROWS, TRAIN_ROWS, SEEDS = 3000, 4000, (0, 1)
+TEMPLATE_ROWS, TRAIN_ROWS = 3000, 4000
 SETTINGS = ["split.select=Selection", "run.epochs=2", "run.mixup_epochs=0"]
 ARMS = ("plain", "aligned")
 
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--start", type=Path, default=Path("faceres.json"), help="weights that `train` starts from")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of `train` on either kind of crops")
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
     parser.add_argument("--only", nargs="+", choices=("template", "scores", "train"), default=("template", "scores"))
     options = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> None:
         print(markdown_table(results["scores"]))
         fill_block(FACES_PAGE, "alignment", markdown_table(results["scores"]))
     if "train" in options.only:
-        results["trained"] = train(options.start, draw(training, TRAIN_ROWS), sets, options.out)
+        results["trained"] = train(options.start, draw(training, TRAIN_ROWS), sets, options.out, options.seeds)
         print(markdown_table(results["trained"]))
     print(f"written: {write_results('alignment_trained' if 'train' in options.only else 'alignment', results)}")
 
@@ -181,14 +182,16 @@ def compare(
     return rows
 
 
-def train(start: Path, training: Manifest, sets: dict[str, Manifest], out: Path) -> list[dict[str, object]]:
+def train(
+    start: Path, training: Manifest, sets: dict[str, Manifest], out: Path, num_seeds: int
+) -> list[dict[str, object]]:
     """Train nano's architecture on both kinds of crops and with every seed, and compare the answers seed by seed."""
     out.mkdir(parents=True, exist_ok=True)
     data, crops = out / "{}.parquet", {"plain": detected, "aligned": aligned}
     if not all(Path(str(data).format(arm)).exists() for arm in ARMS):
         write_crops(NANO, training, sets, crops, str(data))
     rows = []
-    for seed in SEEDS:
+    for seed in range(num_seeds):
         folders = {arm: out / f"{arm}-{seed}" for arm in ARMS}
         for arm, folder in folders.items():
             command = ["train", "nano-fer2013", "--data", f"manifest:{str(data).format(arm)}", "--out", str(folder)]
