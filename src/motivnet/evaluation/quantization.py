@@ -12,18 +12,17 @@ import numpy as np
 from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints.bundle import Bundle
 from motivnet.config import replace, to_plain
+from motivnet.data.loader import FaceDataset
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
-from motivnet.errors import DataError, ImageError, OutputError
+from motivnet.errors import DataError, OutputError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
 from motivnet.export.quantization_config import MIN_FACES, QuantizationConfig
 from motivnet.export.quantize import quantize_onnx, require_quantizable
 from motivnet.faces import load_detector
-from motivnet.images import decode_image
 from motivnet.inference.backends import Backend, OnnxBackend
 from motivnet.inference.predictor import Predictor
-from motivnet.preprocess import Box, Preprocessing
 from motivnet.storage import atomic_folder, write_json
 from motivnet.version import __version__
 
@@ -75,7 +74,8 @@ def quantize(
     backend = require_quantizable(bundle)
     source = read_source(data).restrict(bundle.config.labels)
     drawn, measured = _draw(source.split(split), settings), source.split(evaluate)
-    pixels_BCHW = _read_faces(drawn, bundle.config.preprocessing)
+    faces = FaceDataset(drawn, bundle.config.preprocessing)
+    pixels_BCHW = faces.__getitems__(list(range(len(drawn)))).pixels.numpy()
 
     def predict(backend: Backend, what: str) -> Predictions:
         predictor = Predictor(bundle.config, backend, load_detector("whole"))
@@ -113,16 +113,6 @@ def _draw(manifest: Manifest, settings: QuantizationConfig) -> Manifest:
     number = min(settings.faces, len(manifest)) // MIN_FACES * MIN_FACES
     rows = np.random.default_rng(settings.seed).permutation(len(manifest))[:number]
     return manifest.select(np.sort(rows))
-
-
-def _read_faces(manifest: Manifest, preprocessing: Preprocessing) -> np.ndarray:
-    faces = []
-    for row, box in enumerate(manifest.table["box"].to_pylist()):
-        try:
-            faces.append(preprocessing.face(decode_image(manifest.source(row)), box and Box(*box)))
-        except ImageError as error:
-            raise DataError(f"{manifest.where(row)}: {error}") from None
-    return preprocessing.normalise(np.stack(faces))
 
 
 def _compare(before: Predictions, after: Predictions, precision: str) -> dict[str, Any]:
