@@ -43,9 +43,14 @@ TEACHERS: dict[str, list[str]] = {
     "faceres-0": ["split.fold=0"],
     "faceres-1": ["split.fold=1", "model.head.kind=linear"],
 }
-STUDENT = ["split.select=Selection", "loss.vote_weight=1", "loss.label_smoothing=0"]
+# Of a labelled face's target: a third from the teacher, half from the annotators' votes, the rest its label. Of linear
+# probes on a teacher's features, those of mostly votes were the best by the rule (`benchmarks/nano_probe.py`).
+LABELS = ["--weight=0.3", "--vote-weight=0.75"]
+# The student starts from the first teacher, which has seen half of the labelled faces.
+STUDENT = ["split.select=Selection", "loss.vote_weight=1", "loss.label_smoothing=0", "run.epochs=8"]
+STUDENT += ["run.mixup_epochs=6"]
 # Shares of the log frequency of the classes that are taken off the logits, to choose from.
-PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PRIORS = tuple(round(0.1 * i, 1) for i in range(8))
 TEACHER = ["split.select=Selection", "split.folds=2", "run.epochs=8", "run.mixup_epochs=6"]
 
 
@@ -55,7 +60,7 @@ def main() -> None:
     parser.add_argument("--fer2013", type=Path, required=True)
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
-    parser.add_argument("--only", nargs="+", help="steps to run: data, teacher-NAME, labels, student, scores")
+    parser.add_argument("--only", nargs="+", help="steps to run: data, teacher-NAME, labels, student, choose")
     arguments = parser.parse_args()
     chain = Chain(arguments.faceres, arguments.fer2013, arguments.faces, arguments.out)
     for name, step in chain.steps().items():
@@ -76,7 +81,7 @@ class Chain:
             "data": self.make_data,
             **{f"teacher-{name}": lambda name=name: self.teach(name) for name in TEACHERS},
             "labels": self.label,
-            "student": lambda: self.train("student", self.soft, [*STUDENT, f"backbone.weights={self.faceres}"]),
+            "student": lambda: self.train("student", self.soft, STUDENT, init=self.bundles()[0]),
             "choose": self.choose,
         }
 
@@ -95,9 +100,14 @@ class Chain:
         """Write the soft labels of the teachers, for the labelled and for the unlabelled faces."""
         if self.soft.exists():
             return
-        teachers = [f"--teacher={self.out / f'teacher-{name}' / 'bundle'}" for name in TEACHERS]
+        teachers = [f"--teacher={bundle}" for bundle in self.bundles()]
         pool = f"parquet:{self.faces / 'pool.parquet'}?unlabelled=true&image=jpeg&box=16,16,96,96"
-        motivnet("distil", *teachers, f"--data=manifest:{self.data}", f"--unlabelled={pool}", f"--out={self.soft}")
+        data = [f"--data=manifest:{self.data}", f"--unlabelled={pool}"]
+        motivnet("distil", *teachers, *LABELS, *data, f"--out={self.soft}")
+
+    def bundles(self) -> list[Path]:
+        """Return the bundles of the teachers."""
+        return [self.out / f"teacher-{name}" / "bundle" for name in TEACHERS]
 
     def choose(self) -> None:
         """Score every model that was trained, choose by the rule, and write the chosen one to `chosen/`."""
@@ -116,10 +126,12 @@ class Chain:
         results = {"rule": __doc__, "rows": {"data": data.counts()}, "tried": tried, "chosen": best}
         print(f"written: {write_results('nano', results)}")
 
-    def train(self, name: str, data: Path, settings: list[str]) -> None:
+    def train(self, name: str, data: Path, settings: list[str], init: Path | None = None) -> None:
         """Train, or go on with training."""
         folder = self.out / name
         command = ["train", "nano-fer2013", "--data", f"manifest:{data}", "--out", str(folder), *precision()]
+        if init:
+            command += ["--init", str(init)]
         for setting in settings:
             command += ["--set", setting]
         motivnet(*command, *(["--resume"] if (folder / "run.json").exists() else []))
