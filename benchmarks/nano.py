@@ -47,8 +47,8 @@ TEACHERS: dict[str, list[str]] = {
 # probes on a teacher's features, those of mostly votes were the best by the rule (`benchmarks/nano_probe.py`).
 LABELS = ["--weight=0.3", "--vote-weight=0.75"]
 # The student starts from the first teacher, which has seen half of the labelled faces.
-STUDENT = ["split.select=Selection", "loss.vote_weight=1", "loss.label_smoothing=0", "run.epochs=8"]
-STUDENT += ["run.mixup_epochs=6"]
+STUDENT = ["split.select=Selection", "loss.vote_weight=1", "loss.label_smoothing=0", "run.epochs=6"]
+STUDENT += ["run.mixup_epochs=4"]
 # Shares of the log frequency of the classes that are taken off the logits, to choose from.
 PRIORS = tuple(round(0.1 * i, 1) for i in range(8))
 TEACHER = ["split.select=Selection", "split.folds=2", "run.epochs=8", "run.mixup_epochs=6"]
