@@ -2,8 +2,8 @@
 
 A row of the data set is a part, and its result is the part's counts: workers read the images and write the rows, so
 that neither passes through the driver or Ray's object store. Ray Data's actor pool holds one `Worker` per actor, gives
-one part and announces the next (back-pressure), grows and shrinks with the cluster, and restarts what dies (a killed process, a
-lost host) with its part. A part that is written twice is the same complete file both times.
+each one part and announces the next (back-pressure), grows and shrinks with the cluster, and restarts what dies (a
+killed process, a lost host) with its parts. A part that is written twice is the same complete file both times.
 """
 
 import contextlib
