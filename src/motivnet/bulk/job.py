@@ -86,6 +86,7 @@ class Summary:
         parts_done: output files that this run wrote; the others were there already.
         seconds: duration of this run.
         images_per_s: inputs of this run per second; None if nothing was left to do.
+        skipped: what was passed over in the folder, such as files that are no images: suffix or reason -> number.
     """
 
     inputs: int
@@ -95,6 +96,7 @@ class Summary:
     parts_done: int
     seconds: float
     images_per_s: float | None
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -177,7 +179,7 @@ def run_bulk(
         for counts in done if missing else ():
             total += counts
             last = report()
-    return _finish(folder, total, num_parts, len(missing), last)
+    return _finish(folder, total, num_parts, len(missing), last, dict(source.skipped))
 
 
 def _absolute(model: str, config: PredictorConfig) -> tuple[str, PredictorConfig]:
@@ -241,7 +243,9 @@ def _find_parts(folder: OutputFolder, names: set[str]) -> dict[int, Counts]:
         return {number: counts for number, counts in counted if counts is not None}
 
 
-def _finish(folder: OutputFolder, total: Counts, num_parts: int, num_done: int, progress: Progress) -> Summary:
+def _finish(
+    folder: OutputFolder, total: Counts, num_parts: int, num_done: int, progress: Progress, skipped: dict[str, int]
+) -> Summary:
     """Write the summary, and remove what killed processes left."""
     rate = progress.images_per_s
     summary = Summary(
@@ -250,6 +254,7 @@ def _finish(folder: OutputFolder, total: Counts, num_parts: int, num_done: int, 
         parts_done=num_done,
         seconds=round(progress.seconds, 3),
         images_per_s=None if rate is None else round(rate, 3),
+        skipped=skipped,
     )
     # A second run that finds nothing to do keeps the figures of the first.
     if num_done or SUMMARY not in folder.names():

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motivnet.cli.console import echo
 from motivnet.errors import DataError, ImageError
+from motivnet.image_files import describe_skipped, is_special, no_images, walk_images
 from motivnet.video.video_config import is_video
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def file_name(named: "Named") -> Path:
 
 
 def _find(argument: str) -> "list[Named]":
-    from motivnet.images import IMAGE_SUFFIXES, is_data_url
+    from motivnet.images import is_data_url
     from motivnet.remote import is_url, without_password
 
     if argument == STDIN:
@@ -107,12 +109,20 @@ def _find(argument: str) -> "list[Named]":
         return [argument]
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", argument):
         raise DataError(f"{without_password(argument)}: Allowed: http:// and https://; `motivnet bulk` takes others")
-    if not Path(argument).is_dir():
-        return [*match_files(argument)]
-    found = sorted(_images_below(Path(argument)))
+    return [*_find_files(argument)]
+
+
+def _find_files(argument: str) -> list[Path]:
+    if is_special(argument) and not is_video(argument):
+        return [Path(argument)]
+    if not os.path.isdir(argument):  # noqa: PTH112 - a name may be too long for Path.is_dir
+        return match_files(argument)
+    found, skipped = walk_images(Path(argument))
     if not found:
-        raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
-    return [*found]
+        raise no_images(argument, skipped)
+    if skipped:
+        echo(f"{argument}: {describe_skipped(skipped)}", err=True)
+    return found
 
 
 def match_files(argument: str) -> list[Path]:
@@ -122,34 +132,22 @@ def match_files(argument: str) -> list[Path]:
         DataError: if there is none.
     """
     path = Path(argument)
-    if path.is_file():
+    if os.path.isfile(argument):  # noqa: PTH113
         return [path]
-    if path.is_dir():
+    if os.path.isdir(argument):  # noqa: PTH112
         raise DataError(f"{argument}: is a folder. Allowed: files, or a pattern such as '{path}/*.mp4'")
-    if path.exists():
+    if is_special(argument):
         raise DataError(f"{argument}: neither a file nor a folder")
     if not glob.has_magic(argument):
         raise DataError(f"{argument}: no such file or folder")
     # `Path.glob` takes no absolute pattern.
-    matches = sorted(Path(match) for match in glob.glob(argument, recursive=True))  # noqa: PTH207
-    matches = [match for match in matches if match.is_file()]
+    found = [match for match in glob.glob(argument, recursive=True) if not os.path.isdir(match)]  # noqa: PTH112, PTH207
+    matches = sorted(Path(match) for match in found if not is_special(match))
     if not matches:
         raise DataError(f"{argument}: no file matches this pattern")
+    if len(found) > len(matches):
+        echo(f"{argument}: skipped {len(found) - len(matches)} pipe or device", err=True)
     return matches
-
-
-def _images_below(folder: Path) -> Iterable[Path]:
-    from motivnet.images import IMAGE_SUFFIXES
-
-    for parent, folders, names in os.walk(folder, onerror=_unreadable_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)
-
-
-def _unreadable_folder(error: OSError) -> None:
-    raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
 
 def _take_picture(camera: str) -> "np.ndarray | ImageError":

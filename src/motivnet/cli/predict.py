@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.console import make_table, print_tables, track
+from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
 from motivnet.cli.options import Fields, Model, Overwrite, derive_options
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, for_terminal, one_line
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import all_columns, counts_of, marked, printable, summarise, to_rows
+from motivnet.inference.rows import all_columns, counts_of, marked, summarise, to_rows
 from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
 
@@ -94,7 +94,7 @@ def predict(
     if table:
         print_tables(table)
     places = " and ".join(map(str, filter(None, (out, annotate))))
-    typer.echo(f"{summarise(counts)}; written to {places}" if places else summarise(counts), err=True)
+    echo(f"{summarise(counts)}; written to {places}" if places else summarise(counts), err=True)
     raise typer.Exit(1 if counts["unreadable"] else 0)
 
 
@@ -107,9 +107,9 @@ def _table(top_k: int, *, affect: bool) -> "Table":
 def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
     from rich.text import Text
 
-    source = Text(printable(result.source))
+    source = Text(for_terminal(result.source))
     if result.status == "unreadable":
-        table.add_row(source.append(f"\n  {result.error}", style="red"), Text("unreadable", style="red"))
+        table.add_row(source.append(f"\n  {one_line(result.error)}", style="red"), Text("unreadable", style="red"))
     elif not result.faces:
         table.add_row(source, Text("no face", style="dim"))
     for face in result.faces:

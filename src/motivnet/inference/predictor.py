@@ -210,6 +210,8 @@ class Predictor:
             detections, crops = self._crop(decoded, found)
         except ImageError as error:
             return result(status="unreadable", error=str(error)), (), ()
+        except MemoryError:
+            return result(status="unreadable", error="not enough memory for this image"), (), ()
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
         (height, width), image = decoded.size, source if is_file else decoded.image_hwc_u8
         status = "ok" if detections else "no_face"
