@@ -56,7 +56,7 @@ def walk_images(folder: Path) -> tuple[list[Path], Skipped]:
                 continue
             seen.add(identity)
             with os.scandir(inside) as found:
-                entries = list(found)
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             skipped[f"unreadable folder {inside} ({error.strerror})"] += 1
             continue
@@ -84,7 +84,8 @@ def skip_reason(name: str) -> str:
 
 def describe_skipped(skipped: Mapping[str, int]) -> str:
     """Describe what was passed over: `skipped 3 .txt, 1 pipe or device`; empty if nothing was."""
-    named = [f"{number:,} {reason}" for reason, number in collections.Counter(skipped).most_common(MAX_NAMED)]
+    commonest = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))[:MAX_NAMED]
+    named = [f"{number:,} {reason}" for reason, number in commonest]
     more = [f"{len(skipped) - MAX_NAMED} other kinds"] if len(skipped) > MAX_NAMED else []
     return f"skipped {', '.join(named + more)}" if named else ""
 

@@ -196,8 +196,11 @@ def _run_local(
     parts: Iterator[Part], model: str, config: PredictorConfig, folder: OutputFolder
 ) -> Generator[Counts, None, None]:
     """Write the parts one after another, and yield their counts."""
-    with contextlib.closing(Worker(model, config, folder)) as worker:
-        yield from map(worker.write, parts)
+    try:
+        with contextlib.closing(Worker(model, config, folder)) as worker:
+            yield from map(worker.write, parts)
+    finally:  # the worker, killed, may have been writing
+        folder.remove_leftovers()
 
 
 def make_plan(src: str, source: Source, model: str, config: PredictorConfig, part_size: int) -> dict[str, Any]:

@@ -21,6 +21,9 @@ Model = Annotated[
 ]
 # Fields of `PredictorConfig` about face detection.
 DETECTION = ("detector", "min_score", "min_face", "long_side")
+Excel = Annotated[
+    bool, typer.Option("--excel", help="Mark a .csv file as UTF-8 by a byte order mark, which Excel needs.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
 
 

@@ -11,7 +11,7 @@ import typer
 
 from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
-from motivnet.cli.options import Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError, for_terminal, one_line
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
@@ -49,10 +49,9 @@ def predict(
     annotate: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
     ] = None,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time from one frame to the next.")
-    ] = 1.0,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time between frames.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=1, help="Emotions per face in the table.")] = 3,
+    excel: Excel = False,
     overwrite: Overwrite = False,
     *,
     predictor: Annotated[PredictorConfig, Fields(leave_out=("backend", "threads"))],
@@ -78,7 +77,8 @@ def predict(
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
     columns = all_columns(loaded.config.labels.names, landmarks=predictor.landmarks)
-    table_file = open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext(lambda row: None)
+    no_file = contextlib.nullcontext(lambda row: None)
+    table_file = open_table(out, columns, overwrite=overwrite, excel=excel) if out else no_file
     with table_file as write_row:
         for position, result in enumerate(results):
             counts.update(counts_of(result))

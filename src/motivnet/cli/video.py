@@ -7,7 +7,7 @@ import typer
 
 from motivnet.cli.console import echo, open_bar
 from motivnet.cli.inputs import match_files
-from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import one_line
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
@@ -53,6 +53,7 @@ def video(
     follow: FollowConfig,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     model: Model = "nano",
+    excel: Excel = False,
     overwrite: Overwrite = False,
     predictor: Annotated[PredictorConfig, Fields(only=PREDICTOR_FIELDS)],
 ) -> None:
@@ -63,6 +64,7 @@ def video(
     videos = [path for pattern in paths for path in match_files(pattern)]
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
+    options["excel"] = excel
     try:
         with open_bar() as show:
             labelled = label_video(videos, out, model=model, config=predictor, progress=show, **files, **options)

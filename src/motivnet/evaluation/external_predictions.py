@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
+from motivnet.data.sources.records import check_columns
 from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
@@ -25,6 +26,9 @@ from motivnet.inference.results import Status
 from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
 from motivnet.version import __version__
+
+# Columns that are not numbers, besides `box`.
+TYPES = {name: pa.string() for name in ("path", "pred", "status", "error")} | {"row": pa.int64()}
 
 
 def read_predictions(
@@ -109,13 +113,21 @@ def _read_table(path: Path) -> pa.Table:
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: .parquet, .csv")
     try:
         if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
-        text = {name: pa.string() for name in ("path", "pred", "status", "error")}
-        options = pa_csv.ConvertOptions(column_types=text | {"row": pa.int64()}, strings_can_be_null=True)
-        table = pa_csv.read_csv(path, convert_options=options)
-    except (OSError, pa.ArrowInvalid) as error:
+            table = pq.read_table(path)
+        else:
+            options = pa_csv.ConvertOptions(column_types=TYPES, strings_can_be_null=True)
+            table = pa_csv.read_csv(path, convert_options=options)
+            table = table.rename_columns([name.strip() for name in table.column_names])
+        check_columns(path, table.column_names)
+        for place, name in enumerate(table.column_names):
+            if name in TYPES:
+                table = table.set_column(place, name, table[name].cast(TYPES[name]))
+    except (OSError, ValueError, pa.ArrowException) as error:  # also names of columns that are not UTF-8
         raise DataError(f"{path}: cannot be read: {error}") from None
-    return table.rename_columns([name.strip() for name in table.column_names])
+    kind = table.schema.field("box").type if "box" in table.column_names else None
+    if kind is not None and not (pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)):
+        raise DataError(f"{path}: column 'box' is of {kind}. Allowed: x, y, width, height as a Parquet list, or no box")
+    return table
 
 
 def _prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
@@ -141,7 +153,7 @@ def _read_preds(path: Path, table: pa.Table, known: LabelSet) -> list[str | None
     if "pred" not in table.column_names:
         return [None] * table.num_rows
     preds: list[str | None] = []
-    for row, text in enumerate(table["pred"].cast(pa.string()).to_pylist()):
+    for row, text in enumerate(table["pred"].to_pylist()):
         try:
             preds.append(known.names[known.index(text)] if text else None)
         except DataError as error:
@@ -202,7 +214,7 @@ def _read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[St
     """Read the status of each image; without such a column, an image without an answer shows no face."""
     if "status" not in table.column_names:
         return ["ok" if answered else "no_face" for answered in answered_B]
-    status = table["status"].cast(pa.string()).to_pylist()
+    status = table["status"].to_pylist()
     for row, (text, answered) in enumerate(zip(status, answered_B, strict=True)):
         if text not in get_args(Status):
             raise DataError(f"{path}, row {row}: status {text!r}. Allowed: {', '.join(get_args(Status))}")
@@ -214,7 +226,7 @@ def _read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[St
 def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.ndarray, int]:
     """Return the file's row of each row of the manifest, and how many of the file's belong to none."""
     rows, paths = manifest.table["row"].to_pylist(), manifest.table["path"].to_pylist()
-    theirs = table["path"].cast(pa.string()).to_pylist() if "path" in table.column_names else None
+    theirs = table["path"].to_pylist() if "path" in table.column_names else None
     if "row" in table.column_names and len(set(rows)) == len(rows):
         places = _find(path, "row", table["row"].to_pylist(), rows)
         if theirs is not None:

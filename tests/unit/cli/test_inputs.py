@@ -47,8 +47,8 @@ def test_a_name_that_looks_like_a_pattern_is_a_name_if_it_exists(folder):
     [
         ("missing.jpg", "no such file or folder"),
         ("*.tiff", "no file matches"),
-        ("empty", "no images in this folder. Looked for .*jpeg"),
-        ("texts", "no images in this folder"),
+        ("empty", "no images in this folder. Allowed: .*jpeg"),
+        ("texts", r"no images in this folder \(skipped 1 \.txt\)"),
     ],
 )
 def test_arguments_that_name_nothing_are_refused(folder, argument, message):
@@ -60,10 +60,22 @@ def test_arguments_that_name_nothing_are_refused(folder, argument, message):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_rather_than_waited_for(folder):
+def test_a_pipe_is_an_input_only_where_it_is_named(folder, capsys):
     os.mkfifo(folder / "pipe.jpg")
+    assert names(folder, "pipe.jpg") == ["pipe.jpg"]
+    assert names(folder, "*.jpg") == ["b.jpg", "x[1].jpg"]
+    assert "skipped 1 pipe or device" in capsys.readouterr().err
+    # A video would be opened again and again.
+    os.mkfifo(folder / "pipe.mp4")
     with pytest.raises(DataError, match="neither a file nor a folder"):
-        names(folder, "pipe.jpg")
+        names(folder, "pipe.mp4")
+
+
+def test_what_a_folder_holds_besides_images_is_counted(folder, capsys):
+    (folder / "\x1b[31m.jpg.docx").write_text("")
+    names(folder, "")
+    said = capsys.readouterr().err
+    assert said.endswith(": skipped 2 hidden, 1 .docx, 1 .txt\n")
 
 
 class StandardInput(io.TextIOWrapper):
