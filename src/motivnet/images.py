@@ -193,7 +193,7 @@ def _pillow() -> Iterator[None]:
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # the plugins of the formats raise nearly all kinds on damaged files
-        raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+        raise ImageError(f"damaged image: {str(error) or type(error).__name__}") from None
 
 
 class _QuietPillow:

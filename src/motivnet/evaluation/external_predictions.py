@@ -27,8 +27,8 @@ from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
 from motivnet.version import __version__
 
-# Columns that are not numbers, besides `box`.
-TYPES = {name: pa.string() for name in ("path", "pred", "status", "error")} | {"row": pa.int64()}
+TYPES = {name: pa.string() for name in ("path", "pred", "status", "error")}
+TYPES |= {"row": pa.int64(), "box": pa.list_(pa.float64())}
 
 
 def read_predictions(
@@ -81,7 +81,7 @@ def read_predictions(
         status=tuple(status[place] for place in places),
         has_probs=bool(columns),
         errors=_values_at(table, "error", places),
-        faces={row: Box(*box) for row, box in _values_at(table, "box", places).items()},
+        faces={row: _box(path, box) for row, box in _values_at(table, "box", places).items()},
         affect_B2=None if affect_B2 is None else affect_B2[places],
         protocol=dataclasses.replace(
             protocol,
@@ -115,19 +115,27 @@ def _read_table(path: Path) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             table = pq.read_table(path)
         else:
-            options = pa_csv.ConvertOptions(column_types=TYPES, strings_can_be_null=True)
+            in_csv = {name: kind for name, kind in TYPES.items() if name != "box"}
+            options = pa_csv.ConvertOptions(column_types=in_csv, strings_can_be_null=True)
             table = pa_csv.read_csv(path, convert_options=options)
             table = table.rename_columns([name.strip() for name in table.column_names])
         check_columns(path, table.column_names)
-        for place, name in enumerate(table.column_names):
-            if name in TYPES:
-                table = table.set_column(place, name, table[name].cast(TYPES[name]))
     except (OSError, ValueError, pa.ArrowException) as error:  # also names of columns that are not UTF-8
         raise DataError(f"{path}: cannot be read: {error}") from None
-    kind = table.schema.field("box").type if "box" in table.column_names else None
-    if kind is not None and not (pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)):
-        raise DataError(f"{path}: column 'box' is of {kind}. Allowed: x, y, width, height as a Parquet list, or no box")
+    for place, name in enumerate(table.column_names):
+        if name in TYPES:
+            try:
+                table = table.set_column(place, name, table[name].cast(TYPES[name]))
+            except pa.ArrowException:
+                found = table.schema.field(name).type
+                raise DataError(f"{path}: column {name!r} is of type {found}. Allowed: {TYPES[name]}") from None
     return table
+
+
+def _box(path: Path, numbers: list[float | None]) -> Box:
+    if len(numbers) != 4 or None in numbers:
+        raise DataError(f"{path}: column 'box' holds {numbers}. Allowed: x, y, width, height, or none")
+    return Box(*numbers)  # type: ignore[arg-type]
 
 
 def _prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
