@@ -31,10 +31,8 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         (MemoryError(), "motivnet: not enough memory\n"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "name"), "motivnet: name: File name too long\n"),
         (OSError(errno.ENOSPC, "No space left on device"), "motivnet: No space left on device\n"),
-        (
-            MotivNetError("\x1b]0;title\x07 \x9b31m \u202egpj \udcff ä"),
-            "\\x1b]0;title\\x07 \\x9b31m \\u202egpj \\udcff ä\n",
-        ),
+        (MotivNetError("\x1b]0;title\x07 \x9b31m"), "\\x1b]0;title\\x07 \\x9b31m\n"),
+        (MotivNetError("\u202egpj \udcff ä"), "\\u202egpj \\udcff ä\n"),
     ],
 )
 def test_errors_are_a_line(monkeypatch, capsys, error, line):
