@@ -15,7 +15,7 @@ from motivnet.cli.options import Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError, for_terminal, one_line
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import all_columns, counts_of, marked, summarise, to_rows
+from motivnet.inference.rows import counts_of, marked, summarise, to_rows
 from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
 
@@ -28,6 +28,8 @@ EPILOG = (
     "Exit codes: 0 every image was read, with faces or without; 1 some image could not be read; 2 a mistake in the "
     "command, such as a path, model or detector that does not exist, or an output that exists already."
 )
+# In place of a table.
+NOWHERE = contextlib.nullcontext(lambda row: None)
 
 
 @derive_options
@@ -76,9 +78,7 @@ def predict(
     if not (as_json and sys.stdout.isatty()):
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
-    columns = all_columns(loaded.config.labels.names, landmarks=predictor.landmarks)
-    no_file = contextlib.nullcontext(lambda row: None)
-    table_file = open_table(out, columns, overwrite=overwrite, excel=excel) if out else no_file
+    table_file = open_table(out, loaded.columns, overwrite=overwrite, excel=excel) if out else NOWHERE
     with table_file as write_row:
         for position, result in enumerate(results):
             counts.update(counts_of(result))
