@@ -114,10 +114,8 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         raise ImageError("is a folder, not an image") from None
     except FileNotFoundError:
         raise ImageError("no such file") from None
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # a name with a zero byte
-        raise ImageError(f"cannot be read: {error}") from None
+    except (OSError, ValueError) as error:  # the latter for a name with a zero byte
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read_pipe(number: int, size: int) -> bytes:
@@ -125,8 +123,7 @@ def _read_pipe(number: int, size: int) -> bytes:
     while len(data) < size:
         if not select.select([number], [], [], max(0, end - time.monotonic()))[0]:
             raise ImageError(f"a pipe or device that did not end within {PIPE_TIMEOUT_S:g} s")
-        chunk = os.read(number, size - len(data))
-        if not chunk:
+        if not (chunk := os.read(number, size - len(data))):
             break
         data += chunk
     return bytes(data)

@@ -164,7 +164,7 @@ def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
-    with contextlib.suppress(ModuleNotFoundError):
+    with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener(thumbnails=False)
