@@ -13,6 +13,7 @@ from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
 from motivnet.cli.options import Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError, for_terminal, one_line
+from motivnet.image_files import describe_skipped
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import counts_of, marked, summarise, to_rows
@@ -59,7 +60,7 @@ def predict(
     predictor: Annotated[PredictorConfig, Fields(leave_out=("backend", "threads"))],
 ) -> None:
     """Recognise the emotion of every face in photographs."""
-    inputs = find_inputs(paths)
+    inputs, skipped = find_inputs(paths)
     videos = list(filter(is_video_file, inputs))
     if out:
         check_output(out, overwrite=overwrite)
@@ -94,7 +95,8 @@ def predict(
     if table:
         print_tables(table)
     places = " and ".join(map(str, filter(None, (out, annotate))))
-    echo(f"{summarise(counts)}; written to {places}" if places else summarise(counts), err=True)
+    written = f"written to {places}" if places else ""
+    echo("; ".join(filter(None, (summarise(counts), describe_skipped(skipped), written))), err=True)
     raise typer.Exit(1 if counts["unreadable"] else 0)
 
 

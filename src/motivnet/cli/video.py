@@ -1,5 +1,6 @@
 """`motivnet video`: the emotions of the faces in videos, frame by frame."""
 
+import collections
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from motivnet.cli.console import echo, open_bar
 from motivnet.cli.inputs import match_files
 from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import one_line
+from motivnet.image_files import Skipped, describe_skipped
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
 from motivnet.video.video_config import FollowConfig, Selection
@@ -61,7 +63,8 @@ def video(
     from motivnet.video.label import label_video
 
     keep_freed_memory()
-    videos = [path for pattern in paths for path in match_files(pattern)]
+    skipped: Skipped = collections.Counter()
+    videos = [path for pattern in paths for path in match_files(pattern, skipped)]
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
     options["excel"] = excel
@@ -72,6 +75,8 @@ def video(
         echo("stopped; the same command with --resume continues", err=True)
         raise typer.Exit(130) from None
     _print_summary(labelled, out)
+    if skipped:
+        echo(describe_skipped(skipped), err=True)
     if any(video.error for video in labelled):
         raise typer.Exit(1)
 
