@@ -35,6 +35,7 @@ from motivnet.export.onnx import export_onnx, verify_onnx  # noqa: E402
 
 SUMMARY = "MobileNet-v1 and ML-Decoder on 96 x 96 grey faces: FER-2013 with FERPlus' votes, distilled on more faces"
 LICENCE = "research and teaching: trained on FER-2013 and faces of the web, from weights trained on VGGFace2"
+TRAINED_ON = ["fer2013", "lfw", "utkface"]
 CARD = Path(__file__).parent / "nano_card.md"
 # Share of right answers that the threshold of abstention is for.
 ACCURACY = 0.9
@@ -60,7 +61,9 @@ def main() -> None:
 
 def published(trained: Bundle, data: str) -> Bundle:
     """Copy a bundle to the embedded model, with its files in all precisions, calibrated."""
-    config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE)
+    # The data is a manifest of several sources, which the provenance cannot tell by itself.
+    provenance = {**trained.config.provenance, "trained_on": TRAINED_ON}
+    config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE, provenance=provenance)
     bundle = write_config(ASSETS / "nano", config)
     shutil.copyfile(trained.weights, bundle.path / WEIGHTS_NAME)
     export_onnx(bundle)
