@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,21 @@ def main() -> None:
 
 def published(trained: Bundle, data: str) -> Bundle:
     """Copy a bundle to the embedded model, with its files in all precisions, calibrated."""
-    # The data is a manifest of several sources, which the provenance cannot tell by itself.
-    provenance = {**trained.config.provenance, "trained_on": TRAINED_ON}
+    provenance = with_domains(trained.config.provenance)
     config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE, provenance=provenance)
     bundle = write_config(ASSETS / "nano", config)
     shutil.copyfile(trained.weights, bundle.path / WEIGHTS_NAME)
     export_onnx(bundle)
     calibrate("nano", data, split="Selection", exponent=True, accuracy=ACCURACY, overwrite=True)
     return quantize("nano", data, split="Training", evaluate="Selection", overwrite=True)
+
+
+def with_domains(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """State what a model and those that it started from were trained on: a manifest of several sources does not say."""
+    found = {**provenance, "trained_on": TRAINED_ON}
+    if init := found.get("init"):
+        found["init"] = {**init, "provenance": with_domains(init["provenance"])}
+    return found
 
 
 def card(bundle: Bundle, results: dict[str, Any], onnx_difference: float) -> str:
