@@ -74,7 +74,7 @@ def published(trained: Bundle, data: str) -> Bundle:
 def with_domains(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """State what a model and those that it started from were trained on: a manifest of several sources does not say."""
     found = {**provenance, "trained_on": TRAINED_ON}
-    if init := found.get("init"):
+    if isinstance(init := found.get("init"), Mapping):
         found["init"] = {**init, "provenance": with_domains(init["provenance"])}
     return found
 
