@@ -48,9 +48,9 @@ TEACHERS: dict[str, list[str]] = {
     "faceres-0": ["split.fold=0"],
     "faceres-1": ["split.fold=1", "model.head.kind=linear"],
 }
-# Soft labels by name. Of a labelled face's target: 30 % from the teacher, and of the rest this share from the
-# annotators' votes. Of linear probes on a teacher's features, those of mostly votes were the best by the rule
-# (`benchmarks/nano_probe.py`); labels name rare emotions more often.
+# Soft labels by name: the share of the teacher in a labelled face's target, and the share of the annotators' votes in
+# the rest of it. Of linear probes on a teacher's features, those of mostly votes were the best by the rule
+# (`benchmarks/nano_probe.py`). The embedded model is of `student`; `student-half` has not been trained to its end.
 LABELS = {
     "soft": ["--weight=0.3", "--vote-weight=0.75"],
     "soft-half": ["--weight=0.3", "--vote-weight=0.5"],
@@ -68,10 +68,8 @@ TEACHER = ["split.select=Selection", "split.folds=2", "run.epochs=8", "run.mixup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = data_parser(__doc__)
     parser.add_argument("--faceres", type=Path, required=True)
-    parser.add_argument("--fer2013", type=Path, required=True)
-    parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
     parser.add_argument(
         "--only", nargs="+", help="steps to run: data, teacher-NAME, soft, soft-half, student, student-half, choose"
@@ -81,6 +79,22 @@ def main() -> None:
     for name, step in chain.steps().items():
         if arguments.only is None or name in arguments.only:
             step()
+
+
+def data_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that name the data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fer2013", type=Path, required=True)
+    parser.add_argument("--faces", type=Path, required=True)
+    return parser
+
+
+def bundle_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser for a trained bundle, the rows of `Chain.make_data`, and the data."""
+    parser = data_parser(description)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    return parser
 
 
 class Chain:

@@ -7,12 +7,11 @@ Each target is scored by the rule of `nano.py`, with shares of the log frequency
 The last row bounds what these features can give on the development faces: a probe trained on themselves, by subject.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
-from nano import PRIORS, selection_sets
+from nano import PRIORS, bundle_parser, selection_sets
 from sklearn.model_selection import GroupKFold
 from tables import markdown_table, write_results
 from torch import Tensor
@@ -31,12 +30,7 @@ VOTES = (0.0, 0.5, 0.75, 1.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--fer2013", type=Path, required=True)
-    parser.add_argument("--faces", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = bundle_parser(__doc__).parse_args()
     train = read_manifest(arguments.data).split("Training")
     sets = selection_sets(arguments.fer2013, arguments.faces / "dev.parquet")
     features_BD, *others = features(arguments.bundle, [train, *sets.values()])

@@ -6,11 +6,11 @@
 FERPlus annotators' votes for one of the seven agree on.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from nano import development_faces
+import numpy as np
+from nano import data_parser, development_faces
 from tables import markdown_table, write_results
 
 from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, open_bundle
@@ -33,9 +33,7 @@ OWN = "FER-2013 PrivateTest, its own labels"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fer2013", type=Path, required=True)
-    parser.add_argument("--faces", type=Path, required=True)
+    parser = data_parser(__doc__)
     parser.add_argument("--model", default="nano")
     arguments = parser.parse_args()
     results = measure(open_bundle(arguments.model), scored_sets(arguments.fer2013, arguments.faces))
@@ -72,11 +70,19 @@ def measure(bundle: Bundle, sets: dict[str, Manifest]) -> dict[str, Any]:
             for precision, predictions in found.items()
         },
         "labels": list(bundle.config.labels),
+        "own_labels_right": own_labels_right(sets[OWN], sets[PRIVATE]),
         **{f"{key}_confusion": confusion(whole[name]) for key, name in (("private", PRIVATE), ("dev", DEV))},
         **{f"{key}_recall": recalls(whole[name]) for key, name in (("private", PRIVATE), ("dev", DEV))},
         "robustness": {name: score(whole[name], intervals=False).robustness for name in (PUBLIC, DEV)},
         "abstention": {name: abstention(whole[name], bundle.config.abstain_below) for name in (PRIVATE, DEV)},
     }
+
+
+def own_labels_right(own: Manifest, majority: Manifest) -> float:
+    """Return the share of images whose own label is that of the majority, of those that have one."""
+    targets = dict(zip(own.table["row"].to_pylist(), own.targets.tolist(), strict=True))
+    rows = majority.table["row"].to_pylist()
+    return float(np.mean([targets[row] == target for row, target in zip(rows, majority.targets.tolist(), strict=True)]))
 
 
 def predict(bundle: Bundle, manifest: Manifest, name: str, precision: str) -> Predictions:
@@ -93,10 +99,10 @@ def scores(found: Predictions) -> dict[str, float]:
     num_classes = probs.shape[1]
     return {
         "images": len(target),
-        "war": round(metrics.war(preds, target, num_classes), 4),
-        "uar": round(metrics.uar(preds, target, num_classes), 4),
-        "f1_macro": round(metrics.f1_macro(preds, target, num_classes), 4),
-        "ece": round(ProbabilityScores(probs, target).ece(), 4),
+        "war": metrics.war(preds, target, num_classes),
+        "uar": metrics.uar(preds, target, num_classes),
+        "f1_macro": metrics.f1_macro(preds, target, num_classes),
+        "ece": ProbabilityScores(probs, target).ece(),
     }
 
 
@@ -107,7 +113,7 @@ def confusion(found: Predictions) -> list[list[int]]:
 
 def recalls(found: Predictions) -> list[float]:
     """Give the recall of each class."""
-    return metrics.recall_per_class(found.preds_B, found.target_B, found.probs_BC.shape[1]).round(4).tolist()
+    return metrics.recall_per_class(found.preds_B, found.target_B, found.probs_BC.shape[1]).tolist()
 
 
 def abstention(found: Predictions, below: float | None) -> dict[str, float] | None:
@@ -116,7 +122,7 @@ def abstention(found: Predictions, below: float | None) -> dict[str, float] | No
         return None
     answered = found.probs_BC.max(1) >= below
     correct = found.preds_B == found.target_B
-    return {"accuracy": round(float(correct[answered].mean()), 4), "coverage": round(float(answered.mean()), 4)}
+    return {"accuracy": float(correct[answered].mean()), "coverage": float(answered.mean())}
 
 
 def percent(row: dict[str, float]) -> dict[str, str]:

@@ -40,7 +40,7 @@ FRAMES = 240
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*PICTURES, []], help="pictures to make; all if none is named")
+    parser.add_argument("names", nargs="*", choices=PICTURES, help="pictures to make; all if none is named")
     wanted = parser.parse_args().names or [*PICTURES]
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -129,7 +129,7 @@ def server_page(folder: Path, photographs: list[Path]) -> Image.Image:
     server = subprocess.Popen([sys.executable, "-m", "motivnet", "serve", "--port", str(port)])
     try:
         address = f"http://127.0.0.1:{port}"
-        wait_for(f"{address}/healthz")
+        wait_for(f"{address}/healthz", server)
 
         def drop(page) -> None:
             page.set_input_files("input[type=file]", [str(path) for path in photographs])
@@ -191,14 +191,15 @@ def screenshot(address: str, act: Callable[..., None] = lambda page: None) -> Im
     return picture.crop((0, 0, picture.width, min(bottom + 20, picture.height)))
 
 
-def wait_for(address: str) -> None:
-    """Wait for an answer."""
-    while True:
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait for an answer, as long as the server runs."""
+    while server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
             return
         except OSError:
             time.sleep(0.2)
+    raise SystemExit("the server has ended")
 
 
 def motivnet(*words: str) -> None:

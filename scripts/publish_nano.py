@@ -7,7 +7,6 @@ the model was chosen with (split Selection of `--data`, see `benchmarks/nano.py`
 `--card` writes the card of the model that is there, and nothing else.
 """
 
-import argparse
 import dataclasses
 import shutil
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from nano import bundle_parser  # noqa: E402
 from nano_scores import DEV, PRIVATE, PUBLIC, measure, percent, scored_sets  # noqa: E402
 from tables import markdown_table, write_results  # noqa: E402
 
@@ -43,11 +43,7 @@ ACCURACY = 0.9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--fer2013", type=Path, required=True)
-    parser.add_argument("--faces", type=Path, required=True)
+    parser = bundle_parser(__doc__)
     parser.add_argument("--card", action="store_true", help="only the card, of a bundle that is complete")
     arguments = parser.parse_args()
     bundle = open_bundle(arguments.bundle)
@@ -92,6 +88,7 @@ def card(bundle: Bundle, results: dict[str, Any], onnx_difference: float) -> str
         parameters=f"{count_parameters(bundle) / 1e6:.2f}",
         files=file_table(bundle),
         onnx_difference=f"{onnx_difference:.0e}",
+        own_labels_right=f"{100 * results['own_labels_right']:.1f}",
         rows=provenance["training_rows"],
         epochs=provenance["recipe"]["run"]["epochs"],
         temperature=f"{bundle.config.calibration.temperature:.3f}",

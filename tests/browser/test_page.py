@@ -15,8 +15,10 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from playwright.sync_api import expect
 
-from motivnet.inference.rows import all_columns
+from motivnet.inference.results import FaceResult
+from motivnet.inference.rows import all_columns, face_columns
 from motivnet.labels import EMOTIONS
+from motivnet.preprocess import Box
 from motivnet.server.schemas import Explanations
 
 TOKEN = "s3cret"
@@ -64,7 +66,7 @@ class TestPhotographs:
         with page.expect_response("**/v1/predict") as answer:
             upload(page, face)
         (found,) = answer.value.json()["results"][0]["faces"]
-        expect(page.locator("#status")).to_contain_text("astronaut.jpg: 1 face. Face 1: happiness, 8")
+        expect(page.locator("#status")).to_contain_text("astronaut.jpg: 1 face. Face 1: happiness, 9")
         expect(page.locator("#picture")).to_have_attribute("aria-label", re.compile("astronaut.*1 face.*happiness"))
         item = page.get_by_role("list", name="Faces").get_by_role("listitem")
         expect(item).to_have_count(1)
@@ -106,6 +108,21 @@ class TestPhotographs:
         expect(page.locator("#picture")).to_be_visible()
         expect(page.locator(".face .emotion")).to_have_text("Happiness")
         expect(page.locator("[aria-current=true]")).to_have_count(1)
+
+    def test_table_has_valence_and_landmarks_where_faces_have_them(self, visit):
+        probs = dict.fromkeys(EMOTIONS, 1 / 7)
+        eyes_nose_mouth = ((30.0, 40.0), (70.0, 40.0), (50.0, 60.0), (35.0, 80.0), (65.0, 80.0))
+        found = FaceResult(Box(0, 0, 99, 99), 0.9, "fear", probs, valence=0.5, arousal=-0.5, landmarks=eyes_nose_mouth)
+        table = visit().evaluate(
+            """async (face) => {
+                const { toCsv } = await import(new URL("page/export.js", document.baseURI));
+                return toCsv([{ result: { source: "a.jpg", status: "ok", faces: [face] } }]);
+            }""",
+            {"face": 0, **face_columns(found), "probs": probs},
+        )
+        (row,) = csv.DictReader(io.StringIO(table, newline=""))
+        assert list(row) == list(all_columns(EMOTIONS, landmarks=True, affect=True))
+        assert (row["valence"], row["nose_y"]) == ("0.5", "60")
 
     def test_downloads_and_clearing(self, visit, face, no_face, no_image, astronaut):
         # As phones store photographs: on the side, with a note.

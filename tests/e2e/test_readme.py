@@ -54,6 +54,8 @@ def settings_in(words: list[str]) -> list[str]:
 
 
 COMMANDS = [(name, words) for name, page in PAGES.items() for words in commands(page)]
+# Those of the table of tasks.
+COMMANDS += [("README.md", words_of(line)) for line in re.findall(r"`motivnet ([^`]+)`", README)]
 # Settings without a command, line by line, are those of any recipe of MotivNet.
 LOOSE = [
     shlex.split(line, comments=True) for line in shell_lines(PAGES["docs/training.md"]) if line.startswith("--set")

@@ -85,6 +85,15 @@ def test_weights_have_seven_bits_unless_eight_are_wanted(bundle: Bundle, faces: 
     assert largest == {True: 64, False: 127}
 
 
+def test_the_first_convolutions_stay_in_float32(faces: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(open_bundle("nano").path, tmp_path / "nano")
+    quantize(copy, faces, float_convolutions=3, faces=32, overwrite=True, **SPLITS)
+    graph = onnx.load(copy / "model-int8.onnx").graph
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    whole = [node.input[1] in floats for node in graph.node if node.op_type == "Conv"]
+    assert whole == [True] * 3 + [False] * 24
+
+
 def test_the_precision_chooses_the_file(bundle: Bundle, faces: str) -> None:
     folder = bundle.path
     for precision in ("int8", "fp16"):

@@ -18,7 +18,7 @@ from motivnet.training import fit as fit_module
 from motivnet.training import run_dir
 from motivnet.training import trainer as trainer_module
 from motivnet.training.callbacks.csv_logger import CsvFile
-from motivnet.training.fit import fit
+from motivnet.training.fit import fit, said
 from motivnet.training.module import Classifier
 from motivnet.training.recipes import nano_fer2013
 from motivnet.training.run_dir import BEST, LAST
@@ -45,6 +45,11 @@ def die_at(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
         return own(*arguments, **settings)
 
     patch.setattr(owner, name, dying)
+
+
+def test_a_report_is_said_in_words() -> None:
+    report = {"rows": 28709, "in_test": 692, "left_out": {"contempt": 2}, "pictures": ["000383ef660d"]}
+    assert said(report) == "28,709 rows, 692 in test, 2 contempt"
 
 
 @pytest.fixture(scope="module")
