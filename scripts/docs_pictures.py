@@ -40,7 +40,8 @@ FRAMES = 240
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=PICTURES, help="pictures to make; all if none is named")
+    # argparse checks the empty list as well.
+    parser.add_argument("names", nargs="*", choices=[*PICTURES, []], help="pictures to make; all if none is named")
     wanted = parser.parse_args().names or [*PICTURES]
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
