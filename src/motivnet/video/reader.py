@@ -263,7 +263,8 @@ class Video:
             if self._closed or not self._stream.time_base:
                 return False
             try:
-                offset = round((time_s + self._begin_s) / self._stream.time_base)
+                begin_s = (self._container.start_time or 0) / 1_000_000
+                offset = round((time_s + begin_s) / self._stream.time_base)
                 self._container.seek(offset, stream=self._stream)
             except av.FFmpegError:
                 return False
