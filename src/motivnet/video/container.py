@@ -16,6 +16,7 @@ from motivnet.errors import ImageError
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 # FFmpeg's names of the containers that are read. Others may open more files or hosts (playlists), or render text.
@@ -149,17 +150,22 @@ def shown_size(frame: "VideoFrame", pixel_aspect: float) -> tuple[int, int]:
     return round(frame.width * max(1.0, pixel_aspect)), round(frame.height / min(1.0, pixel_aspect))
 
 
-def upright(frame: "VideoFrame", pixel_aspect: float = 1.0) -> np.ndarray:
+def upright(frame: "VideoFrame", pixel_aspect: float, reformatter: "VideoReformatter") -> np.ndarray:
     """Convert to RGB, uint8 (h, w, 3), as the file states: square pixels, SDR, rotated and mirrored in steps of 90 degrees.
 
     Highlights of HDR, above its reference white, are clipped.
+
+    Args:
+        frame: as it was decoded.
+        pixel_aspect: width of a pixel divided by its height.
+        reformatter: the same for all frames of a video, as its tables for HDR take seconds to compute.
     """
     options: dict[str, Any] = dict(zip(("width", "height"), shown_size(frame, pixel_aspect), strict=True))
     if getattr(frame, "color_trc", None) in HDR:
         options |= {"dst_color_trc": BT709, "dst_color_primaries": BT709}
     # Before PyAV 17, the frame's own colour space and range count only where a change is asked for; RGB has no matrix.
-    options |= {"dst_colorspace": "ITU601", "src_color_range": frame.color_range}
-    image_hwc_u8 = frame.to_ndarray(format="rgb24", **options)
+    options |= {"format": "rgb24", "dst_colorspace": "ITU601", "src_color_range": frame.color_range}
+    image_hwc_u8 = reformatter.reformat(frame, **options).to_ndarray()
     # `frame.rotation` leaves out mirroring.
     data = cast(Any, frame.side_data).get("DISPLAYMATRIX")
     if data is not None:

@@ -158,7 +158,9 @@ class Video:
         return [*self._clock.repairs, *interlaced, *self.info.notes()]
 
     def _selected(self) -> Iterator[Frame]:
-        selection, selected = self.selection, 0
+        from av.video.reformatter import VideoReformatter
+
+        selection, selected, reformatter = self.selection, 0, VideoReformatter()
         last_s, due_s, picture, jump = 0.0, selection.start_s, None, SAME
         if self._after:
             last_s, due_s = self._after.time_s, self._due_after(self._after.time_s)
@@ -180,7 +182,8 @@ class Video:
             due_s = self._due_after(time_s)
             selected += 1
             self._check_size(*shown_size(frame, self.info.pixel_aspect))
-            yield Frame(index, time_s, upright(frame, self.info.pixel_aspect), corrupt, jump, picture)
+            image_hwc_u8 = upright(frame, self.info.pixel_aspect, reformatter)
+            yield Frame(index, time_s, image_hwc_u8, corrupt, jump, picture)
             jump = SAME
         else:
             self._check_end(last_s)

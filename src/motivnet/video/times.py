@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Time stamps are fractions: those that differ by less are the same.
 TIME_TOLERANCE_S = 1e-6
-# FFmpeg's names of containers that state when a frame is decoded. What they lack is invented there, and wrong.
+# FFmpeg's names of containers that state when a frame is decoded; when it is shown is invented there, and wrong.
 DECODING_TIMES = ("avi", "asf")
 # How far times go back where another recording begins, in seconds; less is inaccuracy.
 RESTART_S = 0.1
@@ -52,7 +52,9 @@ class Clock:
         self._offset_s = -(container.start_time or 0) / 1_000_000
         broadcast = container.format.flags & Flags.ts_discont.value
         self._max_gap_s = MAX_GAP_S if broadcast else math.inf
-        self._decoding = container.format.name in DECODING_TIMES
+        # The times of packets are those of decoding: always, or as far as has been read.
+        self._only_decoding = container.format.name in DECODING_TIMES
+        self._decoding = True
         self._waiting: list[float] = []  # a heap: times of decoding whose frames have not been shown yet
         self._reorders, self._reorder_depth = False, 0
         self._dts_s: float | None = None
@@ -66,10 +68,13 @@ class Clock:
         dts_s = float(packet.dts * self._time_base)
         self._restarted |= self._dts_s is not None and dts_s < self._dts_s
         self._dts_s = dts_s
+        self._decoding = self._only_decoding or (self._decoding and packet.pts == packet.dts)
         if self._decoding:
             self._reorders = bool(self._context.has_b_frames)
             self._reorder_depth = getattr(self._context, "reorder_depth", MAX_REORDER * self._reorders)
             heapq.heappush(self._waiting, dts_s)
+        else:
+            self._waiting.clear()
 
     def time_s(self, frame: "VideoFrame") -> float:
         """Return when the next frame is shown, in seconds from the start of the file."""
@@ -106,7 +111,7 @@ class Clock:
             earliest_s = heapq.heappop(self._waiting)
             while len(self._waiting) > self._reorder_depth:  # of packets without a frame
                 heapq.heappop(self._waiting)
-            if self._reorders:
+            if self._reorders and earliest_s != stated_s:
                 self.repairs["times of decoding were put in the order of showing"] = None
                 return earliest_s
         return stated_s
@@ -122,23 +127,26 @@ class Clock:
         Returns:
             None if the packets do not show it, or the times before that frame are not those that this clock would give.
         """
-        rank, dts, found = 0, None, False
-        if pos is None or (self._decoding and self._context.has_b_frames):
+        # Packets in the order of showing, where that of decoding is another, have the times of decoding.
+        dts, last_pts, ordered, found = None, -math.inf, not self._context.has_b_frames, False
+        shown: set[int] = set()
+        if pos is None or (self._only_decoding and not ordered):
             return None
         for packet in packets:
             if packet.size == 0 or (packet.dts is not None and packet.dts > pts):
                 break
-            if packet.pts is None or packet.is_corrupt:
-                return None
-            if packet.pts * self._time_base + self._offset_s < -TIME_TOLERANCE_S:
+            if packet.pts is None or packet.is_corrupt or packet.pts in shown:
                 return None
             if packet.dts is not None:
                 if dts is not None and not 0 < (packet.dts - dts) * self._time_base <= self._max_gap_s:
                     return None
                 dts = packet.dts
+            ordered |= packet.pts < last_pts
+            last_pts = packet.pts
             if packet.pts == pts:
-                if found or packet.pos != pos:
+                found = packet.pos == pos
+            if not packet.is_discard:
+                if packet.pts * self._time_base + self._offset_s < -TIME_TOLERANCE_S:
                     return None
-                found = True
-            rank += packet.pts < pts and not packet.is_discard
-        return rank if found else None
+                shown.add(packet.pts)
+        return sum(each < pts for each in shown) if found and ordered else None
