@@ -49,6 +49,7 @@ class Clock:
         self.continued = False
         self._context, self._time_base = stream.codec_context, stream.time_base or 1
         self._step_s = 1 / min(fps or 25.0, MAX_FPS)
+        self._starts = container.start_time is not None
         self._offset_s = -(container.start_time or 0) / 1_000_000
         broadcast = container.format.flags & Flags.ts_discont.value
         self._max_gap_s = MAX_GAP_S if broadcast else math.inf
@@ -85,8 +86,8 @@ class Clock:
         else:
             time_s = stated_s + self._offset_s
             if last_s is None:
-                if time_s < -TIME_TOLERANCE_S:
-                    self._offset_s = -stated_s
+                if time_s < -TIME_TOLERANCE_S or not self._starts:
+                    time_s, self._offset_s = 0.0, -stated_s
                 time_s = max(0.0, time_s)
             elif self._begins_anew(time_s - last_s):
                 self.repairs["times that start again were continued"] = None
@@ -130,7 +131,7 @@ class Clock:
         # Packets in the order of showing, where that of decoding is another, have the times of decoding.
         dts, last_pts, ordered, found = None, -math.inf, not self._context.has_b_frames, False
         shown: set[int] = set()
-        if pos is None or (self._only_decoding and not ordered):
+        if pos is None or not self._starts or (self._only_decoding and not ordered):
             return None
         for packet in packets:
             if packet.size == 0 or (packet.dts is not None and packet.dts > pts):
