@@ -4,8 +4,11 @@ The tests of the reader and the campaign use them: 30 frames of 64 x 48 pixels, 
 of the frame's number, at 25 frames a second, with a key frame every 8 and B frames where the codec has them.
 """
 
-import contextlib
 import dataclasses
+import functools
+import itertools
+import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +16,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.codec.codec import UnknownCodecError
 
 FRAMES, FPS, WIDTH, HEIGHT, BITS = 30, 25, 64, 48, 5
 MILLISECOND = Fraction(1, 1000)
@@ -59,7 +61,6 @@ def write(
     container: str | None = None,
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
-    pixels: str | None = None,
     draw: Callable[[int], np.ndarray] = picture,
     **attributes: Any,
 ) -> Path:
@@ -74,7 +75,6 @@ def write(
         container: FFmpeg's name of its format; None goes by the suffix.
         options: of the encoder, beside `OPTIONS`.
         muxer: options of the container.
-        pixels: their format; None takes the usual one.
         draw: a picture by number.
         **attributes: set on the codec context.
     """
@@ -82,7 +82,7 @@ def write(
     with av.open(str(path), "w", format=container, options=muxer or {}) as file:
         stream = file.add_stream(codec, rate=FPS, options=OPTIONS.get(codec, {}) | (options or {}))
         stream.height, stream.width = draw(0).shape[:2]
-        stream.pix_fmt = pixels or PIXELS.get(codec, "yuv420p")
+        stream.pix_fmt = PIXELS.get(codec, "yuv420p")
         stream.codec_context.gop_size, stream.codec_context.time_base = 8, base
         stream.bit_rate = 2_000_000
         for name, value in attributes.items():
@@ -95,15 +95,19 @@ def write(
     return path
 
 
-def remux(source: Path, path: Path, change: Callable[[Any], Any]) -> Path:
-    """Copy packets into another file, changed."""
-    with av.open(str(source)) as file, av.open(str(path), "w") as to:
+def remux(source: Path, path: Path, *, shift_ms: int = 0, change: Callable[[Any], Any] | None = None, **open_: Any) -> Path:
+    """Copy packets into another file, later by `shift_ms`, or as `change` alters them."""
+    with av.open(str(source)) as file, av.open(str(path), "w", **open_) as to:
         stream = to.add_stream_from_template(file.streams.video[0], opaque=True)
         for packet in file.demux(video=0):
-            if packet.dts is not None:
+            if packet.dts is None:
+                continue
+            shift = round(shift_ms * MILLISECOND / packet.time_base)
+            packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+            if change:
                 change(packet)
-                packet.stream = stream
-                to.mux(packet)
+            packet.stream = stream
+            to.mux(packet)
     return path
 
 
@@ -113,21 +117,37 @@ def join(path: Path, *parts: Path) -> Path:
     return path
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """A kind of file, whose frames show 0 to 29.
+    """A kind of file.
 
     Args:
         name: of the file.
         make: writes the file of a path.
-        note: part of what is said about it; empty if nothing is.
         times_ms: when its frames are shown, in milliseconds from the first.
+        tolerance_ms: precision of the container's times.
+        note: part of what is said about it; empty if nothing is.
+        numbers: that its frames show.
     """
 
     name: str
     make: Callable[[Path], object]
-    note: str = ""
     times_ms: Sequence[float] = EVEN_MS
+    tolerance_ms: float = 1.0
+    note: str = ""
+    numbers: Sequence[int] = tuple(range(FRAMES))
+
+
+def _halves(path: Path, codec: str, container: str | None = None, **settings: Any) -> tuple[Path, Path]:
+    first, second = (path.with_name(f"{path.name}.{half}") for half in "ab")
+    write(first, codec, numbers=range(15), container=container, **settings)
+    write(second, codec, numbers=range(15, FRAMES), container=container, **settings)
+    return first, second
+
+
+def joined(codec: str, container: str, **settings: Any) -> Callable[[Path], object]:
+    """Return what writes two recordings one behind the other, each of which begins at its own time 0."""
+    return lambda path: join(path, *_halves(path, codec, container, **settings))
 
 
 def plain(codec: str, **settings: Any) -> Callable[[Path], object]:
@@ -135,136 +155,8 @@ def plain(codec: str, **settings: Any) -> Callable[[Path], object]:
     return lambda path: write(path, codec, **settings)
 
 
-def joined(codec: str, container: str, *, first_ms: int = 0, **settings: Any) -> Callable[[Path], object]:
-    """Return what writes two recordings one behind the other; the first begins at a time, the second at 0."""
-
-    def make(path: Path) -> None:
-        first, second = (path.with_name(f"{path.name}.{half}") for half in "ab")
-        begins_ms = [first_ms + time for time in EVEN_MS]
-        write(first, codec, numbers=range(15), times_ms=begins_ms, container=container, **settings)
-        write(second, codec, numbers=range(15, FRAMES), container=container, **settings)
-        join(path, first, second)
-
-    return make
-
-
-def altered(codec: str, change: Callable[[Any, int], Any], **settings: Any) -> Callable[[Path], object]:
-    """Return what writes a file whose packets have been changed: called with a packet and the number of its frame."""
-
-    def make(path: Path) -> None:
-        source = write(path.with_name(f"{path.name}.mkv"), codec, **settings)
-        remux(source, path, change=lambda packet: change(packet, round(packet.pts * packet.time_base * FPS)))
-
-    return make
-
-
-def _later(packet: Any, number: int) -> None:
-    """Let 20 s pass in the middle."""
-    if number >= 15:
-        packet.pts = packet.dts = packet.pts + round(20 / packet.time_base)
-
-
-def _twice(packet: Any, number: int) -> None:
-    """Give two frames one time."""
-    if number == 11:
-        packet.pts = packet.dts = round(Fraction(10, FPS) / packet.time_base)
-
-
-def packed(path: Path) -> None:
-    """Write what DivX and Xvid do: a P and a B frame in one packet, followed by an empty one."""
-    source = write(path.with_name(f"{path.name}.avi"), "mpeg4", options={"bf": "1"})
-    start, told, empty = b"\0\0\1\xb6", b"\0\0\1\xb2DivX503b1393p", b"\0\0\1\xb6\x50\x00"
-    with av.open(str(source)) as file, av.open(str(path), "w") as to:
-        stream = to.add_stream_from_template(file.streams.video[0], opaque=True)
-        old = [bytes(packet) for packet in file.demux(video=0) if packet.size]
-        new: list[bytes] = []
-        for data in old:
-            if data[data.index(start) + 4] >> 6 == 2:  # a B frame
-                new[-1:] = [new[-1] + data, empty]
-            else:
-                new.append(data)
-        new[0] = new[0].replace(start, told + start, 1)
-        for number, data in enumerate(new):
-            packet = av.Packet(data)
-            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, FPS), number, number
-            packet.is_keyframe = data[data.index(start) + 4] >> 6 == 0
-            to.mux(packet)
-
-
 CONTINUED, ORDERED, COMPUTED = "times that start again", "times of decoding", "missing times"
-ASCENDING, INTERLACED, HDR = "repeat or go back", "interlaced", "HDR was tone mapped"
-PQ, HLG, BT2020 = 16, 18, 9
-HIGH_RANGE = {"color_primaries": BT2020, "colorspace": BT2020, "pixels": "yuv420p10le"}
-FIELDS = {"options": {"flags": "+ildct+ilme", "bf": "2"}}
-FIVE_LATER_MS = [5000 + time for time in EVEN_MS]
-KINDS = (
-    Kind("h264.mp4", plain("libx264")),
-    Kind("h264.mov", plain("libx264")),
-    Kind("h264.mkv", plain("libx264")),
-    Kind("h264.ts", plain("libx264")),
-    Kind("h264.flv", plain("libx264")),
-    Kind("h264.nut", plain("libx264")),
-    Kind("h264.3gp", plain("libx264")),
-    Kind("fragments.mp4", plain("libx264", muxer={"movflags": "frag_keyframe+empty_moov"})),
-    Kind("uneven.mp4", plain("libx264", times_ms=UNEVEN_MS, even=False), times_ms=UNEVEN_MS),
-    Kind("uneven.mkv", plain("libx264", times_ms=UNEVEN_MS, even=False), times_ms=UNEVEN_MS),
-    Kind("hevc.mp4", plain("libx265")),
-    Kind("vp8.webm", plain("libvpx")),
-    Kind("vp9.webm", plain("libvpx-vp9")),
-    Kind("vp8.ogg", plain("libvpx", container="ogg")),
-    Kind("mpeg4.mp4", plain("mpeg4")),
-    Kind("mpeg2.mpg", plain("mpeg2video")),
-    Kind("mpeg2.ts", plain("mpeg2video")),
-    Kind("mpeg2.vob", plain("mpeg2video")),
-    Kind("mpeg2.mxf", plain("mpeg2video")),
-    Kind("mpeg1.mpg", plain("mpeg1video")),
-    Kind("wmv2.wmv", plain("wmv2")),
-    Kind("flv1.flv", plain("flv")),
-    Kind("animation.gif", plain("gif")),
-    Kind("mjpeg.avi", plain("mjpeg")),
-    Kind("ffv1.mkv", plain("ffv1")),
-    Kind("without-b.avi", plain("mpeg4", options={"bf": "0"})),
-    Kind("later.mkv", plain("libx264", times_ms=FIVE_LATER_MS)),
-    Kind("later.ts", plain("libx264", times_ms=FIVE_LATER_MS)),
-    Kind("later.mp4", plain("libx264", times_ms=FIVE_LATER_MS)),
-    Kind("later.webm", plain("libvpx-vp9", times_ms=FIVE_LATER_MS)),
-    Kind("later.wmv", plain("wmv2", times_ms=FIVE_LATER_MS)),
-    Kind("gap.mkv", altered("mjpeg", _later), times_ms=[time + 20_000 * (time >= 600) for time in EVEN_MS]),
-    Kind("10bit.mkv", plain("libx264", pixels="yuv420p10le")),
-    Kind("h264.avi", plain("libx264"), ORDERED),
-    Kind("mpeg4.avi", plain("mpeg4"), ORDERED),
-    Kind("packed.avi", packed, ORDERED),
-    Kind("h264.asf", plain("libx264"), ORDERED),
-    Kind("raw.h264", plain("libx264"), COMPUTED),
-    Kind("raw.m4v", plain("mpeg4")),
-    Kind("raw.m2v", plain("mpeg2video")),
-    Kind("joined.ts", joined("libx264", "mpegts"), CONTINUED),
-    Kind("joined-mpeg2.ts", joined("mpeg2video", "mpegts"), CONTINUED),
-    Kind("joined-hevc.ts", joined("libx265", "mpegts"), CONTINUED),
-    Kind("joined-later-first.ts", joined("libx264", "mpegts", first_ms=1_000_000), CONTINUED),
-    Kind("joined.mpg", joined("mpeg2video", "mpeg"), CONTINUED),
-    Kind("joined.mkv", joined("libx264", "matroska"), CONTINUED),
-    Kind("joined-interlaced.ts", joined("mpeg2video", "mpegts", **FIELDS), CONTINUED),
-    Kind("gap.ts", altered("libx264", _later, options={"bf": "0"}), CONTINUED),
-    Kind("twice.mkv", altered("mjpeg", _twice), ASCENDING, [time - 20 * (time == 440) for time in EVEN_MS]),
-    Kind("interlaced.mp4", plain("libx264", options={"x264-params": "tff=1"}), INTERLACED),
-    Kind("interlaced.ts", plain("libx264", options={"x264-params": "bff=1"}), INTERLACED),
-    Kind("interlaced.mpg", plain("mpeg2video", **FIELDS), INTERLACED),
-    Kind("oblong.mp4", plain("libx264", sample_aspect_ratio=Fraction(16, 11)), "pixels of 1.455:1"),
-    Kind("narrow.mkv", plain("libx264", sample_aspect_ratio=Fraction(10, 11)), "pixels of 0.9091:1"),
-    Kind("pq.mp4", plain("libx265", color_trc=PQ, **HIGH_RANGE), HDR),
-    Kind("hlg.mkv", plain("libx265", color_trc=HLG, **HIGH_RANGE), HDR),
-)
-
-
-def make_videos(folder: Path) -> dict[str, Path]:
-    """Write a file of each kind that this FFmpeg has an encoder for; return them by name."""
-    made = {}
-    for kind in KINDS:
-        with contextlib.suppress(UnknownCodecError):
-            kind.make(folder / kind.name)
-            made[kind.name] = folder / kind.name
-    return made
+ASCENDING, INTERLACED = "repeat or go back", "interlaced"
 
 
 HALF_MS = EVEN_MS[15]
