@@ -5,10 +5,6 @@ of the frame's number, at 25 frames a second, with a key frame every 8 and B fra
 """
 
 import dataclasses
-import functools
-import itertools
-import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -95,7 +91,9 @@ def write(
     return path
 
 
-def remux(source: Path, path: Path, *, shift_ms: int = 0, change: Callable[[Any], Any] | None = None, **open_: Any) -> Path:
+def remux(
+    source: Path, path: Path, *, shift_ms: int = 0, change: Callable[[Any], Any] | None = None, **open_: Any
+) -> Path:
     """Copy packets into another file, later by `shift_ms`, or as `change` alters them."""
     with av.open(str(source)) as file, av.open(str(path), "w", **open_) as to:
         stream = to.add_stream_from_template(file.streams.video[0], opaque=True)
@@ -111,15 +109,9 @@ def remux(source: Path, path: Path, *, shift_ms: int = 0, change: Callable[[Any]
     return path
 
 
-def join(path: Path, *parts: Path) -> Path:
-    """Write files one behind the other, as recorders and `cat` do."""
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    return path
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """A kind of file.
+    """A kind of file, whose frames show their numbers, 0 to 29.
 
     Args:
         name: of the file.
@@ -127,7 +119,6 @@ class Kind:
         times_ms: when its frames are shown, in milliseconds from the first.
         tolerance_ms: precision of the container's times.
         note: part of what is said about it; empty if nothing is.
-        numbers: that its frames show.
     """
 
     name: str
@@ -135,19 +126,19 @@ class Kind:
     times_ms: Sequence[float] = EVEN_MS
     tolerance_ms: float = 1.0
     note: str = ""
-    numbers: Sequence[int] = tuple(range(FRAMES))
 
 
-def _halves(path: Path, codec: str, container: str | None = None, **settings: Any) -> tuple[Path, Path]:
-    first, second = (path.with_name(f"{path.name}.{half}") for half in "ab")
-    write(first, codec, numbers=range(15), container=container, **settings)
-    write(second, codec, numbers=range(15, FRAMES), container=container, **settings)
-    return first, second
+def joined(codec: str, container: str, *, first_ms: int = 0, **settings: Any) -> Callable[[Path], object]:
+    """Return what writes two recordings one behind the other; the first begins at a time, the second at 0."""
 
+    def make(path: Path) -> None:
+        first, second = (path.with_name(f"{path.name}.{half}") for half in "ab")
+        begins_ms = [first_ms + time for time in EVEN_MS]
+        write(first, codec, numbers=range(15), times_ms=begins_ms, container=container, **settings)
+        write(second, codec, numbers=range(15, FRAMES), container=container, **settings)
+        path.write_bytes(first.read_bytes() + second.read_bytes())
 
-def joined(codec: str, container: str, **settings: Any) -> Callable[[Path], object]:
-    """Return what writes two recordings one behind the other, each of which begins at its own time 0."""
-    return lambda path: join(path, *_halves(path, codec, container, **settings))
+    return make
 
 
 def plain(codec: str, **settings: Any) -> Callable[[Path], object]:
@@ -232,17 +223,24 @@ KINDS = (
     Kind(name="b-frames.ts", make=plain("libx264")),
     Kind(name="joined.ts", make=joined("libx264", "mpegts"), note=CONTINUED),
     Kind(name="joined-mpeg2.ts", make=joined("mpeg2video", "mpegts"), note=CONTINUED),
+    Kind(name="joined-later-first.ts", make=joined("libx264", "mpegts", first_ms=1_000_000), note=CONTINUED),
+    Kind(name="gap.mkv", make=_remuxed("mjpeg", change=_gap), times_ms=[t + 20_000 * (t >= HALF_MS) for t in EVEN_MS]),
     Kind(name="gap.ts", make=_remuxed("libx264", change=_gap, options={"bf": "0"}), note=CONTINUED),
     Kind(name="wrapped.ts", make=_wrap),
     Kind(name="interlaced.ts", make=joined("libx264", "mpegts", options=TOP_FIRST), note=INTERLACED),
     Kind(name="b-frames.mpg", make=plain("mpeg2video")),
     Kind(name="joined.mpg", make=joined("mpeg2video", "mpeg"), note=CONTINUED),
     Kind(name="interlaced.mpg", make=plain("mpeg2video", options={"flags": "+ildct+ilme"}), note=INTERLACED),
+    Kind(name="b-frames.vob", make=plain("mpeg2video")),
+    Kind(name="b-frames.mxf", make=plain("mpeg2video")),
+    Kind(name="interlaced.mp4", make=plain("libx264", options=TOP_FIRST), note=INTERLACED),
+    Kind(name="late.wmv", make=plain("wmv2", times_ms=[5000 + time for time in EVEN_MS])),
     Kind(name="b-frames.flv", make=plain("libx264")),
     Kind(name="b-frames.asf", make=plain("mpeg4"), note=ORDERED),
     Kind(name="vp8.ogg", make=plain("libvpx")),
     Kind(name="b-frames.nut", make=plain("libx264")),
     Kind(name="all.gif", make=plain("gif"), tolerance_ms=10),
     Kind(name="without-times.h264", make=plain("libx264"), note=COMPUTED),
+    Kind(name="without-start.m2v", make=plain("mpeg2video")),
     Kind(name="joined.m4v", make=joined("mpeg4", "m4v"), note=CONTINUED),
 )
