@@ -52,7 +52,7 @@ def label(predictor: Predictor, path: Path, out: Path, *, stop: int | None = Non
         if done == stop:
             raise KeyboardInterrupt
 
-    with mock.patch.object(Predictor, "load", lambda *args: predictor):
+    with mock.patch.object(Predictor, "load", return_value=predictor):
         try:
             (result,) = label_video(path, out, progress=press, **options)
         except KeyboardInterrupt:

@@ -151,9 +151,9 @@ def shown_size(frame: "VideoFrame", pixel_aspect: float) -> tuple[int, int]:
 
 
 def upright(frame: "VideoFrame", pixel_aspect: float, reformatter: "VideoReformatter") -> np.ndarray:
-    """Convert to RGB, uint8 (h, w, 3), as the file states: square pixels, SDR, rotated and mirrored in steps of 90 degrees.
+    """Convert to RGB, uint8 (h, w, 3), rotated and mirrored as the file states, in steps of 90 degrees.
 
-    Highlights of HDR, above its reference white, are clipped.
+    Pixels become square, and HDR becomes SDR: what is brighter than its reference white is clipped.
 
     Args:
         frame: as it was decoded.

@@ -1,11 +1,16 @@
 """Interlaced frames, whose lines are of two moments, become progressive ones by FFmpeg's filter bwdif."""
 
 import collections
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from av import VideoFrame
+
+
+# The filter refuses smaller frames.
+MIN_SIDE = 4
 
 
 class Shown(NamedTuple):
@@ -31,61 +36,50 @@ def deinterlace(frames: Iterator[Shown]) -> Iterator[Shown]:
     """
     bwdif, before = None, None
     for shown in frames:
-        if bwdif and not bwdif.fits(shown):
-            yield from bwdif.add(None)
+        frame = shown.frame
+        if bwdif and bwdif.form != _form(frame):
+            yield from bwdif.add(None, None)
             bwdif = None
-        if not bwdif and shown.frame.interlaced_frame and min(shown.frame.width, shown.frame.height) >= 4:
-            bwdif = _Bwdif(shown.frame)
-            if before and bwdif.fits(before):
-                bwdif.prime(before)
-        before = shown
-        if bwdif:
-            yield from bwdif.add(shown)
-        else:
-            yield shown
+        if not bwdif and frame.interlaced_frame and min(frame.width, frame.height) >= MIN_SIDE:
+            bwdif = _Bwdif(frame)
+            if before and bwdif.form == _form(before):
+                yield from bwdif.add(before, None)
+        before = frame
+        yield from bwdif.add(frame, shown) if bwdif else (shown,)
     if bwdif:
-        yield from bwdif.add(None)
+        yield from bwdif.add(None, None)
 
 
 class _Bwdif:
-    """The filter for frames of one size; each comes out when the next one is known."""
+    """The filter for frames of one form; each comes out when the next one is known."""
 
     def __init__(self, frame: "VideoFrame") -> None:
         from av.filter import Graph
 
-        self._form = self._form_of(frame)
+        self.form = width, height, name = _form(frame)
         self._waiting: collections.deque[Shown | None] = collections.deque()
         self._graph = Graph()
-        width, height, name = self._form
         source = self._graph.add_buffer(width=width, height=height, format=name, time_base=frame.time_base)
         bwdif = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
-        source.link_to(bwdif)
-        bwdif.link_to(self._graph.add("buffersink"))
-        self._graph.configure()
+        self._graph.link_nodes(source, bwdif, self._graph.add("buffersink")).configure()
 
-    @staticmethod
-    def _form_of(frame: "VideoFrame") -> tuple[int, int, str]:
-        return frame.width, frame.height, frame.format.name
+    def add(self, frame: "VideoFrame | None", shown: Shown | None) -> Iterator[Shown]:
+        """Add a frame, or None at the end; yield what is done.
 
-    def fits(self, shown: Shown) -> bool:
-        return self._form_of(shown.frame) == self._form
-
-    def prime(self, before: Shown) -> None:
-        """Show the filter what came before the first frame."""
-        self._waiting.append(None)
-        self._graph.push(before.frame)
-
-    def add(self, shown: Shown | None) -> Iterator[Shown]:
-        """Add a frame, or None at the end; yield those that are done."""
+        Args:
+            frame: the next one.
+            shown: what it is yielded as; None if only its neighbour is.
+        """
         import av
 
-        if shown:
-            self._waiting.append(shown)
-        self._graph.push(shown.frame if shown else None)
-        while self._waiting:
-            try:
-                frame = self._graph.pull()
-            except (av.BlockingIOError, av.EOFError):
-                return
-            if done := self._waiting.popleft():
-                yield done._replace(frame=frame)
+        self._waiting.append(shown)
+        self._graph.push(frame)
+        with contextlib.suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                progressive = self._graph.pull()
+                if done := self._waiting.popleft():
+                    yield done._replace(frame=progressive)
+
+
+def _form(frame: "VideoFrame") -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name

@@ -281,22 +281,20 @@ class _Job:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
                     state.picture, state.follow = list(frame.picture or ()), result.state
-                    state.notes = sorted({*state.notes, *video.notes()})
-                    self._save(number, state, rows)
+                    self._save(number, state, rows, video)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
-            state.notes = sorted({*state.notes, *video.notes()})
-            self._save(number, state, rows)
+            self._save(number, state, rows, video)
 
     def _load(self, number: int) -> State:
         path = self.folder / f"{number}.json"
         return State(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else State()
 
-    def _save(self, number: int, state: State, rows: Any) -> None:
+    def _save(self, number: int, state: State, rows: Any, video: Video) -> None:
         """Write a checkpoint, after the rows that it counts."""
         rows.flush()
         os.fsync(rows.fileno())
-        state.size_bytes = rows.tell()
+        state.size_bytes, state.notes = rows.tell(), sorted({*state.notes, *video.notes()})
         write_json(self.folder / f"{number}.json", dataclasses.asdict(state))
 
     def _columns(self, number: int) -> Row:
@@ -324,14 +322,8 @@ class _Job:
         if error is not None:
             return LabelledVideo(path=path, error=error)
         summary = summarise(self._rows(number), self.labels, self.follow.min_track_s)
-        result = LabelledVideo(
-            path=path,
-            corrupt=state.corrupt,
-            damage=state.damage,
-            notes=tuple(state.notes),
-            summary=summary,
-            files=tuple(files.values()),
-        )
+        result = LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary)
+        result = dataclasses.replace(result, notes=tuple(state.notes), files=tuple(files.values()))
         if "annotate" in files:
             with Video(path, self.selection, limits=self.predictor.limits) as video:
                 rows, workers = self._marked(number, result), self.predictor.workers

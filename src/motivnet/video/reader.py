@@ -205,9 +205,9 @@ class Video:
         return start_s + (math.floor((time_s - start_s + TIME_TOLERANCE_S) * fps) + 1) / fps
 
     def _decoded(self) -> Iterator[Shown]:
-        """Yield intact frames from a place where all is known up to the selected start or `after`, or from the beginning.
+        """Yield intact frames from a key frame before the selected start, or from `after` on.
 
-        That place is the last key frame which is not later; with `after`, it is that frame.
+        They are decoded from the beginning if the times before such a key frame are not in order.
         """
         place_s = self._after.time_s if self._after else self.selection.start_s
         for back_s in SEEK_BACK_S:
@@ -287,9 +287,8 @@ class Video:
         import av
 
         # The packets of interlaced frames may be single fields.
-        if self.info.codec in HIDDEN_FRAMES or first.interlaced_frame or first.pts is None:
-            return None
-        if self._key is None or self._key[0] != first.pts:
+        hidden = self.info.codec in HIDDEN_FRAMES or first.interlaced_frame
+        if hidden or first.pts is None or self._key is None or self._key[0] != first.pts:
             return None
         with open_container(self.path) as container:
             try:

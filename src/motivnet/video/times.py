@@ -56,9 +56,8 @@ class Clock:
         # The times of packets are those of decoding: always, or as far as has been read.
         self._only_decoding = container.format.name in DECODING_TIMES
         self._decoding = True
-        self._waiting: list[float] = []  # a heap: times of decoding whose frames have not been shown yet
-        self._reorders, self._reorder_depth = False, 0
-        self._dts_s: float | None = None
+        self._waiting: list[int] = []  # a heap: times of decoding whose frames have not been shown yet
+        self._dts: int | None = None
         self._restarted = False
         self._last_s: float | None = None
 
@@ -66,14 +65,11 @@ class Clock:
         """Take note of a packet before it is decoded."""
         if packet.dts is None:
             return
-        dts_s = float(packet.dts * self._time_base)
-        self._restarted |= self._dts_s is not None and dts_s < self._dts_s
-        self._dts_s = dts_s
+        self._restarted |= self._dts is not None and packet.dts < self._dts
+        self._dts = packet.dts
         self._decoding = self._only_decoding or (self._decoding and packet.pts == packet.dts)
         if self._decoding:
-            self._reorders = bool(self._context.has_b_frames)
-            self._reorder_depth = getattr(self._context, "reorder_depth", MAX_REORDER * self._reorders)
-            heapq.heappush(self._waiting, dts_s)
+            heapq.heappush(self._waiting, packet.dts)
         else:
             self._waiting.clear()
 
@@ -102,20 +98,19 @@ class Clock:
 
     def _begins_anew(self, change_s: float) -> bool:
         # Where decoding goes on as before, the times alone are wrong.
-        back = change_s < -RESTART_S and (self._restarted or self._dts_s is None)
+        back = change_s < -RESTART_S and (self._restarted or self._dts is None)
         return back or change_s > self._max_gap_s
 
     def _stated(self, frame: "VideoFrame") -> float | None:
         """Return the time that a frame has in the file, in seconds."""
-        stated_s = None if frame.time is None else float(frame.time)
         if self._waiting:
-            earliest_s = heapq.heappop(self._waiting)
-            while len(self._waiting) > self._reorder_depth:  # of packets without a frame
-                heapq.heappop(self._waiting)
-            if self._reorders and earliest_s != stated_s:
+            earliest = heapq.heappop(self._waiting)
+            while len(self._waiting) > getattr(self._context, "reorder_depth", MAX_REORDER):
+                heapq.heappop(self._waiting)  # of a packet without a frame
+            if self._context.has_b_frames and earliest != frame.pts:
                 self.repairs["times of decoding were put in the order of showing"] = None
-                return earliest_s
-        return stated_s
+                return float(earliest * self._time_base)
+        return frame.time
 
     def rank(self, packets: Iterable["Packet"], pts: int, pos: int | None) -> int | None:
         """Count the frames that are shown before one, by packets and without decoding.
