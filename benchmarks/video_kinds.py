@@ -8,10 +8,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 FRAMES, FPS, WIDTH, HEIGHT, BITS = 30, 25, 64, 48, 5
 MILLISECOND = Fraction(1, 1000)
@@ -76,7 +77,8 @@ def write(
     """
     base = Fraction(1, FPS) if even else MILLISECOND
     with av.open(str(path), "w", format=container, options=muxer or {}) as file:
-        stream = file.add_stream(codec, rate=FPS, options=OPTIONS.get(codec, {}) | (options or {}))
+        options = OPTIONS.get(codec, {}) | (options or {})
+        stream = cast(VideoStream, file.add_stream(codec, rate=FPS, options=options))
         stream.height, stream.width = draw(0).shape[:2]
         stream.pix_fmt = PIXELS.get(codec, "yuv420p")
         stream.codec_context.gop_size, stream.codec_context.time_base = 8, base
@@ -98,7 +100,7 @@ def remux(
     with av.open(str(source)) as file, av.open(str(path), "w", **open_) as to:
         stream = to.add_stream_from_template(file.streams.video[0], opaque=True)
         for packet in file.demux(video=0):
-            if packet.dts is None:
+            if packet.pts is None or packet.dts is None:
                 continue
             shift = round(shift_ms * MILLISECOND / packet.time_base)
             packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
