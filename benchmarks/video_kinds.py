@@ -76,7 +76,7 @@ def write(
     """
     base = Fraction(1, FPS) if even else MILLISECOND
     with av.open(str(path), "w", format=container, options=muxer or {}) as file:
-        stream = file.add_stream(codec, rate=FPS, options=OPTIONS.get(codec, {}) | (options or {}))
+        stream: Any = file.add_stream(codec, rate=FPS, options=OPTIONS.get(codec, {}) | (options or {}))
         stream.height, stream.width = draw(0).shape[:2]
         stream.pix_fmt = PIXELS.get(codec, "yuv420p")
         stream.codec_context.gop_size, stream.codec_context.time_base = 8, base
@@ -97,6 +97,7 @@ def remux(
     """Copy packets into another file, later by `shift_ms`, or as `change` alters them."""
     with av.open(str(source)) as file, av.open(str(path), "w", **open_) as to:
         stream = to.add_stream_from_template(file.streams.video[0], opaque=True)
+        packet: Any
         for packet in file.demux(video=0):
             if packet.dts is None:
                 continue

@@ -56,10 +56,10 @@ class _Bwdif:
     def __init__(self, frame: "VideoFrame") -> None:
         from av.filter import Graph
 
-        self.form = width, height, name = _form(frame)
+        self.form = width, height, _ = _form(frame)
         self._waiting: collections.deque[Shown | None] = collections.deque()
         self._graph = Graph()
-        source = self._graph.add_buffer(width=width, height=height, format=name, time_base=frame.time_base)
+        source = self._graph.add_buffer(width=width, height=height, format=frame.format, time_base=frame.time_base)
         bwdif = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
         self._graph.link_nodes(source, bwdif, self._graph.add("buffersink")).configure()
 
