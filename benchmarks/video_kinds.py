@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
-from av.video.stream import VideoStream
 
 FRAMES, FPS, WIDTH, HEIGHT, BITS = 30, 25, 64, 48, 5
 MILLISECOND = Fraction(1, 1000)
@@ -77,8 +76,7 @@ def write(
     """
     base = Fraction(1, FPS) if even else MILLISECOND
     with av.open(str(path), "w", format=container, options=muxer or {}) as file:
-        options = OPTIONS.get(codec, {}) | (options or {})
-        stream = cast(VideoStream, file.add_stream(codec, rate=FPS, options=options))
+        stream: Any = file.add_stream(codec, rate=FPS, options=OPTIONS.get(codec, {}) | (options or {}))
         stream.height, stream.width = draw(0).shape[:2]
         stream.pix_fmt = PIXELS.get(codec, "yuv420p")
         stream.codec_context.gop_size, stream.codec_context.time_base = 8, base
@@ -99,8 +97,9 @@ def remux(
     """Copy packets into another file, later by `shift_ms`, or as `change` alters them."""
     with av.open(str(source)) as file, av.open(str(path), "w", **open_) as to:
         stream = to.add_stream_from_template(file.streams.video[0], opaque=True)
+        packet: Any
         for packet in file.demux(video=0):
-            if packet.pts is None or packet.dts is None:
+            if packet.dts is None:
                 continue
             shift = round(shift_ms * MILLISECOND / packet.time_base)
             packet.pts, packet.dts = packet.pts + shift, packet.dts + shift

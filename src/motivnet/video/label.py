@@ -283,20 +283,22 @@ class _Job:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
                     state.picture, state.follow = list(frame.picture or ()), result.state
-                    self._save(number, state, rows, video)
+                    state.notes = sorted({*state.notes, *video.notes()})
+                    self._save(number, state, rows)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
-            self._save(number, state, rows, video)
+            state.notes = sorted({*state.notes, *video.notes()})
+            self._save(number, state, rows)
 
     def _load(self, number: int) -> State:
         path = self.folder / f"{number}.json"
         return State(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else State()
 
-    def _save(self, number: int, state: State, rows: Any, video: Video) -> None:
+    def _save(self, number: int, state: State, rows: Any) -> None:
         """Write a checkpoint, after the rows that it counts."""
         rows.flush()
         os.fsync(rows.fileno())
-        state.size_bytes, state.notes = rows.tell(), sorted({*state.notes, *video.notes()})
+        state.size_bytes = rows.tell()
         write_json(self.folder / f"{number}.json", dataclasses.asdict(state))
 
     def _columns(self, number: int) -> Row:
