@@ -22,7 +22,8 @@ UNEVEN_MS = tuple(time + 7 * (number % 3) + 800 * (number > 12) for number, time
 OPTIONS = {
     "libx264": {"bf": "3", "b-adapt": "0", "preset": "veryfast", "sc_threshold": "0", "threads": "1"},
     "libx265": {"x265-params": "log-level=none:keyint=8:bframes=2:pools=none:frame-threads=1", "preset": "ultrafast"},
-    "libvpx": {"auto-alt-ref": "1", "lag-in-frames": "8", "deadline": "realtime", "cpu-used": "8"},
+    # Negative: with 8 it would depend on the load of the machine how carefully a frame is encoded.
+    "libvpx": {"auto-alt-ref": "1", "lag-in-frames": "8", "deadline": "realtime", "cpu-used": "-8"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "8"},
     "mpeg4": {"bf": "2", "sc_threshold": "1000000000"},
     "mpeg2video": {"bf": "2", "sc_threshold": "1000000000"},

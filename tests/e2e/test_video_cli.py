@@ -276,8 +276,8 @@ class TestResume:
 
         save, saved = _Job._save, []
 
-        def failing(self, number, *rest):
-            save(self, number, *rest)
+        def failing(self, number, state, rows):
+            save(self, number, state, rows)
             saved.append(number)
             if len(saved) == 2:
                 raise KeyboardInterrupt
