@@ -8,14 +8,16 @@ import dataclasses
 import enum
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from motivnet.errors import ConfigError, unknown_name
+from motivnet.errors import ConfigError, OutputError, shown, unknown_name
 
 T = TypeVar("T")
+MAX_NESTING = 100
 
 
 def setting(default: Any, help: str, **option: Any) -> Any:
@@ -30,6 +32,11 @@ def setting(default: Any, help: str, **option: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **option})
 
 
+def bounded(low: float, high: float, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that has no option and that `check_bounds` checks."""
+    return dataclasses.field(default=default, metadata={"min": low, "max": high})
+
+
 def check_bounds(settings: Any) -> None:
     """Check the fields of a dataclass against the `min` and `max` that they were declared with.
 
@@ -39,9 +46,9 @@ def check_bounds(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, low, high = getattr(settings, field.name), field.metadata.get("min"), field.metadata.get("max")
         if value is not None and low is not None and not value >= low:
-            raise ConfigError(f"{field.name} {value}: must be at least {low}")
+            raise ConfigError(f"{field.name} {shown(value)}: must be at least {low}")
         if value is not None and high is not None and not value <= high:
-            raise ConfigError(f"{field.name} {value}: must be at most {high}")
+            raise ConfigError(f"{field.name} {shown(value)}: must be at most {high}")
 
 
 def replace(settings: T, changes: Mapping[str, Any]) -> T:
@@ -82,7 +89,7 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
         ConfigError: if a key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(data, dict):
-        raise ConfigError(f"{where or cls.__name__}: expected settings of {cls.__name__}, found {data!r}")
+        raise ConfigError(f"{where or cls.__name__}: expected settings of {cls.__name__}, found {shown(data)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     for key in data:
@@ -105,13 +112,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is typing.Literal:
         if value not in args:
-            raise ConfigError(f"{where}: {value!r} is not allowed. Allowed: {', '.join(map(repr, args))}")
+            raise ConfigError(f"{where}: {shown(value)} is not allowed. Allowed: {', '.join(map(repr, args))}")
         return value
     if origin is tuple:
         return _convert_tuple(args, value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+            raise ConfigError(f"{where}: expected a mapping, found {shown(value)}")
         return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_plain(hint, value, where)  # type: ignore[arg-type]
@@ -136,7 +143,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where}: expected a list, found {value!r}")
+        raise ConfigError(f"{where}: expected a list, found {shown(value)}")
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(args):
@@ -153,8 +160,47 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {shown(value)}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, found {value}")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: if it is no JSON, has a number that is not finite, or is nested too deeply.
+    """
+    level: list[Any]
+    try:
+        level = [data := json.loads(text, parse_float=_finite, parse_constant=_finite)]
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_NESTING} deep") from None
+    for _ in range(MAX_NESTING):
+        level = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [inner for item in level if isinstance(item, list) for inner in item]
+        if not level:
+            return data
+    raise ValueError(f"nested more than {MAX_NESTING} deep")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shown(text)} is no finite number")
+    return value
+
+
+def to_json(plain: Any, **options: Any) -> str:
+    """Write plain data as JSON, with options of `json.dumps`; the one place that does.
+
+    Raises:
+        OutputError: at NaN or an infinity, which JSON does not have.
+    """
+    try:
+        return json.dumps(plain, allow_nan=False, **options)  # noqa: TID251
+    except ValueError as error:
+        raise OutputError(f"a result cannot be written as JSON: {error}") from None
 
 
 def override(settings: T, assignments: list[str]) -> T:
@@ -171,7 +217,7 @@ def override(settings: T, assignments: list[str]) -> T:
                 f"{assignment!r} is not an assignment. Allowed: name=value, such as optimizer.head_lr=1e-4"
             )
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError:
             value = text
         *parents, last = name.strip().split(".")
@@ -214,5 +260,5 @@ def fingerprint(settings: Any, *, added: Collection[str] = ()) -> str:
     # Reading the settings back turns 1 into 1.0 for a float, as the two are equal.
     canonical = from_plain(type(settings), to_plain(settings))
     plain = {name: value for name, value in to_plain(canonical).items() if value or name not in added}
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    text = to_json(plain, sort_keys=True, separators=(",", ":"))
     return "p" + hashlib.sha256(text.encode()).hexdigest()[:12]

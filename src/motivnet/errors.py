@@ -16,7 +16,10 @@ MotivNetError
 
 import contextlib
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator
+
+MAX_SHOWN = 100
 
 
 class MotivNetError(Exception):
@@ -67,12 +70,18 @@ class MissingExtraError(MotivNetError):
         return f"this needs {package}, which is not installed: pip install 'motivnet[{extra}]'"
 
 
+def shown(value: object) -> str:
+    """Return a value of somebody else's for a message: its `repr`, shortened."""
+    text = repr(value) if isinstance(value, (str, int, float)) else reprlib.repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
     """Return the message for an unknown name, with a suggestion and the allowed names."""
     choices = sorted(allowed)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"unknown {kind} {name!r}{hint} Allowed: {', '.join(choices)}"
+    return f"unknown {kind} {shown(name)}{hint} Allowed: {', '.join(choices)}"
 
 
 @contextlib.contextmanager

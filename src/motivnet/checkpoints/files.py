@@ -32,6 +32,7 @@ from motivnet.checkpoints.hub import VerifyReport, cached, is_hub_name, verify, 
 from motivnet.checkpoints.pickles import MAX_OPCODES, Inert, StoredTensor, Unpickler, names_in_pickle, read_member
 from motivnet.checkpoints.torchscript import module_tensors
 from motivnet.errors import CheckpointError
+from motivnet.onnx_session import check_weights
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +119,10 @@ def check_integrity(path: Path) -> str:
     Raises:
         CheckpointError: if the file is missing, no weight file, or damaged, or a value is NaN or infinite.
     """
+    if ".onnx" in path.suffixes:
+        if path.suffix == ".onnx":
+            check_weights(path)
+        return "onnx, all finite" if path.suffix == ".onnx" else "values of an onnx file"
     file = open_weights(path)
     num_values = num_not_finite = 0
     for tensor in file.tensors.values():
@@ -156,8 +161,7 @@ def verify_weights(name: str, *, cache: Path | None = None) -> Iterator[tuple[Ve
             raise CheckpointError(
                 f"{report.path}: damaged: sha256 {report.sha256}, expected {report.expected}. Fetch it again"
             )
-        is_onnx = ".onnx" in path.suffixes
-        yield report, "onnx, whose values are not checked" if is_onnx else check_integrity(report.path)
+        yield report, check_integrity(report.path)
 
 
 def release(tensor: Tensor) -> None:

@@ -1,7 +1,6 @@
 """`motivnet train`: run a recipe; and what `motivnet pretrain` has in common with it."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -10,7 +9,7 @@ import typer
 
 from motivnet import config
 from motivnet.cli.options import derive_options
-from motivnet.config import setting
+from motivnet.config import setting, to_json
 from motivnet.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
@@ -110,12 +109,12 @@ def choose_recipe(
     place = options.place()
     if options.show:
         typer.echo(describe(name), err=True)
-        typer.echo(json.dumps(config.to_plain(recipe), indent=2))
+        typer.echo(to_json(config.to_plain(recipe), indent=2))
     elif options.dry_run:
         from motivnet.training.estimate import dry_run, dry_run_text
 
         found = dry_run(recipe, place, device_gb=options.device_gb)
-        typer.echo(json.dumps(found) if options.as_json else dry_run_text(found))
+        typer.echo(to_json(found) if options.as_json else dry_run_text(found))
     elif options.device_gb is not None or options.as_json:
         raise ConfigError("--device-gb and --json belong to --dry-run")
     else:
