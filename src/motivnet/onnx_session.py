@@ -25,7 +25,7 @@ PROVIDERS = {
 MAX_PARTS, MAX_FIELDS = 20_000, 1000
 # ONNX's number of a floating-point type -> the field of its values where they are not raw, and their numpy type. Those
 # of bfloat16 are the upper halves of float32.
-_FLOATS = {1: (4, "<f4"), 10: (5, "<f2"), 11: (10, "<f8"), 16: (5, "<u2")}
+_FLOATS = {1: (4, "<f4"), 10: (None, "<f2"), 11: (10, "<f8"), 16: (None, "<u2")}
 Message = defaultdict[int, list[Any]]
 
 
@@ -100,9 +100,9 @@ def check_weights(path: Path) -> None:
 
 def _floats(tensor: Message, folder: Path) -> np.ndarray:
     """Return the values of a weight; none if they are whole numbers."""
-    field, dtype = _FLOATS.get(tensor[2][0], (0, ""))
-    if not field:
+    if tensor[2][0] not in _FLOATS:
         return np.zeros(0)
+    field, dtype = _FLOATS[tensor[2][0]]
     if tensor[14] == [1]:  # in a file beside it
         entries = (_fields(entry, MAX_FIELDS) for entry in tensor[13])
         about = {bytes(entry[1][0]).decode(): bytes(entry[2][0]).decode() for entry in entries}
@@ -111,10 +111,10 @@ def _floats(tensor: Message, folder: Path) -> np.ndarray:
             raise ValueError(f"{shown(about['location'])} is no file beside it")
         start, size = int(about.get("offset", 0)), int(about["length"]) if "length" in about else None
         data = _mapped(file)[start:][:size]
-    elif tensor[9] or field != 5:
+    elif tensor[9] or field:
         data = b"".join(tensor[9] or tensor[field])
-    else:  # 16 bits, each in a number of variable length
-        data = np.array([number for part in tensor[5] for number in _numbers(part)], "<u2").tobytes()
+    else:
+        raise ValueError("weights of 16 bits are not raw, as programs write them")
     values = np.frombuffer(data, dtype)
     return (values.astype("<u4") << 16).view("<f4") if dtype == "<u2" else values
 
@@ -137,14 +137,6 @@ def _fields(message: memoryview, at_most: int) -> Message:
             value, place = message[place : place + size], place + size
         found[key >> 3].append(value)
     raise ValueError(f"a part has more than {at_most} parts")
-
-
-def _numbers(part: memoryview) -> list[int]:
-    found, place = [], 0
-    while place < len(part):
-        value, place = _number(part, place)
-        found.append(value)
-    return found
 
 
 def _number(message: memoryview, place: int) -> tuple[int, int]:

@@ -177,11 +177,11 @@ def test_a_damaged_config_is_named(tmp_path, content, message):
         ),
         (
             lambda data: data.update(calibration={"temperature": float("nan")}),
-            "temperature nan must be positive and finite",
+            "cannot be read: 'NaN' is no finite number",
         ),
         (
             lambda data: data.update(calibration={"temperature": float("inf")}),
-            "temperature inf must be positive and finite",
+            "cannot be read: 'Infinity' is no finite number",
         ),
         (
             lambda data: data.update(calibration={"temperature": "1"}),
