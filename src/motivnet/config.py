@@ -14,7 +14,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from motivnet.errors import ConfigError, OutputError, shown, unknown_name
+from motivnet.errors import ConfigError, OutputError, unknown_name
 
 T = TypeVar("T")
 MAX_NESTING = 100
@@ -46,9 +46,9 @@ def check_bounds(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, low, high = getattr(settings, field.name), field.metadata.get("min"), field.metadata.get("max")
         if value is not None and low is not None and not value >= low:
-            raise ConfigError(f"{field.name} {shown(value)}: must be at least {low}")
+            raise ConfigError(f"{field.name} {value!r}: must be at least {low}")
         if value is not None and high is not None and not value <= high:
-            raise ConfigError(f"{field.name} {shown(value)}: must be at most {high}")
+            raise ConfigError(f"{field.name} {value!r}: must be at most {high}")
 
 
 def replace(settings: T, changes: Mapping[str, Any]) -> T:
@@ -89,7 +89,7 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
         ConfigError: if a key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(data, dict):
-        raise ConfigError(f"{where or cls.__name__}: expected settings of {cls.__name__}, found {shown(data)}")
+        raise ConfigError(f"{where or cls.__name__}: expected settings of {cls.__name__}, found {data!r}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     for key in data:
@@ -112,13 +112,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is typing.Literal:
         if value not in args:
-            raise ConfigError(f"{where}: {shown(value)} is not allowed. Allowed: {', '.join(map(repr, args))}")
+            raise ConfigError(f"{where}: {value!r} is not allowed. Allowed: {', '.join(map(repr, args))}")
         return value
     if origin is tuple:
         return _convert_tuple(args, value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a mapping, found {shown(value)}")
+            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
         return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_plain(hint, value, where)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where}: expected a list, found {shown(value)}")
+        raise ConfigError(f"{where}: expected a list, found {value!r}")
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(args):
@@ -160,7 +160,7 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}: expected {hint.__name__}, found {shown(value)}")
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{where}: expected a finite number, found {value}")
     return value
@@ -187,7 +187,7 @@ def parse_json(text: str) -> Any:
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{shown(text)} is no finite number")
+        raise ValueError(f"{text!r} is no finite number")
     return value
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, ConfigError, shown
+from motivnet.errors import CheckpointError, ConfigError
 from motivnet.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
 
     Raises:
         ConfigError: if this build of onnxruntime does not offer the device, or the device cannot be used.
-        CheckpointError: if the file is damaged, or a weight is NaN or infinite.
+        CheckpointError: if the file is damaged, a weight is NaN or infinite, or there is not enough memory.
     """
     onnxruntime = _onnxruntime()
     kind, _, number = device.replace("auto", "cpu").partition(":")
@@ -66,6 +66,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
         # Text that is no UTF-8 is an error only when it is read.
         _ = session.get_modelmeta().custom_metadata_map, *(one.name for one in session.get_inputs())
         _ = [one.name for one in session.get_outputs()]
+    # RuntimeError: no memory for its threads.
     except (*session_errors(), UnicodeDecodeError, MemoryError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
     # onnxruntime continues without a provider that cannot start.
@@ -108,7 +109,7 @@ def _floats(tensor: Message, folder: Path) -> np.ndarray:
         about = {bytes(entry[1][0]).decode(): bytes(entry[2][0]).decode() for entry in entries}
         file = folder / about["location"]
         if not file.is_file() or Path(about["location"]).name != about["location"]:
-            raise ValueError(f"{shown(about['location'])} is no file beside it")
+            raise ValueError(f"{about['location']!r} is no file beside it")
         start, size = int(about.get("offset", 0)), int(about["length"]) if "length" in about else None
         data = _mapped(file)[start:][:size]
     elif tensor[9] or field:

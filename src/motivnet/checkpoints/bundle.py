@@ -24,7 +24,7 @@ from motivnet import config
 from motivnet.checkpoints.hub import is_hub_name, locate, sha256_of
 from motivnet.checkpoints.released import RELEASED
 from motivnet.config import to_json
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, shown, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -221,7 +221,7 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
         # Checked first, because another format has other settings.
-        raise CheckpointError(f"{file}: bundle format {shown(data['format'])}. Allowed: {FORMAT}")
+        raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")
     try:
         return Bundle(path, config.from_plain(BundleConfig, data))
     except (ConfigError, DataError) as error:

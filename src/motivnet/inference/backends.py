@@ -12,7 +12,7 @@ import numpy as np
 
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, find_weights, is_bundle, open_bundle, require_head
 from motivnet.config import from_plain, parse_json, to_plain
-from motivnet.errors import CheckpointError, ConfigError, needs_extra, shown
+from motivnet.errors import CheckpointError, ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
 from motivnet.onnx_session import offers, open_session, session_errors
@@ -153,7 +153,7 @@ def _read(path: Path, metadata: dict[str, str], key: str) -> object:
     except KeyError:
         raise CheckpointError(f"{path}: has no metadata {key!r}; was it written by motivnet export?") from None
     except ValueError:
-        raise CheckpointError(f"{path}: metadata {key!r} is no JSON: {shown(metadata[key])}") from None
+        raise CheckpointError(f"{path}: metadata {key!r} is no JSON: {metadata[key]!r}") from None
 
 
 def load_backend(model: str | Path, options: PredictorConfig) -> tuple[BundleConfig, Backend]:

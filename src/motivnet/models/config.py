@@ -5,7 +5,7 @@ import math
 from typing import Literal
 
 from motivnet.config import bounded, check_bounds
-from motivnet.errors import ConfigError, shown, unknown_name
+from motivnet.errors import ConfigError, unknown_name
 
 HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
 # Of the ONNX files that a bundle may have.
@@ -106,12 +106,10 @@ class ModelConfig:
         """
         check_bounds(self)
         if min(self.image_size) < 1 or math.prod(self.image_size) > MAX_PIXELS:
-            raise ConfigError(
-                f"image_size {shown(self.image_size)}: must be at least 1x1 and at most {MAX_PIXELS} pixels"
-            )
+            raise ConfigError(f"image_size {self.image_size!r}: must be at least 1x1 and at most {MAX_PIXELS} pixels")
         own = self.backbone in ("sapiens", "sapiens2")
         if not own and not self.backbone.startswith("timm:"):
-            raise ConfigError(f"backbone {shown(self.backbone)}. Allowed: sapiens, sapiens2, timm:NAME")
+            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
         if own != (self.vit is not None):
             raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
         vit = self.vit
