@@ -93,10 +93,10 @@ def scores(found: Predictions) -> dict[str, float]:
     num_classes = probs.shape[1]
     return {
         "images": len(target),
-        "war": round(metrics.war(preds, target, num_classes), 4),
-        "uar": round(metrics.uar(preds, target, num_classes), 4),
-        "f1_macro": round(metrics.f1_macro(preds, target, num_classes), 4),
-        "ece": round(ProbabilityScores(probs, target).ece(), 4),
+        "war": metrics.war(preds, target, num_classes),
+        "uar": metrics.uar(preds, target, num_classes),
+        "f1_macro": metrics.f1_macro(preds, target, num_classes),
+        "ece": ProbabilityScores(probs, target).ece(),
     }
 
 
@@ -107,7 +107,7 @@ def confusion(found: Predictions) -> list[list[int]]:
 
 def recalls(found: Predictions) -> list[float]:
     """Give the recall of each class."""
-    return metrics.recall_per_class(found.preds_B, found.target_B, found.probs_BC.shape[1]).round(4).tolist()
+    return metrics.recall_per_class(found.preds_B, found.target_B, found.probs_BC.shape[1]).tolist()
 
 
 def abstention(found: Predictions, below: float | None) -> dict[str, float] | None:
@@ -116,7 +116,7 @@ def abstention(found: Predictions, below: float | None) -> dict[str, float] | No
         return None
     answered = found.probs_BC.max(1) >= below
     correct = found.preds_B == found.target_B
-    return {"accuracy": round(float(correct[answered].mean()), 4), "coverage": round(float(answered.mean()), 4)}
+    return {"accuracy": float(correct[answered].mean()), "coverage": float(answered.mean())}
 
 
 def percent(row: dict[str, float]) -> dict[str, str]:
