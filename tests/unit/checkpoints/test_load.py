@@ -176,7 +176,7 @@ class TestStrangers:
 
         path = released("motivnet", metadata=HEADS, edit=edit).path
         assert load_model(path)
-        with pytest.raises(CheckpointError, match="NaN or infinite in torch.float16"):
+        with pytest.raises(CheckpointError, match=r"NaN or infinite in torch\.float16"):
             load_model(path, dtype=torch.float16)
 
 
