@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from motivnet import config
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, ImageError
 
 Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
@@ -46,6 +46,21 @@ class Box(NamedTuple):
     def scaled(self, factor: float) -> "Box":
         """Return the box in an image whose sides are longer by this factor."""
         return Box(*(factor * value for value in self))
+
+    def inside(self, image_size: tuple[int, ...]) -> "Box":
+        """Return the box, if at least half of its area is inside the image.
+
+        Raises:
+            ImageError: if not: the face would be made up of padding.
+        """
+        height, width = image_size[:2]
+        x, y, w, h = (math.nan if value is None else value for value in self)
+        inner_w, inner_h = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
+        # Written so that NaN is refused, too.
+        if not (inner_w > 0 and inner_h > 0 and inner_w * inner_h >= w * h / 2):
+            shown = ", ".join(f"{value:g}" for value in (x, y, w, h))
+            raise ImageError(f"a box of {shown} is not at least half in an image of {width} x {height} pixels")
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +109,8 @@ class Preprocessing:
             f"size {self.size}: both must be positive": height >= 1 and width >= 1,
             f"size {self.size} must be square for geometry 'square'": self.geometry != "square" or height == width,
             f"mean and std must have {self.num_channels} values": lengths == {self.num_channels},
-            f"mean {self.mean} must be finite": all(map(math.isfinite, self.mean)),
-            f"std {self.std} must be positive and finite": all(0 < value < math.inf for value in self.std),
+            f"mean {self.mean} must be finite, below a million": all(abs(value) < 1e6 for value in self.mean),
+            f"std {self.std} must be positive, from 1e-6 to 1e6": all(1e-6 <= value <= 1e6 for value in self.std),
             f"align needs geometry 'square', found {self.geometry!r}": not self.align or self.geometry == "square",
             f"margin {self.margin} must be from 0 to 2": 0 <= self.margin <= 2,
             f"fill {self.fill} must be from 0 to 255, or None": self.fill is None or 0 <= self.fill <= 255,

@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +30,7 @@ import fsspec
 from pyarrow import parquet, types
 
 from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary
+from motivnet.config import to_json
 from motivnet.errors import DataError, ImageError
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.images import ImageLimits, NamedImage
@@ -181,7 +181,7 @@ def _open_table(location: str) -> "TableSource":
         if not metadata.num_rows:
             raise DataError(f"{location}: holds no inputs")
         # The sizes and ranges of all columns of all row groups are short, and differ where the rows differ.
-        summary = json.dumps([location, metadata.to_dict()], default=repr)
+        summary = to_json([location, metadata.to_dict()], default=repr)
         fingerprint = hashlib.sha256(summary.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return TableSource(location, columns, 0, metadata.num_rows, fingerprint)
 
@@ -234,6 +234,8 @@ class TableSource:
         data, path = pair.get("bytes"), values.get("path") or pair.get("path")
         name = _beside(self.location, path) if path else f"{self.location}#{row}"
         numbers = values.get("box") or ()
+        if len(numbers) not in (0, 4):
+            data = ImageError(f"a box of {len(numbers)} numbers, expected x, y, width, height")
         box = Box(*numbers) if len(numbers) == 4 else None
         if data is None and path:
             return _read_input(name, limits, box)

@@ -28,7 +28,7 @@ from motivnet.bulk.image_sources import Source, open_source
 from motivnet.bulk.parts import Counts, Part, decode_counts
 from motivnet.bulk.worker import Worker
 from motivnet.checkpoints.bundle import embedded_models, is_bundle, model_fingerprint, open_bundle
-from motivnet.config import replace, to_plain
+from motivnet.config import replace, to_json, to_plain
 from motivnet.errors import ConfigError, OutputError, needs_extra
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor_config import PredictorConfig
@@ -267,4 +267,4 @@ def _finish(
 
 
 def _json(plain: dict[str, Any]) -> bytes:
-    return (json.dumps(plain, indent=2) + "\n").encode()
+    return (to_json(plain, indent=2) + "\n").encode()

@@ -20,6 +20,7 @@ from pyarrow import parquet
 
 from motivnet.bulk.fsspec_files import OutputFolder
 from motivnet.bulk.image_sources import Input, Source
+from motivnet.config import to_json
 from motivnet.errors import DataError, ImageError, MotivNetError
 from motivnet.images import ImageLimits, NamedImage
 from motivnet.inference.predictor import Predictor
@@ -145,7 +146,7 @@ class PartWriter:
         columns = self._predictor.columns | {"input": "int64"}
         schema = pyarrow.schema(
             [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()],
-            {COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()},
+            {COUNTS_KEY: to_json(dataclasses.asdict(counts)).encode()},
         )
         file = io.BytesIO()
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)

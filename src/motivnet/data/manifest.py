@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motivnet.config import to_json
 from motivnet.errors import DataError
 from motivnet.labels import AFFECT, EMOTIONS, LabelSet
 from motivnet.storage import atomic_path
@@ -204,7 +205,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """
     metadata = {
         LABELS_KEY: "\n".join(manifest.labels).encode(),
-        DROPPED_KEY: json.dumps(dict(manifest.dropped)).encode(),
+        DROPPED_KEY: to_json(dict(manifest.dropped)).encode(),
     }
     with atomic_path(path) as temporary:
         pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)

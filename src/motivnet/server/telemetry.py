@@ -4,7 +4,6 @@ Neither contains image data, file names, or query strings.
 """
 
 import functools
-import json
 import logging
 import re
 import time
@@ -14,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motivnet.config import to_json
 from motivnet.inference.results import ImageResult
 
 _LOG = logging.getLogger("motivnet.server.access")
@@ -41,7 +41,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return to_json(line)
 
 
 def log_to_stderr(level: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.checkpoints.bundle import model_fingerprint
-from motivnet.config import to_plain
+from motivnet.config import to_json, to_plain
 from motivnet.errors import ConfigError, ImageError, OutputError, needs_extra
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
@@ -277,7 +277,7 @@ class _Job:
             shared, total = self._columns(number), video.estimate()
             for result in results:
                 for row in result.rows(shared):
-                    rows.write(json.dumps(row).encode() + b"\n")
+                    rows.write(to_json(row).encode() + b"\n")
                 state.frames += 1
                 if result.state is not None:
                     frame = result.frame

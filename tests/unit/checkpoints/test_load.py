@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from motivnet import load_backbone, load_head, load_model
 from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints import load
 from motivnet.checkpoints.bundle import ASSETS, BundleConfig, write_config
+from motivnet.checkpoints.formats import inspect_weights
 from motivnet.errors import CheckpointError
 from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.motivnet import build_model
@@ -134,6 +136,48 @@ class TestModels:
         model = load_model("hf:owner/repo")
         assert asked == ["hf:owner/repo"]
         assert same(model, written.net if fetched == "file" else load_model("nano"))
+
+
+class TestStrangers:
+    """Files of other programs, and damaged ones."""
+
+    @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+    @pytest.mark.parametrize("key", [None, "model", "state_dict"])
+    def test_prefixes_and_wrappers(
+        self, released: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, prefix: str, key: str | None
+    ) -> None:
+        written, path = released("motivnet", metadata=HEADS), tmp_path / "wrapped.pth"
+        state = {prefix + name: tensor for name, tensor in load_file(written.path).items()}
+        torch.save({key: state, "epoch": 3} if key else state, path)
+        assert same(load_model(path, num_heads=3), written.net)
+        prefixes = [f"'{one}.'" for one in prefix.split(".")[:-1]]
+        taken_off = ", ".join([*([repr(key)] if key else []), *prefixes])
+        assert caplog.messages == [f"{path}: taken off its names: {taken_off}"]
+        assert ", ".join(inspect_weights(path).taken_off) == taken_off
+
+    def test_a_prefix_in_a_bundle(self, released: Callable, tmp_path: Path) -> None:
+        bundle = load.convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")
+        expected = load_model(bundle.path)
+        save_file({f"module.{name}": tensor for name, tensor in load_file(bundle.weights).items()}, bundle.weights)
+        assert same(load_model(bundle.path), expected)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_weights_are_finite(self, released: Callable, value: float) -> None:
+        def edit(tensors: Tensors) -> None:
+            tensors["pose_encoder.ln1.bias"][3] = value
+
+        path = released("motivnet", metadata=HEADS, edit=edit).path
+        with pytest.raises(CheckpointError, match=r"damaged: backbone\.net\.norm\.bias has values that are NaN or inf"):
+            load_model(path)
+
+    def test_weights_too_large_for_half_precision(self, released: Callable) -> None:
+        def edit(tensors: Tensors) -> None:
+            tensors["pose_encoder.ln1.bias"][3] = 1e5
+
+        path = released("motivnet", metadata=HEADS, edit=edit).path
+        assert load_model(path)
+        with pytest.raises(CheckpointError, match=r"NaN or infinite in torch\.float16"):
+            load_model(path, dtype=torch.float16)
 
 
 class TestStrictness:
