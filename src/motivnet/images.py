@@ -18,12 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
 from motivnet.errors import ImageError
-from motivnet.input_limits import ImageLimits
+from motivnet.input_limits import MAX_ASPECT, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +40,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
+START_OF_JPEG, START_OF_SCAN = b"\xff\xd8\xff", b"\xff\xda"
+_ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%0A": "", "%0D": "", "%20": ""}
 ORIENTATION_TAG = 0x0112
 # EXIF orientation -> the flip of `cv2.flip` that makes the image upright, or None; from 5 on, after transposing it.
 FLIPS = {2: 1, 3: -1, 4: 0, 5: None, 6: 1, 7: -1, 8: 0}
@@ -142,7 +143,12 @@ def decode_reduced(
     data = _read(source, limits)
     if not data:
         raise ImageError("the file is empty")
+    scans = data.count(START_OF_SCAN) if data.startswith(START_OF_JPEG) else 0
+    if scans > MAX_SCANS:
+        raise ImageError(f"JPEG of {scans} scans, the limit is {MAX_SCANS}")
     with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        if scans * image.width * image.height > MAX_SCANNED_PIXELS:
+            raise ImageError(f"JPEG of {scans} scans of {image.width} x {image.height} pixels: too many for its size")
         return _from_jpeg(image, data, long_side, limits) or _full(_from_pil(image, limits))
 
 
@@ -214,7 +220,7 @@ _QUIET = _QuietPillow()
 
 def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, str) and is_data_url(source):
-        data = _from_data_url(source)
+        data = decode_data_url(source, limits)
         size = len(data)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         size, data = memoryview(source).nbytes, bytes(source)
@@ -242,13 +248,23 @@ def _read(source: object, limits: ImageLimits) -> bytes:
     return data
 
 
-def _from_data_url(url: str) -> bytes:
+def decode_data_url(url: str, limits: ImageLimits) -> bytes:
+    """Decode `data:image/png;base64,...`, with line breaks or escaped characters.
+
+    Raises:
+        ImageError: if it is no base64, or larger than the limit.
+    """
     head, _, text = url.partition(",")
     if not head.lower().endswith(";base64"):
         raise ImageError("a data URL without base64. Allowed: data:image/png;base64,... and similar")
+    if len(text) > 4 * limits.max_bytes:  # three quarters are left, or a quarter of what is escaped
+        raise ImageError(f"text of {len(text)} characters, the limit is {limits.max_bytes} bytes")
+    # `urllib.parse.unquote` needs minutes and gigabytes for millions of escapes.
+    for escaped, plain in _ESCAPES.items() if "%" in text else ():
+        text = text.replace(escaped, plain).replace(escaped.lower(), plain)
     try:
-        return b64decode(unquote_to_bytes(text).translate(None, string.whitespace.encode()), validate=True)
-    except binascii.Error as error:
+        return b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
         raise ImageError(f"not base64: {error}") from None
 
 
@@ -390,3 +406,5 @@ def _check_size(height: int, width: int, limits: ImageLimits) -> None:
         raise ImageError(f"image of {width} x {height} pixels")
     if height * width > limits.max_pixels:
         raise ImageError(f"{width} x {height} pixels, the limit is {limits.max_pixels} in all")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ImageError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")

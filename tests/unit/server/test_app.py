@@ -73,7 +73,7 @@ async def serving(predictor, attention=None, **settings) -> AsyncIterator[httpx.
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         client.app = app
         yield client
@@ -364,7 +364,7 @@ class TestUnderLoad:
 
     def test_whoever_leaves_is_not_predicted(self, whole):
         """A client that breaks off while it waits gives its place in the queue to others."""
-        sent = httpx.Request("POST", "http://test/v1/predict", files=form(("x", flat(7))))
+        sent = httpx.Request("POST", "http://localhost/v1/predict", files=form(("x", flat(7))))
         scope = {
             **{"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/predict", "query_string": b""},
             "headers": [(name.lower(), value) for name, value in sent.headers.raw],
@@ -426,7 +426,7 @@ class TestUnderLoad:
         async def go() -> None:
             held = Held(whole)
             app = create_app(held, ServerSettings(batch_images=1))
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
                 assert (await client.get("/readyz")).status_code == 503
                 lifespan = app.router.lifespan_context(app)
                 await lifespan.__aenter__()

@@ -24,7 +24,7 @@ def ask(tiny_bundle):
     def go(method: str, path: str, **request) -> httpx.Response:
         async def inside() -> httpx.Response:
             app = create_app(predictor, ServerSettings(token="s3cret"))
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
                 return await client.request(method, path, **request)
 
         return asyncio.run(inside())
