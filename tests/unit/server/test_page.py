@@ -8,10 +8,11 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from motivnet.inference.predictor import Predictor
 from motivnet.server.app import PAGE as FOLDER
-from motivnet.server.app import PAGE_HEADERS as HEADERS
 from motivnet.server.app import create_app
 from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import SECURITY_HEADERS
 
+HEADERS = SECURITY_HEADERS | {"Cache-Control": "no-cache"}
 FILES = sorted(path.name for path in FOLDER.iterdir())
 HTML = (FOLDER / "index.html").read_text(encoding="utf-8")
 CODE = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.js")}
