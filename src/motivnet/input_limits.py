@@ -5,7 +5,6 @@ import math
 
 from motivnet.errors import ConfigError
 
-
 # A small file can hold any number of these, and each makes the decoder go through the whole image: scans of a
 # progressive JPEG (photographs have about ten), and scans times pixels.
 MAX_SCANS = 100

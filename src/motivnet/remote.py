@@ -36,7 +36,9 @@ METADATA_V4 = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("1
 URL_SAFE = "%/:;=&?~+!$,'@()*[]|"
 # User name and password behind the scheme: up to the last @ of the authority; of the whole URL, if what follows the
 # first colon is no port, such as a password with a slash.
-_USER = re.compile(r"^(\s*(?:[a-z][a-z0-9+.-]*:(?=[/\\]))?[/\\]*)(?:[^/\\?#]*|[^][/\\?#:@]+:(?!\d*(?:[/\\?#]|$)).*)@", re.I | re.S)
+_USER = re.compile(
+    r"^(\s*(?:[a-z][a-z0-9+.-]*:(?=[/\\]))?[/\\]*)(?:[^/\\?#]*|[^][/\\?#:@]+:(?!:|\d*(?:[/\\?#]|$)).*)@", re.I | re.S
+)
 
 
 def is_url(text: object) -> bool:

@@ -76,8 +76,8 @@ class Batcher:
     def check_room(self, num_images: int) -> None:
         """Check that this many images would be accepted; RefusedError 429 if too many are waiting, or 503.
 
-        A request with more images than the queue may hold is accepted if no other image is waiting. Requests take turns,
-        so that of each other one, only as many images count.
+        A request with more images than the queue may hold is accepted if no other image is waiting. Requests take
+        turns: of each other one, only as many images count.
         """
         self.check_open()
         queued = _before(num_images, self._queued)

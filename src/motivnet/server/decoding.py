@@ -107,7 +107,7 @@ class Decoders:
                 pixels, seconds = await call
                 left_s -= seconds
                 hold(0 if isinstance(pixels, ImageError) else pixels.nbytes)
-                image = NamedImage(image.name, pixels)  # noqa: PLW2901
+                image = NamedImage(image.name, pixels)
             decoded.append(image)
         return decoded
 

@@ -198,9 +198,7 @@ def _decode_name(name: bytes | None) -> str:
         return (name or b"").decode("latin-1")
 
 
-async def _read_body(
-    request: Request, settings: ServerSettings, hold: Hold, write: Callable[[bytes], object]
-) -> None:
+async def _read_body(request: Request, settings: ServerSettings, hold: Hold, write: Callable[[bytes], object]) -> None:
     """Pass the chunks of a body to `write`, up to the limit: it may be longer than it declares, or declare nothing."""
     size = 0
     try:

@@ -1,8 +1,8 @@
 """Serve the application with uvicorn: bind, answer, and end without losing what was accepted.
 
 `TimedProtocol` adds what uvicorn lacks. The others that were tried: h11, in uvicorn and Hypercorn, bounds heads and
-trailers but takes extensions of chunks without end; Granian's hyper bounds all three, but not how long a client takes to
-read, and Granian binds and forks by itself, before a mistake in the model can show.
+trailers but takes extensions of chunks without end; Granian's hyper bounds all three, but not how long a client may take
+to read, and Granian binds and forks by itself, before a mistake in the model can show.
 """
 
 import asyncio

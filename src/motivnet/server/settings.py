@@ -36,7 +36,9 @@ class ServerSettings:
     max_held_bytes: int = setting(
         500_000_000, "Bytes of bodies, fetched files and unusual images, decoded, in memory; beyond, 429."
     )
-    max_connections: int = setting(1024, "Concurrent connections; beyond, the oldest that waits for a request ends, or 503.")
+    max_connections: int = setting(
+        1024, "Concurrent connections; beyond, the oldest that waits for a request ends, or 503."
+    )
     max_request_bytes: int = setting(50_000_000, "Bytes of a body; beyond, 413.")
     max_images: int = setting(32, "Images of a request; beyond, 413.")
     max_image_bytes: int = setting(20_000_000, "Bytes of an image; a larger one is unreadable.")
