@@ -1,7 +1,7 @@
 """Serve the application with uvicorn: bind, answer, and end without losing what was accepted.
 
 `TimedProtocol` adds what uvicorn lacks. The others that were tried: h11, in uvicorn and Hypercorn, bounds heads and
-trailers but takes extensions of chunks without end; Granian's hyper bounds all three, but not how long a client may take
+trailers but takes extensions of chunks without end; Granian's hyper bounds all three, but not how long a client takes
 to read, and Granian binds and forks by itself, before a mistake in the model can show.
 """
 
@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import struct
 import sys
 from typing import Any
 
@@ -152,7 +153,7 @@ class TimedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give the client as long to take what was written as a body may take."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self._settings.body_timeout_s, self.transport.abort)
+        self._write_timer = self.loop.call_later(self._settings.body_timeout_s, self._reset)
 
     def resume_writing(self) -> None:
         """Go on, as the client has taken everything."""
@@ -213,6 +214,12 @@ class TimedProtocol(HttpToolsProtocol):
         own = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
         self.server_state.default_headers = self.server_state.default_headers + own
         super().send_400_response(msg)
+
+    def _reset(self) -> None:
+        """End the connection with all that the kernel holds for it, some megabytes that nobody may ever read."""
+        linger = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.transport.abort()
 
     def _start(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self.transport.close)
