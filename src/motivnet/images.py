@@ -259,8 +259,11 @@ def decode_data_url(url: str, limits: ImageLimits) -> bytes:
         raise ImageError("a data URL without base64. Allowed: data:image/png;base64,... and similar")
     if len(text) > 4 * limits.max_bytes:  # three quarters are left, or a quarter of what is escaped
         raise ImageError(f"text of {len(text)} characters, the limit is {limits.max_bytes} bytes")
-    # `urllib.parse.unquote` needs minutes and gigabytes for millions of escapes.
-    for escaped, plain in _ESCAPES.items() if "%" in text else ():
+    escapes = text.count("%")
+    if escapes > len(text) // 8 + 8:
+        raise ImageError("not base64: too many escaped characters")
+    # `urllib.parse.unquote` would need gigabytes for millions of escapes.
+    for escaped, plain in _ESCAPES.items() if escapes else ():
         text = text.replace(escaped, plain).replace(escaped.lower(), plain)
     try:
         return b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)

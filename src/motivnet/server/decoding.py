@@ -33,7 +33,7 @@ NUM_PROCESSES = 2
 NICENESS = 10
 # Up to these, a file is decoded in a fraction of a second: pixels times scans of a JPEG, pixels of a PNG, and the
 # pieces of either, which Pillow goes through one by one.
-QUICK_JPEG, QUICK_PNG = 30_000_000, 4_000_000
+QUICK_JPEG, QUICK_PNG = 30_000_000, 2_000_000
 QUICK_SEGMENTS, QUICK_CHUNKS = 200, 4_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Sizes and codings that OpenCV decodes: baseline, extended and progressive JPEG.

@@ -5,6 +5,7 @@ Starlette would read forms into temporary files, without a limit of time or byte
 
 import asyncio
 import contextlib
+import dataclasses
 import hmac
 import math
 from collections.abc import Callable, Iterator
@@ -164,7 +165,10 @@ async def read_urls(request: Request, settings: ServerSettings, hold: Hold) -> l
     Raises:
         RefusedError: as `read_base64`.
     """
-    return _check_number((await _read_json(request, settings, hold, UrlsRequest)).urls, settings)
+    # Each character of a URL may be escaped, by six.
+    most = min(settings.max_request_bytes, 6 * (MAX_TEXT + 3) * settings.max_images)
+    short = dataclasses.replace(settings, max_request_bytes=most)
+    return _check_number((await _read_json(request, short, hold, UrlsRequest)).urls, settings)
 
 
 def _check_number(images: list[T], settings: ServerSettings) -> list[T]:
@@ -178,9 +182,12 @@ def _check_number(images: list[T], settings: ServerSettings) -> list[T]:
 async def _read_json(request: Request, settings: ServerSettings, hold: Hold, model: type[M]) -> M:
     body = bytearray()
     await _read_body(request, settings, hold, body.extend)
-    # Counted before they become objects: a comma is between two of them, or in one of the texts.
-    if body.count(b",") > (MAX_TEXT + 3) * settings.max_images:
+    # Counted before they become objects: a comma is between two of them, or in a short text; base64 needs few escapes.
+    most = (MAX_TEXT + 3) * settings.max_images
+    if body.count(b",") > most:
         raise _too_many_images(settings)
+    if body.count(b"\\") > most + len(body) // 8:
+        raise RefusedError(422, "body", "too many escaped characters")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
