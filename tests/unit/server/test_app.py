@@ -173,10 +173,14 @@ class TestRefusals:
             (b'{"images": [{"data": 1}]}', 422, "images.0.data"),
             (b'{"images": [{"data": ""}, {"data": ""}, {"data": ""}]}', 413, "the limit is 2 per request"),
             (b" " * 5000, 413, "the limit is 4000 bytes"),
+            # Counted before they become objects; the rest is not even JSON.
+            (b"," * 3990, 413, "the limit is 2 per request"),
+            (b"\\" * 3990, 422, "too many escaped characters"),
         ],
     )
-    def test_of_text(self, whole, content, status, detail):
+    def test_of_text(self, whole, content, status, detail, monkeypatch):
         settings = {"max_images": 2, "max_request_bytes": 4000}
+        monkeypatch.setattr("motivnet.server.limits.MAX_TEXT", 1000)
         got = ask(whole, "POST", "/v1/predict/base64", content=content, settings=settings)
         assert got.status_code == status, got.text
         assert detail in got.json()["detail"]
@@ -250,6 +254,43 @@ class TestUrls:
         got = ask(whole, "POST", "/v1/predict/urls", json={"urls": urls}, settings=settings)
         assert [(row["source"], row["status"]) for row in got.json()["results"]] == [(url, "ok") for url in urls]
         assert sorted(asked) == [(url, True, 1000, 3.0) for url in urls]
+
+    def test_slow_hosts_do_not_keep_the_threads_from_others(self, whole, monkeypatch):
+        let, asked = threading.Event(), []
+
+        def fetch(url, limits):
+            asked.append(url)
+            if "slow" in url:
+                assert let.wait(60)
+            return flat(255)
+
+        monkeypatch.setattr("motivnet.server.service.fetch", fetch)
+
+        async def go() -> None:
+            async with serving(whole, allow_urls=True, max_queue_images=200, max_wait_ms=1e9) as client:
+                slow = [
+                    asyncio.create_task(
+                        client.post(
+                            "/v1/predict/urls", json={"urls": [f"http://slow{n}.example/{i}" for i in range(32)]}
+                        )
+                    )
+                    for n in (0, 0, 0, 1, 1)
+                ]
+                # Four of a host, or of a request.
+                await until(lambda: len(asked) == 8)
+                got = await client.post("/v1/predict/urls", json={"urls": ["http://quick.example/1.png"]})
+                assert (got.status_code, len(asked)) == (200, 9)
+                let.set()
+                assert [(await post).status_code for post in slow] == [200] * 5
+
+        asyncio.run(go())
+
+    def test_what_is_fetched_is_counted(self, whole, monkeypatch):
+        monkeypatch.setattr("motivnet.server.service.fetch", lambda url, limits: bytes(600))
+        settings = {"allow_urls": True, "max_held_bytes": 1000, "max_request_bytes": 1000}
+        urls = ["https://a.example/1.png", "https://b.example/1.png"]
+        got = ask(whole, "POST", "/v1/predict/urls", json={"urls": urls}, settings=settings)
+        assert (got.status_code, "bytes are in progress" in got.json()["detail"]) == (429, True)
 
     @pytest.mark.parametrize(("urls", "status"), [([], 422), (["x"] * 3, 413), ([1], 422), ("x", 422)])
     def test_bodies_that_are_refused(self, whole, urls, status):
