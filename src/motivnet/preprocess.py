@@ -26,6 +26,8 @@ LUMA_RGB = (0.299, 0.587, 0.114)
 # medians of faces of FER-2013's Training split, made symmetric (`benchmarks/alignment.py`).
 TEMPLATE = ((0.303, 0.36), (0.697, 0.36), (0.5, 0.577), (0.344, 0.743), (0.656, 0.743))
 MAX_ALIGNED_PX = 20_000
+# Of a crop, before it is resized: the square around a strip, or a box far beyond its image, has any number.
+MAX_CROP_PX = 100_000_000
 
 
 class Box(NamedTuple):
@@ -151,7 +153,7 @@ class Preprocessing:
         face = self._aligned(image_hwc_u8, landmarks) if self.align and landmarks else None
         if face is None:
             wanted = self._square(image_hwc_u8.shape[:2], box) if self.geometry == "square" else box
-            face = image_hwc_u8 if wanted is None else crop(image_hwc_u8, wanted, self.fill)
+            face = image_hwc_u8 if wanted is None else crop(*_bounded(image_hwc_u8, wanted), self.fill)
         face = change(face) if change else face
         if self.geometry == "pad":
             face = _pad_to(self._resize(face, min(self.size), min(self.size)), *self.size, self.fill)
@@ -276,6 +278,17 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
     y, x = max(0, -top), max(0, -left)
     filled[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
     return filled
+
+
+def _bounded(image_hwc: np.ndarray, box: Box) -> tuple[np.ndarray, Box]:
+    """Shrink an image and a box of which a crop would have more than `MAX_CROP_PX` pixels, by a whole number."""
+    factor = math.ceil(math.sqrt(box.width * box.height / MAX_CROP_PX))
+    if factor <= 1:
+        return image_hwc, box
+    import cv2
+
+    height, width = (max(1, side // factor) for side in image_hwc.shape[:2])
+    return cv2.resize(image_hwc, (width, height), interpolation=cv2.INTER_AREA), Box(*(n / factor for n in box))
 
 
 def _whole_pixels(box: Box) -> tuple[int, int, int, int]:

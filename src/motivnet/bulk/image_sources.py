@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import fsspec
 from pyarrow import parquet, types
 
-from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary
+from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary, shown
 from motivnet.config import to_json
 from motivnet.errors import DataError, ImageError
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
@@ -132,7 +132,7 @@ def _read_input(name: str, limits: ImageLimits, box: Box | None = None) -> Input
         data = fetch(name, limits.max_bytes) if is_url(name) else name or ImageError("no path")
     except ImageError as error:
         data = error
-    return Input(NamedImage(name, data), box)
+    return Input(NamedImage(shown(name), data), box)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ class TableSource:
         data = next((values[name] for name in DATA_COLUMNS if values.get(name) is not None), None)
         pair = data if isinstance(data, dict) else {"bytes": data}
         data, path = pair.get("bytes"), values.get("path") or pair.get("path")
-        name = _beside(self.location, path) if path else f"{self.location}#{row}"
+        name = _beside(self.location, path) if path else f"{shown(self.location)}#{row}"
         numbers = values.get("box") or ()
         if len(numbers) not in (0, 4):
             data = ImageError(f"a box of {len(numbers)} numbers, expected x, y, width, height")
