@@ -54,8 +54,9 @@ def answers(config: BundleConfig, outputs: Outputs, num_images: int) -> tuple[np
 
 def finite(config: BundleConfig, name: str, values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     """Return an output of a model, named for messages, if it has this shape and is finite; else CheckpointError."""
-    if values is None or np.shape(values) != shape:
-        raise CheckpointError(f"model {config.name!r}: {name} of shape {np.shape(values)}, expected {shape}")
+    if values is None or values.shape != shape:
+        found = None if values is None else values.shape
+        raise CheckpointError(f"model {config.name!r}: {name} of shape {found}, expected {shape}")
     if not np.isfinite(values).all():
         raise CheckpointError(f"model {config.name!r}: {name} are NaN or infinite: its weights are damaged")
     return values

@@ -15,6 +15,7 @@ Benitez-Quiroz et al., "EmotioNet", CVPR 2016; arXiv 1703.01210 (the challenge).
 import itertools
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,6 +34,8 @@ UNIT = re.compile(r"au_?0*(\d+)")
 FILE_COLUMNS = ("path", "file", "image")
 # Absent, or not annotated.
 NOT_SET = {"", "0", "-1", "999"}
+# Of a spreadsheet when unpacked.
+MAX_BYTES = 500_000_000
 # The signature of an encrypted Office file, which is not a ZIP archive.
 ENCRYPTED = bytes.fromhex("d0cf11e0a1b11ae1")
 
@@ -128,13 +131,17 @@ def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DataError(
                     f"{path}: is encrypted, as it is published. Allowed: saved without a password, or as CSV"
                 )
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > MAX_BYTES:
+            raise DataError(f"{path}: {num_bytes} bytes when unpacked, the limit is {MAX_BYTES}")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         lines = [
             ["" if cell is None else str(cell) for cell in line]
             for line in book.worksheets[0].iter_rows(values_only=True)
         ]
         book.close()
-    except (OSError, zipfile.BadZipFile, KeyError, IndexError, ValueError, SyntaxError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, SyntaxError) as error:
         # openpyxl raises all of these on damaged files; SyntaxError is the XML parser's.
         raise DataError(f"{path}: cannot be read as a spreadsheet: {error}") from None
     header = lines[0] if lines else []
