@@ -3,7 +3,7 @@
 Each attack is a small sound file with one thing changed: bytes, numbers, JSON, names. A reader may accept it or raise a
 MotivNetError; anything else is an escape.
 
-    python benchmarks/campaign_files.py [--checkpoints 2000] [--tables 3000] [--seed 0]
+    python benchmarks/campaign_files.py [--checkpoints 2000] [--tables 3000] [--seed 0] [--out campaign_files.json]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import struct
 import sys
@@ -109,7 +110,7 @@ def attack(made: Iterator[Made], read: Callable[[Path], None]) -> dict[str, Any]
 
     Returns:
         Counts of `made`, `accepted`, `refused`, `escapes` and `hangs`, the slowest read in seconds, the growth of
-        memory in MB after the first 100, and examples of escapes.
+        memory in MB after the first 100, at the end and at its peak, and examples of escapes.
     """
     counts, examples, slowest, began_mb, number = Counter[str](), [], 0.0, 0.0, 0
     for number, (kind, path) in enumerate(made):
@@ -129,17 +130,22 @@ def attack(made: Iterator[Made], read: Callable[[Path], None]) -> dict[str, Any]
         if seconds > HANG_S:
             examples.append(f"{kind} ({number}): {seconds:.1f} s")
         slowest = max(slowest, seconds)
-        if number == 100:
+        if number <= 100:
             began_mb = _memory_mb()
     found = {name: counts[name] for name in ("accepted", "refused", "escapes", "hangs")}
-    growth = {"memory growth, MB": round(_memory_mb() - began_mb, 1)} if number > 100 else {}
-    return {"made": number + 1, **found, "slowest, CPU s": round(slowest, 2), **growth, "examples": examples[:20]}
+    growth = {"growth_mb": round(_memory_mb() - began_mb, 1), "peak_growth_mb": round(_peak_mb() - began_mb, 1)}
+    return {"made": number + 1, **found, "slowest_cpu_s": round(slowest, 2), **growth, "examples": examples[:20]}
 
 
 def _memory_mb() -> float:
     """Return the memory of this process; 0 where the system does not tell."""
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6 if status.exists() else 0.0
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _sources(folder: Path) -> dict[str, Any]:
@@ -395,14 +401,20 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=2000)
     parser.add_argument("--tables", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    counts = {}
     read_checkpoint(ASSETS / "nano")  # imports what is needed, which is not to count as a hang
     with tempfile.TemporaryDirectory() as folder:
         for name, make, read in (("checkpoints", checkpoints, read_checkpoint), ("tables", tables, read_table)):
             place = Path(folder) / name
             place.mkdir()
-            found = attack(make(place, getattr(options, name), options.seed), read)
-            print(json.dumps({name: found}, indent=2))
+            counts[name] = attack(make(place, getattr(options, name), options.seed), read)
+    text = json.dumps(counts, indent=2)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    sys.exit(any(found["escapes"] or found["hangs"] for found in counts.values()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ same cores, at the lowest priority. Before a kind the polite client is measured 
 A first round of one attack of each kind is not measured: what a server keeps for the next image, and the processes
 that it starts, are no growth.
 
-    python benchmarks/campaign_server.py [--attacks 10] [--seconds 3] [--seed 0] [--only KIND] [--json]
+    python benchmarks/campaign_server.py [--attacks 10] [--seconds 3] [--seed 0] [--only KIND] [--out FILE]
 
 Asked: p99 during an attack below 10 times the one before, and back 5 s after; no answer with 500; the server alive, its
 memory grown by less than 100 MB, each line that it printed one JSON object. Needs scikit-image, and Linux for memory.
@@ -41,7 +41,7 @@ from PIL import Image
 from server_client import make_request
 from server_load import Server, free_port
 from skimage import data
-from tables import markdown_table, write_results
+from tables import markdown_table
 
 Attack = Callable[[int, random.Random], object]
 MOST_RATIO, MOST_GROWTH_MB = 10, 100
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=4, help="attacks at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=ATTACKS, help="one kind alone")
-    parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON, and write none")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--polite", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.polite:
@@ -71,12 +71,9 @@ def main() -> None:
     failed = [row["attack"] for row in figures["kinds"] if not row["holds"]]
     fine = not failed and figures["grown_mb"] < MOST_GROWTH_MB and not figures["lines_not_json"]
     figures["holds"] = fine and not figures["answers_500"]
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        print(table, {name: value for name, value in figures.items() if name != "kinds"}, sep="\n")
-        if not options.only:
-            write_results("campaign_server", {"seed": options.seed, **figures})
+    print(table, {name: value for name, value in figures.items() if name != "kinds"}, sep="\n")
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     sys.exit(not figures["holds"])
 
 
