@@ -102,7 +102,7 @@ def unwrapped(file: WeightsFile, is_whole: Callable[[WeightsFile], bool]) -> Wei
         is_whole: tells whether a file has the names of a model.
     """
     found = file
-    while not is_whole(found):
+    while found.tensors and not is_whole(found):
         prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in found.tensors)), None)
         if prefix is None:
             return file

@@ -243,13 +243,13 @@ class TestStrictness:
         with pytest.raises(CheckpointError, match="decoder width 32 is not divisible by num_heads=5"):
             load_model(path)
 
-    def test_one_layer_beyond_all_memory(self, released: Callable) -> None:
+    def test_one_layer_beyond_all_bounds(self, released: Callable) -> None:
         """4 MB of file, whose attention would be 48 TB."""
 
         def widen(tensors: Tensors) -> None:
             tensors["pose_encoder.projection.weight"] = torch.zeros(4_000_000, 1, 1, 1, dtype=torch.float8_e4m3fn)
 
-        with pytest.raises(CheckpointError, match=r"allocate|memory"):
+        with pytest.raises(CheckpointError, match="embed_dim 4000000: must be at most 8192"):
             load_model(released("motivnet", name="w.pth", edit=widen).path, num_heads=1, image_size=(4, 3))
 
     def test_half_a_file(self, released: Callable, tmp_path: Path) -> None:
@@ -320,7 +320,9 @@ class TestPositions:
         path = released(kind, metadata=HEADS).path
         reads = [load_backbone, load_model] if kind == "motivnet" else [load_backbone]
         for read in reads:
-            with pytest.raises(CheckpointError, match=r"weights.safetensors: image_size .*divisible by patch_size 16"):
+            with pytest.raises(
+                CheckpointError, match=r"weights.safetensors: image_size .*(divisible by patch_size 16|at least 1x1)"
+            ):
                 read(path, image_size=size)
 
     @pytest.mark.parametrize("positions", [11, 20, 24, 3072])

@@ -52,7 +52,7 @@ def picture(width=100, height=80):
         (ROW[None, :6], r"logits of shape \(1, 6\), expected \(1, 7\)"),
         (ROW, r"logits of shape \(7,\), expected \(1, 7\)"),
         (np.zeros((0, 7), np.float32), r"logits of shape \(0, 7\), expected \(1, 7\)"),
-        (None, r"logits of shape \(\), expected \(1, 7\)"),
+        (None, r"logits of shape None, expected \(1, 7\)"),
     ],
 )
 def test_outputs_that_are_no_answer(predictor, logits, said):
