@@ -80,11 +80,11 @@ def bulk(folder: Path, engine: str, kills: int, rng: random.Random) -> dict[str,
             counts["kills"] += 1
         run(command(out))
         found = rows(out)
-        inputs = [row["input"] for row in found]
+        names = [(row["input"], row["face"]) for row in found]
         counts["runs"] += 1
         counts["rows"] += len(found)
-        counts["lost"] += len({row["input"] for row in expected} - set(inputs))
-        counts["doubled"] += len(inputs) - len(set(inputs))
+        counts["lost"] += len({(row["input"], row["face"]) for row in expected} - set(names))
+        counts["doubled"] += len(names) - len(set(names))
         counts["different"] += sum(row not in expected for row in found)
         counts["different"] += len([path for path in out.iterdir() if path.name.startswith(".")])
     return counts
