@@ -305,7 +305,9 @@ def _digest(bundle: Bundle, precision: str) -> str:
     settings = {name: value for name, value in plain.items() if name not in DESCRIPTIVE}
     # Settings that were added later are left out where they are off, so that fingerprints of older models stay.
     model, preprocessing = settings["model"], settings["preprocessing"]
-    for owner, name in ((model, "affect"), (model["head"], "learnable_queries"), (preprocessing, "align")):
+    added = [(model, "affect"), (model["head"], "learnable_queries"), (preprocessing, "align")]
+    added += [(model["vit"], "rope_bfloat16")] if model["vit"] else []
+    for owner, name in added:
         if not owner[name]:
             del owner[name]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

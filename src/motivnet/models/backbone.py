@@ -6,6 +6,7 @@ Shape suffixes: B images, C channels, H height, W width of the input; N tokens, 
 import difflib
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any, cast
@@ -79,11 +80,45 @@ def build_sapiens(kind: str, *, image_size: tuple[int, int], in_chans: int, vit:
         middle = range(SAPIENS2_FULL_BLOCKS, vit.depth - SAPIENS2_FULL_BLOCKS)
         shared = vit.num_kv_heads or vit.num_heads
         kv_heads = tuple(shared if block in middle else vit.num_heads for block in range(vit.depth))
-        return Backbone(timm.create_model("vit_base_patch16_sapiens2", num_kv_heads=kv_heads, **settings))
+        net = timm.create_model("vit_base_patch16_sapiens2", num_kv_heads=kv_heads, **settings)
+        if vit.rope_bfloat16:
+            _rotate_in_bfloat16(net, image_size, vit)
+        return Backbone(net)
     norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
     net = VisionTransformer(class_token=vit.class_token, norm_layer=norm, **settings)
     cast(nn.Conv2d, net.patch_embed.proj).padding = (vit.patch_padding, vit.patch_padding)
     return Backbone(net)
+
+
+class _Bfloat16Rope(nn.Module):
+    """A rotary embedding for one size, every step of it in bfloat16 (`RopePositionEmbedding` of Sapiens2)."""
+
+    table: Tensor
+
+    def __init__(self, grid: tuple[int, int], head_dim: int, temperature: float) -> None:
+        super().__init__()
+        rows, columns = (torch.arange(0.5, side, dtype=torch.bfloat16) / side for side in grid)
+        coords_N2 = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1) - 1
+        periods = temperature ** (2 * torch.arange(head_dim // 4, dtype=torch.bfloat16) / (head_dim // 2))
+        angles = (2 * math.pi * coords_N2[:, :, None] / periods).flatten(1).tile(2)
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], -1), persistent=False)
+
+    def get_embed(self, shape: object = None) -> Tensor:
+        """Return sines and cosines (N, 2 * head_dim), as timm's rotary embeddings do."""
+        return self.table.bfloat16()
+
+
+def _rotate_in_bfloat16(net: Any, image_size: tuple[int, int], vit: VitConfig) -> None:
+    height, width = image_size
+    grid, temperature = (height // vit.patch_size, width // vit.patch_size), net.rope.temperature
+    net.rope = _Bfloat16Rope(grid, vit.embed_dim // vit.num_heads, temperature)
+    for block in net.blocks:
+        for norm in (block.attn.q_norm, block.attn.k_norm):
+            norm.register_forward_hook(_to_bfloat16)  # timm rotates next, and then returns to the dtype of the values
+
+
+def _to_bfloat16(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.bfloat16()
 
 
 def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_path: float) -> Backbone:
