@@ -53,6 +53,8 @@ class HeadConfig:
         num_heads: attention heads, of `ml_decoder` and `attention_pool`.
         ff_dim: hidden width of `ml_decoder`'s feed-forward part.
         dropout: inside the head.
+        reference_init: of `ml_decoder`; initial weights as in MotivNet's code: torch's own, smaller by up to a half than
+            those that preserve the scale of the tokens, and the same in every layer.
     """
 
     kind: HeadKind = "ml_decoder"
@@ -63,6 +65,7 @@ class HeadConfig:
     num_heads: int = 8
     ff_dim: int = 2048
     dropout: float = 0.1
+    reference_init: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,6 +105,9 @@ def motivnet(name: str) -> Recipe:
     - Images of `train` that also occur in `val`, and blank ones, are left out.
     - Faces are cropped by AffectNet's boxes, if there are any; theirs were cropped before.
     - Norms, biases, positions and queries have no weight decay.
+    - ML-Decoder's initial weights preserve the scale of the tokens: standard deviations of 0.0361 (embedding
+      of the tokens), 0.0295 (query, key and value) and 0.0295 (output) with Sapiens-1B; in their code 0.0147, 0.0208
+      and 0.0170, and both layers start alike: `--set model.head.reference_init=true`.
     - The learning rate changes with every step, not with every epoch.
     - Mixed precision (bfloat16) and gradient checkpointing (`backbone.recompute`), for half the memory of float32;
       results differ by rounding.
