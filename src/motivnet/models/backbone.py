@@ -33,7 +33,7 @@ UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, Typ
 
 
 class Backbone(nn.Module):
-    """A timm model without classifier that returns tokens (B, N, D) without class or register tokens."""
+    """A model of timm, or like timm's, that returns tokens (B, N, D) without class or register tokens."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -42,9 +42,12 @@ class Backbone(nn.Module):
         # A few timm models have a class token but no num_prefix_tokens.
         uncounted = int(isinstance(getattr(net, "cls_token", None), Tensor))
         self.num_prefix_tokens = cast(int, getattr(net, "num_prefix_tokens", uncounted))
+        self.takes_clips = cast(bool, getattr(net, "takes_clips", False))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Map normalised pixels (B, C, H, W) to tokens (B, N, D), in row-major order of the image.
+
+        If it `takes_clips`, also clips (B, T, C, H, W), whose tokens come one image after the other.
 
         Raises:
             ValueError: if the model returns neither one feature map nor one sequence of tokens.
@@ -152,6 +155,12 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
             f"{str(error) or type(error).__name__}"
         ) from None
     return backbone
+
+
+def timm_name(architecture: str, tag: str | None) -> str:
+    """Return timm's name of weights; of those with a tag that it does not know, the architecture's."""
+    name = f"{architecture}.{tag}"
+    return name if name in timm.list_pretrained(f"{architecture}.*") else architecture
 
 
 def _pretrained_cfg(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The dimensions of a model as plain settings. Torch-free, so that bundles can be read without torch."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from motivnet.errors import ConfigError, unknown_name
 
@@ -73,12 +73,13 @@ class ModelConfig:
     """All dimensions of a model, which determine the shapes of its weights.
 
     Args:
-        backbone: `sapiens` or `sapiens2` for a transformer of the dimensions in `vit`, or `timm:NAME` for any timm
-            model.
+        backbone: `sapiens` or `sapiens2` for a transformer of the dimensions in `vit`, `timm:NAME` for any timm model,
+            or `transformers` for a vision model of Hugging Face transformers.
         image_size: (height, width) of the input, in pixels.
         in_chans: channels of the input.
         num_classes: number of logits.
-        vit: dimensions of a `sapiens` or `sapiens2` backbone; None for timm's.
+        vit: dimensions of a `sapiens` or `sapiens2` backbone; None for others.
+        transformers: settings of a `transformers` backbone, with `model_type`, as in its config.json; None for others.
         head: maps tokens to logits.
         drop_path: stochastic depth rate of a timm backbone.
         affect: whether the model also predicts valence and arousal, for which ML-Decoder has two more queries.
@@ -89,6 +90,7 @@ class ModelConfig:
     in_chans: int = 3
     num_classes: int = 7
     vit: VitConfig | None = None
+    transformers: dict[str, Any] | None = None
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     drop_path: float = 0.0
     affect: bool = False
@@ -100,8 +102,10 @@ class ModelConfig:
             ConfigError: at an unknown backbone, missing dimensions, or a size that is not divisible into patches.
         """
         own = self.backbone in ("sapiens", "sapiens2")
-        if not own and not self.backbone.startswith("timm:"):
-            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
+        if not own and self.backbone != "transformers" and not self.backbone.startswith("timm:"):
+            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME, transformers")
+        if (self.backbone == "transformers") != (self.transformers is not None):
+            raise ConfigError("transformers: settings belong to the backbone 'transformers', and only to it")
         if own != (self.vit is not None):
             raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
         vit = self.vit

@@ -86,7 +86,8 @@ def fit(
             for one step, or the run to resume has other rows.
         TrainingError: if loss or weights become NaN or infinite.
     """
-    chosen = override(recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides)
+    named = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    chosen = init_weights.follow_folder(override(named, overrides))
     init = Path(init) if init else None
 
     def prepare(manifest: Manifest, start: bool) -> Job:

@@ -23,7 +23,7 @@ from motivnet.training.optimizers import make_optimizer
 from motivnet.training.settings import Precision, Recipe
 
 # Names of the lists of blocks in encoders and decoders.
-BLOCK_LISTS = ("blocks", "layers")
+BLOCK_LISTS = ("blocks", "layers", "layer")
 
 
 class TrainedModule(lightning.LightningModule):

@@ -69,7 +69,7 @@ def test_columns_of_a_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\na.png,Calm\n")
     found = read_source(f"csv:{tmp_path / 't.csv'}?labels=Tense,calm,bored")
     assert (found.labels.names, found.table["label"].to_pylist()) == (OWN, ["calm"])
-    with pytest.raises(DataError, match=r"row 0: label 'Calm'.*Allowed: calmer, tense"):
+    with pytest.raises(DataError, match=r"row 0: unknown label 'Calm'.*Allowed: calmer, tense"):
         read_source(f"csv:{tmp_path / 't.csv'}?labels=calmer,tense")
 
 
