@@ -9,7 +9,7 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import timm
 import torch
@@ -27,6 +27,8 @@ SAPIENS2_FULL_BLOCKS = 8
 
 # Largest number of patches for which explicit attention in bfloat16 on the CPU is faster than the fused kernel.
 SHORT = 400
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # What timm's models raise for unsupported settings or sizes.
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -299,6 +301,13 @@ def shift_of(net: nn.Module, stem: str) -> str | None:
     later = list(modules)[list(modules).index(stem) + 1 :]
     norms = [name for name in later if isinstance(modules[name], nn.BatchNorm2d)]
     return f"{norms[0]}.running_mean" if norms else None
+
+
+def to_channels_last(model: ModuleT) -> ModuleT:
+    """Lay out the kernels of a model channels last, in place; those of clips have no such layout, and stay."""
+    if any(parameter.ndim > 4 for parameter in model.parameters()):
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Float32Conv2d(nn.Conv2d):

@@ -90,7 +90,7 @@ class ModelConfig:
     in_chans: int = 3
     num_classes: int = 7
     vit: VitConfig | None = None
-    transformers: dict[str, Any] | None = None
+    transformers: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     drop_path: float = 0.0
     affect: bool = False

@@ -93,11 +93,9 @@ class TransformersNet(nn.Module):
         return self._norm(self.model(pixels, **self._options).last_hidden_state)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Switch recomputation on or off."""
+        """Switch recomputation on; it is off at first."""
         if enable:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.model.gradient_checkpointing_disable()
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def read_settings(data: Settings) -> dict[str, Any]:

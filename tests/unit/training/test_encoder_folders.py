@@ -180,9 +180,9 @@ class TestFiles:
             started(tmp_path)
 
     def test_a_size_that_does_not_fit(self, tmp_path: Path) -> None:
-        published("dinov2", tmp_path)
-        with pytest.raises(ConfigError, match=r"images of \(36, 32\): height and width must be divisible by 8"):
-            started(tmp_path, (36, 32))
+        published("dinov2", tmp_path, patch_size=16)
+        with pytest.raises(ConfigError, match=r"images of \(24, 32\): height and width must be divisible by 16"):
+            started(tmp_path, (24, 32))
 
     @pytest.mark.parametrize("name", ["test_vit", "vit_pe_core_tiny_patch16_384"])
     def test_timm(self, name: str, tmp_path: Path) -> None:
