@@ -194,7 +194,9 @@ def test_shapes_that_cannot_be(changes, message):
         build({"num_classes": 7}, **changes)
 
 
-@pytest.mark.parametrize(("reference_init", "stds"), [(False, (0.0361, 0.0295, 0.0295)), (True, (0.0147, 0.0208, 0.0170))])
+@pytest.mark.parametrize(
+    ("reference_init", "stds"), [(False, (0.0361, 0.0295, 0.0295)), (True, (0.0147, 0.0208, 0.0170))]
+)
 def test_initial_weights(reference_init: bool, stds: tuple[float, ...]) -> None:
     """With Sapiens-1B: the reference's layers are torch's own, and copies of one."""
     torch.manual_seed(0)

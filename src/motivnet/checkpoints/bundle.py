@@ -307,7 +307,13 @@ def _digest(bundle: Bundle, precision: str) -> str:
     model, preprocessing = settings["model"], settings["preprocessing"]
     vit, head = model["vit"] or {}, model["head"]
     del head["reference_init"]  # only of the start
-    added = ((model, "affect"), (model, "transformers"), (vit, "rope_bfloat16"), (head, "learnable_queries"), (preprocessing, "align"))
+    added = (
+        (model, "affect"),
+        (model, "transformers"),
+        (vit, "rope_bfloat16"),
+        (head, "learnable_queries"),
+        (preprocessing, "align"),
+    )
     for owner, name in added:
         if not owner.get(name):
             owner.pop(name, None)

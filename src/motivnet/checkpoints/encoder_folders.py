@@ -12,7 +12,14 @@ from motivnet.models.backbone import timm_name
 from motivnet.models.transformers_encoder import read_settings
 
 # The first that a folder has; large models are in several files.
-WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", "*.safetensors", "*.pth")
+WEIGHTS = (
+    "model.safetensors",
+    "model-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*.bin",
+    "*.safetensors",
+    "*.pth",
+)
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 

@@ -25,8 +25,8 @@ class VitConfig:
         num_kv_heads: of Sapiens2: key and value heads of the blocks between the first eight and the last eight; None
             takes `num_heads`.
         rope_bfloat16: of Sapiens2: compute the rotary embedding, and rotate with it, in bfloat16, as its authors do by
-            default; otherwise in the precision of the model, as timm and transformers do. Features of standard
-            deviation 1 differ by up to 0.006.
+            default; otherwise in the model's precision, as timm and transformers do. Features of standard deviation 1
+            differ by up to 0.006.
     """
 
     embed_dim: int
@@ -53,8 +53,8 @@ class HeadConfig:
         num_heads: attention heads, of `ml_decoder` and `attention_pool`.
         ff_dim: hidden width of `ml_decoder`'s feed-forward part.
         dropout: inside the head.
-        reference_init: of `ml_decoder`; initial weights as in MotivNet's code: torch's own, smaller by up to a half than
-            those that preserve the scale of the tokens, and the same in every layer.
+        reference_init: of `ml_decoder`; initial weights as in MotivNet's code: torch's own, up to 60 % smaller than those that
+            preserve the scale of the tokens, and the same in every layer.
     """
 
     kind: HeadKind = "ml_decoder"

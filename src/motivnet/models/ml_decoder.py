@@ -135,7 +135,7 @@ class MLDecoder(nn.Module):
             ff_dim: hidden width of the feed-forward part.
             dropout: on attention weights, residuals and the hidden layer.
             affect: whether to predict valence and arousal: two more outputs after the logits.
-            reference_init: start from the weights that torch's own modules have, all layers alike, as in MotivNet's code.
+            reference_init: start from the weights of torch's own modules, all layers alike, as in MotivNet's code.
 
         Raises:
             ValueError: if a number is out of range.

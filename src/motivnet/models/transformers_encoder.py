@@ -6,9 +6,10 @@ Shape suffixes: B images, T frames of a clip, C channels, H height, W width; N t
 """
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,38 +17,14 @@ from torch import Tensor, nn
 from motivnet.errors import needs_extra
 
 Settings = Mapping[str, Any]
-
-
-class Kind(NamedTuple):
-    """What transformers' vision models do not say of themselves.
-
-    Attributes:
-        blocks: name of the list of blocks.
-        class_token: whether a class token, and the registers, come first.
-        resizes: whether the model resizes its positions only if it is asked to.
-        built: arguments of the model.
-        fixed: settings, of parts that are not used here.
-    """
-
-    blocks: str
-    class_token: bool = True
-    resizes: bool = False
-    built: Settings = {}
-    fixed: Settings = {}
-
-
-KINDS = {
-    "clip_vision_model": Kind("encoder.layers", resizes=True),
-    "dinov2": Kind("encoder.layer"),
-    "dinov2_with_registers": Kind("encoder.layer"),
-    "dinov3_vit": Kind("model.layer"),
-    "siglip_vision_model": Kind("encoder.layers", class_token=False, resizes=True, fixed={"vision_use_head": False}),
-    "vit": Kind("layers", resizes=True, built={"add_pooling_layer": False}),
-    "vjepa2": Kind("encoder.layer", class_token=False),
-}
-# Parts of a file beside the encoder: heads, the predictor of pre-training, the text model of a pair.
+KINDS = (
+    *("clip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "siglip_vision_model", "vit", "vjepa2"),
+)
+# Parts beside the encoder: what pools its tokens, and the predictor of pre-training.
+UNUSED = ("head", "pooler", "predictor")
+# The same in a file, and heads of tasks, the text model of a pair, and buffers that were saved once.
 DROPPED = re.compile(
-    r"(\w+\.)?(classifier|pooler|head|decoder|predictor|text_model|text_projection|visual_projection|logit_scale"
+    rf"(\w+\.)?({'|'.join(UNUSED)}|classifier|decoder|text_model|text_projection|visual_projection|logit_scale"
     r"|logit_bias)(\..*)?|.*\.position_ids"
 )
 
@@ -60,21 +37,26 @@ class TransformersNet(nn.Module):
         block_list: name of the list of blocks.
     """
 
-    def __init__(self, model: Any, kind: Kind, image_size: tuple[int, int]) -> None:
+    def __init__(self, model: Any, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.model, config = model, model.config
+        for part in UNUSED:
+            setattr(model, part, None)
+        model.use_head = False
         self.num_features: int = config.hidden_size
-        self.num_prefix_tokens = kind.class_token + getattr(config, "num_register_tokens", 0)
-        self.takes_clips, self.block_list = config.model_type == "vjepa2", f"model.{kind.blocks}"
-        self._options = {}
-        if kind.resizes and image_size != (config.image_size,) * 2:
+        parameters = dict(model.named_parameters())
+        class_token = any(name.endswith(("cls_token", "class_embedding")) for name in parameters)
+        self.num_prefix_tokens = class_token + getattr(config, "num_register_tokens", 0)
+        self.takes_clips = config.model_type == "vjepa2"
+        blocks = next(name for name, each in model.named_modules() if isinstance(each, nn.ModuleList))
+        self.block_list = f"model.{blocks}"
+        resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        self._options = {"skip_predictor": True} if self.takes_clips else {}
+        if resizes and image_size != (config.image_size,) * 2:
             self._options["interpolate_pos_encoding"] = True
-        if self.takes_clips:
-            self._options["skip_predictor"] = True
-            model.predictor = nn.Identity()
         # CLIP normalises the class token alone, outside of the tokens.
         self._norm = model.post_layernorm if config.model_type == "clip_vision_model" else nn.Identity()
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             parameter.requires_grad_(not name.endswith("mask_token"))  # of pre-training
 
     def forward_features(self, pixels: Tensor) -> Tensor:
@@ -106,25 +88,14 @@ def read_settings(data: Settings) -> dict[str, Any]:
     Raises:
         ValueError: if it is of another kind, or quantised.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
-    kind = data.get("model_type")
     if "vision_config" in data:
-        data = {"model_type": f"{kind}_vision_model"} | dict(data["vision_config"])
-        kind = data["model_type"]
-    if kind not in KINDS:
-        raise ValueError(f"transformers' {kind!r}. Allowed: clip, siglip, {', '.join(KINDS)}")
+        data = {"model_type": f"{data.get('model_type')}_vision_model"} | dict(data["vision_config"])
     if "quantization_config" in data:
         raise ValueError("quantised weights. Allowed: weights in floating point")
-    with needs_extra("transformers", "transformers"):
-        from transformers import CONFIG_MAPPING, PreTrainedConfig
-    cls = CONFIG_MAPPING[kind]
-    try:
-        plain = cls.from_dict(dict(data)).to_dict()
-    except StrictDataclassError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    own = {field.name for field in dataclasses.fields(cls)} - {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    return {"model_type": kind} | {name: plain[name] for name in sorted(own & plain.keys())}
+    allowed = _setting_names(_config({"model_type": data.get("model_type")}))
+    settings = {name: value for name, value in data.items() if name in allowed}
+    _config(settings)
+    return settings
 
 
 def build_transformers(settings: Settings, *, image_size: tuple[int, int], in_chans: int) -> TransformersNet:
@@ -138,14 +109,16 @@ def build_transformers(settings: Settings, *, image_size: tuple[int, int], in_ch
     Raises:
         ValueError: if they do not fit together.
     """
-    config, kind = _config(settings, image_size)
+    config = _config(settings)
     if (found := getattr(config, "num_channels", getattr(config, "in_chans", 0))) != in_chans:
         raise ValueError(f"transformers' {config.model_type} for images of {found} channels, not {in_chans}")
     if any(side % config.patch_size for side in image_size):
         raise ValueError(f"images of {image_size}: height and width must be divisible by {config.patch_size}")
-    from transformers import MODEL_MAPPING
-
-    return TransformersNet(MODEL_MAPPING[type(config)](config, **kind.built), kind, image_size)
+    if config.model_type == "vjepa2":
+        if len(set(image_size)) > 1:
+            raise ValueError(f"V-JEPA 2 for images of {image_size}. Allowed: squares")
+        config.crop_size = image_size[0]
+    return TransformersNet(_class_of(config)(config), image_size)
 
 
 def convert_transformers(tensors: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
@@ -154,39 +127,47 @@ def convert_transformers(tensors: Mapping[str, Tensor], settings: Settings) -> d
     Raises:
         ValueError: if they are not those of this encoder.
     """
-    config, kind = _config(settings)
-    from transformers import MODEL_MAPPING
-
+    config = _config(settings)
     kept = {name: tensor for name, tensor in tensors.items() if not DROPPED.fullmatch(name)}
     try:
-        model, info = MODEL_MAPPING[type(config)].from_pretrained(
-            None, config=config, state_dict=kept, dtype=torch.float32, output_loading_info=True, **kind.built
+        model, info = _class_of(config).from_pretrained(
+            None, config=config, state_dict=kept, dtype=torch.float32, output_loading_info=True
         )
     except RuntimeError as error:
         raise ValueError(" ".join(str(error).split())[:300]) from None
-    missing = sorted(name for name in info["missing_keys"] if not DROPPED.fullmatch(name))
-    problems = [f"missing {name}" for name in missing]
+    problems = [f"missing {name}" for name in sorted(info["missing_keys"]) if not DROPPED.fullmatch(name)]
     problems += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
     if problems:
         raise ValueError(f"{len(problems)} differences: {'; '.join(problems[:5])}")
-    return TransformersNet(model, kind, (1, 1)).state_dict()
+    return TransformersNet(model, (1, 1)).state_dict()
 
 
-def _config(settings: Settings, image_size: tuple[int, int] | None = None) -> tuple[Any, Kind]:
+def _config(settings: Settings) -> Any:
     from huggingface_hub.errors import StrictDataclassError
 
     with needs_extra("transformers", "transformers"):
         from transformers import CONFIG_MAPPING
-    own = dict(settings)
-    name = own.pop("model_type", None)
-    if name not in KINDS:
-        raise ValueError(f"transformers' {name!r}. Allowed: {', '.join(KINDS)}")
-    kind = KINDS[name]
-    if name == "vjepa2" and image_size:
-        if len(set(image_size)) > 1:
-            raise ValueError(f"V-JEPA 2 for images of {image_size}. Allowed: squares")
-        own["crop_size"] = image_size[0]
+    kind = settings.get("model_type")
+    if kind not in KINDS:
+        raise ValueError(f"transformers' {kind!r}. Allowed: clip, siglip, {', '.join(KINDS)}")
+    cls: Any = CONFIG_MAPPING[kind]
+    if unknown := settings.keys() - _setting_names(cls):
+        raise ValueError(f"transformers' {kind}: unknown settings {sorted(unknown)}")
     try:
-        return cast(Any, CONFIG_MAPPING[name])(**own | dict(kind.fixed)), kind
+        return cls(**{name: value for name, value in settings.items() if name != "model_type"})
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ValueError(f"transformers: {' '.join(str(error).split())}") from None
+        raise ValueError(f"transformers' {kind}: {' '.join(str(error).split())}") from None
+
+
+def _setting_names(cls: Any) -> set[str]:
+    """Return the names of an architecture's own settings, and `model_type`."""
+    from transformers import PreTrainedConfig
+
+    names, shared = ({field.name for field in dataclasses.fields(each)} for each in (cls, PreTrainedConfig))
+    return names - shared | {"model_type"}
+
+
+def _class_of(config: Any) -> Any:
+    from transformers import MODEL_MAPPING
+
+    return MODEL_MAPPING[type(config)]

@@ -132,9 +132,7 @@ def follow_folder(recipe: Recipe, *, fetch: bool = True) -> Recipe:
     folder = read_encoder_folder(find_weights(name))
     if folder is None:
         return recipe
-    model = dataclasses.replace(
-        model, backbone=folder.backbone, transformers=folder.transformers, vit=None, in_chans=3
-    )
+    model = dataclasses.replace(model, backbone=folder.backbone, transformers=folder.transformers, vit=None, in_chans=3)
     own = recipe.preprocessing
     mean, std = folder.normalisation or (own.mean * (3 // len(own.mean)), own.std * (3 // len(own.std)))
     preprocessing = dataclasses.replace(own, channels="rgb", mean=mean, std=std)

@@ -121,7 +121,7 @@ class BackboneConfig:
         weights: initial weights: the bundle of `motivnet pretrain` or of a trained model, a file in any released
             format, a name from `motivnet weights list`; for `timm:NAME` a file of that model by timm, or of the same
             model by torchvision (convolutional models, vision transformers), or of EfficientNet-Lite by
-            efficientnet-lite-pytorch; for `timm:mobilenetv1_100` also `faceres.json`. A folder of timm or of Hugging Face
+            efficientnet-lite-pytorch; for `timm:mobilenetv1_100` also `faceres.json`. A folder of timm, or of
             transformers (ViT, DINOv2, DINOv3, the vision part of CLIP and SigLIP, V-JEPA 2), or `hf:OWNER/NAME` of one:
             the recipe then takes encoder, colours and normalisation from it, and the size from `model.image_size` and
             `preprocessing.size`. Nothing in any of them is executed. None: random.

@@ -57,7 +57,9 @@ def published(kind: str, folder: Path, **changes: Any) -> Any:
     config = getattr(transformers, f"{name}Config")(**settings | changes)
     model = getattr(transformers, f"{name}Model")(config).eval()
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3})
+    )
     return model
 
 
@@ -155,7 +157,7 @@ class TestFiles:
     def test_others_are_refused(self, config: dict[str, Any], said: str, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
-        with pytest.raises(CheckpointError, match="config.json: ") as refused:
+        with pytest.raises(CheckpointError, match=r"config\.json: ") as refused:
             follow_folder(a_recipe(tmp_path))
         assert said in str(refused.value)
 
@@ -172,7 +174,10 @@ class TestFiles:
         published("vit", tmp_path)
         file = tmp_path / "model.safetensors"
         tensors = load_file(file)
-        save_file({name: tensor for name, tensor in tensors.items() if name != "layernorm.bias"} | {"odd": torch.zeros(1)}, file)
+        save_file(
+            {name: tensor for name, tensor in tensors.items() if name != "layernorm.bias"} | {"odd": torch.zeros(1)},
+            file,
+        )
         with pytest.raises(CheckpointError, match=r"2 differences: missing layernorm.bias; unexpected odd"):
             started(tmp_path)
         file.unlink()
@@ -208,7 +213,7 @@ class TestClips:
         assert model.backbone.takes_clips
         assert tokens.shape == (2, 3 * 16, 48)
         torch.testing.assert_close(tokens, expected("vjepa2", theirs, clips))
-        with pytest.raises(ValueError, match="a clip of 3 frames. Allowed: multiples of 2"):
+        with pytest.raises(ValueError, match=r"a clip of 3 frames\. Allowed: multiples of 2"):
             model.forward_features(clips[:, :3])
 
     def test_an_image_is_a_clip_of_one_frame(self, tmp_path: Path) -> None:
@@ -245,9 +250,7 @@ def test_parts_that_are_trained(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vit", "vjepa2"])
-def test_from_a_folder_to_onnx(
-    kind: str, faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_from_a_folder_to_onnx(kind: str, faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     published(kind, tmp_path / "encoder")
     recipe = tiny(epochs=1, batch_size=14)
     head = HeadConfig(kind="attention_pool", num_heads=2, dropout=0.0)
@@ -276,7 +279,13 @@ def test_the_recipe_of_the_probe() -> None:
     assert {group for group, number in found.groups.items() if number} == {"head", "head_no_decay"}
 
 
+def test_unknown_settings_are_refused() -> None:
+    settings = {"model_type": "vit", "attn_implementation": "kernels-community/flash-attn"}
+    with pytest.raises(ConfigError, match=r"transformers' vit: unknown settings \['attn_implementation'\]"):
+        build_model(ModelConfig(backbone="transformers", transformers=settings, image_size=(32, 32)))
+
+
 def test_cost_without_memory() -> None:
-    settings = {"model_type": "dinov2", **IMAGES}
+    settings = {"model_type": "vit", **IMAGES}
     found = cost(ModelConfig(backbone="transformers", transformers=settings, image_size=(32, 32)))
     assert found.tokens == 16

@@ -30,9 +30,7 @@ def shade(label: int) -> np.ndarray:
 
 
 def with_labels(recipe: Recipe, names: tuple[str, ...] | None, number: int) -> Recipe:
-    return dataclasses.replace(
-        recipe, labels=names, model=dataclasses.replace(recipe.model, num_classes=number)
-    )
+    return dataclasses.replace(recipe, labels=names, model=dataclasses.replace(recipe.model, num_classes=number))
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -83,8 +81,6 @@ def test_labels_of_a_recipe(
 
 
 @pytest.mark.parametrize(("names", "number"), [(None, 5), (OWN, 7)])
-def test_other_numbers_are_refused(
-    names: tuple[str, ...] | None, number: int, tiny: Callable[..., Recipe]
-) -> None:
+def test_other_numbers_are_refused(names: tuple[str, ...] | None, number: int, tiny: Callable[..., Recipe]) -> None:
     with pytest.raises(ConfigError, match=rf"num_classes {number} for . labels. Allowed: 7, 8, or the number"):
         _ = with_labels(tiny(), names, number).label_set

@@ -43,9 +43,7 @@ Lines = Iterator[tuple[int, dict[str, Any]]]
 NOT_SCALAR = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
 
 
-def read_csv(
-    path: Path, *, root: Path | None = None, split: str = "all", labels: LabelSet | None = None
-) -> Manifest:
+def read_csv(path: Path, *, root: Path | None = None, split: str = "all", labels: LabelSet | None = None) -> Manifest:
     """Read a CSV file with the columns above.
 
     Args:
