@@ -53,8 +53,8 @@ class HeadConfig:
         num_heads: attention heads, of `ml_decoder` and `attention_pool`.
         ff_dim: hidden width of `ml_decoder`'s feed-forward part.
         dropout: inside the head.
-        reference_init: of `ml_decoder`; initial weights as in MotivNet's code: torch's own, up to 60 % smaller than those that
-            preserve the scale of the tokens, and the same in every layer.
+        reference_init: of `ml_decoder`; initial weights as in MotivNet's code: torch's own, up to 60 % smaller than
+            those that preserve the scale of the tokens, and the same in every layer.
     """
 
     kind: HeadKind = "ml_decoder"

@@ -16,8 +16,8 @@ from motivnet.checkpoints.bundle import CONFIG_NAME, embedded_models, find_weigh
 from motivnet.checkpoints.encoder_folders import EncoderFolder, read_encoder_folder
 from motivnet.checkpoints.files import open_weights
 from motivnet.checkpoints.formats import identify, is_of_bundle, is_released
-from motivnet.checkpoints.hub import is_hub_name
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
+from motivnet.checkpoints.released import HUB_PREFIX, parse_hub_name
 from motivnet.checkpoints.timm_weights import read_timm
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig, VitConfig
@@ -119,15 +119,17 @@ def follow_folder(recipe: Recipe, *, fetch: bool = True) -> Recipe:
 
     Args:
         recipe: returned as it is unless its weights are a folder of timm or transformers.
-        fetch: also weights on the hub, which are fetched.
+        fetch: fetch a repository of the hub, `hf:OWNER/NAME`; otherwise the recipe is returned as it is.
 
     Raises:
         CheckpointError: if the folder is damaged, or its encoder is not supported.
         ConfigError: if the recipe's settings do not fit it.
     """
     name, model = recipe.backbone.weights, recipe.model
-    on_hub = fetch and name is not None and is_hub_name(name) and not Path(name).exists()
-    if name is None or name in embedded_models() or not (on_hub or Path(name).is_dir()):
+    if name is None or name in embedded_models():
+        return recipe
+    on_hub = fetch and name.startswith(HUB_PREFIX) and parse_hub_name(name)[1] is None
+    if not on_hub and not Path(name).is_dir():
         return recipe
     folder = read_encoder_folder(find_weights(name))
     if folder is None:
