@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL_BLOCKS = "".join(re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
 MAKE_TARGETS = re.findall(r"^make ([a-z-]+)", SHELL_BLOCKS, re.MULTILINE)
-(TREE,) = re.findall(r"^```\n(\.\n.*?)^```$", README, re.DOTALL | re.MULTILINE)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+(TREE,) = re.findall(r"^```\n(\.\n.*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE)
 NAMES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 

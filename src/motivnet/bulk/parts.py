@@ -25,7 +25,7 @@ from motivnet.images import ImageLimits, NamedImage
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import ImageResult
-from motivnet.inference.rows import all_columns, to_rows
+from motivnet.inference.rows import to_rows
 
 COUNTS_KEY = b"motivnet.counts"
 
@@ -142,8 +142,7 @@ class PartWriter:
         ]
         statuses = collections.Counter(status for _, status in outcomes)
         counts = Counts(len(outcomes), sum(len(result.faces) for result, _ in outcomes), dict(sorted(statuses.items())))
-        labels, landmarks = self._predictor.config.labels.names, self._predictor.options.landmarks
-        columns = all_columns(labels, landmarks=landmarks) | {"input": "int64"}
+        columns = self._predictor.columns | {"input": "int64"}
         schema = pyarrow.schema(
             [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()],
             {COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()},

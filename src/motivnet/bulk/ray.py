@@ -2,8 +2,8 @@
 
 A row of the data set is a part, and its result is the part's counts: workers read the images and write the rows, so
 that neither passes through the driver or Ray's object store. Ray Data's actor pool holds one `Worker` per actor, gives
-each one part at a time (back-pressure), grows and shrinks with the cluster, and restarts what dies (a killed process, a
-lost host) with its part. A part that is written twice is the same complete file both times.
+each one part and announces the next (back-pressure), grows and shrinks with the cluster, and restarts what dies (a
+killed process, a lost host) with its parts. A part that is written twice is the same complete file both times.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ def run_ray(
             for part in itertools.islice(parts, PARTS_PER_DATASET)
         ]:
             pool = ray.data.ActorPoolStrategy(
-                min_size=min(num_workers or 1, len(rows)), max_size=num_workers, max_tasks_in_flight_per_actor=1
+                min_size=min(num_workers or 1, len(rows)), max_size=num_workers, max_tasks_in_flight_per_actor=2
             )
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
             actor: Any = Actor

@@ -15,7 +15,7 @@ from motivnet.cli.options import Fields, Model, Overwrite, derive_options
 from motivnet.errors import ConfigError
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import all_columns, counts_of, marked, printable, summarise, to_rows
+from motivnet.inference.rows import counts_of, marked, printable, summarise, to_rows
 from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
 
@@ -77,9 +77,8 @@ def predict(
     if not (as_json and sys.stdout.isatty()):
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
-    columns = all_columns(loaded.config.labels.names, landmarks=predictor.landmarks)
-    table_file = open_table(out, columns, overwrite=overwrite) if out else contextlib.nullcontext(lambda row: None)
-    with table_file as write_row:
+    nowhere = contextlib.nullcontext(lambda row: None)
+    with open_table(out, loaded.columns, overwrite=overwrite) if out else nowhere as write_row:
         for position, result in enumerate(results):
             counts.update(counts_of(result))
             if as_json:

@@ -24,6 +24,7 @@ from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_
 from motivnet.inference.backends import Backend, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
 from motivnet.inference.results import FaceResult, ImageResult, Results
+from motivnet.inference.rows import all_columns
 from motivnet.machine import usable_cores
 from motivnet.onnx_session import offers
 from motivnet.preprocess import Box
@@ -77,6 +78,12 @@ class Predictor:
         # `min_face` counts pixels of the full size.
         if isinstance(settings, DetectorConfig) and not settings.min_face:
             self._long_side = settings.long_side
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of a table of its results, with their Parquet types."""
+        affect = self.config.model.affect
+        return all_columns(self.config.labels.names, landmarks=self.options.landmarks, affect=affect)
 
     @classmethod
     def load(

@@ -194,7 +194,8 @@ class Results(list[ImageResult]):
         if labels is None:
             labels = dict.fromkeys(label for result in self for face in result.faces[:1] for label in face.probs)
         landmarks = any(face.landmarks is not None for result in self for face in result.faces)
-        return all_columns(labels, landmarks=landmarks)
+        affect = any(face.valence is not None for result in self for face in result.faces)
+        return all_columns(labels, landmarks=landmarks, affect=affect)
 
     def to_arrow(self) -> "pa.Table":
         """Return the table that `predict --out x.parquet` writes.

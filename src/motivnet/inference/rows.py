@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from motivnet.labels import AFFECT
+
 if TYPE_CHECKING:
     from collections import Counter
 
@@ -31,8 +33,6 @@ _PLACE_AND_EMOTION = {
     "prob": "float64",
 }
 _STATUS_AND_ORIGIN = {
-    "valence": "float64",
-    "arousal": "float64",
     "status": "string",
     "error": "string",
     "model": "string",
@@ -48,15 +48,17 @@ _LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 LANDMARK_COLUMNS = (*(f"{name}_{axis}" for name in _LANDMARKS for axis in "xy"), "yaw", "pitch", "roll")
 
 
-def all_columns(labels: Iterable[str], *, landmarks: bool = False) -> dict[str, str]:
+def all_columns(labels: Iterable[str], *, landmarks: bool = False, affect: bool = False) -> dict[str, str]:
     """Return all columns in order, with their Parquet types.
 
     Args:
         labels: labels of the model, with one probability column each.
         landmarks: whether `LANDMARK_COLUMNS` are among them.
+        affect: whether valence and arousal are: the model predicts them.
     """
-    probs = {f"prob_{label}": "float64" for label in labels}
-    return _PLACE_AND_EMOTION | probs | _STATUS_AND_ORIGIN | dict.fromkeys(LANDMARK_COLUMNS * landmarks, "float64")
+    numbers = [f"prob_{label}" for label in labels] + list(AFFECT) * affect
+    more = dict.fromkeys(LANDMARK_COLUMNS * landmarks, "float64")
+    return _PLACE_AND_EMOTION | dict.fromkeys(numbers, "float64") | _STATUS_AND_ORIGIN | more
 
 
 def to_rows(result: "ImageResult") -> Iterator[Row]:
@@ -96,10 +98,9 @@ def face_columns(face: "FaceResult") -> Row:
         "face_score": face.face_score,
         "emotion": face.emotion,
         "prob": face.prob,
-        "valence": face.valence,
-        "arousal": face.arousal,
         "tiny": face.tiny,
         "abstained": face.abstained,
+        **({} if face.valence is None else dict(zip(AFFECT, (face.valence, face.arousal), strict=True))),
         **_landmark_columns(face),
     }
 

@@ -42,7 +42,8 @@ class UrlsRequest(BaseModel):
 class Face(BaseModel):
     """One face; its keys are columns of a table of results, its box is in pixels of the upright image.
 
-    Landmarks and pose are there only if the server was started with --landmarks.
+    Valence and arousal are there only if the model predicts them, landmarks and pose only if the server was started
+    with --landmarks.
     """
 
     model_config = _strict()
@@ -55,10 +56,10 @@ class Face(BaseModel):
     face_score: float
     emotion: str
     prob: float
-    valence: float | None = None
-    arousal: float | None = None
     tiny: bool
     abstained: bool
+    valence: float | None = None
+    arousal: float | None = None
     right_eye_x: float | None = None
     right_eye_y: float | None = None
     left_eye_x: float | None = None
@@ -121,7 +122,7 @@ class ExplainedResult(Result):
 
 
 _BOX = {"x": 173.2, "y": 62.4, "width": 92.1, "height": 114.8}
-_EMOTION = {"emotion": "happiness", "prob": 0.95, "valence": None, "arousal": None, "tiny": False, "abstained": False}
+_EMOTION = {"emotion": "happiness", "prob": 0.95, "tiny": False, "abstained": False}
 _PROBS = {"probs": {"neutral": 0.05, "happiness": 0.95}}
 _FACE: dict[str, Any] = {"face": 0, **_BOX, "face_score": 0.93, **_EMOTION, **_PROBS}
 _MAP = {"seen": [173, 62, 92, 115], "rows": 2, "columns": 2, "values": [[0.1, 0.0], [0.7, 1.0]]}

@@ -121,6 +121,12 @@ def fit(
     return run(chosen, data, Path(out), prepare, place or Place(), resume=resume, progress=progress)
 
 
+def said(report: Mapping[str, Any]) -> str:
+    """Return a report's counts for people."""
+    counts = {**report, **report.get("left_out", {})}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int))
+
+
 def override(recipe: T, overrides: Mapping[str, Any] | None) -> T:
     """Return a recipe with some settings changed, by dotted names; ConfigError at an unknown one."""
     return config.override(recipe, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
@@ -246,7 +252,7 @@ def run(
             if job.sampled is not None:
                 with atomic_path(out / SAMPLED_NAME) as temporary:
                     pq.write_table(job.sampled.table.select(["row", "path", "label", "split"]), temporary)
-            sys.stderr.write(f"rows: {job.rows.report}\n")
+            sys.stderr.write(f"training data: {said(job.rows.report)}\n")
         trainer, best = make_trainer(
             recipe, out, place, monitor=job.monitor, mode=job.mode, pretrained=job.pretrained, progress=progress
         )

@@ -21,7 +21,7 @@ from motivnet.config import to_plain
 from motivnet.errors import ConfigError, ImageError, OutputError, needs_extra
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import Row, all_columns, printable
+from motivnet.inference.rows import Row, printable
 from motivnet.inference.tables import open_table
 from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, check_same, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
@@ -231,7 +231,7 @@ class _Job:
         if not all(errors):
             (self.folder / PUBLISHING).touch()
         results = [self._finish(*each) for each in zip(itertools.count(), errors, files, strict=False)]
-        columns = all_columns(self.labels, landmarks=self.predictor.options.landmarks)
+        columns = self.predictor.columns
         if out is None:
             for number, result in enumerate(results):
                 rows = [{name: row.get(name) for name in columns} for row in self._marked(number, result)]

@@ -68,7 +68,10 @@ def test_they_leave_the_emotions_alone(bundle: Bundle, tiny_bundle: Bundle) -> N
     one, other = (result.faces[0] for result in results)
     assert one.probs == other.probs
     assert (other.valence, other.arousal) == (None, None)
-    assert one.to_dict() | {"valence": None, "arousal": None} == other.to_dict()
+    assert one.to_dict() == other.to_dict() | {
+        "valence": pytest.approx(one.valence, abs=1e-4),
+        "arousal": one.to_dict()["arousal"],
+    }
 
 
 def test_they_are_rounded_as_plain_data() -> None:
@@ -84,7 +87,7 @@ def test_a_file_of_another_kind_of_model_is_refused(bundle: Bundle, tiny_bundle:
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet"])
-def test_result_files_have_columns_for_them_whatever_the_model(
+def test_result_files_have_columns_for_them_if_the_model_predicts_them(
     tmp_path: Path, bundle: Bundle, tiny_bundle: Bundle, name: str
 ) -> None:
     columns = {}
@@ -98,7 +101,7 @@ def test_result_files_have_columns_for_them_whatever_the_model(
             found = [float(rows[0][column]) for column in ("valence", "arousal")]
             assert found == pytest.approx(expected(200), abs=1e-5)
             assert rows[1]["valence"] in (None, "")
-    assert columns["moody"] == columns["tiny"]
+    assert [name for name in columns["moody"] if name not in ("valence", "arousal")] == columns["tiny"]
 
 
 def read(path: Path) -> list[dict]:
@@ -142,7 +145,7 @@ class TestCommandLine:
         (face,) = json.loads(self.run(monkeypatch, capsys, *command, bundle.path, "--json"))["faces"]
         assert face["valence"] == pytest.approx(valence, abs=1e-4)
         (face,) = json.loads(self.run(monkeypatch, capsys, *command, tiny_bundle.path, "--json"))["faces"]
-        assert face["valence"] is None
+        assert "valence" not in face
 
     def test_evaluate(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path

@@ -31,8 +31,6 @@ def test_json_is_the_contract():
                 "face_score": 0.9123,
                 "emotion": "happiness",
                 "prob": 0.7,
-                "valence": None,
-                "arousal": None,
                 "tiny": False,
                 "abstained": False,
                 "probs": {"neutral": 0.1, "happiness": 0.7, "sadness": 0.2},

@@ -93,7 +93,7 @@ class TestList:
 
     def test_any_results_have_the_columns_of_their_faces(self) -> None:
         columns = Results([result("a"), result("b", face(valence=0.5, arousal=0.1))]).columns()
-        assert list(columns) == list(all_columns(EMOTIONS))
+        assert list(columns) == list(all_columns(EMOTIONS, affect=True))
         assert "prob_anger" not in Results([result("a")]).columns()
 
 

@@ -507,7 +507,7 @@ class TestTelling:
         face = api["components"]["schemas"]["Face"]["properties"]
         assert list(face) == [
             "face",
-            *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0}, landmarks=())),
+            *face_columns(FaceResult(Box(0, 0, 1, 1), 1.0, "a", {"a": 1.0}, valence=0.0, arousal=0.0, landmarks=())),
             "probs",
         ]
         assert set(api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}

@@ -4,8 +4,7 @@ import { make } from "./dom.js";
 
 // The columns of motivnet.inference.rows, before and after the probabilities.
 const BEFORE = "source frame time_s face track x y width height face_score emotion prob".split(" ");
-const AFTER =
-  "valence arousal status error model preprocessing image_width image_height tiny abstained short_track".split(" ");
+const AFTER = "status error model preprocessing image_width image_height tiny abstained short_track".split(" ");
 
 /** @param {object[]} entries of the session. */
 export const toJson = (entries) => `${JSON.stringify({ results: entries.map((entry) => entry.result) }, null, 2)}\n`;
@@ -14,7 +13,10 @@ export const toJson = (entries) => `${JSON.stringify({ results: entries.map((ent
 export function toCsv(entries) {
   const faces = entries.flatMap((entry) => entry.result.faces);
   const labels = [...new Set(faces.flatMap((face) => Object.keys(face.probs)))];
-  const columns = [...BEFORE, ...labels.map((label) => `prob_${label}`), ...AFTER];
+  const given = (names) => names.filter((name) => faces.some((face) => Number.isFinite(face[name])));
+  const landmarks = Object.keys(faces[0] ?? {}).filter((name) => /_[xy]$|^(yaw|pitch|roll)$/.test(name));
+  const probs = labels.map((label) => `prob_${label}`);
+  const columns = [...BEFORE, ...probs, ...given(["valence", "arousal"]), ...AFTER, ...given(landmarks)];
   const rows = entries.flatMap(rowsOf).map((row) => columns.map((column) => row[column]));
   return [columns, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
 }
