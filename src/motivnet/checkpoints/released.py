@@ -176,7 +176,7 @@ def _sapiens2() -> Iterator[Released]:
             name, file = f"sapiens2-{task}-{size}", f"sapiens2_{size}_{task}.safetensors"
             if name not in _NEVER_RELEASED:
                 yield _entry(name, file, purpose, SAPIENS2_LICENCE, parameters, head)
-    purpose = "encoder for images of 4096x3072: only to fetch, as no model here has its tokenizer"
+    purpose = "encoder for 4K images: only to fetch, as no model here has its tokenizer"
     file = "sapiens2_1b_4k_pretrain.safetensors"
     yield _entry("sapiens2-pretrain-1b-4k", file, purpose, SAPIENS2_LICENCE, 1_607_000_000, "")
 
