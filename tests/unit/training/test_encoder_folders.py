@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import transformers
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -121,6 +122,21 @@ def test_the_recipe_takes_encoder_colours_and_normalisation_of_the_folder(tmp_pa
     assert (images.channels, images.std, images.mean) == ("rgb", (51.0,) * 3, (127.5, 102.0, 76.5))
     (tmp_path / "preprocessor_config.json").unlink()
     assert follow_folder(a_recipe(tmp_path)).preprocessing.mean == (127.5,) * 3  # of the recipe
+
+
+def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("MOTIVNET_OFFLINE", "1")
+    recipe = dataclasses.replace(a_recipe(tmp_path), backbone=BackboneConfig(weights="hf:me/encoder"))
+    assert follow_folder(recipe, fetch=False) == recipe
+    with pytest.raises(CheckpointError, match="hf:me/encoder: not in the cache"):
+        follow_folder(recipe)
+    place = tmp_path / "models--me--encoder"
+    published("vit", place / "snapshots" / ("0" * 40))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    assert follow_folder(recipe).model.backbone == "transformers"
+    check(follow_folder(recipe), None)
 
 
 class TestFiles:
