@@ -446,7 +446,7 @@ class TestBundles:
         ]
         assert capsys.readouterr().err.splitlines() == ["hf:owner/bundle: licence apache-2.0"]
         records = [json.loads(path.read_text()) for path in (tmp_path / "xdg/motivnet/weights").iterdir()]
-        assert len(records) == 5
+        assert len(records) == 6
         assert {record["licence"] for record in records} == {"apache-2.0"}
 
     def test_it_is_found_again(self, bundle: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
