@@ -192,3 +192,17 @@ def test_dropout_acts_in_training_only():
 def test_shapes_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         build({"num_classes": 7}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("reference_init", "stds"), [(False, (0.0361, 0.0295, 0.0295)), (True, (0.0147, 0.0208, 0.0170))]
+)
+def test_initial_weights(reference_init: bool, stds: tuple[float, ...]) -> None:
+    """With Sapiens-1B: the reference's layers are torch's own, and copies of one."""
+    torch.manual_seed(0)
+    head = MLDecoder(1536, 7, dim=1152, num_layers=2, reference_init=reference_init)
+    first, second = (layer.state_dict() for layer in head.layers)
+    matrices = head.embed.weight, first["attn.in_proj.weight"], first["attn.out_proj.weight"]
+    assert [matrix.std().item() for matrix in matrices] == pytest.approx(stds, rel=0.01)
+    same = [torch.equal(first[name], second[name]) for name in ("attn.in_proj.weight", "ff_in.weight", "ff_in.bias")]
+    assert same == [reference_init] * 3

@@ -147,11 +147,14 @@ class TestGoldens:
 
     @torch.inference_mode()
     @pytest.mark.parametrize("size", [(1024, 768), (512, 384)])
-    def test_sapiens2(self, released: Callable, size: tuple[int, int]) -> None:
-        features = load_backbone(released("sapiens2"), size)(image(*size))
-        agree(features, "sapiens2", "features_{}x{}_rope_fp32".format(*size))
-        # Its authors round the rotary embedding to bfloat16 by default.
-        agree(features, "sapiens2", "features_{}x{}_rope_bf16".format(*size), atol=1e-3)
+    @pytest.mark.parametrize("rope", ["fp32", "bf16"])
+    def test_sapiens2(self, released: Callable, size: tuple[int, int], rope: str) -> None:
+        backbone = load_backbone(released("sapiens2"), size, rope_bfloat16=rope == "bf16")
+        features = backbone(image(*size))
+        agree(features, "sapiens2", "features_{}x{}_rope_{}".format(*size, rope))
+        other = {"fp32": "bf16", "bf16": "fp32"}[rope]
+        with pytest.raises(AssertionError):
+            agree(features, "sapiens2", "features_{}x{}_rope_{}".format(*size, other))
 
     @torch.inference_mode()
     @pytest.mark.parametrize("name", HEADS)

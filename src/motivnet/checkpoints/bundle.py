@@ -305,9 +305,18 @@ def _digest(bundle: Bundle, precision: str) -> str:
     settings = {name: value for name, value in plain.items() if name not in DESCRIPTIVE}
     # Settings that were added later are left out where they are off, so that fingerprints of older models stay.
     model, preprocessing = settings["model"], settings["preprocessing"]
-    for owner, name in ((model, "affect"), (model["head"], "learnable_queries"), (preprocessing, "align")):
-        if not owner[name]:
-            del owner[name]
+    vit, head = model["vit"] or {}, model["head"]
+    del head["reference_init"]  # only of the start
+    added = (
+        (model, "affect"),
+        (model, "transformers"),
+        (vit, "rope_bfloat16"),
+        (head, "learnable_queries"),
+        (preprocessing, "align"),
+    )
+    for owner, name in added:
+        if not owner.get(name):
+            owner.pop(name, None)
     digest = hashlib.sha256(to_json(settings, sort_keys=True).encode())
     # ONNX models over 2 GB keep their tensors in a file beside them.
     files = [bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights]

@@ -30,7 +30,9 @@ OFFLINE_VARIABLE = "MOTIVNET_OFFLINE"
 UNKNOWN_LICENCE = Licence("unknown", "see its repository")
 
 # The files of a bundle's repository; config.json is downloaded last, so that a folder that has it is complete.
-_BUNDLE_FILE = re.compile(r"config\.json|README\.md|[\w-][\w.-]*\.safetensors|model(-\w+)?\.onnx[\w.-]*")
+_BUNDLE_FILE = re.compile(
+    r"(video_)?(preprocessor_)?config\.json|README\.md|[\w-][\w.-]*\.safetensors|model(-\w+)?\.onnx[\w.-]*"
+)
 _WEIGHT_FILE = re.compile(r".*\.safetensors|model(-\w+)?\.onnx.*")
 # Names from a server that become file names: no path separators.
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,128}")

@@ -107,6 +107,7 @@ def load_backbone(
     *,
     num_heads: int | None = None,
     class_token: bool | None = None,
+    rope_bfloat16: bool = False,
     device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
@@ -119,6 +120,7 @@ def load_backbone(
         class_token: of a Sapiens (v1) pre-training file: True keeps the class token and the patches without padding,
             as in pre-training; False drops it and pads the patches, as in the task checkpoints. None keeps it at the
             size of pre-training, where the encoder is then exactly the pre-trained one.
+        rope_bfloat16: of Sapiens2, see `VitConfig`.
         device: of the weights.
         dtype: of floating-point weights.
 
@@ -141,6 +143,8 @@ def load_backbone(
     if own.backbone == "sapiens":
         vit = dataclasses.replace(own.vit, class_token=keep, patch_padding=0 if keep else 2)
         config = dataclasses.replace(config, vit=vit)
+    elif rope_bfloat16:
+        config = dataclasses.replace(config, vit=dataclasses.replace(own.vit, rope_bfloat16=True))
     dropped = contents.dropped + ((CLASS_TOKEN,) if own.vit.class_token and not keep else ())
     if dropped:
         _log.info("%s: dropped on purpose: %s", path, ", ".join(dropped))

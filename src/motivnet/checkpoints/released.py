@@ -141,7 +141,11 @@ _SAPIENS2 = {
 _NEVER_RELEASED = {
     "sapiens-pose-2b": "the plain 2b pose file was never released; the largest is sapiens-pose-1b",
     "sapiens-seg-2b": "no plain 2b segmentation file is known; the largest is sapiens-seg-1b",
-    "sapiens2-pose-0.1b": "Sapiens2 0.1b has no pose file; its encoder is sapiens2-pretrain-0.1b",
+    **{
+        f"sapiens2-{task}-0.1b": f"Sapiens2 0.1b has no {task} file; its encoder is sapiens2-pretrain-0.1b"
+        for task in _SAPIENS2
+        if task != "pretrain"
+    },
 }
 
 # name -> what differs from the pattern
@@ -172,6 +176,9 @@ def _sapiens2() -> Iterator[Released]:
             name, file = f"sapiens2-{task}-{size}", f"sapiens2_{size}_{task}.safetensors"
             if name not in _NEVER_RELEASED:
                 yield _entry(name, file, purpose, SAPIENS2_LICENCE, parameters, head)
+    purpose = "encoder for 4K images: only to fetch, as no model here has its tokenizer"
+    file = "sapiens2_1b_4k_pretrain.safetensors"
+    yield _entry("sapiens2-pretrain-1b-4k", file, purpose, SAPIENS2_LICENCE, 1_607_000_000, "")
 
 
 def _entry(name: str, file: str, purpose: str, licence: Licence, parameters: int, head: str) -> Released:

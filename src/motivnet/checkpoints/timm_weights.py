@@ -34,7 +34,13 @@ COUNTER = "num_batches_tracked"
 NAMED_ALIKE = ("weight", "bias", "running_mean", "running_var")
 
 
-def read_timm(file: WeightsFile, net: Any, name: str, preprocessing: Preprocessing) -> dict[str, Tensor]:
+def read_timm(
+    file: WeightsFile,
+    net: Any,
+    name: str,
+    preprocessing: Preprocessing,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> dict[str, Tensor]:
     """Read weights of timm or torchvision for images that are normalised otherwise than in their training.
 
     torchvision and efficientnet-lite-pytorch state their normalisation; for timm's names it is that of timm's weights
@@ -47,6 +53,7 @@ def read_timm(file: WeightsFile, net: Any, name: str, preprocessing: Preprocessi
         net: timm's model without classifier, for three channels; a transformer's positions are resized for it.
         name: of the model in timm.
         preprocessing: of the images that the model will see.
+        normalisation: mean and standard deviation of its training, from 0 to 255; None takes those above.
 
     Returns:
         Tensors under the names of `net`.
@@ -61,6 +68,7 @@ def read_timm(file: WeightsFile, net: Any, name: str, preprocessing: Preprocessi
     mean, std = LITE_MEAN_STD if LITE_MARK in file.tensors else TORCHVISION_MEAN_STD
     if all(f"{stem}.weight" in file.tensors for stem in stems):
         mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+    mean, std = normalisation or (mean, std)
     for stem in stems:
         place = shift_of(net, stem)
         if place is not None:
@@ -119,7 +127,9 @@ def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
 def _without_classifier(tensors: dict[str, Tensor], net: Any, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop the classifier, and add counters of batch norms that are missing."""
     classifiers = _names(net.pretrained_cfg, "classifier")
-    dropped = {f"{classifier}.{part}" for classifier in classifiers for part in ("weight", "bias")} - own.keys()
+    dropped = {f"{classifier}.{part}" for classifier in classifiers for part in ("weight", "bias")}
+    # Attention pooling comes after the tokens.
+    dropped = (dropped | {name for name in tensors if name.startswith("attn_pool.")}) - own.keys()
     counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
     return counters | {name: tensor for name, tensor in tensors.items() if name not in dropped}
 

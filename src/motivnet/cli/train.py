@@ -99,7 +99,8 @@ def choose_recipe(
     Raises:
         ConfigError: at an unknown recipe or setting, or options of `--dry-run` without it.
     """
-    from motivnet.training.recipes import describe
+    from motivnet.training.init_weights import follow_folder
+    from motivnet.training.recipes import RECIPES, describe
     from motivnet.training.settings import lookup
 
     if name is None:
@@ -107,6 +108,8 @@ def choose_recipe(
             echo(f"{each:24}{describe(each).splitlines()[0]}")
         return None
     recipe: Any = config.override(lookup(kind, name, recipes), settings or [])
+    if name in RECIPES:
+        recipe = follow_folder(recipe, fetch=False)
     place = options.place()
     if options.show:
         echo(describe(name), err=True)

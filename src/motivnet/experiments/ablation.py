@@ -39,7 +39,6 @@ from motivnet.evaluation.resampling import holm
 from motivnet.experiments.comparison import CLASS_METRICS, contrast
 from motivnet.experiments.grids import Grid
 from motivnet.inference.predictor import Predictor
-from motivnet.labels import EMOTIONS
 from motivnet.report import ablation_report
 from motivnet.storage import LockedError, RunFolder, atomic_folder, check_same, locked, write_json
 from motivnet.training.data_module import Rows, choose_rows
@@ -120,7 +119,7 @@ def ablate(
         data=data,
         data_fingerprint=manifest.fingerprint(),
         report_split=report_split,
-        rarest=EMOTIONS.names[int(np.bincount(train.targets, minlength=len(EMOTIONS)).argmin())],
+        rarest=grid.labels.names[int(np.bincount(train.targets, minlength=len(grid.labels)).argmin())],
     )
     if plan.rarest not in others.split(report_split).table["label"].to_pylist():
         raise DataError(f"{report_split!r} has no rows of {plan.rarest}, the rarest class of the training rows")
@@ -174,15 +173,14 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
     images = next(iter(answers.values()))[0] if answers else []
     if any(rows != images for rows, _ in answers.values()):
         raise DataError(f"{out}: predictions for different images")
-    target_B = np.array([EMOTIONS.names.index(label) for _, label in images])
+    names = plan.grid.labels.names
+    target_B = np.array([names.index(label) for _, label in images])
     comparisons: list[dict[str, Any]] = []
     for cell, reference in plan.grid.comparisons:
         seeds = [seed for seed in range(plan.seeds) if {(cell, seed), (reference, seed)} <= answers.keys()]
         if len(seeds) >= 2:
             one, other = (np.stack([answers[each, seed][1] for seed in seeds]) for each in (cell, reference))
-            found = contrast(
-                one, other, target_B, rarest=EMOTIONS.names.index(plan.rarest), num_resamples=num_resamples
-            )
+            found = contrast(one, other, target_B, rarest=names.index(plan.rarest), num_resamples=num_resamples)
             pair = {"cell": cell, "reference": reference}
             comparisons += [{**pair, "metric": metric, **each._asdict()} for metric, each in found.items()]
     corrected = holm([each["p_value"] for each in comparisons]).tolist()
@@ -261,10 +259,10 @@ def split_rows(grid: Grid, manifest: Manifest, report_split: str) -> tuple[Manif
         ConfigError: if a cell trains or selects on the reported split, or cells train on different splits.
         DataError: if there is no such split.
     """
-    manifest, recipes = manifest.restrict(EMOTIONS), [grid.recipe_of(cell) for cell in grid.cells]
+    manifest, recipes = manifest.restrict(grid.labels), [grid.recipe_of(cell) for cell in grid.cells]
     train_split = recipes[0].split.train
-    if {recipe.split.train for recipe in recipes} != {train_split}:
-        raise ConfigError(f"the cells of {grid.name} train on several splits. Allowed: one")
+    if {(recipe.split.train, recipe.label_set) for recipe in recipes} != {(train_split, grid.labels)}:
+        raise ConfigError(f"the cells of {grid.name} train on several splits or label sets. Allowed: one")
     if report_split in {train_split, *(recipe.split.select for recipe in recipes)}:
         raise ConfigError(f"{report_split!r} is reported, and must not be trained or selected on")
     manifest.split(report_split)  # raises if there is none
@@ -359,9 +357,9 @@ def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, fo
         shown = f"failed: {result['reason']}"
     else:
         answers.write(folder / PREDICTIONS_NAME)
-        args = answers.preds_B, answers.target_B, len(EMOTIONS)
+        args = answers.preds_B, answers.target_B, len(answers.labels)
         scores = {name: metric(*args) for name, metric in CLASS_METRICS.items()}
-        scores["minority_recall"] = float(metrics.recall_per_class(*args)[EMOTIONS.names.index(plan.rarest)])
+        scores["minority_recall"] = float(metrics.recall_per_class(*args)[answers.labels.index(plan.rarest)])
         result |= {"rows": rows.report, "selected": bundle.config.provenance["selected"], "scores": scores}
         shown = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
     result["seconds"] = round(time.monotonic() - began, 1)

@@ -8,6 +8,7 @@ from motivnet import config
 from motivnet.checkpoints.released import RELEASED
 from motivnet.config import to_json
 from motivnet.errors import ConfigError, unknown_name
+from motivnet.labels import LabelSet
 from motivnet.training.recipes import recipe
 from motivnet.training.settings import Recipe
 
@@ -57,6 +58,11 @@ class Grid:
         """Return the recipe of one run."""
         settings = self.cells[cell].settings
         return config.override(self.recipe, [*settings, f"run.seed={seed}", f"sampling.seed={seed}"])
+
+    @property
+    def labels(self) -> LabelSet:
+        """The label set, which is that of all cells."""
+        return self.recipe_of(next(iter(self.cells))).label_set
 
     def varied(self) -> list[str]:
         """Return the dotted names of the settings in which the cells differ."""

@@ -6,9 +6,10 @@ Shape suffixes: B images, C channels, H height, W width of the input; N tokens, 
 import difflib
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import timm
 import torch
@@ -27,12 +28,14 @@ SAPIENS2_FULL_BLOCKS = 8
 # Largest number of patches for which explicit attention in bfloat16 on the CPU is faster than the fused kernel.
 SHORT = 400
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 # What timm's models raise for unsupported settings or sizes.
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class Backbone(nn.Module):
-    """A timm model without classifier that returns tokens (B, N, D) without class or register tokens."""
+    """A model of timm, or like timm's, that returns tokens (B, N, D) without class or register tokens."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -41,9 +44,12 @@ class Backbone(nn.Module):
         # A few timm models have a class token but no num_prefix_tokens.
         uncounted = int(isinstance(getattr(net, "cls_token", None), Tensor))
         self.num_prefix_tokens = cast(int, getattr(net, "num_prefix_tokens", uncounted))
+        self.takes_clips = cast(bool, getattr(net, "takes_clips", False))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Map normalised pixels (B, C, H, W) to tokens (B, N, D), in row-major order of the image.
+
+        If it `takes_clips`, also clips (B, T, C, H, W), whose tokens come one image after the other.
 
         Raises:
             ValueError: if the model returns neither one feature map nor one sequence of tokens.
@@ -79,11 +85,45 @@ def build_sapiens(kind: str, *, image_size: tuple[int, int], in_chans: int, vit:
         middle = range(SAPIENS2_FULL_BLOCKS, vit.depth - SAPIENS2_FULL_BLOCKS)
         shared = vit.num_kv_heads or vit.num_heads
         kv_heads = tuple(shared if block in middle else vit.num_heads for block in range(vit.depth))
-        return Backbone(timm.create_model("vit_base_patch16_sapiens2", num_kv_heads=kv_heads, **settings))
+        net = timm.create_model("vit_base_patch16_sapiens2", num_kv_heads=kv_heads, **settings)
+        if vit.rope_bfloat16:
+            _rotate_in_bfloat16(net, image_size, vit)
+        return Backbone(net)
     norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
     net = VisionTransformer(class_token=vit.class_token, norm_layer=norm, **settings)
     cast(nn.Conv2d, net.patch_embed.proj).padding = (vit.patch_padding, vit.patch_padding)
     return Backbone(net)
+
+
+class _Bfloat16Rope(nn.Module):
+    """A rotary embedding for one size, every step of it in bfloat16 (`RopePositionEmbedding` of Sapiens2)."""
+
+    table: Tensor
+
+    def __init__(self, grid: tuple[int, int], head_dim: int, temperature: float) -> None:
+        super().__init__()
+        rows, columns = (torch.arange(0.5, side, dtype=torch.bfloat16) / side for side in grid)
+        coords_N2 = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1) - 1
+        periods = temperature ** (2 * torch.arange(head_dim // 4, dtype=torch.bfloat16) / (head_dim // 2))
+        angles = (2 * math.pi * coords_N2[:, :, None] / periods).flatten(1).tile(2)
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], -1), persistent=False)
+
+    def get_embed(self, shape: object = None) -> Tensor:
+        """Return sines and cosines (N, 2 * head_dim), as timm's rotary embeddings do."""
+        return self.table.bfloat16()
+
+
+def _rotate_in_bfloat16(net: Any, image_size: tuple[int, int], vit: VitConfig) -> None:
+    height, width = image_size
+    grid, temperature = (height // vit.patch_size, width // vit.patch_size), net.rope.temperature
+    net.rope = _Bfloat16Rope(grid, vit.embed_dim // vit.num_heads, temperature)
+    for block in net.blocks:
+        for norm in (block.attn.q_norm, block.attn.k_norm):
+            norm.register_forward_hook(_to_bfloat16)  # timm rotates next, and then returns to the dtype of the values
+
+
+def _to_bfloat16(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.bfloat16()
 
 
 def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_path: float) -> Backbone:
@@ -117,6 +157,12 @@ def build_timm(name: str, *, image_size: tuple[int, int], in_chans: int, drop_pa
             f"{str(error) or type(error).__name__}"
         ) from None
     return backbone
+
+
+def timm_name(architecture: str, tag: str | None) -> str:
+    """Return timm's name of weights; of those with a tag that it does not know, the architecture's."""
+    name = f"{architecture}.{tag}"
+    return name if name in timm.list_pretrained(f"{architecture}.*") else architecture
 
 
 def _pretrained_cfg(name: str) -> Any:
@@ -255,6 +301,13 @@ def shift_of(net: nn.Module, stem: str) -> str | None:
     later = list(modules)[list(modules).index(stem) + 1 :]
     norms = [name for name in later if isinstance(modules[name], nn.BatchNorm2d)]
     return f"{norms[0]}.running_mean" if norms else None
+
+
+def to_channels_last(model: ModuleT) -> ModuleT:
+    """Lay out the kernels of a model channels last, in place; those of clips have no such layout, and stay."""
+    if any(parameter.ndim > 4 for parameter in model.parameters()):
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Float32Conv2d(nn.Conv2d):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from motivnet.config import bounded, check_bounds
 from motivnet.errors import ConfigError, unknown_name
@@ -12,6 +12,8 @@ HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
 PRECISIONS = ("fp32", "fp16", "int8")
 # Of an input: 2048 x 2048. Of the values of a position embedding: 128 MiB.
 MAX_PIXELS, MAX_POSITIONS = 1 << 22, 1 << 25
+# Of an encoder of transformers.
+MAX_LAYERS, MAX_SETTING = 256, 32_768
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,9 @@ class VitConfig:
         class_token: whether there is a class token, as in Sapiens pre-training; Sapiens2 always has one.
         num_kv_heads: of Sapiens2: key and value heads of the blocks between the first eight and the last eight; None
             takes `num_heads`.
+        rope_bfloat16: of Sapiens2: compute the rotary embedding, and rotate with it, in bfloat16, as its authors do by
+            default; otherwise in the model's precision, as timm and transformers do. Features of standard deviation 1
+            differ by up to 0.006.
     """
 
     embed_dim: int = bounded(1, 8192)
@@ -38,6 +43,7 @@ class VitConfig:
     mlp_ratio: float = bounded(0.01, 64, 4.0)
     class_token: bool = False
     num_kv_heads: int | None = bounded(1, 256, None)
+    rope_bfloat16: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges, beyond which building a model would take minutes or gigabytes; ConfigError."""
@@ -57,6 +63,8 @@ class HeadConfig:
         num_heads: attention heads, of `ml_decoder` and `attention_pool`.
         ff_dim: hidden width of `ml_decoder`'s feed-forward part.
         dropout: inside the head.
+        reference_init: of `ml_decoder`; initial weights as in MotivNet's code: torch's own, up to 60 % smaller than
+            those that preserve the scale of the tokens, and the same in every layer.
     """
 
     kind: HeadKind = "ml_decoder"
@@ -67,6 +75,7 @@ class HeadConfig:
     num_heads: int = bounded(1, 256, 8)
     ff_dim: int = bounded(1, 65_536, 2048)
     dropout: float = bounded(0, 1, 0.1)
+    reference_init: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges, as those of VitConfig; ConfigError."""
@@ -78,12 +87,13 @@ class ModelConfig:
     """All dimensions of a model, which determine the shapes of its weights.
 
     Args:
-        backbone: `sapiens` or `sapiens2` for a transformer of the dimensions in `vit`, or `timm:NAME` for any timm
-            model.
+        backbone: `sapiens` or `sapiens2` for a transformer of the dimensions in `vit`, `timm:NAME` for any timm model,
+            or `transformers` for a vision model of Hugging Face transformers.
         image_size: (height, width) of the input, in pixels.
         in_chans: channels of the input.
         num_classes: number of logits.
-        vit: dimensions of a `sapiens` or `sapiens2` backbone; None for timm's.
+        vit: dimensions of a `sapiens` or `sapiens2` backbone; None for others.
+        transformers: settings of a `transformers` backbone, with `model_type`, as in its config.json; None for others.
         head: maps tokens to logits.
         drop_path: stochastic depth rate of a timm backbone.
         affect: whether the model also predicts valence and arousal, for which ML-Decoder has two more queries.
@@ -94,6 +104,7 @@ class ModelConfig:
     in_chans: int = bounded(1, 64, 3)
     num_classes: int = bounded(1, 10_000, 7)
     vit: VitConfig | None = None
+    transformers: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     drop_path: float = bounded(0, 1, 0.0)
     affect: bool = False
@@ -108,8 +119,14 @@ class ModelConfig:
         if min(self.image_size) < 1 or math.prod(self.image_size) > MAX_PIXELS:
             raise ConfigError(f"image_size {self.image_size!r}: must be at least 1x1 and at most {MAX_PIXELS} pixels")
         own = self.backbone in ("sapiens", "sapiens2")
-        if not own and not self.backbone.startswith("timm:"):
-            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
+        if not own and self.backbone != "transformers" and not self.backbone.startswith("timm:"):
+            raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME, transformers")
+        if (self.backbone == "transformers") != (self.transformers is not None):
+            raise ConfigError("transformers: settings belong to the backbone 'transformers', and only to it")
+        for name, value in (self.transformers or {}).items():
+            most = MAX_LAYERS if name.endswith("layers") else MAX_SETTING
+            if isinstance(value, int | float) and not 0 <= value <= most:
+                raise ConfigError(f"transformers: {name} {value!r}: must be from 0 to {most}")
         if own != (self.vit is not None):
             raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
         vit = self.vit
@@ -123,8 +140,8 @@ class ModelConfig:
             raise ConfigError(f"image_size {self.image_size}: has too many patches of {vit.patch_size} pixels")
         if vit.num_heads < 1 or vit.embed_dim % vit.num_heads:
             raise ConfigError(f"vit: width {vit.embed_dim} is not divisible by num_heads {vit.num_heads}")
-        if self.backbone == "sapiens" and vit.num_kv_heads is not None:
-            raise ConfigError("vit.num_kv_heads belongs to 'sapiens2' only")
+        if self.backbone == "sapiens" and (vit.num_kv_heads is not None or vit.rope_bfloat16):
+            raise ConfigError("vit.num_kv_heads and vit.rope_bfloat16 belong to 'sapiens2' only")
         if self.backbone == "sapiens2" and (vit.patch_padding or vit.class_token):
             raise ConfigError("vit.patch_padding and vit.class_token belong to 'sapiens' only")
 

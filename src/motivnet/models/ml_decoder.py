@@ -8,7 +8,7 @@ F classes answered by one query, C classes, d width of a head.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,7 @@ class MLDecoder(nn.Module):
         ff_dim: int = 2048,
         dropout: float = 0.1,
         affect: bool = False,
+        reference_init: bool = False,
     ) -> None:
         """Build the decoder.
 
@@ -134,6 +135,7 @@ class MLDecoder(nn.Module):
             ff_dim: hidden width of the feed-forward part.
             dropout: on attention weights, residuals and the hidden layer.
             affect: whether to predict valence and arousal: two more outputs after the logits.
+            reference_init: start from the weights of torch's own modules, all layers alike, as in MotivNet's code.
 
         Raises:
             ValueError: if a number is out of range.
@@ -162,6 +164,18 @@ class MLDecoder(nn.Module):
             # Small, so that tanh starts in its linear range.
             self.affect_weight = nn.Parameter(0.1 / math.sqrt(dim) * torch.randn(len(AFFECT), dim))
             self.affect_bias = nn.Parameter(torch.zeros(len(AFFECT)))
+        if reference_init:
+            self._init_as_reference()
+
+    def _init_as_reference(self) -> None:
+        """Initialise as torch's Linear, MultiheadAttention and TransformerDecoder do, which copies its first layer."""
+        self.embed.reset_parameters()
+        first = cast(MLDecoderLayer, self.layers[0])
+        nn.init.xavier_uniform_(first.attn.in_proj.weight)
+        first.attn.out_proj.reset_parameters()
+        nn.init.zeros_(first.attn.out_proj.bias)
+        for layer in self.layers[1:]:
+            layer.load_state_dict(first.state_dict())
 
     def _add_queries(self, name: str, number: int, dim: int, *, learnable: bool) -> None:
         queries_QE = torch.randn(number, dim)

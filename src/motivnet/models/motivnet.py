@@ -14,6 +14,7 @@ from motivnet.models.backbone import Backbone, build_sapiens, build_timm
 from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.heads import AttentionPoolHead, LinearHead, MlpHead
 from motivnet.models.ml_decoder import MLDecoder
+from motivnet.models.transformers_encoder import build_transformers
 
 
 class Outputs(NamedTuple):
@@ -42,7 +43,7 @@ class MotivNet(nn.Module):
         return self.forward_head(self.forward_features(pixels_BCHW))
 
     def forward_features(self, pixels_BCHW: Tensor) -> Tensor:
-        """Map normalised pixels (B, C, H, W) to tokens (B, N, D), as timm's models do."""
+        """Map normalised pixels (B, C, H, W) to tokens (B, N, D), as timm's models do; see `Backbone` for clips."""
         return self.backbone(pixels_BCHW)
 
     def forward_head(self, tokens_BND: Tensor) -> Tensor:
@@ -98,10 +99,13 @@ def build_backbone(config: ModelConfig) -> Backbone:
     Raises:
         ValueError: if its dimensions do not fit together.
     """
+    size = {"image_size": config.image_size, "in_chans": config.in_chans}
+    if config.transformers is not None:
+        return Backbone(build_transformers(config.transformers, **size))
     if config.vit is None:
         name = config.backbone.removeprefix("timm:")
-        return build_timm(name, image_size=config.image_size, in_chans=config.in_chans, drop_path=config.drop_path)
-    return build_sapiens(config.backbone, image_size=config.image_size, in_chans=config.in_chans, vit=config.vit)
+        return build_timm(name, drop_path=config.drop_path, **size)
+    return build_sapiens(config.backbone, vit=config.vit, **size)
 
 
 def build_head(config: HeadConfig, in_dim: int, num_classes: int, *, affect: bool = False) -> nn.Module:

@@ -16,8 +16,8 @@ from motivnet.data.clean import fit_for_training, picture_keys, some_pictures
 from motivnet.data.loader import BalancedSampler, FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
-from motivnet.errors import ConfigError, DataError
-from motivnet.labels import AFFECT, EMOTIONS
+from motivnet.errors import DataError
+from motivnet.labels import AFFECT
 from motivnet.preprocess import Preprocessing
 from motivnet.training.losses import class_log_prior
 from motivnet.training.settings import Recipe, RunConfig, SplitConfig
@@ -113,13 +113,11 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
         manifest: labelled images; labels that the model does not know are left out and counted.
 
     Raises:
-        ConfigError: if the model has another number of classes than there are emotions.
+        ConfigError: if the model has another number of classes than there are labels.
         DataError: naming a missing split, class or image, or valence or arousal that the model should learn and no row
             has.
     """
-    if recipe.model.num_classes != len(EMOTIONS):
-        raise ConfigError(f"model.num_classes {recipe.model.num_classes}. Allowed in training: {len(EMOTIONS)}")
-    manifest, split, sampling = manifest.restrict(EMOTIONS), recipe.split, recipe.sampling
+    manifest, split, sampling = manifest.restrict(recipe.label_set), recipe.split, recipe.sampling
     train, keys, report = clean_split(manifest, split.train, split.select)
     report |= {"left_out": dict(manifest.dropped)}
     if split.folds > 1:
@@ -148,13 +146,13 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
             uniform_rows(train.targets, train.labels, per_class=sampling.per_class, seed=sampling.seed)
         )
     # The balanced sampler shows every class equally often.
-    seen = np.arange(len(EMOTIONS)) if sampling.kind == "balanced" else train.targets
+    seen = np.arange(recipe.model.num_classes) if sampling.kind == "balanced" else train.targets
     weights_C = class_weights(train.targets, train.labels, sampling)
     return Rows(
         train,
         select,
         report | {"selection": len(select), "sampled": len(train)},
-        class_log_prior(torch.from_numpy(seen), len(EMOTIONS)),
+        class_log_prior(torch.from_numpy(seen), recipe.model.num_classes),
         None if weights_C is None else torch.from_numpy(weights_C).float(),
     )
 

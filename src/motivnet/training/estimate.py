@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from motivnet import config
 from motivnet.config import to_json
 from motivnet.errors import ConfigError
-from motivnet.models.backbone import keep_depthwise_float32
+from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.cost import PeakMemory, count_flops, num_parameters, weight_bytes
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import MotivNet, build_model
@@ -276,7 +276,7 @@ def meta_model(recipe: AnyRecipe) -> MotivNet | MaskedAutoencoder:
         set_trained(model, recipe.backbone)
         keep_depthwise_float32(model)
         keep_frozen_eval(model.train())
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return to_channels_last(model)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from motivnet.data.loader import BalancedSampler, FaceDataset
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, ConfigError, OutputError
-from motivnet.models.backbone import keep_depthwise_float32
+from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.preprocess import Preprocessing
 from motivnet.storage import RunFolder, atomic_path, remove_leftovers
@@ -86,7 +86,8 @@ def fit(
             for one step, or the run to resume has other rows.
         TrainingError: if loss or weights become NaN or infinite.
     """
-    chosen = override(recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides)
+    named = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    chosen = init_weights.follow_folder(override(named, overrides))
     init = Path(init) if init else None
 
     def prepare(manifest: Manifest, start: bool) -> Job:
@@ -147,7 +148,7 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manif
         init_weights.start(model, recipe, init, faces)
     keep_depthwise_float32(model)
     set_trained(model, recipe.backbone)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = to_channels_last(model)
     parameter_groups(model, recipe)  # refuses now what it would refuse once the run has started
     if recipe.run.compile:
         compile_parts(model)

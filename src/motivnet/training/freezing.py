@@ -94,15 +94,22 @@ def plain_state(model: MotivNet) -> dict[str, Tensor]:
 
 def _split(backbone: Backbone, setting: str) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return the blocks of a backbone, and the modules after them."""
-    children = dict(backbone.net.named_children())
-    blocks = children.get("blocks")
-    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
+    *parents, name = _block_list(backbone).split(".")
+    module, after = backbone.net, []
+    for part in (*parents, name):
+        children = dict(module.named_children())
+        after += list(children.values())[[*children, part].index(part) + 1 :]
+        module = children.get(part, nn.Identity())
+    if not isinstance(module, (nn.Sequential, nn.ModuleList)):
         raise ConfigError(
             f"backbone.{setting}: {type(backbone.net).__name__} has no list of blocks. Allowed: a transformer, or the "
             "defaults of backbone.train and backbone.layer_decay"
         )
-    names = list(children)
-    return list(blocks), [children[name] for name in names[names.index("blocks") + 1 :]]
+    return list(module), after
+
+
+def _block_list(backbone: Backbone) -> str:
+    return cast(str, getattr(backbone.net, "block_list", "blocks"))
 
 
 def _add_lora(backbone: Backbone, config: BackboneConfig) -> None:
@@ -110,7 +117,7 @@ def _add_lora(backbone: Backbone, config: BackboneConfig) -> None:
 
     blocks, _ = _split(backbone, "train=lora")
     targets = [
-        f"blocks.{number}.{name}"
+        f"{_block_list(backbone)}.{number}.{name}"
         for number, block in enumerate(blocks)
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear)

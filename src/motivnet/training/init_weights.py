@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from motivnet.checkpoints import faceres
-from motivnet.checkpoints.bundle import find_weights, is_bundle, open_bundle
+from motivnet.checkpoints.bundle import CONFIG_NAME, embedded_models, find_weights, is_bundle, open_bundle
+from motivnet.checkpoints.encoder_folders import EncoderFolder, read_encoder_folder
 from motivnet.checkpoints.files import open_weights, unwrapped
 from motivnet.checkpoints.formats import identify, is_of_bundle, is_released
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
+from motivnet.checkpoints.released import HUB_PREFIX, parse_hub_name
 from motivnet.checkpoints.timm_weights import read_timm
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, affect_names, build_model
+from motivnet.models.transformers_encoder import convert_transformers
 from motivnet.training.settings import Recipe
 
 BACKBONE = "backbone."
@@ -111,12 +114,39 @@ def check(recipe: Recipe, init: Path | None) -> None:
         check_names(part, tensors, weights.where)
 
 
+def follow_folder(recipe: Recipe, *, fetch: bool = True) -> Recipe:
+    """Return a recipe with the encoder, three channels and the normalisation of the folder `backbone.weights`.
+
+    Args:
+        recipe: returned as it is unless its weights are a folder of timm or transformers.
+        fetch: fetch a repository of the hub, `hf:OWNER/NAME`; otherwise the recipe is returned as it is.
+
+    Raises:
+        CheckpointError: if the folder is damaged, or its encoder is not supported.
+        ConfigError: if the recipe's settings do not fit it.
+    """
+    name, model = recipe.backbone.weights, recipe.model
+    if name is None or name in embedded_models():
+        return recipe
+    on_hub = fetch and name.startswith(HUB_PREFIX) and parse_hub_name(name)[1] is None
+    if not on_hub and not Path(name).is_dir():
+        return recipe
+    folder = read_encoder_folder(find_weights(name))
+    if folder is None:
+        return recipe
+    model = dataclasses.replace(model, backbone=folder.backbone, transformers=folder.transformers, vit=None, in_chans=3)
+    own = recipe.preprocessing
+    mean, std = folder.normalisation or (own.mean * (3 // len(own.mean)), own.std * (3 // len(own.std)))
+    preprocessing = dataclasses.replace(own, channels="rgb", mean=mean, std=std)
+    return dataclasses.replace(recipe, model=model, preprocessing=preprocessing)
+
+
 def lineage(recipe: Recipe, init: Path | None) -> Any:
     """Return the provenance of the initial weights: a file name, or a bundle's name and provenance; None if random."""
     name = init or recipe.backbone.weights
     if name is None:
         return None
-    if not is_bundle(name):
+    if not is_bundle(name) or read_encoder_folder(Path(name)):
         return Path(name).name if Path(name).exists() else str(name)
     bundle = open_bundle(name)
     return {"bundle": bundle.config.name, "provenance": bundle.config.provenance}
@@ -147,6 +177,9 @@ def _open(name: str | Path, recipe: Recipe) -> Weights:
     if path.suffix == ".json":
         tensors = faceres.read_faceres(path, recipe.preprocessing)
         return Weights(path, _prefixed(tensors, "net."), faceres.MODEL, whole=False, folded=True)
+    folder = read_encoder_folder(path) if path.is_dir() else None
+    if folder is not None:
+        return _of_folder(folder, recipe)
     if is_bundle(name) or path.is_dir():
         bundle = open_bundle(name if is_bundle(name) else path)
         tensors = unwrapped(open_weights(bundle.weights), is_of_bundle).tensors
@@ -174,6 +207,22 @@ def _open(name: str | Path, recipe: Recipe) -> Weights:
     return Weights(path, tensors, contents.model_config(), whole)
 
 
+def _of_folder(folder: EncoderFolder, recipe: Recipe) -> Weights:
+    """Read the encoder of a folder for a recipe that follows it."""
+    parts = {"backbone": folder.backbone, "transformers": folder.transformers, "vit": None, "in_chans": 3}
+    own, file = dataclasses.replace(recipe.model, **parts), folder.weights()
+    try:
+        if folder.transformers is not None:
+            tensors = convert_transformers(file.tensors, folder.transformers)
+        else:
+            with built_without_memory():
+                net, name = build_model(own).backbone.net, folder.backbone.removeprefix("timm:")
+            tensors = read_timm(file, net, name, recipe.preprocessing, folder.normalisation)
+    except ValueError as error:
+        raise CheckpointError(f"{folder.path}: not the weights of its {CONFIG_NAME}: {error}") from None
+    return Weights(folder.path, _prefixed(tensors, "net."), own, whole=False)
+
+
 def _colour_stems(tensors: dict[str, Tensor]) -> list[str]:
     """Return the names of the kernels that see red, green and blue."""
     return [name for name, tensor in tensors.items() if tensor.ndim == 4 and tensor.shape[1] == 3]
@@ -199,6 +248,9 @@ def _differences(own: ModelConfig, wanted: ModelConfig, *, whole: bool) -> list[
     # Without the tag of published weights.
     names = [config.backbone.partition(".")[0] for config in (own, wanted)]
     pairs: dict[str, tuple[Any, Any]] = {"backbone": (names[0], names[1])}
+    here, there = own.transformers or {}, wanted.transformers or {}
+    if own.backbone == wanted.backbone:
+        pairs |= {f"transformers.{key}": (here.get(key), there.get(key)) for key in sorted(here.keys() | there.keys())}
     if own.in_chans != 3 or wanted.in_chans != 1:
         pairs["in_chans"] = (own.in_chans, wanted.in_chans)
     if own.vit and wanted.vit and own.backbone == wanted.backbone:

@@ -15,7 +15,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from motivnet.data.augment import augment, degrade, mix
 from motivnet.data.loader import Batch
 from motivnet.errors import ConfigError
-from motivnet.labels import EMOTIONS
 from motivnet.models.backbone import has_depthwise
 from motivnet.models.motivnet import MotivNet
 from motivnet.training.freezing import keep_frozen_eval
@@ -24,7 +23,7 @@ from motivnet.training.optimizers import make_optimizer
 from motivnet.training.settings import Precision, Recipe
 
 # Names of the lists of blocks in encoders and decoders.
-BLOCK_LISTS = ("blocks", "layers")
+BLOCK_LISTS = ("blocks", "layers", "layer")
 
 
 class TrainedModule(lightning.LightningModule):
@@ -137,8 +136,8 @@ class Classifier(TrainedModule):
         rows_C = counts_CC.sum(1)
         recalls_C = counts_CC.diagonal() / rows_C
         present = [i for i, rows in enumerate(rows_C.tolist()) if rows]
-        # Training is on the seven emotions, see `choose_rows`.
-        self.log_dict({f"val/recall_{EMOTIONS.names[i]}": recalls_C[i] for i in present}, sync_dist=True)
+        names = self.recipe.label_set.names
+        self.log_dict({f"val/recall_{names[i]}": recalls_C[i] for i in present}, sync_dist=True)
         if self.concordance is not None:
             self.log_dict({f"val/{name}": value for name, value in self.concordance.compute().items()}, sync_dist=True)
         for metric in (self.war, self.uar, self.confusion, self.concordance):

@@ -16,6 +16,7 @@ from motivnet.training.settings import OptimizerConfig, Precision, Recipe
 # Positions, tokens and queries, by the last part of their names; vectors have no weight decay either.
 NOT_DECAYED = (
     *("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token", "relative_position_bias_table"),
+    *("position_embeddings", "register_tokens"),
     *("query", "queries", "affect_queries"),
 )
 
@@ -55,7 +56,9 @@ def decay_groups(
     decayed = {
         id(parameter)
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_DECAYED
+        if parameter.ndim > 1
+        and name.rpartition(".")[2] not in NOT_DECAYED
+        and not name.endswith("position_embedding.weight")
     }
     groups = []
     for part, parameters, lr in parts:

@@ -14,7 +14,7 @@ from motivnet.checkpoints.released import RELEASED
 from motivnet.data.augment import NO_CHANGE, AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import unknown_name
-from motivnet.models.config import preset
+from motivnet.models.config import HeadConfig, ModelConfig, preset
 from motivnet.preprocess import MOTIVNET_STRETCH, NANO
 from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES
 from motivnet.training.settings import (
@@ -105,6 +105,9 @@ def motivnet(name: str) -> Recipe:
     - Images of `train` that also occur in `val`, and blank ones, are left out.
     - Faces are cropped by AffectNet's boxes, if there are any; theirs were cropped before.
     - Norms, biases, positions and queries have no weight decay.
+    - ML-Decoder's initial weights preserve the scale of the tokens: standard deviations of 0.0361 (embedding
+      of the tokens), 0.0295 (query, key and value) and 0.0295 (output) with Sapiens-1B; in their code 0.0147, 0.0208
+      and 0.0170, and both layers start alike: `--set model.head.reference_init=true`.
     - The learning rate changes with every step, not with every epoch.
     - Mixed precision (bfloat16) and gradient checkpointing (`backbone.recompute`), for half the memory of float32;
       results differ by rounding.
@@ -144,9 +147,54 @@ def motivnet(name: str) -> Recipe:
     )
 
 
+def vjepa2_probe() -> Recipe:
+    """Train an attentive probe on a frozen V-JEPA 2 encoder (ViT-L, 256 x 256 pixels), or on another encoder.
+
+    After Eing et al. (arXiv 2601.09524), who probe V-JEPA on clips of RAVDESS and CREMA-D, and after their code: a
+    frozen encoder, attention pooling with one query, AdamW with a learning rate of 1e-3 and a weight decay of 0.01, a
+    cosine to zero over 20 epochs without warm-up, gradients clipped at a norm of 1, cross-entropy.
+
+    `--set backbone.weights=FOLDER` takes the weights from a folder instead of the hub. That of another encoder, such as
+    DINOv2, may need `--set model.image_size=[224,224] --set preprocessing.size=[224,224]`.
+
+    Departures, and the reasons:
+
+    - V-JEPA 2 instead of V-JEPA's ViT-H/16 at 384 x 384, which transformers does not have.
+    - An image is one frame, repeated for one patch in time (2 frames); theirs are eight segments of 16 frames, attended
+      to together, and three views in testing. Clips are for `forward_features`: `(B, T, C, H, W)`.
+    - The probe normalises the tokens and pools them with one attention layer; theirs follows that by a feed-forward
+      layer, both with residuals, after Bardes et al. (arXiv 2404.08471).
+    - Steps of 64 images on one device; theirs have 4 for each of up to 64 devices. Their weight decay falls in a cosine
+      from 0.01 to 1e-6; here it stays.
+    - Augmentation as in the other recipes, with mirrored faces; theirs crops 8 to 100 % of a clip at random, with
+      AutoAugment and erased rectangles, and does not mirror.
+    - The epoch is selected on images held out of `train`, people apart; they report folds of people.
+
+    Cost and scores: not measured with released weights.
+    """
+    size, imagenet = (256, 256), {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+    return Recipe(
+        name="vjepa2-probe",
+        model=ModelConfig(
+            backbone="transformers",
+            transformers={"model_type": "vjepa2"},
+            image_size=size,
+            head=HeadConfig(kind="attention_pool", num_heads=16, dropout=0.0),
+        ),
+        preprocessing=dataclasses.replace(NANO, size=size, channels="rgb", **imagenet),
+        split=SplitConfig(train="train", select=None),
+        augment=AugmentConfig(),
+        loss=LossConfig(label_smoothing=0.0),
+        optimizer=OptimizerConfig(backbone_lr=1e-3, head_lr=1e-3, weight_decay=0.01, warmup=0.0, clip_norm=1.0),
+        run=RunConfig(epochs=20, batch_size=16, accumulate=4, precision="bf16-mixed", ema_decay=0.0, num_workers=4),
+        backbone=BackboneConfig(weights="hf:facebook/vjepa2-vitl-fpc64-256", train="none"),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "nano-fer2013": nano_fer2013,
     "mini-fer2013": mini_fer2013,
+    "vjepa2-probe": vjepa2_probe,
     **{name: functools.partial(motivnet, name) for name in MOTIVNET_WEIGHTS},
 }
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from motivnet.data.augment import AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, unknown_name
+from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
 
@@ -120,7 +121,10 @@ class BackboneConfig:
         weights: initial weights: the bundle of `motivnet pretrain` or of a trained model, a file in any released
             format, a name from `motivnet weights list`; for `timm:NAME` a file of that model by timm, or of the same
             model by torchvision (convolutional models, vision transformers), or of EfficientNet-Lite by
-            efficientnet-lite-pytorch; for `timm:mobilenetv1_100` also `faceres.json`. None: random.
+            efficientnet-lite-pytorch; for `timm:mobilenetv1_100` also `faceres.json`. A folder of timm, or of
+            transformers (ViT, DINOv2, DINOv3, the vision part of CLIP and SigLIP, V-JEPA 2), or `hf:OWNER/NAME` of one:
+            the recipe then takes encoder, colours and normalisation from it, and the size from `model.image_size` and
+            `preprocessing.size`. Nothing in any of them is executed. None: random.
         train: `all` of it, `none` (frozen), the `last` blocks, or LoRA (`lora`, Hu et al., arXiv 2106.09685), which is
             merged into the matrices at the end.
         last_blocks: number of blocks that `last` trains, with the final norm.
@@ -239,6 +243,8 @@ class Recipe:
 
     Args:
         name: of the recipe.
+        labels: names of the classes, as many as `model.num_classes`; rows of other labels are left out. None: the seven
+            emotions, or with 8 classes contempt as well.
         model: dimensions.
         preprocessing: from image to pixels.
         split: the splits to train and select on.
@@ -260,8 +266,23 @@ class Recipe:
     optimizer: OptimizerConfig
     run: RunConfig
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    labels: tuple[str, ...] | None = None
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     degrade: DegradeConfig = dataclasses.field(default_factory=DegradeConfig)
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The names of the classes.
+
+        Raises:
+            ConfigError: if they are not as many as the model's classes.
+        """
+        known = {len(labels): labels for labels in (EMOTIONS, WITH_CONTEMPT)}
+        found = LabelSet(self.labels) if self.labels else known.get(self.model.num_classes, EMOTIONS)
+        allowed = f"{', '.join(map(str, known))}, or the number of names in the setting labels"
+        number = self.model.num_classes
+        require(len(found) == number, f"model.num_classes {number} for {len(found)} labels. Allowed: {allowed}")
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -420,7 +420,14 @@ class TestBundles:
 
     @pytest.fixture
     def bundle(self, server: Hub) -> Hub:
-        files = ["config.json", "model.safetensors", "model.onnx", "model.onnx.data", "README.md"]
+        files = [
+            "config.json",
+            "model.safetensors",
+            "model.onnx",
+            "model.onnx.data",
+            "README.md",
+            "preprocessor_config.json",
+        ]
         unwanted = [".gitattributes", "evil.py", "deep/model.safetensors", "../x.safetensors", "optimizer.pt"]
         server.bodies = {f"owner/bundle/{file}": file.encode() for file in files + unwanted}
         return server
@@ -435,10 +442,11 @@ class TestBundles:
             "model.onnx",
             "model.onnx.data",
             "model.safetensors",
+            "preprocessor_config.json",
         ]
         assert capsys.readouterr().err.splitlines() == ["hf:owner/bundle: licence apache-2.0"]
         records = [json.loads(path.read_text()) for path in (tmp_path / "xdg/motivnet/weights").iterdir()]
-        assert len(records) == 5
+        assert len(records) == 6
         assert {record["licence"] for record in records} == {"apache-2.0"}
 
     def test_it_is_found_again(self, bundle: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

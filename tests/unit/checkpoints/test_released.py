@@ -34,7 +34,8 @@ def test_names_and_places_are_distinct() -> None:
             "sapiens_0.3b_goliath_best_goliath_mIoU_7673_epoch_194.pth",
         ),
         ("sapiens2-pretrain-1b", "facebook/sapiens2-pretrain-1b", "sapiens2_1b_pretrain.safetensors"),
-        ("sapiens2-pointmap-0.1b", "facebook/sapiens2-pointmap-0.1b", "sapiens2_0.1b_pointmap.safetensors"),
+        ("sapiens2-pointmap-0.4b", "facebook/sapiens2-pointmap-0.4b", "sapiens2_0.4b_pointmap.safetensors"),
+        ("sapiens2-pretrain-1b-4k", "facebook/sapiens2-pretrain-1b-4k", "sapiens2_1b_4k_pretrain.safetensors"),
         ("motivnet-1b", None, "MotivNet.pth"),
     ],
 )
@@ -46,7 +47,7 @@ def test_files_stand_where_their_publishers_put_them(name: str, repo: str | None
 def test_every_combination_that_exists_is_listed() -> None:
     names = {entry.name for entry in RELEASED}
     assert sum(name.startswith("sapiens-") for name in names) == 4 + 3 + 4 + 4 + 3
-    assert sum(name.startswith("sapiens2-") for name in names) == 5 * 5 - 1
+    assert sum(name.startswith("sapiens2-") for name in names) == 6 + 4 * 4
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_every_combination_that_exists_is_listed() -> None:
         ("sapiens-pose-2b", "never released"),
         ("sapiens-seg-2b", "no plain 2b segmentation"),
         ("sapiens2-pose-0.1b", "no pose"),
+        ("sapiens2-seg-0.1b", "no seg"),
     ],
 )
 def test_what_was_never_released_is_not_listed_and_says_so(name: str, reason: str) -> None:
@@ -76,7 +78,7 @@ def test_parameters_are_those_of_the_published_encoder() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("sapiens-pose-1b", "4.68 GB"), ("motivnet-1b", "about 4.6 GB"), ("sapiens2-seg-0.1b", "about 0.46 GB")],
+    [("sapiens-pose-1b", "4.68 GB"), ("motivnet-1b", "about 4.6 GB"), ("sapiens2-pretrain-0.1b", "about 0.46 GB")],
 )
 def test_sizes_say_whether_they_are_known(name: str, size: str) -> None:
     assert released(name).size == size

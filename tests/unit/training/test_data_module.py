@@ -301,12 +301,6 @@ class TestRefusals:
         with pytest.raises(DataError, match=f"no rows in split '{name}'. Allowed: train, val"):
             choose_rows(a_recipe(**split), join(make(EVEN), make(EVEN, split="val", first=1000)))
 
-    def test_another_number_of_classes(self) -> None:
-        recipe = a_recipe()
-        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_classes=8))
-        with pytest.raises(ConfigError, match=r"num_classes 8\. Allowed in training: 7"):
-            choose_rows(recipe, join(make(EVEN)))
-
 
 def test_a_box_reaches_the_model() -> None:
     pixels = np.zeros((60, 60), np.uint8)

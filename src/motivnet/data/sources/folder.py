@@ -14,7 +14,7 @@ UNLABELLED = "unlabelled"
 NO_LABELS = LabelSet((UNLABELLED, "labelled"))
 
 
-def read_folder(root: Path, labels: LabelSet | None = None) -> Manifest:
+def read_folder(root: Path, *, labels: LabelSet | None = None) -> Manifest:
     """Read a tree with one folder per label; synonyms such as `happy` or `angry` are understood.
 
     Args:

@@ -23,6 +23,7 @@ from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet, read_stored
 from motivnet.errors import DataError, unknown_name
+from motivnet.labels import LabelSet
 
 READERS: dict[str, Callable[..., Manifest]] = {
     "affectnet": read_affectnet,
@@ -88,6 +89,8 @@ def _typed(hint: Any, text: str, where: str) -> Any:
         choices = {str(choice): choice for choice in typing.get_args(hint)}
     elif hint is bool:
         choices = BOOLEANS
+    elif hint is LabelSet:
+        return LabelSet(tuple(name.strip() for name in text.split(",")))
     else:
         try:
             return hint(text)

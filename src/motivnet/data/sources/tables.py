@@ -4,7 +4,7 @@
 |---|---|
 | path | image file, relative to the table's folder or to `root` |
 | image | Parquet: bytes of an image file, or a struct with `bytes`; CSV: the same as path |
-| label | emotion; synonyms such as `happy` are understood |
+| label | emotion, synonyms such as `happy` are understood; or one of the option `labels=NAME,NAME` |
 | split | default: the option `split`, which is `all` |
 | subject | the person shown |
 | valence, arousal | from -1 to 1 |
@@ -30,6 +30,7 @@ from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
 from motivnet.errors import DataError
+from motivnet.labels import LabelSet
 
 BOX_COLUMNS = ("x", "y", "width", "height")
 COLUMNS = ("path", "image", "label", "split", "subject", "valence", "arousal", *BOX_COLUMNS)
@@ -42,18 +43,19 @@ Lines = Iterator[tuple[int, dict[str, Any]]]
 NOT_SCALAR = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
 
 
-def read_csv(path: Path, *, root: Path | None = None, split: str = "all") -> Manifest:
+def read_csv(path: Path, *, root: Path | None = None, split: str = "all", labels: LabelSet | None = None) -> Manifest:
     """Read a CSV file with the columns above.
 
     Args:
         path: the file.
         root: the folder that image names are relative to; None: the folder of the file.
         split: split of rows without one.
+        labels: the allowed labels; None: the seven emotions, and contempt if a row has it.
 
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    return _read(path, records.read_records(path, check=_check_names), root, split)
+    return _read(path, records.read_records(path, check=_check_names), root, split, labels)
 
 
 def read_parquet(
@@ -64,6 +66,7 @@ def read_parquet(
     image: str = "image",
     unlabelled: bool = False,
     box: str | None = None,
+    labels: LabelSet | None = None,
 ) -> Manifest:
     """Read a Parquet file with the columns above.
 
@@ -74,12 +77,13 @@ def read_parquet(
         image: name of the column `image` in this file.
         unlabelled: read no labels.
         box: x, y, width and height of the face in an image without a box, in pixels.
+        labels: the allowed labels; None: the seven emotions, and contempt if a row has it.
 
     Raises:
         DataError: naming file and row of what cannot be used.
     """
     lines = _parquet_records(path, image, unlabelled=unlabelled)
-    return _read(path, lines, root, split, unlabelled=unlabelled, box=box)
+    return _read(path, lines, root, split, labels, unlabelled=unlabelled, box=box)
 
 
 def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
@@ -108,9 +112,16 @@ def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Lines:
 
 
 def _read(
-    path: Path, lines: Lines, root: Path | None, split: str, *, unlabelled: bool = False, box: str | None = None
+    path: Path,
+    lines: Lines,
+    root: Path | None,
+    split: str,
+    labels: LabelSet | None,
+    *,
+    unlabelled: bool = False,
+    box: str | None = None,
 ) -> Manifest:
-    rows = Rows(path, NO_LABELS if unlabelled else None)
+    rows = Rows(path, NO_LABELS if unlabelled else labels)
     folder = records.absolute(root or path.parent)
     usual = box and _box(dict(zip(BOX_COLUMNS, box.split(","), strict=False)), f"{path}, option box")
     for row, cells in lines:
@@ -119,7 +130,7 @@ def _read(
         rows.add(
             path=file,
             image=image,
-            label=UNLABELLED if unlabelled else records.label_of_name(_text(cells["label"]) or "", where),
+            label=UNLABELLED if unlabelled else records.label_of_name(_text(cells["label"]) or "", where, labels),
             split=_text(cells.get("split")) or split,
             subject=_text(cells.get("subject")),
             valence=_affect(cells, "valence", where),

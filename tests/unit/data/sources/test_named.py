@@ -46,7 +46,7 @@ def test_every_kind_of_the_contract_has_a_reader():
         ("expw:x?min_confidence=high", "expected float, found 'high'"),
         ("jaffe:~nobody-by-that-name/x", "nobody-by-that-name.*home directory"),
         ("jaffe:x?root=y", "jaffe has no options"),
-        ("folder:x?labels=y", "folder has no options"),
+        ("images:x?labels=y", "images has no options"),
     ],
 )
 def test_a_text_that_names_nothing_is_refused(text, message):
