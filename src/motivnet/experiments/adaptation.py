@@ -26,6 +26,7 @@ from motivnet.labels import EMOTIONS
 from motivnet.storage import atomic_path, write_json
 from motivnet.training.adapter import TARGET_FOLDER, AdaptRecipe, adapt_recipe, fit_adapted
 from motivnet.training.aligners import Method
+from motivnet.training.data_module import random_order
 from motivnet.training.recipes import recipe as recipe_named
 
 RESULT_NAME, PREDICTIONS_NAME = "result.json", "predictions.parquet"
@@ -84,12 +85,16 @@ def chosen_recipe(method: Method, source: str, recipe: str, settings: Sequence[s
 
 
 def read_target(target: str) -> tuple[Manifest, bool]:
-    """Read the target, and whether it has labels; faces of other labels than the emotions are left out."""
+    """Read the target, and whether it has labels; faces of other labels than the emotions are left out.
+
+    In random order: to `batchnorm`, a batch stands for the whole target.
+    """
     name = parse_data(target)
     found = read_source(name.source)
     found = found.split(name.split) if name.split else found
     labelled = UNLABELLED not in found.labels.names
-    return (found.restrict(EMOTIONS) if labelled else found.without_labels()), labelled
+    found = found.restrict(EMOTIONS) if labelled else found.without_labels()
+    return found.select(random_order(len(found), 0)), labelled
 
 
 def score(out: Path, target_T: np.ndarray | None) -> dict[str, Any]:

@@ -224,17 +224,16 @@ def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 @contextlib.contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise by the statistics of the batch, not of training, and forget them (Nado et al., arXiv 2006.10963)."""
-    norms = [(norm, norm.momentum, norm.training) for norm in batch_norms(model)]
-    for norm, _, _ in norms:
-        norm.train()
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, training in norms:
-            norm.train(training)
-            norm.momentum = momentum
+    """Normalise by the statistics of the batch, not of training, and forget them (Nado et al., arXiv 2006.10963).
+
+    The model is in eval mode before and after.
+    """
+    momenta = {norm: norm.momentum for norm in batch_norms(model)}
+    for norm in momenta:
+        norm.train().momentum = 0.0
+    yield
+    for norm, momentum in momenta.items():
+        norm.eval().momentum = momentum
 
 
 def fit_adapted(

@@ -19,6 +19,8 @@ from motivnet.preprocess import TEMPLATE, Preprocessing
 from motivnet.training.adaptation_losses import certainty, class_mmd, domain_loss, mmd, multilinear, reverse_gradient
 
 Method = Literal["source-only", "batchnorm", "mmd", "dann", "cdan", "ecan", "agra", "csrl"]
+Classify = Callable[[Tensor], Tensor]
+Losses = tuple[Tensor, Tensor]
 # Hidden width of discriminators; width of a graph's nodes, as in AGRA; width of CSRL's samples.
 HIDDEN, NODE, SAMPLE = 256, 64, 128
 MOMENTUM = 0.1
@@ -42,20 +44,12 @@ class View(NamedTuple):
 
 
 class Aligner(nn.Module):
-    """A method."""
+    """A method.
 
-    def forward(
-        self, source: View, target: View, labels_S: Tensor, classify: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return a further classification loss of the source, and the loss that aligns the domains.
-
-        Args:
-            source: labelled images.
-            target: unlabelled images.
-            labels_S: of the source.
-            classify: the recipe's classification loss of logits of the source.
-        """
-        raise NotImplementedError
+    It is called with the views of source and target, the source's labels (S,), and a function that gives the recipe's
+    classification loss of the source's logits. It returns a further classification loss, and the loss that aligns the
+    domains.
+    """
 
     def answer(self, view: View, *, target: bool) -> Tensor:
         """Return the logits that count."""
@@ -65,7 +59,7 @@ class Aligner(nn.Module):
 class Mmd(Aligner):
     """Formula (5)."""
 
-    def forward(self, source: View, target: View, *_: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, source: View, target: View, *_: Any) -> Losses:
         """Align the mean tokens."""
         return source.logits.new_zeros(()), mmd(source.features, target.features)
 
@@ -78,7 +72,7 @@ class Adversary(Aligner):
         self.conditional = conditional
         self.discriminator = discriminator(width * num_classes if conditional else width)
 
-    def forward(self, source: View, target: View, *_: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, source: View, target: View, *_: Any) -> Losses:
         """Deceive the discriminator."""
         zero = source.logits.new_zeros(())
         if self.conditional:
@@ -100,14 +94,13 @@ class Ecan(Aligner):
         self.register_buffer("target_C", log_prior_C.softmax(0))
         self.num_classes = num_classes
 
-    def forward(self, source: View, target: View, labels_S: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, source: View, target: View, labels_S: Tensor, *_: Any) -> Losses:
         """Align both, and learn the target's class distribution from the predictions."""
         self.target_C.lerp_(target.logits.detach().softmax(1).mean(0), MOMENTUM)
         weights_S = (self.target_C / self.source_C)[labels_S]
         marginal = mmd(source.features, target.features, weights_S)
-        pseudo_T = target.logits.argmax(1)
-        conditional = class_mmd(source.features, target.features, labels_S, pseudo_T, self.num_classes)
-        return marginal.new_zeros(()), marginal + conditional
+        within = class_mmd(source.features, target.features, labels_S, target.logits.argmax(1), self.num_classes)
+        return marginal.new_zeros(()), marginal + within
 
 
 class Csrl(Aligner):
@@ -121,9 +114,7 @@ class Csrl(Aligner):
         self.intra = nn.TransformerEncoderLayer(SAMPLE, 4, 2 * SAMPLE, batch_first=True)
         self.classifier = nn.Linear(SAMPLE, num_classes)
 
-    def forward(
-        self, source: View, target: View, labels_S: Tensor, classify: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, source: View, target: View, labels_S: Tensor, classify: Classify) -> Losses:
         """Classify source samples by what they attend to, and align both kinds of features."""
         both = [self.project(view.features)[None] for view in (source, target)]
         crossed = [
@@ -148,33 +139,24 @@ class Agra(Aligner):
         star_GG = torch.eye(nodes)
         star_GG[0], star_GG[:, 0] = 1, 1
         star_GG /= (star_GG.sum(0)[:, None] * star_GG.sum(1)).sqrt()
-        zero_GG = torch.zeros_like(star_GG)
-        self.intra = nn.Parameter(torch.cat([torch.cat([star_GG, zero_GG], 1), torch.cat([zero_GG, star_GG], 1)]))
-        self.inter = nn.Parameter(
-            torch.cat([torch.cat([zero_GG, star_GG], 1), torch.cat([star_GG, zero_GG], 1)]) / 2
-            + torch.eye(2 * nodes) / 2
-        )
+        self.intra = nn.Parameter(torch.eye(2).kron(star_GG))
+        self.inter = nn.Parameter(((1 - torch.eye(2)).kron(star_GG) + torch.eye(2 * nodes)) / 2)
         self.layers = nn.ModuleList([nn.Linear(NODE, NODE), nn.Linear(NODE, NODE)])
         self.classifier = nn.Linear(nodes * NODE, num_classes)
         self.adversaries = nn.ModuleList([discriminator(num_classes * NODE * count) for count in (1, nodes - 1)])
 
-    def forward(
-        self, source: View, target: View, labels_S: Tensor, classify: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, source: View, target: View, labels_S: Tensor, classify: Classify) -> Losses:
         """Classify by the graph, deceive a discriminator of faces and one of regions, and update the class means."""
         nodes = [self.nodes(view) for view in (source, target)]
         passed = [self.propagate(own_BGH, domain) for domain, own_BGH in enumerate(nodes)]
         logits = [self.classifier(own_BGH.flatten(1)) for own_BGH in passed]
-        parts = [(slice(0, 1), self.adversaries[0]), (slice(1, None), self.adversaries[1])]
-        aligned = [
-            conditional_loss(
-                adversary, *((each, own[:, part].flatten(1)) for each, own in zip(logits, passed, strict=True))
-            )
-            for part, adversary in parts
-        ]
+        aligned = logits[0].new_zeros(())
+        for part, adversary in zip((slice(0, 1), slice(1, None)), self.adversaries, strict=True):
+            pairs = [(each, own_BGH[:, part].flatten(1)) for each, own_BGH in zip(logits, passed, strict=True)]
+            aligned = aligned + conditional_loss(adversary, *pairs)
         for domain, classes_B in enumerate((labels_S, logits[1].argmax(1))):
             self.remember(nodes[domain].detach(), classes_B, domain)
-        return classify(logits[0]), aligned[0] + aligned[1]
+        return classify(logits[0]), aligned
 
     def answer(self, view: View, *, target: bool) -> Tensor:
         """Return the logits of the graph."""

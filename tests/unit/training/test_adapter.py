@@ -21,7 +21,7 @@ from motivnet.cli.main import app
 from motivnet.data.manifest import Manifest, write_manifest
 from motivnet.errors import ConfigError
 from motivnet.evaluation.metrics import uar, war
-from motivnet.experiments.adaptation import adapt, probs_of
+from motivnet.experiments.adaptation import adapt, probs_of, read_target
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, preset
 from motivnet.training.adapter import PairSampler, batch_statistics
@@ -50,7 +50,8 @@ def sources(
 def test_every_method(method: Any, sources: tuple[str, str], faces: Manifest, tmp_path: Path) -> None:
     recipe = "tiny-cnn" if method == "batchnorm" else "tiny-vit"
     found = adapt(method, *sources, tmp_path / "run", recipe=recipe, progress=False)
-    target = faces.split("PublicTest")
+    target, _ = read_target(sources[1])
+    assert sorted(target.table["row"].to_pylist()) == faces.split("PublicTest").table["row"].to_pylist()
     assert [each["epoch"] for each in found["epochs"]] == [0, 1]
     for each in found["epochs"]:
         probs = probs_of(tmp_path / "run", each["epoch"])
