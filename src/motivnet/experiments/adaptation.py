@@ -25,7 +25,6 @@ from motivnet.experiments.protocols import parse_data
 from motivnet.labels import EMOTIONS
 from motivnet.storage import atomic_path, write_json
 from motivnet.training.adapter import TARGET_FOLDER, AdaptRecipe, adapt_recipe, fit_adapted
-from motivnet.training.aligners import Method
 from motivnet.training.data_module import random_order
 from motivnet.training.recipes import recipe as recipe_named
 
@@ -34,7 +33,7 @@ CHOICES = ("source", "information", "oracle")
 
 
 def adapt(
-    method: Method,
+    method: str,
     source: str,
     target: str,
     out: Path,
@@ -68,7 +67,7 @@ def adapt(
     chosen, data = chosen_recipe(method, source, recipe, settings), parse_data(source).source
     found, labelled = read_target(target)
     fit_adapted(chosen, data, found, out, init=init, resume=resume, progress=progress)
-    result = {"method": method, "source": parse_data(source).title, "target": parse_data(target).title}
+    result: dict[str, Any] = {"method": method, "source": parse_data(source).title, "target": parse_data(target).title}
     result |= score(out, found.targets if labelled else None)
     best = result["chosen"][chosen.adapt.select]["epoch"]
     write_predictions(out, found, best, labelled=labelled)
@@ -76,8 +75,8 @@ def adapt(
     return result
 
 
-def chosen_recipe(method: Method, source: str, recipe: str, settings: Sequence[str]) -> AdaptRecipe:
-    """Return the recipe of a run; ConfigError if the source names no split."""
+def chosen_recipe(method: str, source: str, recipe: str, settings: Sequence[str]) -> AdaptRecipe:
+    """Return the recipe of a run; ConfigError if the source names no split, or there is no such method."""
     split = parse_data(source).split
     if split is None:
         raise ConfigError(f"--source {source}: names no split. Allowed: KIND:PATH@SPLIT, such as @Training or @all")

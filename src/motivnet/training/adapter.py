@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from motivnet.checkpoints.bundle import Bundle
-from motivnet.config import check_bounds, setting
+from motivnet.config import check_bounds, from_plain, setting
 from motivnet.data.loader import Batch
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
@@ -73,7 +73,7 @@ class AdaptRecipe(Recipe):
         require(self.run.batch_size % 2 == 0, f"run.batch_size {self.run.batch_size}: half is source. Allowed: even")
 
 
-def adapt_recipe(method: Method, recipe: Recipe, split: str) -> AdaptRecipe:
+def adapt_recipe(method: str, recipe: Recipe, split: str) -> AdaptRecipe:
     """Return a recipe of training with a method of adaptation: no mixup, batches twice as large, half of them target.
 
     Args:
@@ -83,7 +83,11 @@ def adapt_recipe(method: Method, recipe: Recipe, split: str) -> AdaptRecipe:
     """
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
     length = dataclasses.replace(recipe.run, mixup=0.0, batch_size=2 * recipe.run.batch_size)
-    changes = {"split": SplitConfig(train=split, hold_out=0.1), "run": length, "adapt": AdaptConfig(method=method)}
+    changes = {
+        "split": SplitConfig(train=split, hold_out=0.1),
+        "run": length,
+        "adapt": from_plain(AdaptConfig, {"method": method}),
+    }
     return AdaptRecipe(**fields | changes)
 
 
@@ -142,8 +146,7 @@ class Adapter(Classifier):
         """Return the loss of one batch, in which source and target alternate."""
         pixels_BCHW, target_BC, _ = self.prepare(batch, batch_idx)
         view = self._view(pixels_BCHW if self.aligner else pixels_BCHW[::2])
-        step = 2 if self.aligner else 1
-        source, target = (View(*(each if each is None else each[first::step] for each in view)) for first in (0, 1))
+        source = view.every(2, 0) if self.aligner else view
 
         def classify(logits_SC: Tensor) -> Tensor:
             return soft_cross_entropy(logits_SC + self.log_prior, target_BC[::2], self.class_weights)
@@ -151,7 +154,7 @@ class Adapter(Classifier):
         value = classify(source.logits)
         if self.aligner:
             with torch.autocast(self.device.type, enabled=False):
-                further, alignment = self.aligner(source, target, batch.labels[::2], classify)
+                further, alignment = self.aligner(source, view.every(2, 1), batch.labels[::2], classify)
             progress = self.global_step / self.trainer.estimated_stepping_batches
             strength = self.adapt.weight * (2 / (1 + math.exp(-RAMP * progress)) - 1)
             self.log("train/alignment", alignment)
@@ -174,14 +177,13 @@ class Adapter(Classifier):
         """Log the scores, and write the target's probabilities."""
         super().on_validation_epoch_end()
         probs_TC, self._probs, self._seen = torch.cat(self._probs), [], 0
-        value = information(probs_TC)
-        self.log("val/information", value)
-        found = {name: float(self.trainer.callback_metrics[f"val/{name}"]) for name in ("score", "information")}
+        informed, score = information(probs_TC), self.trainer.callback_metrics["val/score"]
+        self.log("val/information", informed)
         with (
             atomic_path(self._out / f"{self.current_epoch:03}.npz", parents=True) as temporary,
             temporary.open("wb") as file,
         ):
-            np.savez(file, probs=probs_TC.cpu().numpy(), **found)
+            np.savez(file, probs=probs_TC.cpu().numpy(), score=float(score), information=float(informed))
 
     def _view(self, pixels_BCHW: Tensor) -> View:
         """Run the model; with regions, the head alone learns from its own loss, since a graph gives the answers."""

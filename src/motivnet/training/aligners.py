@@ -42,6 +42,11 @@ class View(NamedTuple):
     logits: Tensor
     regions: Tensor | None = None
 
+    def every(self, step: int, first: int) -> "View":
+        """Return every so many of the images, from the first of them."""
+        regions = None if self.regions is None else self.regions[first::step]
+        return View(self.features[first::step], self.logits[first::step], regions)
+
 
 class Aligner(nn.Module):
     """A method.
@@ -203,7 +208,7 @@ class Regions:
 
     def read(self, backbone: Backbone, pixels_BCHW: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
         """Return the tokens of the backbone, and the regions: (B, N, D) and (B, L, E)."""
-        kept: list[Tensor] = []
+        kept: list[Any] = []
         module = backbone.net.get_submodule(self._layer)
         hook = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
         try:
