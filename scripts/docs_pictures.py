@@ -115,7 +115,7 @@ def evaluation_report(folder: Path, photographs: list[Path]) -> Image.Image:
             x, y, width, height = (float(value) for value in face.box)
             dx, dy, zoom = rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), rng.uniform(0.8, 1.4)
             box = (x + dx * width, y + dy * height, x + (dx + zoom) * width, y + (dy + zoom) * height)
-            image.crop(tuple(map(int, box))).save(crops / label / f"{photograph.stem}-{number}.png")
+            image.crop(box).save(crops / label / f"{photograph.stem}-{number}.png")
     options = ("--data", f"folder:{crops}", "--split", "all", "--out", str(folder / "evaluation"))
     motivnet("evaluate", "--model", "nano", *options)
     return screenshot((folder / "evaluation" / "report.html").absolute().as_uri())

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from motivnet.export.onnx import export_onnx, verify_onnx  # noqa: E402
 
 SUMMARY = "MobileNet-v1 and ML-Decoder on 96 x 96 grey faces: FER-2013 with FERPlus' votes, distilled on more faces"
 LICENCE = "research and teaching: trained on FER-2013 and faces of the web, from weights trained on VGGFace2"
+TRAINED_ON = ["fer2013", "lfw", "utkface"]
 CARD = Path(__file__).parent / "nano_card.md"
 # Share of right answers that the threshold of abstention is for.
 ACCURACY = 0.9
@@ -60,12 +62,21 @@ def main() -> None:
 
 def published(trained: Bundle, data: str) -> Bundle:
     """Copy a bundle to the embedded model, with its files in all precisions, calibrated."""
-    config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE)
+    provenance = with_domains(trained.config.provenance)
+    config = dataclasses.replace(trained.config, name="nano", summary=SUMMARY, licence=LICENCE, provenance=provenance)
     bundle = write_config(ASSETS / "nano", config)
     shutil.copyfile(trained.weights, bundle.path / WEIGHTS_NAME)
     export_onnx(bundle)
     calibrate("nano", data, split="Selection", exponent=True, accuracy=ACCURACY, overwrite=True)
     return quantize("nano", data, split="Training", evaluate="Selection", overwrite=True)
+
+
+def with_domains(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """State what a model and those that it started from were trained on: a manifest of several sources does not say."""
+    found = {**provenance, "trained_on": TRAINED_ON}
+    if isinstance(init := found.get("init"), Mapping):
+        found["init"] = {**init, "provenance": with_domains(init["provenance"])}
+    return found
 
 
 def card(bundle: Bundle, results: dict[str, Any], onnx_difference: float) -> str:

@@ -13,7 +13,7 @@ from motivnet.checkpoints.bundle import open_bundle
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(?<=<!-- scores:begin -->\n).*?(?=<!-- scores:end -->)", re.DOTALL)
 # Metrics that the bundle keeps as shares from 0 to 1, and how people call them.
-SHARES = {"war": "WAR %", "uar": "UAR %", "top2": "Top-2 %", "f1_macro": "F1 % (macro)"}
+SHARES = {"war": "WAR %", "uar": "UAR %", "top2": "Top-2 %", "f1_macro": "F1 % (macro)", "ece": "ECE %"}
 
 
 def main() -> int:

@@ -16,7 +16,13 @@ MotivNetError
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+
+# Control characters other than the end of a line, marks that reverse text, and bytes that are not UTF-8.
+_UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Of a message, in characters; a cell of a table that it names may have any length.
+MAX_MESSAGE = 1000
 
 
 class MotivNetError(Exception):
@@ -84,3 +90,15 @@ def needs_extra(package: str, extra: str) -> Iterator[None]:
         if error.name and error.name.startswith("motivnet"):
             raise
         raise MissingExtraError(error.name or package, extra) from None
+
+
+def for_terminal(text: str) -> str:
+    """Escape what would control a terminal, such as in the names of files and tensors; ends of lines stay."""
+    return _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def one_line(message: object) -> str:
+    """Return a message as one line for a terminal, with the middle of a long one left out."""
+    # Messages of the libraries below may span lines.
+    text = for_terminal(" ".join(str(message).split()))
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"

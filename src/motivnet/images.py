@@ -4,25 +4,27 @@ Shape suffixes: h height, w width, c channels.
 """
 
 import binascii
+import contextlib
+import ctypes
 import dataclasses
 import functools
 import io
 import os
+import re
 import string
-import struct
 import sys
 import threading
 import warnings
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from motivnet.errors import ImageError
+from motivnet.errors import ImageError, MissingExtraError
+from motivnet.image_files import read_file
 from motivnet.input_limits import ImageLimits
 
 if TYPE_CHECKING:
@@ -34,13 +36,10 @@ if TYPE_CHECKING:
 ColorOrder = Literal["rgb", "bgr"]
 
 # Allowed formats, by Pillow's names. Others may start programs (EPS: Ghostscript) or are not photographs.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# Suffixes of the images in folders. A single file may have any name.
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg"),
-    *(".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
+# A HEIC file: its first box is `ftyp`, with a brand of HEVC.
+_HEIF = re.compile(rb".{4}ftyp.{0,60}?he[iv][cmsx]", re.DOTALL)
 ORIENTATION_TAG = 0x0112
 # EXIF orientation -> the flip of `cv2.flip` that makes the image upright, or None; from 5 on, after transposing it.
 FLIPS = {2: 1, 3: -1, 4: 0, 5: None, 6: 1, 7: -1, 8: 0}
@@ -94,9 +93,9 @@ if TYPE_CHECKING:
 def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: ImageLimits | None = None) -> np.ndarray:
     """Decode an image.
 
-    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF, JPEG 2000 or PPM. The EXIF orientation is applied, the
-    first frame of an animation is used (of a PIL image, the current one), transparency becomes white, 16-bit values are
-    scaled by their full range, CMYK and palettes are converted.
+    Files and bytes may be JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF, JPEG 2000, PPM or, with `pillow-heif`, HEIC. The EXIF
+    orientation is applied, the first frame of an animation is used (of a PIL image, the current one), transparency
+    becomes white, 16-bit values are scaled by their full range, CMYK and palettes are converted.
 
     Args:
         source: a path, the bytes of a file, a data URL (`data:image/png;base64,...` or `data:;base64,...`), a PIL
@@ -142,6 +141,8 @@ def decode_reduced(
     data = _read(source, limits)
     if not data:
         raise ImageError("the file is empty")
+    if _HEIF.match(data) and "HEIF" not in _formats():
+        raise ImageError(str(MissingExtraError("pillow-heif", "heif")))
     with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
         return _from_jpeg(image, data, long_side, limits) or _full(_from_pil(image, limits))
 
@@ -159,14 +160,23 @@ def is_tensor(source: object) -> bool:
 
 @functools.cache
 def _formats() -> list[str]:
-    """Return the allowed formats that this build of Pillow supports; not all builds support AVIF."""
+    """Return the allowed formats that this Pillow supports; not all support AVIF, and HEIF comes with `pillow-heif`."""
     from PIL import Image
 
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+    # libtiff prints on stderr what Pillow raises. Where it is linked into Pillow, there is no such name.
+    libtiff = ctypes.CDLL(Image.core.__file__)
+    for setter in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        with contextlib.suppress(AttributeError):
+            getattr(libtiff, setter)(None)
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pillow() -> Iterator[None]:
     """Turn Pillow's errors into ImageError, and hide its warnings."""
     from PIL import Image
@@ -178,9 +188,12 @@ def _pillow() -> Iterator[None]:
         raise ImageError("not an image in a format that can be read") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, struct.error) as error:
-        # Pillow's format plugins raise all of these on damaged files.
-        raise ImageError(f"damaged image: {error}") from None
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    except Exception as error:  # the plugins of the formats raise nearly all kinds on damaged files
+        raise ImageError(f"damaged image: {str(error) or type(error).__name__}") from None
 
 
 class _QuietPillow:
@@ -219,19 +232,8 @@ def _read(source: object, limits: ImageLimits) -> bytes:
     elif isinstance(source, (bytes, bytearray, memoryview)):
         size, data = memoryview(source).nbytes, bytes(source)
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                # A device or a pipe reports no size: never read beyond the limit.
-                data = file.read(limits.max_bytes + 1) if size <= limits.max_bytes else b""
-            size = max(size, len(data))
-        except IsADirectoryError:
-            raise ImageError("is a folder, not an image") from None
-        except FileNotFoundError:
-            raise ImageError("no such file") from None
-        except (OSError, ValueError) as error:
-            raise ImageError(f"cannot be read: {error}") from None
+        data = read_file(Path(source), limits.max_bytes)
+        size = len(data)
     else:
         raise ImageError(
             f"cannot read an image from {type(source).__name__}. Allowed: path, bytes, data URL, PIL image, "

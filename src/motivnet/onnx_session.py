@@ -30,7 +30,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
 
     Raises:
         ConfigError: if this build of onnxruntime does not offer the device, or the device cannot be used.
-        CheckpointError: if the file is damaged.
+        CheckpointError: if the file is damaged, or there is not enough memory.
     """
     onnxruntime = _onnxruntime()
     kind, _, number = device.replace("auto", "cpu").partition(":")
@@ -53,7 +53,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
         providers.append((PROVIDERS["cpu"], {}))
     try:
         session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
-    except session_errors() as error:
+    except (*session_errors(), RuntimeError) as error:  # the latter if there is no memory for its threads
         raise CheckpointError(f"{path}: cannot be loaded: {error}") from None
     # onnxruntime continues without a provider that cannot start.
     if session.get_providers()[0] != PROVIDERS[kind]:

@@ -30,6 +30,8 @@ else:
 
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 NUM_DIFFERENCES = 8
+# First characters of the cells that spreadsheets calculate.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 LOCK_NAME = ".lock"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp(\.[^.]*)?")
 
@@ -125,6 +127,11 @@ def atomic_folder(
                 _swap(temporary, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def not_formula(cell: Any) -> Any:
+    """Return a cell of a CSV file, text that a spreadsheet would calculate with an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def temporary_name(name: str) -> str:

@@ -291,9 +291,13 @@ class TestResume:
         return out
 
     def test_another_plan_is_refused(self, command, broken_off, tmp_path, tiny_bundle, still):
-        assert "smooth_s was 0.3, is 0.0" in refused(*command, "--smooth", 0, "--out", broken_off, "--resume")
+        def changed(option, value):
+            place = command.index(option) + 1
+            return [*command[:place], value, *command[place + 1 :], "--out", broken_off, "--resume"]
+
+        assert "smooth_s was 0.3, is 0.0" in refused(*changed("--smooth", 0))
         assert "video was" in refused("video", still, *command[2:], "--out", broken_off, "--resume")
-        assert "model was 'tiny" in refused(*command, "--model", "nano", "--out", broken_off, "--resume")
+        assert "model was 'tiny" in refused(*changed("--model", "nano"))
         assert run(*command, "--out", broken_off, "--resume", "--annotate", tmp_path / "a.mp4").exit_code == 0
         assert names(tmp_path) == {"a.csv", "a.mp4", "still.mp4"}
 

@@ -10,7 +10,7 @@ from base64 import b64encode
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from motivnet.errors import ImageError
 from motivnet.images import ImageLimits, decode_image, decode_reduced
@@ -562,7 +562,7 @@ def samples():
         "float tiff": encode(Image.fromarray(noise[:, :, 0].astype(np.float32)), "TIFF"),
         "bmp": encode(rgb, "BMP"),
         "ppm": encode(rgb, "PPM"),
-    }
+    } | ({"avif": encode(rgb, "AVIF", quality=80)} if features.check("avif") else {})
 
 
 SAMPLES = samples()
@@ -620,6 +620,63 @@ def test_a_file_cut_anywhere_is_refused_or_read(kind):
             continue
         except Exception as error:
             pytest.fail(f"{kind}, cut at {length} of {len(data)}: {error!r}")
+
+
+class Failing(Image.Image):
+    """A PIL image whose decoder raises something."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self._size, self._mode, self.error = (4, 4), "RGB", error
+
+    def load(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "not enough memory to decode it"),
+        (OverflowError("int too large"), "damaged image: int too large"),
+        (RuntimeError("Failed to decode frame 0"), "damaged image: Failed to decode frame 0"),
+        (ZeroDivisionError(), "damaged image: ZeroDivisionError"),
+        (ImageError("of our own"), "of our own"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_an_image_error(error, message):
+    with pytest.raises(ImageError) as caught:
+        decode_image(Failing(error))
+    assert str(caught.value) == message
+
+
+def test_libtiff_prints_nothing(capfd):
+    for data in damaged(SAMPLES["lzw tiff"], seed=7, count=60):
+        try:
+            decode_image(data, limits=ImageLimits(max_pixels=100_000))
+        except ImageError:
+            continue
+    assert capfd.readouterr() == ("", "")
+
+
+# HEIC
+
+
+def test_heic_is_read_upright():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stored = np.ascontiguousarray(np.rot90(photograph()))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(stored)).save(buffer, quality=95, exif=exif.tobytes())
+    image = decode_image(buffer.getvalue())
+    assert_decoded(image, (40, 60, 3))
+    assert closeness(image, photograph()) < 8
+
+
+def test_heic_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr("motivnet.images._formats", lambda: ["JPEG", "PNG"])
+    with pytest.raises(ImageError, match=r"pillow-heif, which is not installed: pip install 'motivnet\[heif\]'"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
 
 
 # Warnings and threads

@@ -22,7 +22,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,8 @@ from pyarrow import parquet, types
 
 from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary
 from motivnet.errors import DataError, ImageError
-from motivnet.images import IMAGE_SUFFIXES, ImageLimits, NamedImage
+from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
+from motivnet.images import ImageLimits, NamedImage
 from motivnet.preprocess import Box
 
 LIST_SUFFIXES = (".csv", ".parquet", ".txt")
@@ -62,13 +63,14 @@ def open_source(src: str) -> "Source":
         ConfigError: if the package for such URLs is not installed.
     """
     path, suffix = None if is_url(src) else Path(src), os.path.splitext(src)[1].lower()  # noqa: PTH122, of URLs too
+    skipped: Skipped = collections.Counter()
     is_folder = path.is_dir() if path else suffix not in (*LIST_SUFFIXES, *IMAGE_SUFFIXES)
     if path and not is_folder and not path.is_file():
         raise DataError(f"{src}: no such file or folder")
     if is_folder:
-        entries = sorted(_images_below(path) if path else _images_at(src))
+        entries, skipped = _images_below(path) if path else _images_at(src)
         if not entries:
-            raise DataError(f"{src}: no images in this folder. Allowed: {', '.join(IMAGE_SUFFIXES)}")
+            raise no_images(src, skipped)
     elif suffix == ".parquet":
         return _open_table(src)
     elif suffix in LIST_SUFFIXES:
@@ -80,32 +82,30 @@ def open_source(src: str) -> "Source":
     digest = hashlib.sha256()
     for name, size in entries:
         digest.update(f"{name!r} {size}\n".encode("utf-8", "backslashreplace"))
-    return ListSource(tuple(name for name, _ in entries), digest.hexdigest()[:16])
+    return ListSource(tuple(name for name, _ in entries), digest.hexdigest()[:16], skipped)
 
 
-def _is_image(path: str) -> bool:
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    return not hidden and path.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _images_at(url: str) -> list[tuple[str, int | None]]:
+def _images_at(url: str) -> tuple[list[tuple[str, int | None]], Skipped]:
     with explain_errors(url):
         files, root = fsspec.core.url_to_fs(url)
         found = files.find(root, detail=True)
     below = files.unstrip_protocol(root)
-    entries = [(files.unstrip_protocol(path), entry.get("size")) for path, entry in found.items()]
-    return [(name, size) for name, size in entries if _is_image(name.removeprefix(below))]
+    entries, skipped = [], collections.Counter[str]()
+    for path, entry in found.items():
+        name = files.unstrip_protocol(path)
+        *folders, last = name.removeprefix(below).split("/")
+        reason = HIDDEN if any(skip_reason(folder) == HIDDEN for folder in folders) else skip_reason(last)
+        if reason or entry.get("type") == "other":
+            skipped[reason or "pipe or device"] += 1
+        else:
+            entries.append((name, entry.get("size")))
+    return sorted(entries), skipped
 
 
-def _images_below(folder: Path) -> Iterator[tuple[str, int | None]]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(parent, name) for name in names if _is_image(name)):
-            # A broken link is an input too; it will be unreadable.
-            yield str(path), path.stat().st_size if path.exists() else None
+def _images_below(folder: Path) -> tuple[list[tuple[str, int | None]], Skipped]:
+    images, skipped = walk_images(folder)
+    # A broken link has no size.
+    return [(str(path), path.stat().st_size if os.path.exists(path) else None) for path in images], skipped  # noqa: PTH110
 
 
 def _read_list(location: str, suffix: str) -> list[str]:
@@ -142,10 +142,12 @@ class ListSource:
     Args:
         names: paths and URLs.
         fingerprint: hexadecimal digits that change with the names, order, number or sizes; empty for slices.
+        skipped: what was passed over in the folder: reason -> number.
     """
 
     names: tuple[str, ...]
     fingerprint: str = ""
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -211,6 +213,7 @@ class TableSource:
     start: int
     stop: int
     fingerprint: str = ""
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -86,6 +86,7 @@ class Summary:
         parts_done: output files that this run wrote; the others were there already.
         seconds: duration of this run.
         images_per_s: inputs of this run per second; None if nothing was left to do.
+        skipped: what was passed over in the folder, such as files that are no images: suffix or reason -> number.
     """
 
     inputs: int
@@ -95,6 +96,7 @@ class Summary:
     parts_done: int
     seconds: float
     images_per_s: float | None
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -177,7 +179,7 @@ def run_bulk(
         for counts in done if missing else ():
             total += counts
             last = report()
-    return _finish(folder, total, num_parts, len(missing), last)
+    return _finish(folder, total, num_parts, len(missing), last, dict(source.skipped))
 
 
 def _absolute(model: str, config: PredictorConfig) -> tuple[str, PredictorConfig]:
@@ -194,8 +196,11 @@ def _run_local(
     parts: Iterator[Part], model: str, config: PredictorConfig, folder: OutputFolder
 ) -> Generator[Counts, None, None]:
     """Write the parts one after another, and yield their counts."""
-    with contextlib.closing(Worker(model, config, folder)) as worker:
-        yield from map(worker.write, parts)
+    try:
+        with contextlib.closing(Worker(model, config, folder)) as worker:
+            yield from map(worker.write, parts)
+    finally:  # the worker, killed, may have been writing
+        folder.remove_leftovers()
 
 
 def make_plan(src: str, source: Source, model: str, config: PredictorConfig, part_size: int) -> dict[str, Any]:
@@ -241,7 +246,9 @@ def _find_parts(folder: OutputFolder, names: set[str]) -> dict[int, Counts]:
         return {number: counts for number, counts in counted if counts is not None}
 
 
-def _finish(folder: OutputFolder, total: Counts, num_parts: int, num_done: int, progress: Progress) -> Summary:
+def _finish(
+    folder: OutputFolder, total: Counts, num_parts: int, num_done: int, progress: Progress, skipped: dict[str, int]
+) -> Summary:
     """Write the summary, and remove what killed processes left."""
     rate = progress.images_per_s
     summary = Summary(
@@ -250,6 +257,7 @@ def _finish(folder: OutputFolder, total: Counts, num_parts: int, num_done: int, 
         parts_done=num_done,
         seconds=round(progress.seconds, 3),
         images_per_s=None if rate is None else round(rate, 3),
+        skipped=skipped,
     )
     # A second run that finds nothing to do keeps the figures of the first.
     if num_done or SUMMARY not in folder.names():

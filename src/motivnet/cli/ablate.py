@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.console import echo
 from motivnet.cli.train import SetOption
 from motivnet.errors import ConfigError, needs_extra
 
@@ -62,10 +63,10 @@ def ablate(
             seeds=seeds,
             report_split=report_split,
             resume=resume,
-            say=lambda line: typer.echo(line, err=True),
+            say=lambda line: echo(line, err=True),
         )
     if report is None:
-        typer.echo("other processes are working on the other runs; the last to finish writes the report", err=True)
+        echo("other processes are working on the other runs; the last to finish writes the report", err=True)
         return
-    typer.echo(headline(report))
-    typer.echo(f"written to {out / 'report'}: {', '.join(FILES)}", err=True)
+    echo(headline(report))
+    echo(f"written to {out / 'report'}: {', '.join(FILES)}", err=True)

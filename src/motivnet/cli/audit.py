@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.console import track
+from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data, Model
 from motivnet.cli.options import Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
@@ -46,5 +46,5 @@ def audit(
         from motivnet.evaluation import fairness
         from motivnet.report.audit_report import findings
     found = fairness.audit(model, data, settings, by=by, out=out, overwrite=overwrite, config=config, track=track)
-    typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else "\n".join(findings(found)))
-    typer.echo(f"written to {out}: {', '.join(fairness.FILES)}", err=True)
+    echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(findings(found)))
+    echo(f"written to {out}: {', '.join(fairness.FILES)}", err=True)

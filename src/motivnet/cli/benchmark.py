@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.console import track
+from motivnet.cli.console import echo, track
 from motivnet.cli.options import Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
 from motivnet.experiments.protocols import BenchmarkSettings, parse_trained_on
@@ -86,10 +86,10 @@ def benchmark(
         settings,
         config=config,
         overwrite=overwrite,
-        say=lambda line: typer.echo(line, err=True),
+        say=lambda line: echo(line, err=True),
         track=track,
     )
-    typer.echo(to_json(found.to_dict()) if as_json else headlines(found), nl=not as_json)
-    typer.echo(f"written to {out}: {', '.join(FILES)}", err=True)
+    echo(to_json(found.to_dict()) if as_json else headlines(found), nl=not as_json)
+    echo(f"written to {out}: {', '.join(FILES)}", err=True)
     if found.skipped:
         raise typer.Exit(1)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motivnet.cli.console import open_bar
+from motivnet.cli.console import echo, open_bar
 from motivnet.cli.options import Fields, Model, derive_options
 from motivnet.errors import needs_extra
+from motivnet.image_files import describe_skipped
 from motivnet.inference.predictor_config import DEVICE_HELP, PredictorConfig
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def bulk(
         cluster: dict[str, Any] = {"engine": engine, "address": address, "num_workers": workers}
         summary = run_bulk(src, dst, model=model, config=predictor, part_size=part_size, progress=show, **cluster)
     if as_json:
-        print(json.dumps(summary.to_dict()))
-    typer.echo(_describe(summary, dst), err=True)
+        echo(json.dumps(summary.to_dict()))
+    echo(_describe(summary, dst), err=True)
     if summary.failures:
         raise typer.Exit(1)
 
@@ -92,7 +93,7 @@ def _progress() -> "Iterator[Callable[[Progress], None]]":
                 show("inputs", now.held + now.done, now.inputs, pace(now))
             elif time.monotonic() >= next_s:
                 next_s = time.monotonic() + LOG_EVERY_S
-                typer.echo(f"{now.held + now.done:,} of {now.inputs:,} inputs, {pace(now)}", err=True)
+                echo(f"{now.held + now.done:,} of {now.inputs:,} inputs, {pace(now)}", err=True)
 
         yield update
 
@@ -108,4 +109,7 @@ def pace(progress: "Progress") -> str:
 def _describe(summary: "Summary", dst: str) -> str:
     others = [f"{number:,} {status.replace('_', ' ')}" for status, number in summary.statuses.items() if status != "ok"]
     rate = f"{summary.images_per_s:,.1f} images/s" if summary.images_per_s else "nothing was left to do"
-    return "; ".join([f"{summary.faces:,} faces in {summary.inputs:,} inputs", *others, rate, f"written to {dst}"])
+    skipped = filter(None, [describe_skipped(summary.skipped)])
+    return "; ".join(
+        [f"{summary.faces:,} faces in {summary.inputs:,} inputs", *others, *skipped, rate, f"written to {dst}"]
+    )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from motivnet.cli.console import track
+from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data
 from motivnet.cli.options import Fields, derive_options
 from motivnet.errors import needs_extra
@@ -53,8 +53,8 @@ def calibrate(
         track=track,
     )
     record = bundle.config.provenance[calibration.RECORD]
-    typer.echo(json.dumps({"bundle": str(bundle.path), **record}) if as_json else _summary(record))
-    typer.echo(f"written to {bundle.path}", err=True)
+    echo(json.dumps({"bundle": str(bundle.path), **record}) if as_json else _summary(record))
+    echo(f"written to {bundle.path}", err=True)
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -6,12 +6,21 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
+
+from motivnet.errors import for_terminal
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 T = TypeVar("T")
 # Rich assumes 80 columns where there is no terminal, and would break names.
 PIPE_COLUMNS = 160
+
+
+def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print text on the standard output or stderr; what would control the terminal is escaped."""
+    typer.echo(for_terminal(str(text)), err=err, nl=nl)
 
 
 def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
@@ -89,7 +98,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, no_wrap
 
     table = make_table(titles, no_wrap=no_wrap)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(for_terminal(cell)) for cell in row))
     print_tables(table)
 
 

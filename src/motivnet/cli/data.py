@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.console import make_table, print_tables, track
+from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.options import Overwrite
-from motivnet.errors import ConfigError, OutputError, needs_extra
+from motivnet.errors import ConfigError, OutputError, for_terminal, needs_extra
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def inspect(
     inspection = inspect_manifest(manifest, pixels=not no_pixels, workers=workers, track=track)
     if out:
         inspection.write(out, track=track)
-        typer.echo(f"written to {out}", err=True)
+        echo(f"written to {out}", err=True)
     if as_json:
-        typer.echo(json.dumps(inspection.to_dict()))
+        echo(json.dumps(inspection.to_dict()))
     else:
         _print_inspection(inspection)
     kinds = ", ".join(f"{kind} {counts['rows']:,}" for kind, counts in inspection.count_problems().items())
-    typer.echo(f"problems: {kinds or 'none'}", err=True)
+    echo(f"problems: {kinds or 'none'}", err=True)
     if strict and kinds:
         raise typer.Exit(1)
 
@@ -164,10 +164,10 @@ def _write(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
     write_manifest(manifest, path)
     if as_json:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
-        typer.echo(json.dumps(counts))
+        echo(json.dumps(counts))
     else:
         print_tables(_counts_table(manifest), *_dropped_table(manifest.dropped))
-    typer.echo(f"{len(manifest):,} rows written to {path}", err=True)
+    echo(f"{len(manifest):,} rows written to {path}", err=True)
 
 
 def _print_inspection(inspection: "Inspection") -> None:
@@ -211,5 +211,5 @@ def _table(title: str, columns: list[str], rows: Mapping[str, Mapping[str, int]]
     numbers = [column.replace("_", " ") for column in columns]
     table = make_table([title, *numbers], right=numbers)
     for name, row in rows.items():
-        table.add_row(Text(name), *(f"{row[column]:,}" if column in row else "-" for column in columns))
+        table.add_row(Text(for_terminal(name)), *(f"{row[column]:,}" if column in row else "-" for column in columns))
     return table

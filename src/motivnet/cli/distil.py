@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.console import track
+from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data
 from motivnet.cli.options import Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
@@ -50,6 +50,6 @@ def distil(
         config=config,
         overwrite=overwrite,
         track=track,
-        say=lambda line: typer.echo(line, err=True),
+        say=lambda line: echo(line, err=True),
     )
-    typer.echo(f"{len(found):,} rows written to {out}", err=True)
+    echo(f"{len(found):,} rows written to {out}", err=True)

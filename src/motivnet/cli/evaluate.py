@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.console import track
+from motivnet.cli.console import echo, track
 from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import printable
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
@@ -65,8 +64,8 @@ def evaluate(
         from motivnet.evaluation import evaluate as evaluation
     found = evaluation.evaluate(model, data, settings, out=out, overwrite=overwrite, config=config, track=track)
     _print_protocol(found.predictions)
-    typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _headlines(found))
-    typer.echo(f"written to {out}: {', '.join(evaluation.FILES)}", err=True)
+    echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _headlines(found))
+    echo(f"written to {out}: {', '.join(evaluation.FILES)}", err=True)
 
 
 def _print_protocol(answers: "Predictions") -> None:
@@ -79,10 +78,10 @@ def _print_protocol(answers: "Predictions") -> None:
         if count:
             lines.append(f"{count:,} {words}: {protocol.unanswered}")
     for row in sorted(answers.errors)[:NUM_REASONS]:
-        lines.append(f"  {printable(answers.manifest.where(row))}: {answers.errors[row]}")
+        lines.append(f"  {answers.manifest.where(row)}: {answers.errors[row]}")
     if len(answers.errors) > NUM_REASONS:
         lines.append(f"  and {len(answers.errors) - NUM_REASONS:,} more, all in predictions.parquet")
-    typer.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
 
 
 def _headlines(found: "Evaluation") -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.console import echo
 from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
 from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
@@ -40,10 +41,10 @@ def explain(
         raise ImageError(f"{photograph}: {error}") from None
     for explanation in found:
         if as_json:
-            print(json.dumps({"source": str(photograph), **explanation.to_dict()}))
+            echo(json.dumps({"source": str(photograph), **explanation.to_dict()}))
         else:
             face = explanation.face
             x, y, width, height = face.box
             answers = ", ".join(f"{label} {prob:.0%}" for label, prob in face.top(3))
-            print(f"face at {x:.0f}, {y:.0f}, {width:.0f} x {height:.0f}: {answers}")
-    typer.echo(f"written to {out}", err=True)
+            echo(f"face at {x:.0f}, {y:.0f}, {width:.0f} x {height:.0f}: {answers}")
+    echo(f"written to {out}", err=True)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from motivnet.cli.console import echo
+
 
 def export(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", metavar="BUNDLE")],
@@ -48,4 +50,4 @@ def export(
     differ = "were not compared with torch (only a Mac runs it)"
     if largest is not None:
         differ = f"differ from torch by at most {largest:.1e}"
-    typer.echo(f"{target}: {size}; probabilities {differ}")
+    echo(f"{target}: {size}; probabilities {differ}")

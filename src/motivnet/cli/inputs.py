@@ -1,5 +1,6 @@
 """The inputs that the user names: paths, folders, glob patterns, URLs, videos, cameras."""
 
+import collections
 import glob
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import DataError, ImageError
+from motivnet.image_files import Skipped, is_special, no_images, walk_images
 from motivnet.video.video_config import is_video
 
 if TYPE_CHECKING:
@@ -25,19 +27,23 @@ CAMERA = "camera:"
 MAX_NAME = 100
 
 
-def find_inputs(arguments: Sequence[str]) -> "list[Named]":
+def find_inputs(arguments: Sequence[str]) -> "tuple[list[Named], Skipped]":
     """Find the images and videos that the arguments name, in their order; a folder's are sorted by path.
 
     Args:
         arguments: files, folders (searched to the bottom for image files that are not hidden), glob patterns (`**`
             reaches into subfolders), URLs, data URLs, `-` for the bytes of one image on standard input, or `camera:0`.
 
+    Returns:
+        The images and videos, and how many files were passed over in folders: suffix or reason -> number.
+
     Raises:
         DataError: if an argument names nothing, or a folder without images; or standard input cannot be one image.
     """
     if arguments.count(STDIN) > 1:
         raise DataError("-: standard input is one image, and can be named once")
-    return [found for argument in arguments for found in _find(argument)]
+    skipped: Skipped = collections.Counter()
+    return [found for argument in arguments for found in _find(argument, skipped)], skipped
 
 
 def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
@@ -89,8 +95,8 @@ def file_name(named: "Named") -> Path:
     return Path(*[re.sub(r"[^\w.-]+", "-", part) for part in parts])
 
 
-def _find(argument: str) -> "list[Named]":
-    from motivnet.images import IMAGE_SUFFIXES, is_data_url
+def _find(argument: str, skipped: Skipped) -> "list[Named]":
+    from motivnet.images import is_data_url
     from motivnet.remote import is_url, without_password
 
     if argument == STDIN:
@@ -107,49 +113,43 @@ def _find(argument: str) -> "list[Named]":
         return [argument]
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", argument):
         raise DataError(f"{without_password(argument)}: Allowed: http:// and https://; `motivnet bulk` takes others")
-    if not Path(argument).is_dir():
-        return [*match_files(argument)]
-    found = sorted(_images_below(Path(argument)))
+    return [*_find_files(argument, skipped)]
+
+
+def _find_files(argument: str, skipped: Skipped) -> list[Path]:
+    if is_special(argument) and not is_video(argument):
+        return [Path(argument)]
+    if not os.path.isdir(argument):  # noqa: PTH112 - a name may be too long for Path.is_dir
+        return match_files(argument, skipped)
+    found, here = walk_images(Path(argument))
     if not found:
-        raise DataError(f"{argument}: no images in this folder. Looked for {', '.join(IMAGE_SUFFIXES)}")
-    return [*found]
+        raise no_images(argument, here)
+    skipped.update(here)
+    return found
 
 
-def match_files(argument: str) -> list[Path]:
-    """Return the file of this path, or the files that match this glob pattern, sorted.
+def match_files(argument: str, skipped: Skipped) -> list[Path]:
+    """Return the file of this path, or the files that match this glob pattern, sorted; `skipped` counts others.
 
     Raises:
         DataError: if there is none.
     """
     path = Path(argument)
-    if path.is_file():
+    if os.path.isfile(argument):  # noqa: PTH113
         return [path]
-    if path.is_dir():
+    if os.path.isdir(argument):  # noqa: PTH112
         raise DataError(f"{argument}: is a folder. Allowed: files, or a pattern such as '{path}/*.mp4'")
-    if path.exists():
+    if is_special(argument):
         raise DataError(f"{argument}: neither a file nor a folder")
     if not glob.has_magic(argument):
         raise DataError(f"{argument}: no such file or folder")
     # `Path.glob` takes no absolute pattern.
-    matches = sorted(Path(match) for match in glob.glob(argument, recursive=True))  # noqa: PTH207
-    matches = [match for match in matches if match.is_file()]
+    found = [match for match in glob.glob(argument, recursive=True) if not os.path.isdir(match)]  # noqa: PTH112, PTH207
+    matches = sorted(Path(match) for match in found if not is_special(match))
     if not matches:
         raise DataError(f"{argument}: no file matches this pattern")
+    skipped.update({"pipe or device": len(found) - len(matches)} if len(found) > len(matches) else {})
     return matches
-
-
-def _images_below(folder: Path) -> Iterable[Path]:
-    from motivnet.images import IMAGE_SUFFIXES
-
-    for parent, folders, names in os.walk(folder, onerror=_unreadable_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)
-
-
-def _unreadable_folder(error: OSError) -> None:
-    raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
 
 def _take_picture(camera: str) -> "np.ndarray | ImageError":

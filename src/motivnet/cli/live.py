@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motivnet.cli.console import echo
 from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, one_line
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
 from motivnet.video.video_config import FollowConfig
@@ -63,10 +64,10 @@ def live(
         options: dict[str, Any] = {"seconds": seconds, "follow": follow, "overwrite": overwrite}
         stats = label_live(camera, out, show=show, model=model, config=predictor, **options)
     if stats.error:
-        typer.echo(f"motivnet: {' '.join(stats.error.split())}", err=True)
+        echo(f"motivnet: {one_line(stats.error)}", err=True)
         if not stats.frames:
             raise typer.Exit(1)
-    typer.echo(f"{stats}{f'; written to {out}' if out and stats.frames else ''}", err=True)
+    echo(f"{stats}{f'; written to {out}' if out and stats.frames else ''}", err=True)
 
 
 class Window:

@@ -13,7 +13,7 @@ def models(
 ) -> None:
     """List the models that come with the package, their licences and scores."""
     from motivnet.checkpoints.bundle import list_models, open_bundle
-    from motivnet.cli.console import print_table
+    from motivnet.cli.console import echo, print_table
     from motivnet.config import to_plain
 
     configs = [open_bundle(name).config for name in list_models()]
@@ -21,9 +21,9 @@ def models(
         for config in configs:
             plain = to_plain(config)
             plain |= {"labels": list(config.labels), "preprocessing": config.preprocessing.fingerprint}
-            print(json.dumps({key: plain[key] for key in SHOWN}))
+            echo(json.dumps({key: plain[key] for key in SHOWN}))
     elif configs:
         rows = [(config.name, config.summary, config.licence, config.measurements) for config in configs]
         print_table(("model", "what it is", "licence", "scores"), rows)
     else:
-        typer.echo("No model comes with this installation.", err=True)
+        echo("No model comes with this installation.", err=True)

@@ -1,5 +1,6 @@
 """Options of the verbs: those derived from settings dataclasses, and those that several verbs have."""
 
+import collections
 import dataclasses
 import functools
 import inspect
@@ -9,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from motivnet import config
+from motivnet.errors import ConfigError
 
 Model = Annotated[
     str,
@@ -18,7 +21,22 @@ Model = Annotated[
 ]
 # Fields of `PredictorConfig` about face detection.
 DETECTION = ("detector", "min_score", "min_face", "long_side")
+Excel = Annotated[
+    bool, typer.Option("--excel", help="Mark a .csv file as UTF-8 by a byte order mark, which Excel needs.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
+
+
+class OnceCommand(TyperCommand):
+    """A verb that refuses an option given twice, of which only the last value would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; ConfigError at an option with a value that is repeated, unless it takes several."""
+        given = collections.Counter(self.make_parser(ctx).parse_args(list(args))[2])
+        for option, times in given.items():
+            if times > 1 and isinstance(option, TyperOption) and not (option.multiple or option.is_flag):
+                raise ConfigError(f"{option.opts[-1]}: given {times} times. Allowed: once")
+        return super().parse_args(ctx, args)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motivnet.cli.console import make_table, print_tables, track
+from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
-from motivnet.cli.options import Fields, Model, Overwrite, derive_options
-from motivnet.errors import ConfigError
+from motivnet.cli.options import Excel, Fields, Model, Overwrite, derive_options
+from motivnet.errors import ConfigError, for_terminal, one_line
+from motivnet.image_files import describe_skipped
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
 from motivnet.inference.predictor_config import PredictorConfig
-from motivnet.inference.rows import counts_of, marked, printable, summarise, to_rows
+from motivnet.inference.rows import counts_of, marked, summarise, to_rows
 from motivnet.inference.tables import check_output, open_table
 from motivnet.labels import AFFECT
 
@@ -28,6 +29,8 @@ EPILOG = (
     "Exit codes: 0 every image was read, with faces or without; 1 some image could not be read; 2 a mistake in the "
     "command, such as a path, model or detector that does not exist, or an output that exists already."
 )
+# In place of a table.
+NOWHERE = contextlib.nullcontext(lambda row: None)
 
 
 @derive_options
@@ -49,16 +52,15 @@ def predict(
     annotate: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
     ] = None,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time from one frame to the next.")
-    ] = 1.0,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time between frames.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=1, help="Emotions per face in the table.")] = 3,
+    excel: Excel = False,
     overwrite: Overwrite = False,
     *,
     predictor: Annotated[PredictorConfig, Fields(leave_out=("backend", "threads"))],
 ) -> None:
     """Recognise the emotion of every face in photographs."""
-    inputs = find_inputs(paths)
+    inputs, skipped = find_inputs(paths)
     videos = list(filter(is_video_file, inputs))
     if out:
         check_output(out, overwrite=overwrite)
@@ -77,8 +79,8 @@ def predict(
     if not (as_json and sys.stdout.isatty()):
         # The number of frames of a video is not known in advance.
         results = track(results, total=None if videos else len(inputs), what="photographs")
-    nowhere = contextlib.nullcontext(lambda row: None)
-    with open_table(out, loaded.columns, overwrite=overwrite) if out else nowhere as write_row:
+    table_file = open_table(out, loaded.columns, overwrite=overwrite, excel=excel) if out else NOWHERE
+    with table_file as write_row:
         for position, result in enumerate(results):
             counts.update(counts_of(result))
             if as_json:
@@ -93,7 +95,8 @@ def predict(
     if table:
         print_tables(table)
     places = " and ".join(map(str, filter(None, (out, annotate))))
-    typer.echo(f"{summarise(counts)}; written to {places}" if places else summarise(counts), err=True)
+    written = f"written to {places}" if places else ""
+    echo("; ".join(filter(None, (summarise(counts), describe_skipped(skipped), written))), err=True)
     raise typer.Exit(1 if counts["unreadable"] else 0)
 
 
@@ -106,9 +109,9 @@ def _table(top_k: int, *, affect: bool) -> "Table":
 def _add_rows(table: "Table", top_k: int, result: "ImageResult") -> None:
     from rich.text import Text
 
-    source = Text(printable(result.source))
+    source = Text(for_terminal(result.source))
     if result.status == "unreadable":
-        table.add_row(source.append(f"\n  {result.error}", style="red"), Text("unreadable", style="red"))
+        table.add_row(source.append(f"\n  {one_line(result.error)}", style="red"), Text("unreadable", style="red"))
     elif not result.faces:
         table.add_row(source, Text("no face", style="dim"))
     for face in result.faces:

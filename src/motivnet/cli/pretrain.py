@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from motivnet.cli.console import echo
 from motivnet.cli.options import derive_options
 from motivnet.cli.train import RunOptions, SetOption, choose_recipe
 from motivnet.errors import ConfigError, needs_extra
@@ -42,5 +43,5 @@ def pretrain(
         from motivnet.training.trainer import is_first
     bundle = run(recipe, data, options.out or Path("runs") / name, place=options.place(), resume=options.resume)
     if is_first():
-        typer.echo(f"{bundle.path}: an encoder, selected at {bundle.config.provenance['selected']}")
-        typer.echo(f"train a head on it: motivnet train RECIPE --set backbone.weights={bundle.path}")
+        echo(f"{bundle.path}: an encoder, selected at {bundle.config.provenance['selected']}")
+        echo(f"train a head on it: motivnet train RECIPE --set backbone.weights={bundle.path}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.console import print_table, track
+from motivnet.cli.console import echo, print_table, track
 from motivnet.cli.evaluate import Data
 from motivnet.cli.options import Overwrite, derive_options
 from motivnet.errors import needs_extra
@@ -33,16 +33,16 @@ def quantize(
     )
     record = bundle.config.provenance[quantization.RECORD][settings.precision]
     if as_json:
-        typer.echo(json.dumps({"bundle": str(bundle.path), **record}))
+        echo(json.dumps({"bundle": str(bundle.path), **record}))
     else:
         rows = [
             (name, f"{size / 1e6:.2f} MB", f"{record['war'][name]:.2%}", f"{record['uar'][name]:.2%}")
             for name, size in record["bytes"].items()
         ]
         print_table((f"{evaluate}, n = {record['n']}", "size", "WAR", "UAR"), rows)
-        typer.echo(
+        echo(
             f"probabilities differ by {record['mean_difference']:.4f} on average, "
             f"at most {record['largest_difference']:.3f}; "
             f"{record['equal_answers']:.1%} of the answers are equal"
         )
-    typer.echo(f"written to {bundle.path}", err=True)
+    echo(f"written to {bundle.path}", err=True)

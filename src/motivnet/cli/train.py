@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from motivnet import config
+from motivnet.cli.console import echo
 from motivnet.cli.options import derive_options
 from motivnet.config import setting
 from motivnet.errors import ConfigError, needs_extra
@@ -104,18 +105,18 @@ def choose_recipe(
 
     if name is None:
         for each in recipes:
-            typer.echo(f"{each:24}{describe(each).splitlines()[0]}")
+            echo(f"{each:24}{describe(each).splitlines()[0]}")
         return None
     recipe: Any = config.override(lookup(kind, name, recipes), settings or [])
     place = options.place()
     if options.show:
-        typer.echo(describe(name), err=True)
-        typer.echo(json.dumps(config.to_plain(recipe), indent=2))
+        echo(describe(name), err=True)
+        echo(json.dumps(config.to_plain(recipe), indent=2))
     elif options.dry_run:
         from motivnet.training.estimate import dry_run, dry_run_text
 
         found = dry_run(recipe, place, device_gb=options.device_gb)
-        typer.echo(json.dumps(found) if options.as_json else dry_run_text(found))
+        echo(json.dumps(found) if options.as_json else dry_run_text(found))
     elif options.device_gb is not None or options.as_json:
         raise ConfigError("--device-gb and --json belong to --dry-run")
     else:
@@ -129,5 +130,5 @@ def _export(bundle: Any) -> None:
 
     export_onnx(bundle)
     largest = verify_onnx(bundle)
-    typer.echo(f"{bundle.path}: selected at {bundle.config.provenance['selected']}")
-    typer.echo(f"ONNX differs from torch by at most {largest:.1e}")
+    echo(f"{bundle.path}: selected at {bundle.config.provenance['selected']}")
+    echo(f"ONNX differs from torch by at most {largest:.1e}")

@@ -1,13 +1,16 @@
 """`motivnet video`: the emotions of the faces in videos, frame by frame."""
 
+import collections
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motivnet.cli.console import open_bar
+from motivnet.cli.console import echo, open_bar
 from motivnet.cli.inputs import match_files
-from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, derive_options
+from motivnet.errors import one_line
+from motivnet.image_files import Skipped, describe_skipped
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
 from motivnet.video.video_config import FollowConfig, Selection
@@ -52,6 +55,7 @@ def video(
     follow: FollowConfig,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     model: Model = "nano",
+    excel: Excel = False,
     overwrite: Overwrite = False,
     predictor: Annotated[PredictorConfig, Fields(only=PREDICTOR_FIELDS)],
 ) -> None:
@@ -59,16 +63,20 @@ def video(
     from motivnet.video.label import label_video
 
     keep_freed_memory()
-    videos = [path for pattern in paths for path in match_files(pattern)]
+    skipped: Skipped = collections.Counter()
+    videos = [path for pattern in paths for path in match_files(pattern, skipped)]
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
+    options["excel"] = excel
     try:
         with open_bar() as show:
             labelled = label_video(videos, out, model=model, config=predictor, progress=show, **files, **options)
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command with --resume continues", err=True)
+        echo("stopped; the same command with --resume continues", err=True)
         raise typer.Exit(130) from None
     _print_summary(labelled, out)
+    if skipped:
+        echo(describe_skipped(skipped), err=True)
     if any(video.error for video in labelled):
         raise typer.Exit(1)
 
@@ -77,9 +85,9 @@ def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
     for video in videos:
         skipped = f"{video.corrupt} corrupt frame{'' if video.corrupt == 1 else 's'} skipped" if video.corrupt else ""
         if video.error:
-            typer.echo(f"motivnet: {video.error}", err=True)
+            echo(f"motivnet: {one_line(video.error)}", err=True)
         elif skipped or video.damage:
-            typer.echo(f"{video.path}: {'; '.join(filter(None, (skipped, video.damage)))}", err=True)
+            echo(f"{video.path}: {'; '.join(filter(None, (skipped, video.damage)))}", err=True)
     summaries = [video.summary for video in videos if video.summary]
     if not summaries:
         return
@@ -93,4 +101,4 @@ def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
         f"{len(videos) - len(summaries)} of the videos could not be read" if len(summaries) < len(videos) else "",
         f"written to {', '.join(map(str, (out, *(path for video in videos for path in video.files))))}",
     ]
-    typer.echo("; ".join(filter(None, parts)), err=True)
+    echo("; ".join(filter(None, parts)), err=True)

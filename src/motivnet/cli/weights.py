@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from motivnet.cli.console import echo
 from motivnet.inference.predictor_config import parse_size
 
 weights = typer.Typer(
@@ -34,14 +35,14 @@ def list_weights(
         path = cached(entry.name, cache=cache)
         if as_json:
             shown = {"size": entry.size, "where": entry.where, "cached": path and str(path)}
-            print(json.dumps(config.to_plain(entry) | shown))
+            echo(json.dumps(config.to_plain(entry) | shown))
         place = f"{entry.repo}/{entry.file}" if entry.repo else f"{entry.file}, {entry.where}"
         about = "\n".join(filter(None, (entry.purpose, place, entry.note)))
         rows.append((entry.name, "yes" if path else "no", entry.size, entry.licence.name, about))
     if not as_json:
         print_table(("name", "cached", "size", "licence", "purpose and place"), rows, no_wrap=("name", "size"))
         for licence in dict.fromkeys(entry.licence for entry in RELEASED):
-            typer.echo(f"Licence {licence}", err=True)
+            echo(f"Licence {licence}", err=True)
 
 
 @weights.command("fetch")
@@ -60,7 +61,7 @@ def fetch_weights(
     """Download weights into the cache, verify their checksums, and print their path."""
     from motivnet.checkpoints.hub import fetch
 
-    print(fetch(name, mirror=mirror, cache=cache))
+    echo(fetch(name, mirror=mirror, cache=cache))
 
 
 @weights.command("inspect")
@@ -79,11 +80,11 @@ def inspect(
 
     found = config.to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
     if as_json:
-        print(json.dumps(found))
+        echo(json.dumps(found))
         return
     for key, value in found.items():
         shown = ", ".join(map(str, value)) or "nothing" if isinstance(value, list) else value
-        print(f"{key:14} {'unknown' if shown is None else shown}")
+        echo(f"{key:14} {'unknown' if shown is None else shown}")
 
 
 @weights.command("convert")
@@ -123,7 +124,7 @@ def convert_weights(
         licence=licence,
         overwrite=overwrite,
     )
-    print(bundle.path)
+    echo(bundle.path)
 
 
 @weights.command("verify")
@@ -144,4 +145,4 @@ def verify_weights(
 
     for report, contents in verify_weights(file, cache=cache):
         against = "as expected" if report.status == "ok" else "nothing known to compare it with"
-        print(f"{report.path}: {contents}; sha256 {report.sha256}, {against}")
+        echo(f"{report.path}: {contents}; sha256 {report.sha256}, {against}")

@@ -23,7 +23,7 @@ from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbn
 from motivnet.data.manifest import Manifest
 from motivnet.data.sheet import contact_sheet, read_face
 from motivnet.errors import DataError, ImageError
-from motivnet.storage import atomic_folder, write_json
+from motivnet.storage import atomic_folder, not_formula, write_json
 
 T = TypeVar("T")
 # Its functions are defined at import, unknown to type checkers.
@@ -107,7 +107,9 @@ class Inspection:
         old = written_files(folder)
         with atomic_folder(folder, merge=True, last=PROBLEM_FILES[-1]) as temporary:
             pyarrow.parquet.write_table(self.problems, temporary / PROBLEM_FILES[0])
-            pyarrow.csv.write_csv(self.problems, temporary / PROBLEM_FILES[1])
+            rows = [{name: not_formula(cell) for name, cell in row.items()} for row in self.problems.to_pylist()]
+            as_csv = pyarrow.Table.from_pylist(rows, self.problems.schema)
+            pyarrow.csv.write_csv(as_csv, temporary / PROBLEM_FILES[1])
             labels = self.manifest.labels.names if self.pixels else ()
             for label in track(labels, len(labels), "contact sheets"):
                 # A label may contain characters that are not allowed in file names.

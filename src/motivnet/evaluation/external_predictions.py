@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
+from motivnet.data.sources.records import check_columns
 from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
@@ -25,6 +26,9 @@ from motivnet.inference.results import Status
 from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
 from motivnet.version import __version__
+
+TYPES = {name: pa.string() for name in ("path", "pred", "status", "error")}
+TYPES |= {"row": pa.int64(), "box": pa.list_(pa.float64())}
 
 
 def read_predictions(
@@ -77,7 +81,7 @@ def read_predictions(
         status=tuple(status[place] for place in places),
         has_probs=bool(columns),
         errors=_values_at(table, "error", places),
-        faces={row: Box(*box) for row, box in _values_at(table, "box", places).items()},
+        faces={row: _box(path, box) for row, box in _values_at(table, "box", places).items()},
         affect_B2=None if affect_B2 is None else affect_B2[places],
         protocol=dataclasses.replace(
             protocol,
@@ -109,13 +113,29 @@ def _read_table(path: Path) -> pa.Table:
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: .parquet, .csv")
     try:
         if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
-        text = {name: pa.string() for name in ("path", "pred", "status", "error")}
-        options = pa_csv.ConvertOptions(column_types=text | {"row": pa.int64()}, strings_can_be_null=True)
-        table = pa_csv.read_csv(path, convert_options=options)
-    except (OSError, pa.ArrowInvalid) as error:
+            table = pq.read_table(path)
+        else:
+            in_csv = {name: kind for name, kind in TYPES.items() if name != "box"}
+            options = pa_csv.ConvertOptions(column_types=in_csv, strings_can_be_null=True)
+            table = pa_csv.read_csv(path, convert_options=options)
+            table = table.rename_columns([name.strip() for name in table.column_names])
+        check_columns(path, table.column_names)
+    except (OSError, ValueError, pa.ArrowException) as error:  # also names of columns that are not UTF-8
         raise DataError(f"{path}: cannot be read: {error}") from None
-    return table.rename_columns([name.strip() for name in table.column_names])
+    for place, name in enumerate(table.column_names):
+        if name in TYPES:
+            try:
+                table = table.set_column(place, name, table[name].cast(TYPES[name]))
+            except pa.ArrowException:
+                found = table.schema.field(name).type
+                raise DataError(f"{path}: column {name!r} is of type {found}. Allowed: {TYPES[name]}") from None
+    return table
+
+
+def _box(path: Path, numbers: list[float | None]) -> Box:
+    if len(numbers) != 4 or None in numbers:
+        raise DataError(f"{path}: column 'box' holds {numbers}. Allowed: x, y, width, height, or none")
+    return Box(*numbers)  # type: ignore[arg-type]
 
 
 def _prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
@@ -141,7 +161,7 @@ def _read_preds(path: Path, table: pa.Table, known: LabelSet) -> list[str | None
     if "pred" not in table.column_names:
         return [None] * table.num_rows
     preds: list[str | None] = []
-    for row, text in enumerate(table["pred"].cast(pa.string()).to_pylist()):
+    for row, text in enumerate(table["pred"].to_pylist()):
         try:
             preds.append(known.names[known.index(text)] if text else None)
         except DataError as error:
@@ -202,7 +222,7 @@ def _read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[St
     """Read the status of each image; without such a column, an image without an answer shows no face."""
     if "status" not in table.column_names:
         return ["ok" if answered else "no_face" for answered in answered_B]
-    status = table["status"].cast(pa.string()).to_pylist()
+    status = table["status"].to_pylist()
     for row, (text, answered) in enumerate(zip(status, answered_B, strict=True)):
         if text not in get_args(Status):
             raise DataError(f"{path}, row {row}: status {text!r}. Allowed: {', '.join(get_args(Status))}")
@@ -214,7 +234,7 @@ def _read_status(path: Path, table: pa.Table, answered_B: np.ndarray) -> list[St
 def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.ndarray, int]:
     """Return the file's row of each row of the manifest, and how many of the file's belong to none."""
     rows, paths = manifest.table["row"].to_pylist(), manifest.table["path"].to_pylist()
-    theirs = table["path"].cast(pa.string()).to_pylist() if "path" in table.column_names else None
+    theirs = table["path"].to_pylist() if "path" in table.column_names else None
     if "row" in table.column_names and len(set(rows)) == len(rows):
         places = _find(path, "row", table["row"].to_pylist(), rows)
         if theirs is not None:

@@ -67,10 +67,10 @@ def quantize(
     settings = replace(settings or QuantizationConfig(), options)
     bundle = bundles.open_bundle(model)
     name = bundles.ONNX_NAMES[settings.precision]
-    if not overwrite and (bundle.path / name).exists():
-        raise OutputError(f"{bundle.path / name}: exists already. Allowed: overwrite")
     if not overwrite and bundle.path.resolve().is_relative_to(bundles.ASSETS.resolve()):
         raise OutputError(f"{bundle.config.name} is part of the package. Allowed: a copy of its folder, or overwrite")
+    if not overwrite and (bundle.path / name).exists():
+        raise OutputError(f"{bundle.path / name}: exists already. Allowed: overwrite")
     backend = require_quantizable(bundle)
     source = read_source(data).restrict(bundle.config.labels)
     drawn, measured = _draw(source.split(split), settings), source.split(evaluate)

@@ -74,6 +74,7 @@ def quantize_onnx(bundle: Bundle, path: Path, settings: QuantizationConfig, pixe
 
 def _int8(prepared: Path, settings: QuantizationConfig, pixels_BCHW: np.ndarray) -> onnx.ModelProto:
     written = prepared.with_name("int8.onnx")
+    convolutions = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
     quantize_static(
         prepared,
         written,
@@ -82,6 +83,8 @@ def _int8(prepared: Path, settings: QuantizationConfig, pixels_BCHW: np.ndarray)
         reduce_range=settings.reduce_range,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        # Not the only one: a model of one convolution is quantised whole.
+        nodes_to_exclude=convolutions[: min(settings.float_convolutions, len(convolutions) - 1)],
         calibrate_method=METHODS[settings.calibrator],
         extra_options={"WeightSymmetric": True, "CalibPercentile": settings.percentile},
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
-from motivnet.errors import ConfigError, ImageError
+from motivnet.errors import ConfigError, DetectorError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
 from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_data_url, is_tensor
 from motivnet.inference.backends import Backend, load_backend
@@ -206,6 +206,8 @@ class Predictor:
 
     def _detect(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> Detected:
         name, source = (given.name, given.image) if isinstance(given, NamedImage) else (_name(given, position), given)
+        import cv2
+
         result = functools.partial(ImageResult, source=name, model=self.config.name, preprocessing=self._fingerprint)
         try:
             if isinstance(source, ImageError):
@@ -215,8 +217,10 @@ class Predictor:
             decoded = decode_reduced(source, None if box else self._long_side, color=color, limits=self.limits)
             found = [Detection(box, 1.0)] if box else self.detector.detect(decoded.image_hwc_u8)
             detections, crops = self._crop(decoded, found)
-        except ImageError as error:
+        except (ImageError, DetectorError) as error:
             return result(status="unreadable", error=str(error)), (), ()
+        except (MemoryError, cv2.error):
+            return result(status="unreadable", error="not enough memory for this image"), (), ()
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
         (height, width), image = decoded.size, source if is_file else decoded.image_hwc_u8
         status = "ok" if detections else "no_face"

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import IO, Any
 
 from motivnet.errors import OutputError, needs_extra
 from motivnet.inference.rows import Row
-from motivnet.storage import atomic_path
+from motivnet.storage import atomic_path, not_formula
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 ROWS_PER_GROUP = 4096
@@ -41,20 +42,23 @@ def check_output(path: Path, *, overwrite: bool, formats: Sequence[str] = FORMAT
 
 
 @contextlib.contextmanager
-def open_table(path: Path, columns: dict[str, str], *, overwrite: bool) -> Iterator[Callable[[Row], None]]:
+def open_table(
+    path: Path, columns: dict[str, str], *, overwrite: bool, excel: bool = False
+) -> Iterator[Callable[[Row], None]]:
     """Open a result file for writing, and yield a function that writes one row.
 
     Args:
         path: the suffix determines the format.
         columns: name -> Parquet type, in order; columns missing from a row are empty.
         overwrite: whether to replace an existing file.
+        excel: begin a CSV file with a byte order mark, without which Excel takes UTF-8 for another encoding.
 
     Raises:
         OutputError: if the file exists or cannot be written.
         MissingExtraError: if the format is Parquet and pyarrow is not installed.
     """
     check_output(path, overwrite=overwrite)
-    writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    writers = {".jsonl": _jsonl, ".csv": functools.partial(_csv, excel=excel), ".parquet": _parquet}
     with atomic_path(path) as temporary:
         with writers[path.suffix.lower()](temporary, columns) as write:
             yield write
@@ -74,8 +78,8 @@ def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
         raise OutputError(f"{path}: holds {', '.join(held)} already; --overwrite replaces what is there")
 
 
-def _open_text(path: Path) -> IO[str]:
-    return path.open("x", encoding="utf-8", newline="")
+def _open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
+    return path.open("x", encoding=encoding, newline="")
 
 
 @contextlib.contextmanager
@@ -85,11 +89,11 @@ def _jsonl(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None
 
 
 @contextlib.contextmanager
-def _csv(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], Any]]:
-    with _open_text(path) as file:
+def _csv(path: Path, columns: dict[str, str], *, excel: bool) -> Iterator[Callable[[Row], Any]]:
+    with _open_text(path, "utf-8-sig" if excel else "utf-8") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
-        yield writer.writerow
+        yield lambda row: writer.writerow({name: not_formula(cell) for name, cell in row.items()})
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ def label_video(
     report: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    excel: bool = False,
     progress: Progress | None = None,
 ) -> list[LabelledVideo]:
     """Recognise the emotions of all faces in videos, and follow each face from frame to frame.
@@ -90,6 +91,7 @@ def label_video(
         report: an .html file for a page with tracks, timeline and faces, or a folder.
         resume: continue an interrupted run with the same output and options; start one if there is none.
         overwrite: replace files that exist, and discard an interrupted run.
+        excel: begin a .csv file with a byte order mark, which Excel needs.
         progress: called with the current step, frames done, and frames in total or None.
 
     Returns:
@@ -132,7 +134,7 @@ def label_video(
             for path in (out, *itertools.chain.from_iterable(each.values() for each in files)):
                 remove_leftovers(path.parent, path.name)
         show = progress or (lambda what, done, total: None)
-        return _Job(predictor, selection, follow, videos, folder, show).run(out, files, overwrite=replace)
+        return _Job(predictor, selection, follow, videos, folder, show).run(out, files, overwrite=replace, excel=excel)
 
 
 def _describe(path: Path) -> str:
@@ -225,7 +227,7 @@ class _Job:
     def labels(self) -> tuple[str, ...]:
         return self.predictor.config.labels.names
 
-    def run(self, out: Path | None, files: Sequence[dict[str, Path]], *, overwrite: bool) -> list[LabelledVideo]:
+    def run(self, out: Path | None, files: Sequence[dict[str, Path]], **how: bool) -> list[LabelledVideo]:
         """Label all videos, and write the files."""
         errors = [self._label_or_fail(number) for number in range(len(self.videos))]
         if not all(errors):
@@ -238,7 +240,7 @@ class _Job:
                 results[number] = dataclasses.replace(result, rows=rows)
             return results
         if not all(errors):
-            with open_table(out, columns, overwrite=overwrite) as write:
+            with open_table(out, columns, **how) as write:
                 for row in itertools.chain.from_iterable(itertools.starmap(self._marked, enumerate(results))):
                     write(row)
         (self.folder / PLAN).unlink()  # the run is over

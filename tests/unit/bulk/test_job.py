@@ -114,6 +114,8 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(images, settings, t
 
     def stop(progress: Progress) -> None:
         if progress.done == 4:
+            # What the worker leaves that is killed while it writes.
+            (out / temporary_name("part-00002.parquet")).write_bytes(b"half")
             raise KeyboardInterrupt
 
     out = tmp_path / "out"

@@ -78,6 +78,15 @@ class TestInspect:
         with Image.open(out / "sheet_happiness.png") as sheet:
             assert sheet.width > 1000
 
+    def test_cells_of_the_csv_file_are_no_formulas(self, tmp_path: Path) -> None:
+        folder = tmp_path / "faces" / "=1+1" / "happy"
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "blank.png")
+        assert run("inspect", f"folder:{tmp_path / 'faces'}", "--out", tmp_path / "report").exit_code == 0
+        with (tmp_path / "report" / "problems.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert (row["kind"], row["split"]) == ("blank", "'=1+1")
+
     def test_no_pixels_draws_nothing(self, faces: Path, tmp_path: Path) -> None:
         run("inspect", f"folder:{faces}", "--out", tmp_path / "report", "--no-pixels")
         assert not list((tmp_path / "report").glob("*.png"))

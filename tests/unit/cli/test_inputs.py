@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path, *arguments: str) -> list[str]:
-    return [Path(path).relative_to(folder).as_posix() for path in find_inputs([str(folder / a) for a in arguments])]
+    return [Path(path).relative_to(folder).as_posix() for path in find_inputs([str(folder / a) for a in arguments])[0]]
 
 
 def test_folders_are_searched_to_the_bottom_for_images_that_are_not_hidden(folder):
@@ -47,8 +47,8 @@ def test_a_name_that_looks_like_a_pattern_is_a_name_if_it_exists(folder):
     [
         ("missing.jpg", "no such file or folder"),
         ("*.tiff", "no file matches"),
-        ("empty", "no images in this folder. Looked for .*jpeg"),
-        ("texts", "no images in this folder"),
+        ("empty", "no images in this folder. Allowed: .*jpeg"),
+        ("texts", r"no images in this folder \(skipped 1 \.txt\)"),
     ],
 )
 def test_arguments_that_name_nothing_are_refused(folder, argument, message):
@@ -60,10 +60,21 @@ def test_arguments_that_name_nothing_are_refused(folder, argument, message):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_rather_than_waited_for(folder):
+def test_a_pipe_is_an_input_only_where_it_is_named(folder):
     os.mkfifo(folder / "pipe.jpg")
+    assert names(folder, "pipe.jpg") == ["pipe.jpg"]
+    assert names(folder, "*.jpg") == ["b.jpg", "x[1].jpg"]
+    assert find_inputs([str(folder / "*.jpg")])[1] == {"pipe or device": 1}
+    # A video would be opened again and again.
+    os.mkfifo(folder / "pipe.mp4")
     with pytest.raises(DataError, match="neither a file nor a folder"):
-        names(folder, "pipe.jpg")
+        names(folder, "pipe.mp4")
+
+
+def test_what_folders_hold_besides_images_is_counted(folder):
+    (folder / "\x1b[31m.jpg.docx").write_text("")
+    _, skipped = find_inputs([str(folder), str(folder), str(folder / "notes.txt")])
+    assert skipped == {"hidden": 4, ".docx": 2, ".txt": 2}
 
 
 class StandardInput(io.TextIOWrapper):
@@ -85,7 +96,7 @@ def test_texts_that_are_no_paths_are_passed_on(folder, monkeypatch):
         "camera:0",
         "camera:/dev/video3",
     ]
-    assert find_inputs([texts[0], str(folder / "b.jpg"), *texts[1:]]) == [texts[0], folder / "b.jpg", *texts[1:]]
+    assert find_inputs([texts[0], str(folder / "b.jpg"), *texts[1:]])[0] == [texts[0], folder / "b.jpg", *texts[1:]]
 
 
 @pytest.mark.parametrize(

@@ -239,10 +239,23 @@ class TestForeignFile:
     def test_what_is_no_table_is_said_so(self, tmp_path):
         (tmp_path / "p.parquet").write_bytes(b"no parquet")
         (tmp_path / "p.txt").write_text("row,pred")
+        (tmp_path / "latin.csv").write_bytes("row,pred,G\xe4ste\n0,fear,1\n".encode("latin-1"))
+        (tmp_path / "box.csv").write_text('row,pred,box\n0,fear,"1,2,3,4"\n')
+        (tmp_path / "twice.csv").write_text("row,pred, pred\n0,fear,sad\n")
+        pq.write_table(pa.table([[0], ["fear"], ["sad"]], ["row", "pred", "pred"]), tmp_path / "twice.parquet")
+        three = {"row": [0, 1, 2, 3], "pred": ["fear"] * 4, "box": [[1, 2, 3]] * 4}
+        pq.write_table(pa.table(three), tmp_path / "three.parquet")
+        pq.write_table(pa.table({"row": [0], "pred": [["fear"]]}), tmp_path / "nested.parquet")
         for name, message in {
             "p.parquet": "cannot be read",
             "p.txt": r"unknown format '\.txt'\. Allowed: \.parquet",
             "none.csv": "cannot be read",
+            "latin.csv": "cannot be read",
+            "box.csv": r"column 'box' is of type string\. Allowed: list",
+            "twice.csv": r"columns \['pred'\] are repeated",
+            "twice.parquet": "cannot be read",
+            "nested.parquet": r"column 'pred' is of type list.*\. Allowed: string",
+            "three.parquet": r"column 'box' holds \[1\.0, 2\.0, 3\.0\]\. Allowed: x, y, width, height",
         }.items():
             with pytest.raises(DataError, match=message):
                 read_predictions(tmp_path / name, manifest_of())

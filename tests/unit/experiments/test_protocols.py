@@ -69,7 +69,7 @@ class TestDomains:
     def test_the_embedded_model_tells(self):
         from motivnet.checkpoints.bundle import open_bundle
 
-        assert training_domains(open_bundle("nano").config.provenance) == {"fer2013"}
+        assert training_domains(open_bundle("nano").config.provenance) == {"fer2013", "lfw", "utkface"}
 
     def test_settings(self):
         trained = frozenset({"fer2013"})

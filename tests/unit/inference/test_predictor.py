@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -361,3 +362,23 @@ def test_options_come_from_a_config_or_by_name_which_takes_precedence(tiny_bundl
     assert (changed.detector.name, changed.batch_size, changed.workers) == ("yunet", 2, 1)
     assert changed.detector.config.min_face == 20
     assert Predictor.load(tiny_bundle.path, config, detector=Columns()).detector.name == "columns"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "not enough memory for this image"),
+        (cv2.error("(-4:Insufficient memory)"), "not enough memory for this image"),
+        (DetectorError("detector 'yunet': no memory"), "detector 'yunet': no memory"),
+    ],
+)
+def test_what_one_image_is_too_much_for_is_one_row(whole, monkeypatch, error, message):
+    def detect(image_hwc_u8: np.ndarray) -> list[Detection]:
+        if image_hwc_u8[0, 0, 0] == 9:
+            raise error
+        return [Detection(Box(0, 0, 20, 20), 1.0)]
+
+    monkeypatch.setattr(whole.detector, "detect", detect)
+    results = whole.predict([flat(200), flat(9), flat(100)])
+    fine = ("ok", None)
+    assert [(result.status, result.error) for result in results] == [fine, ("unreadable", message), fine]

@@ -159,3 +159,21 @@ def test_names_that_are_no_text_can_be_written():
     (row,) = to_rows(image(name, "no_face"))
     assert row["source"] == printable(name) == "caf\\udce9.jpg"
     assert printable("café.jpg") == "café.jpg"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_text_that_a_spreadsheet_would_calculate_has_an_apostrophe(tmp_path, start):
+    with open_table(tmp_path / "x.csv", {"source": "string", "x": "float64"}, overwrite=False) as writer:
+        writer({"source": f"{start}HYPERLINK(1).jpg", "x": -1.5})
+        writer({"source": f"a{start}b", "x": 2.0})
+    rows = read(tmp_path / "x.csv")
+    assert [row["source"] for row in rows] == [f"'{start}HYPERLINK(1).jpg", f"a{start}b"]
+    assert [row["x"] for row in rows] == ["-1.5", "2.0"]
+
+
+def test_excel_opens_the_file_as_utf_8_on_request(tmp_path):
+    for name, excel in (("plain.csv", False), ("excel.csv", True)):
+        with open_table(tmp_path / name, {"source": "string"}, overwrite=False, excel=excel) as writer:
+            writer({"source": "ä.jpg"})
+    assert (tmp_path / "plain.csv").read_bytes() == "source\r\nä.jpg\r\n".encode()
+    assert (tmp_path / "excel.csv").read_bytes() == b"\xef\xbb\xbf" + (tmp_path / "plain.csv").read_bytes()

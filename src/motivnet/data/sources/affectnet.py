@@ -34,7 +34,7 @@ from motivnet.data.sources import records
 from motivnet.data.sources.folder import require_folder
 from motivnet.data.sources.records import Box, Rows
 from motivnet.errors import DataError
-from motivnet.images import IMAGE_SUFFIXES
+from motivnet.image_files import IMAGE_SUFFIXES
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
 BOX_COLUMNS = ("face_x", "face_y", "face_width", "face_height")

@@ -126,7 +126,7 @@ def _add_csv(rows: Rows, path: Path) -> None:
 
 
 def _add_folders(rows: Rows, path: Path) -> None:
-    for split, label, file in labelled_files(path, WITH_CONTEMPT):
+    for split, label, file in labelled_files(path, WITH_CONTEMPT, rows.dropped):
         match = FRAME.fullmatch(file.stem)
         if not match:
             raise DataError(f"{file}: the name is not that of a frame, such as S010_004_00000017.png")

@@ -48,7 +48,7 @@ def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus", "majority"
         if labels != "fer2013":
             raise DataError(f"{path}: a folder has no votes. Allowed with labels={labels}: a Parquet or CSV file")
         rows = Rows(path, EMOTIONS)
-        for split, label, file in labelled_files(path, EMOTIONS):
+        for split, label, file in labelled_files(path, EMOTIONS, rows.dropped):
             rows.add(path=str(file), label=label, split=split, groups=[WILD])
         return rows.manifest()
     if not path.is_file():

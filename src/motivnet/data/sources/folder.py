@@ -6,7 +6,7 @@ from pathlib import Path
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import Rows
 from motivnet.errors import DataError
-from motivnet.images import IMAGE_SUFFIXES
+from motivnet.image_files import HIDDEN, Skipped, no_images, skip_reason, walk_images
 from motivnet.labels import WITH_CONTEMPT, LabelSet
 
 UNLABELLED = "unlabelled"
@@ -25,13 +25,13 @@ def read_folder(root: Path, labels: LabelSet | None = None) -> Manifest:
         DataError: if a folder is not named after a label, or there are no images.
     """
     rows = Rows(root, labels)
-    for split, label, file in labelled_files(root, labels or WITH_CONTEMPT):
+    for split, label, file in labelled_files(root, labels or WITH_CONTEMPT, rows.dropped):
         rows.add(path=str(file), label=label, split=split)
     return rows.manifest()
 
 
-def labelled_files(root: Path, labels: LabelSet) -> Iterator[tuple[str, str, Path]]:
-    """Yield split, label and file of every image, in the order of their names.
+def labelled_files(root: Path, labels: LabelSet, dropped: Skipped) -> Iterator[tuple[str, str, Path]]:
+    """Yield split, label and file of every image, in the order of their names; `dropped` counts what is passed over.
 
     Raises:
         DataError: if a folder is not named after a label, or there are no images.
@@ -39,21 +39,24 @@ def labelled_files(root: Path, labels: LabelSet) -> Iterator[tuple[str, str, Pat
     refuse_loose_images(root)
     empty = True
     for split, label, folder in _label_folders(root, labels):
-        for file in images_in(folder):
+        for file in images_in(folder, dropped):
             empty = False
             yield split, label, file
     if empty:
-        raise DataError(f"{root}: no images. Allowed: SPLIT/EMOTION/* or EMOTION/*, of {', '.join(IMAGE_SUFFIXES)}")
+        raise no_images(root, dropped, "SPLIT/EMOTION/* or EMOTION/*, of ")
 
 
-def images_in(folder: Path) -> list[Path]:
-    """List the image files of a folder and its subfolders, sorted, without hidden ones.
+def images_in(folder: Path, dropped: Skipped | None = None) -> list[Path]:
+    """List the image files of a folder and its subfolders, sorted, as `walk_images`; `dropped` counts all others.
 
     Raises:
         DataError: if there is no such folder.
     """
     require_folder(folder)
-    return sorted(file for file in folder.rglob("*") if _is_image(file))
+    images, skipped = walk_images(folder)
+    if dropped is not None:
+        dropped.update(skipped)
+    return images
 
 
 def require_folder(folder: Path) -> None:
@@ -67,11 +70,13 @@ def require_folder(folder: Path) -> None:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """List the direct subfolders, sorted, without hidden ones and those that macOS adds to archives."""
+    """List the direct subfolders, sorted, without hidden ones, those of macOS's archives, and links upwards."""
     return sorted(
         inside
         for inside in folder.iterdir()
-        if inside.is_dir() and not inside.name.startswith(".") and inside.name != "__MACOSX"
+        if inside.is_dir()
+        and skip_reason(inside.name) != HIDDEN
+        and not folder.resolve().is_relative_to(inside.resolve())
     )
 
 
@@ -82,13 +87,9 @@ def refuse_loose_images(folder: Path) -> None:
         DataError: naming the first one, or if there is no such folder.
     """
     require_folder(folder)
-    loose = sorted(file for file in folder.iterdir() if _is_image(file))
+    loose = sorted(file for file in folder.iterdir() if not skip_reason(file.name) and not file.is_dir())
     if loose:
         raise DataError(f"{loose[0]}: an image in no folder of a label")
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _label_folders(root: Path, labels: LabelSet) -> list[tuple[str, str, Path]]:
@@ -117,8 +118,8 @@ def read_images(root: Path) -> Manifest:
         DataError: if there is no such folder, or no image in it.
     """
     rows = Rows(root, NO_LABELS)
-    for file in images_in(root):
+    for file in images_in(root, rows.dropped):
         rows.add(path=str(file), label=UNLABELLED, split="all")
     if not rows.columns["path"]:
-        raise DataError(f"{root}: no images. Allowed: {', '.join(IMAGE_SUFFIXES)}")
+        raise no_images(root, rows.dropped)
     return rows.manifest()

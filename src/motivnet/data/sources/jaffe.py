@@ -29,7 +29,7 @@ def read_jaffe(path: Path) -> Manifest:
         DataError: if an image's name differs from the published form.
     """
     rows = Rows(path, EMOTIONS)
-    for file in images_in(path):
+    for file in images_in(path, rows.dropped):
         match = NAME.fullmatch(file.stem)
         if not match or match[2] not in CODES:
             raise DataError(

@@ -55,7 +55,7 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
         if not label:
             rows.dropped["image without an emotion"] += sum(file.parent == folder for file in images_in(folder))
             continue
-        for file in images_in(folder):
+        for file in images_in(folder, rows.dropped):
             film = NAME.fullmatch(file.stem)
             groups = [("film", film[1]), ACTED] if film else [ACTED]
             rows.add(path=str(file), label=label, split=split, groups=groups)

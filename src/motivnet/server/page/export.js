@@ -35,7 +35,8 @@ function cell(value) {
   if (value === null || value === undefined) return "";
   // As Python's csv module writes them.
   if (typeof value === "boolean") return value ? "True" : "False";
-  const text = String(value);
+  // A spreadsheet would calculate text that begins so, such as a file's name.
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

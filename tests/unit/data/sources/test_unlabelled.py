@@ -28,7 +28,7 @@ def test_every_image_below_a_folder_is_one_split_without_labels(tmp_path: Path) 
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no images\. Allowed: \.avif"):
+    with pytest.raises(DataError, match=r"no images in this folder\. Allowed: \.avif"):
         read_source(f"images:{tmp_path}")
     with pytest.raises(DataError, match="no such folder"):
         read_source(f"images:{tmp_path / 'absent'}")
