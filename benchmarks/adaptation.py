@@ -9,8 +9,8 @@ Source: `--rows` faces of FER-2013's Training split, cleaned, drawn once. Target
 Every seed trains a start on the source; every method goes on from it for `--epochs`, source-only and batchnorm too.
 Finished runs are kept, so that it can be stopped and started again; `--report` reports what is finished.
 
-Cost on one idle core of an AMD EPYC: 20 s for each run, and 10 ms for each face that is trained on at 96 x 96 pixels (a third of
-that for each that is predicted, a quarter with `--size small`). With the defaults and two targets that is about 3 hours.
+Cost on one idle core of an AMD EPYC: 20 s for each run, and 10 ms for each face that is trained on at 96 x 96 pixels; a
+third of that for each that is predicted, a quarter with `--size small`. With the defaults and two targets about 3 hours.
 """
 
 import argparse

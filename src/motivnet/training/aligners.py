@@ -224,7 +224,8 @@ class Regions:
             cells_BNE = cells[:, backbone.num_prefix_tokens :]
             rows = round((cells_BNE.shape[1] * height / width) ** 0.5)
         points_BL2 = torch.from_numpy(find_landmarks(pixels_BCHW, preprocessing)).to(cells.device)
-        return tokens, windows(points_BL2, rows, cells_BNE.shape[1] // rows) @ cells_BNE.float()
+        with torch.autocast(cells.device.type, enabled=False):
+            return tokens, windows(points_BL2, rows, cells_BNE.shape[1] // rows) @ cells_BNE.float()
 
 
 def windows(points_BL2: Tensor, rows: int, columns: int) -> Tensor:

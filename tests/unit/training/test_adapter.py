@@ -36,7 +36,7 @@ def sources(
     faces: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, str]:
     """Source and target as they are named, and recipes of seconds: `tiny-vit`, and `tiny-cnn` with batch norms."""
-    vit = tiny(batch_size=7, epochs=2, ema_decay=0.0)
+    vit = tiny(batch_size=7, epochs=2, ema_decay=0.9, precision="bf16-mixed")
     net = dataclasses.replace(
         preset("nano"), backbone="timm:mobilenetv3_small_050", image_size=(32, 32), head=HeadConfig(kind="linear")
     )
