@@ -10,7 +10,7 @@ Every seed trains a start on the source; every method goes on from it for `--epo
 Finished runs are kept, so that it can be stopped and started again; `--report` reports what is finished.
 
 Cost on one idle core of an AMD EPYC: 20 s for each run, and 10 ms for each face that is trained on at 96 x 96 pixels; a
-third of that for each that is predicted, a quarter with `--size small`. With the defaults and two targets about 3 hours.
+third of that for each that is predicted, a quarter with `--size small`. By default about 3 hours for two targets.
 """
 
 import argparse
