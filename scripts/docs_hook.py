@@ -20,6 +20,7 @@ COMMANDS = "commands"
 MOUNTED = (
     "benchmarks/evidence/*.md",
     "benchmarks/ablations/**/*.md",
+    "benchmarks/adaptation/*.md",
     "benchmarks/ablations/**/*.png",
     "src/motivnet/assets/nano/README.md",
 )

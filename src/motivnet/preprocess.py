@@ -204,6 +204,11 @@ class Preprocessing:
         pixels_BHWC = (faces_BHWC_u8.astype(np.float32) - mean) / std
         return np.ascontiguousarray(pixels_BHWC.transpose(0, 3, 1, 2))
 
+    def denormalise(self, pixels_BCHW: np.ndarray) -> np.ndarray:
+        """Undo `normalise`, of float32 (B, C, H, W): uint8 (B, H, W, C), rounded and clipped."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.clip(np.rint(pixels_BCHW.transpose(0, 2, 3, 1) * std + mean), 0, 255).astype(np.uint8)
+
     def __call__(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
         """Crop, resize and normalise one face of an upright RGB image: float32 (C, H, W)."""
         return self.normalise(self.face(image_hwc_u8, box)[None])[0]

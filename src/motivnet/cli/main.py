@@ -23,7 +23,7 @@ app = typer.Typer(
 # One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (
     *("predict", "video", "live", "bulk", "serve", "models"),
-    *("train", "pretrain", "distil", "ablate", "export"),
+    *("train", "pretrain", "adapt", "distil", "ablate", "export"),
     *("evaluate", "benchmark", "audit", "calibrate", "quantize", "explain"),
     *("data", "weights"),
 )

@@ -161,9 +161,7 @@ def degrade(
     """
     if config.prob == 0:
         return pixels_BCHW
-    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
-    faces_BHWC = pixels_BCHW.float().permute(0, 2, 3, 1).cpu().numpy() * std + mean
-    faces_BHWC_u8 = np.clip(np.rint(faces_BHWC), 0, 255).astype(np.uint8)
+    faces_BHWC_u8 = preprocessing.denormalise(pixels_BCHW.float().cpu().numpy())
     drawn = config.draw(len(faces_BHWC_u8) * world_size, pixels_BCHW.shape[3], generator)[rank::world_size]
     degraded = [change(face) for change, face in zip(drawn, faces_BHWC_u8, strict=True)]
     return torch.from_numpy(preprocessing.normalise(np.stack(degraded))).to(pixels_BCHW)

@@ -123,9 +123,14 @@ class Manifest:
                 None if row is None else [row[place] if place >= 0 else 0.0 for place in order]
                 for row in table["votes"].to_pylist()
             ]
-            column = table.schema.get_field_index("votes")
-            table = table.set_column(column, SCHEMA.field("votes"), pa.array(votes, SCHEMA.field("votes").type))
+            table = set_columns(table, votes=votes)
         return Manifest(table, labels, dict(Counter(self.dropped) + left_out))
+
+    def without_labels(self) -> "Manifest":
+        """Return the same images with nothing that was known of what they show: each has the first emotion as label."""
+        nothing: dict[str, Any] = {"label": EMOTIONS.names[0], "valence": None, "arousal": None, "votes": None}
+        table = set_columns(self.table, **{name: [value] * len(self) for name, value in nothing.items()})
+        return Manifest(table, EMOTIONS, self.dropped)
 
     def fingerprint(self) -> str:
         """Return the letter `d` and 12 hex digits that change if a label, split, box or image changes.
@@ -163,6 +168,14 @@ class Manifest:
         pairs = Counter(zip(self.table["split"].to_pylist(), self.table["label"].to_pylist(), strict=True))
         splits = sorted({split for split, _ in pairs})
         return {split: {label: pairs[split, label] for label in self.labels} for split in splits}
+
+
+def set_columns(table: pa.Table, **columns: Sequence[Any]) -> pa.Table:
+    """Replace columns of SCHEMA in a table."""
+    for name, values in columns.items():
+        field = SCHEMA.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+    return table
 
 
 def make_manifest(

@@ -15,7 +15,7 @@ import torch
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import replace
 from motivnet.data.clean import fit_for_training, picture_keys, share_pictures
-from motivnet.data.manifest import SCHEMA, Manifest, write_manifest
+from motivnet.data.manifest import Manifest, set_columns, write_manifest
 from motivnet.data.sampling import fold_of
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, ImageError
@@ -198,9 +198,8 @@ def _read_unlabelled(name: str, split: str, track: Track, say: Callable[[str], o
     if errors:
         named = "; ".join([*errors.values()][:NUM_REASONS])
         say(f"{name}: {len(errors):,} of {len(found):,} faces cannot be read and are left out: {named}")
-    table = found.select(~np.isin(np.arange(len(found)), [*errors])).table
-    cells = {"label": EMOTIONS.names[0], "split": split, "valence": None, "arousal": None, "votes": None}
-    return _replace(table, **{column: [cell] * len(table) for column, cell in cells.items()})
+    kept = found.select(~np.isin(np.arange(len(found)), [*errors])).without_labels()
+    return set_columns(kept.table, split=[split] * len(kept))
 
 
 def _assign(
@@ -256,12 +255,5 @@ def _with_targets(faces: Faces, soft_BC: np.ndarray, settings: DistillationConfi
     target_BC /= target_BC.sum(1, keepdims=True)
     best_B = np.where(faces.labelled_B, manifest.targets, soft_BC.argmax(1))
     labels = [EMOTIONS.names[place] for place in best_B]
-    table = _replace(manifest.table, label=labels, votes=target_BC.astype(np.float32).tolist())
+    table = set_columns(manifest.table, label=labels, votes=target_BC.astype(np.float32).tolist())
     return dataclasses.replace(manifest, table=pa.concat_tables([table, faces.others.table]))
-
-
-def _replace(table: pa.Table, **columns: list[Any]) -> pa.Table:
-    for name, values in columns.items():
-        field = SCHEMA.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
-    return table

@@ -123,15 +123,16 @@ class ModelConfig:
             raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME, transformers")
         if (self.backbone == "transformers") != (self.transformers is not None):
             raise ConfigError("transformers: settings belong to the backbone 'transformers', and only to it")
+        if own != (self.vit is not None):
+            raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
         for name, value in (self.transformers or {}).items():
             most = MAX_LAYERS if name.endswith("layers") else MAX_SETTING
             if isinstance(value, int | float) and not 0 <= value <= most:
                 raise ConfigError(f"transformers: {name} {value!r}: must be from 0 to {most}")
-        if own != (self.vit is not None):
-            raise ConfigError("vit: dimensions belong to the backbones 'sapiens' and 'sapiens2', and only to them")
-        vit = self.vit
-        if vit is None:
-            return
+        if self.vit is not None:
+            self._check_vit(self.vit)
+
+    def _check_vit(self, vit: VitConfig) -> None:
         if any(side % vit.patch_size for side in self.image_size):
             raise ConfigError(
                 f"image_size {self.image_size}: height and width must be divisible by patch_size {vit.patch_size}"

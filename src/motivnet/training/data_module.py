@@ -10,10 +10,10 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from motivnet.data.clean import fit_for_training, picture_keys, some_pictures
-from motivnet.data.loader import BalancedSampler, FaceDataset, make_loader
+from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
 from motivnet.errors import DataError
@@ -60,7 +60,7 @@ class FaceData(lightning.LightningDataModule):
         run: RunConfig,
         splits: Splits,
         *,
-        sampler: BalancedSampler | None = None,
+        sampler: Sampler[int] | None = None,
         select_batch_size: int | None = None,
     ) -> None:
         """Set rows and batches.

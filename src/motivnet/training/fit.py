@@ -14,6 +14,7 @@ import lightning
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch.utils.data import Sampler
 
 from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
@@ -198,7 +199,7 @@ class Job:
     select: str | None
     described: Mapping[str, Any]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    sampler: BalancedSampler | None = None
+    sampler: Sampler[int] | None = None
     select_batch_size: int | None = None
     sampled: Manifest | None = None
     pretrained: bool = False

@@ -86,19 +86,7 @@ class Classifier(TrainedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one augmented batch."""
-        loss = self.recipe.loss
-        # Seed, epoch and batch determine everything random, so that a resumed run draws the same numbers. The global
-        # state alone would not do: the loader draws from it when it starts, at another moment on resume.
-        seed = ((self.recipe.run.seed * 10_007 + self.current_epoch) * 1_000_003 + batch_idx) % 2**48
-        # Dropout differs between processes; augmentation is drawn once, and each process takes its share.
-        torch.manual_seed(seed + (self.global_rank << 48))
-        generator = torch.Generator().manual_seed(seed)
-        target_BC = blend_targets(
-            batch.labels, batch.votes, vote_weight=loss.vote_weight, label_smoothing=loss.label_smoothing
-        )
-        share = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        pixels_BCHW = degrade(batch.pixels, self.recipe.degrade, self.recipe.preprocessing, generator, **share)
-        pixels_BCHW = augment(pixels_BCHW, self.recipe.augment, generator, **share)
+        pixels_BCHW, target_BC, generator = self.prepare(batch, batch_idx)
         # Valence and arousal are mixed like the classes; NaN of either face gives NaN.
         targets = torch.cat([target_BC, batch.affect], 1)
         run = self.recipe.run
@@ -116,6 +104,22 @@ class Classifier(TrainedModule):
         hits_B = outputs.logits.detach().argmax(1) == target_BC.argmax(1)
         self.log("train/war", hits_B.float().mean(), on_step=False, on_epoch=True, batch_size=len(hits_B))
         return value
+
+    def prepare(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """Augment a batch: return pixels, distributions over the classes, and the generator of what else is random."""
+        loss = self.recipe.loss
+        # Seed, epoch and batch determine everything random, so that a resumed run draws the same numbers. The global
+        # state alone would not do: the loader draws from it when it starts, at another moment on resume.
+        seed = ((self.recipe.run.seed * 10_007 + self.current_epoch) * 1_000_003 + batch_idx) % 2**48
+        # Dropout differs between processes; augmentation is drawn once, and each process takes its share.
+        torch.manual_seed(seed + (self.global_rank << 48))
+        generator = torch.Generator().manual_seed(seed)
+        target_BC = blend_targets(
+            batch.labels, batch.votes, vote_weight=loss.vote_weight, label_smoothing=loss.label_smoothing
+        )
+        share = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        pixels_BCHW = degrade(batch.pixels, self.recipe.degrade, self.recipe.preprocessing, generator, **share)
+        return augment(pixels_BCHW, self.recipe.augment, generator, **share), target_BC, generator
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics, with the averaged weights."""
@@ -152,7 +156,8 @@ class Classifier(TrainedModule):
             self.recipe,
             num_steps=steps,
             steps_per_epoch=steps / self.recipe.run.epochs,
-            loss=self.task_loss.parameters() if self.task_loss is not None else (),
+            # Of the loss, which are not the model's.
+            loss=[parameter for name, parameter in self.named_parameters() if not name.startswith("model.")],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

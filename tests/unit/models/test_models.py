@@ -105,9 +105,11 @@ def test_dimensions_that_do_not_fit(change: dict, message: str) -> None:
     ],
 )
 def test_heads_that_do_not_fit(head: dict, message: str) -> None:
+    def build() -> None:
+        build_model(ModelConfig(backbone="sapiens", image_size=(32, 24), vit=TINY_VIT, head=HeadConfig(**head)))
+
     with pytest.raises(ConfigError, match=message):
-        settings = HeadConfig(**head)
-        build_model(ModelConfig(backbone="sapiens", image_size=(32, 24), vit=TINY_VIT, head=settings))
+        build()
 
 
 def test_unknown_names_are_answered_with_a_suggestion() -> None:
