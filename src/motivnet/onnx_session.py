@@ -62,7 +62,10 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
         providers.append((PROVIDERS["cpu"], {}))
     check_weights(path)
     try:
-        session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
+        # The fallback would print, and try the CPU, which is among the providers anyway.
+        session = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=providers, enable_fallback=False
+        )
         # Text that is no UTF-8 is an error only when it is read.
         _ = session.get_modelmeta().custom_metadata_map, *(one.name for one in session.get_inputs())
         _ = [one.name for one in session.get_outputs()]

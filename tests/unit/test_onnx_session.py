@@ -25,7 +25,7 @@ def substitute(monkeypatch):
         made = []
 
         class Session(onnxruntime.InferenceSession):
-            def __init__(self, path, sess_options, providers):
+            def __init__(self, path, sess_options, providers, enable_fallback):
                 made.append(providers)
                 self._names = [name for name, _ in providers] if starts else [CPU]
                 super().__init__(path, sess_options=sess_options, providers=[CPU])

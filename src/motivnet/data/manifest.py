@@ -257,6 +257,7 @@ def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
+        table.validate(full=True)  # of text, that it is UTF-8
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     missing = sorted(set(columns) - set(table.schema.names))

@@ -113,6 +113,7 @@ def _read_table(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".parquet":
             table = pq.read_table(path)
+            table.validate(full=True)  # of text, that it is UTF-8
         else:
             in_csv = {name: kind for name, kind in TYPES.items() if name != "box"}
             options = pa_csv.ConvertOptions(column_types=in_csv, strings_can_be_null=True)

@@ -209,7 +209,7 @@ def _read_predictions(file: Path) -> tuple[list[tuple[int, str]], np.ndarray]:
     """Return row and label of each image, and whether it was classified correctly, bool (B,)."""
     try:
         table = pq.read_table(file, columns=["row", "label", "pred"]).to_pydict()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
     rows = list(zip(table["row"], table["label"], strict=True))
     return rows, np.array(table["label"]) == np.array(table["pred"], dtype=object)

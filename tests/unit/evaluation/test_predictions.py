@@ -246,11 +246,14 @@ class TestForeignFile:
         three = {"row": [0, 1, 2, 3], "pred": ["fear"] * 4, "box": [[1, 2, 3]] * 4}
         pq.write_table(pa.table(three), tmp_path / "three.parquet")
         pq.write_table(pa.table({"row": [0], "pred": [["fear"]]}), tmp_path / "nested.parquet")
+        text = pa.array([b"\xff"]).cast(pa.string(), safe=False)
+        pq.write_table(pa.table({"row": [0], "pred": text}), tmp_path / "text.parquet")
         for name, message in {
             "p.parquet": "cannot be read",
             "p.txt": r"unknown format '\.txt'\. Allowed: \.parquet",
             "none.csv": "cannot be read",
             "latin.csv": "cannot be read",
+            "text.parquet": "cannot be read",
             "box.csv": r"column 'box' is of type string\. Allowed: list",
             "twice.csv": r"columns \['pred'\] are repeated",
             "twice.parquet": "cannot be read",

@@ -141,7 +141,7 @@ def test_a_step_of_training_lowers_the_loss(name: str, without_gradient: set[str
         ("efficientformer_l1", (96, 96), "images of 96x96 "),
         ("vit_small_patch14_reg4_dinov2", (64, 64), r"divisible by its patches of \(14, 14\)"),
         ("coat_lite_tiny", (64, 64), "5 tokens for 4 positions"),
-        ("test_resnet", (0, 32), "images of 0x32 "),
+        ("test_resnet", (0, 32), r"image_size \(0, 32\): must be at least 1x1"),
         ("resnet10tt", (32, 32), "timm has no model 'resnet10tt'; near it: .*resnet10t"),
         ("vit_small_patch16_dinov3.imagenet", (32, 32), r"no weights 'imagenet' .*dinov3\.lvd1689m"),
         ("hf-hub:timm/resnet18.a1_in1k", (32, 32), "timm has no model 'hf-hub:"),

@@ -107,7 +107,7 @@ def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Lines:
                     raise DataError(f"{path}: column {name!r} is {kind}. Allowed: text, numbers")
             batches = (batch.rename_columns(names) for batch in file.iter_batches())
             yield from enumerate(cells for batch in batches for cells in batch.to_pylist())
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
