@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import DataError, ImageError
-from motivnet.image_files import Skipped, is_special, no_images, walk_images
-from motivnet.video.video_config import is_video
+from motivnet.image_files import Skipped, describe_skipped, is_special, no_images, walk_images
+from motivnet.video.video_config import VIDEO_SUFFIXES, is_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,6 +124,22 @@ def _find_files(argument: str, skipped: Skipped) -> list[Path]:
     found, here = walk_images(Path(argument))
     if not found:
         raise no_images(argument, here)
+    skipped.update(here)
+    return found
+
+
+def find_videos(argument: str, skipped: Skipped) -> list[Path]:
+    """Return the videos of a folder and its subfolders, sorted, or what `match_files` does; `skipped` counts others.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if not os.path.isdir(argument):  # noqa: PTH112
+        return match_files(argument, skipped)
+    found, here = walk_images(Path(argument), VIDEO_SUFFIXES)
+    if not found:
+        reason = f" ({describe_skipped(here)})" if here else ""
+        raise DataError(f"{argument}: no videos in this folder{reason}. Allowed: {', '.join(VIDEO_SUFFIXES)}")
     skipped.update(here)
     return found
 
