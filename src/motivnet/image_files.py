@@ -73,7 +73,7 @@ def walk_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> tuple
 
 
 def skip_reason(name: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> str:
-    """Return why a file of this name is passed over in a folder: its suffix or `hidden`; empty if it has one of these."""
+    """Return why a file of this name is passed over in a folder: its suffix or `hidden`; empty if it is not."""
     if name.startswith(".") or name == "__MACOSX":
         return HIDDEN
     if name.lower().endswith(tuple(suffixes)):

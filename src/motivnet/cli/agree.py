@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.console import echo, print_table
+from motivnet.cli.console import print_table
 from motivnet.cli.options import Overwrite, derive_options
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import AgreementConfig
@@ -22,9 +22,9 @@ def agree(
         typer.Argument(metavar="CODERS", show_default=False, help="What people coded: .eaf (ELAN), .boris or .csv."),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for agreement.html, agreement.md, agreement.csv and agreement.json."),
+        Path | None, typer.Option(metavar="OUT.csv", help="Write the table: .csv, .parquet or .jsonl.")
     ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page.")] = None,
     settings: AgreementConfig,
     names: Annotated[
         Path | None, typer.Option(metavar="TRACKS.csv", help="Names for tracks: columns source, track and name.")
@@ -34,16 +34,10 @@ def agree(
     """Measure how well a model agrees with people who coded the same videos (needs the extra `evaluate`)."""
     with needs_extra("pandas", "evaluate"):
         from motivnet.evaluation import agreement
-        from motivnet.report.page import number
-    found = agreement.agree(rows, coders, settings, names=names, out=out, overwrite=overwrite)
+    found = agreement.agree(rows, coders, settings, names=names, out=out, report=report, overwrite=overwrite)
     shown = {name: agreement.SCORES[name] for name in ("cohen_kappa", "fleiss_kappa", "alpha")}
     lines = [
-        (
-            *(row["comparison"], row["emotion"], f"{row['frames']:,}"),
-            *(number(row[name], (row[f"{name}_low"], row[f"{name}_high"])) for name in shown),
-        )
+        (row["comparison"], row["emotion"], f"{row['frames']:,}", *(agreement.in_words(row, name) for name in shown))
         for row in found.to_dict("records")
     ]
     print_table(("raters", "emotion", "frames", *shown.values()), lines)
-    if out is not None:
-        echo(f"written to {out}: {', '.join(agreement.FILES)}", err=True)

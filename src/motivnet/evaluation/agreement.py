@@ -1,7 +1,7 @@
 """Agreement of a model with human coders of videos, and of the coders with each other.
 
 The unit is a frame with a face. Frames that follow each other resemble each other, so intervals resample stretches of
-ten seconds (`block_s`). Cohen's and Fleiss' kappa and the intraclass correlation count the frames that everyone coded,
+ten seconds. Cohen's and Fleiss' kappa and the intraclass correlation count the frames that everyone coded,
 Krippendorff's alpha those that at least two did. Our own rather than krippendorff's, statsmodels' and pingouin's: these
 take no weights, so each of a thousand resamples would repeat every frame.
 
@@ -11,24 +11,33 @@ Shape suffixes: B frames, P patterns (of codes, each once), R raters, C classes.
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from motivnet.config import check_bounds
-from motivnet.errors import ConfigError, DataError, one_line
+from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.evaluation_config import AgreementConfig
 from motivnet.evaluation.resampling import Interval, bootstrap
-from motivnet.evaluation.timeline import Rows, check_people, labels_of, match_sources, read_rows, read_stretches
-from motivnet.inference.tables import check_folder, open_table
+from motivnet.evaluation.timeline import (
+    Rows,
+    check_people,
+    labels_of,
+    match_sources,
+    read_rows,
+    read_stretches,
+    write_frame,
+)
+from motivnet.inference.tables import FORMATS, check_output
 from motivnet.labels import LabelSet
-from motivnet.report.page import Block, block_files, number, percent
-from motivnet.storage import atomic_folder
+from motivnet.report.page import Block, number, to_html
+from motivnet.storage import write_text
 
 MODEL = "model"
 ALL = "all"
 MISSING = -1
-FILES = ("agreement.md", "agreement.html", "agreement.csv", "agreement.json")
+# Length of the stretches that are resampled, in seconds.
+BLOCK_S = 10.0
 SCORES = {
     "agreement": "same",
     "cohen_kappa": "Cohen's kappa",
@@ -38,13 +47,12 @@ SCORES = {
     "icc_agreement": "ICC(A,1)",
 }
 NOTES = (
-    "The row `all` is about which emotion was coded; each other row is about whether this emotion was coded or another.",
+    "The row `all` is about which emotion was coded; each other row about whether this one was coded or another.",
     "Cohen's kappa is of two raters; Fleiss' kappa and Krippendorff's alpha are of any number. 1 is perfect agreement, "
     "0 what chance alone would give.",
     "ICC is of intensities (single rater, two-way; C: consistency, A: absolute agreement): the coders' numbers, and "
     "the model's probabilities, which say how sure it is and not how strong an expression is.",
-    "Intervals hold 95 % of 1,000 resamples of whole stretches of {block_s:g} s. Tolerance: {tolerance_s:g} s, towards "
-    "the codes of the first rater named. Without a code: {uncoded}.",
+    f"Intervals hold 95 % of 1,000 resamples of whole stretches of {BLOCK_S:g} s.",
 )
 
 
@@ -55,6 +63,7 @@ def agree(
     *,
     names: Path | None = None,
     out: Path | None = None,
+    report: Path | None = None,
     overwrite: bool = False,
 ) -> pd.DataFrame:
     """Compare the emotions in rows of videos with those that people coded.
@@ -66,7 +75,8 @@ def agree(
         coders: files with stretches, as of `read_stretches`; their codes are emotions or synonyms such as `happy`.
         config: options; None takes the defaults.
         names: names of tracks, as of `read_rows`.
-        out: folder for FILES.
+        out: a .csv, .parquet or .jsonl file for the table.
+        report: an .html file for a page.
         overwrite: replace files that exist.
 
     Returns:
@@ -78,9 +88,9 @@ def agree(
         OutputError: if a file exists or cannot be written.
     """
     config = config or AgreementConfig()
-    check_bounds(config)
-    if out is not None:
-        check_folder(out, FILES, overwrite=overwrite)
+    for path, formats in ((out, FORMATS), (report, (".html",))):
+        if path is not None:
+            check_output(path, overwrite=overwrite, formats=formats)
     faces = read_rows(rows, names)
     labels = LabelSet(labels_of(faces))
     if config.uncoded is not None and labels.find(config.uncoded) is None:
@@ -92,7 +102,7 @@ def agree(
     codes, sizes = _code_units(units, coded, labels, config)
     codes[MODEL] = np.array([MISSING if pd.isna(each) else labels.index(each) for each in units["emotion"]], np.int64)
     sizes[MODEL] = units[[f"prob_{label}" for label in labels]].to_numpy(np.float64)
-    blocks = units["source"] + "\n" + units["person"] + "\n" + (units["time_s"] // config.block_s).astype(str)
+    blocks = units["source"] + "\n" + units["person"] + "\n" + (units["time_s"] // BLOCK_S).astype(str)
     raters = list(codes)
     groups = [*itertools.combinations(raters, 2), *([tuple(raters[:-1])] if len(raters) > 3 else [])]
     groups += [tuple(raters)] if len(raters) > 2 else []
@@ -109,7 +119,11 @@ def agree(
         found += _table_rows(" - ".join(group), rated, ends)
     table = pd.DataFrame(found)
     if out is not None:
-        _write(out, table, config, overwrite=overwrite)
+        texts = ("comparison", "emotion")
+        types = {name: "string" if name in texts else "float64" for name in table} | {"frames": "int64"}
+        write_frame(out, table, types, overwrite=overwrite)
+    if report is not None:
+        write_text(report, to_html("Agreement with human coders", _blocks(table, config)))
     return table
 
 
@@ -261,27 +275,20 @@ def _table_rows(comparison: str, rated: _Rated, ends: Mapping[str, Interval]) ->
     return found
 
 
-def _write(out: Path, table: pd.DataFrame, config: AgreementConfig, *, overwrite: bool) -> None:
-    plain = table.astype(object).where(table.notna(), None).to_dict("records")
+def _blocks(table: pd.DataFrame, config: AgreementConfig) -> list[Block]:
     blocks = []
     for comparison, of in table.groupby("comparison", sort=False):
-        lines = []
-        for row in of.to_dict("records"):
-            cells = {
-                title: (percent if score == "agreement" else number)(
-                    row[score], (row[f"{score}_low"], row[f"{score}_high"])
-                )
-                for score, title in SCORES.items()
-                if of[score].notna().any()
-            }
-            lines.append({"emotion": row["emotion"], **cells})
-        blocks.append(Block(one_line(comparison), (f"{of['frames'].iloc[0]:,} frames.",), lines))
-    about = {"block_s": config.block_s, "tolerance_s": config.tolerance_s, "uncoded": config.uncoded or "left out"}
-    blocks.append(Block("How to read this", tuple(note.format(**about) for note in NOTES)))
-    types = {name: "string" if name in ("comparison", "emotion") else "float64" for name in table} | {"frames": "int64"}
-    with atomic_folder(out, merge=True, last=FILES[-1]) as folder:
-        for name, text in block_files("agreement", "Agreement with human coders", blocks, plain).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        with open_table(folder / FILES[2], types, overwrite=overwrite) as write:
-            for row in plain:
-                write(row)  # type: ignore[arg-type]
+        shown = [score for score in SCORES if of[score].notna().any()]
+        lines = [
+            {"emotion": row["emotion"]} | {SCORES[score]: in_words(row, score) for score in shown}
+            for row in of.to_dict("records")
+        ]
+        blocks.append(Block(str(comparison), (f"{of['frames'].iloc[0]:,} frames that all of them coded.",), lines))
+    chosen = f"Tolerance, towards the codes of the first rater named: {config.tolerance_s:g} s. "
+    chosen += f"Where nothing was coded: {config.uncoded or 'left out'}."
+    return [*blocks, Block("How to read this", (*NOTES, chosen))]
+
+
+def in_words(row: Mapping[Any, Any], score: str) -> str:
+    """Return a score of a row of the table with its interval, for display."""
+    return number(row[score], (row[f"{score}_low"], row[f"{score}_high"]))

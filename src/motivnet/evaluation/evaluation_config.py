@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from motivnet.config import setting
+from motivnet.config import check_bounds, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,5 +67,8 @@ class AgreementConfig:
         "What coders mean where they coded nothing: neutral. Without it such times are left out.",
         metavar="EMOTION",
     )
-    block_s: float = setting(10.0, "Length of the stretches that are resampled for intervals.", flag=None, min=0.001)
     seed: int = setting(0, "Of resamples.", min=0)
+
+    def __post_init__(self) -> None:
+        """Check the ranges; ConfigError if one is left."""
+        check_bounds(self)

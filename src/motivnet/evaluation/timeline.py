@@ -20,6 +20,7 @@ import pandas as pd
 
 from motivnet.errors import DataError
 from motivnet.inference.rows import Row
+from motivnet.inference.tables import open_table
 
 COLUMNS = ("source", "coder", "person", "start_s", "end_s", "code", "intensity")
 # Names of columns in CSV files -> ours; the first that a file has counts. BORIS' exports have those with capitals.
@@ -129,6 +130,13 @@ def match_sources(path: Path, named: pd.Series, sources: Sequence[str], *, every
             raise DataError(f"{path}: source {name!r} fits {len(fits)} videos. Allowed: {', '.join(sorted(sources))}")
         found.append(sorted(fits))
     return found
+
+
+def write_frame(path: Path, frame: pd.DataFrame, columns: dict[str, str], **how: bool) -> None:
+    """Write a data frame as `open_table` does; what is missing is empty."""
+    with open_table(path, columns, **how) as write:
+        for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
+            write(row)  # type: ignore[arg-type]
 
 
 def check_people(path: Path, named: pd.Series, known: pd.Series) -> None:

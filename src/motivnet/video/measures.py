@@ -19,6 +19,8 @@ from motivnet.video.summary import FRAME_S
 # Length of the stretch that is taken as a person's neutral one, in seconds.
 BASELINE_S = 5.0
 ESTIMATED = "estimated"
+# Before the start of an event, and after it where the event has no end, in seconds.
+BEFORE_S, AFTER_S = 1.0, 2.0
 # Probabilities are kept this far from 0 and 1, where log-odds are infinite.
 MARGIN = 1e-6
 PERSON = ["source", "person"]
@@ -46,7 +48,7 @@ class Faces:
         frame: one row per face, sorted by source, person and time: the columns of the rows, `person`, `duration_s`,
             and `step`, the frame's place among the processed ones; with a baseline `change_LABEL`, missing for people
             whose baseline was not seen.
-        files: source -> status, start_s, end_s, and length_s, for how long its frames are shown.
+        files: source -> status, start_s, end_s, length_s (for how long its frames are shown), and fps.
         labels: of the model, in order.
         values: columns of `frame` with numbers of each label: prob_LABEL, change_LABEL.
     """
@@ -79,8 +81,9 @@ def read_faces(rows: Rows, names: Path | None = None, baseline: str | Path | Non
     faces = frame[frame["status"] == "ok"].merge(times.drop(columns="time_s"), on=["source", "frame"])
     faces = faces.sort_values([*PERSON, "step"], ignore_index=True)
     files = frame.groupby("source", sort=False).agg(
-        status=("status", "first"), start_s=("time_s", "min"), end_s=("time_s", "max")
+        status=("status", "first"), start_s=("time_s", "min"), end_s=("time_s", "max"), frames=("frame", "max")
     )
+    files["fps"] = (files.pop("frames") / files["end_s"]).where(files["end_s"] > 0, 1 / FRAME_S)
     files["length_s"] = times.groupby("source")["duration_s"].sum().reindex(files.index)
     labels = labels_of(faces)
     values = [f"prob_{label}" for label in labels]
@@ -241,7 +244,7 @@ def windows(faces: Faces, window_s: float = 1.0) -> pd.DataFrame:
     return _typed(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns))
 
 
-def responses(faces: Faces, events: Path, before_s: float = 1.0, after_s: float = 2.0) -> pd.DataFrame:
+def responses(faces: Faces, events: Path, before_s: float = BEFORE_S, after_s: float = AFTER_S) -> pd.DataFrame:
     """Return one row per event, person and emotion: what the face showed before, and in response.
 
     Args:

@@ -102,8 +102,6 @@ class TablesConfig:
     events: Path | None = setting(
         None, "Events, such as stimuli, for --responses: a .csv, .eaf (ELAN) or .boris file.", metavar="FILE"
     )
-    before_s: float = setting(1.0, "Time before an event that a response is compared with.", flag=None, min=0.001)
-    after_s: float = setting(2.0, "Time after the start of an event without an end.", flag=None, min=0.001)
     baseline: str | None = setting(
         None,
         "Each person's neutral stretch, subtracted in log-odds: `estimated`, or a .csv, .eaf or .boris file.",
@@ -126,7 +124,6 @@ class TablesConfig:
         Raises:
             ConfigError: if a value is out of range, or of events and responses only one is given.
         """
-        check_bounds(self)
         if not 0 < self.window_s < math.inf:
             raise ConfigError(f"window of {self.window_s} s: must be positive and finite")
         if (self.events is None) != (self.responses is None):
