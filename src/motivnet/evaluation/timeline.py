@@ -180,7 +180,7 @@ def _name_people(frame: pd.DataFrame, names: Path) -> pd.DataFrame:
     twice = frame[frame["person"].notna() & frame.duplicated(["source", "frame", "person"])]
     if len(twice):
         source, number, person = twice.iloc[0][["source", "frame", "person"]]
-        raise DataError(f"{names}: two tracks of {person} are visible in frame {number} of {source}: not one person")
+        raise DataError(f"{names}: two tracks of {person} are visible in frame {number:g} of {source}: not one person")
     return frame
 
 

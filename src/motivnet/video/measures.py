@@ -183,7 +183,7 @@ def summarise_people(faces: Faces) -> pd.DataFrame:
         for label in faces.labels:
             key, time_s = (source, person, label), of.loc[of["emotion"] == label, "duration_s"].sum()
             onsets = len(spells.indices.get(key, ()))
-            then = spells.get_group(key)["then"].tolist() if onsets else []
+            then = spells.get_group(key)["then"].dropna().tolist() if onsets else []
             times = {"time_s": time_s, "share": time_s / visible_s, **_describe(of, label)}
             spent = {"onsets": onsets, "mean_duration_s": time_s / onsets if onsets else None}
             follows = {f"to_{other}": then.count(other) if other != label else None for other in faces.labels}
