@@ -161,9 +161,16 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
+def _read_text(path: Path) -> pd.DataFrame:
+    """Read a CSV file as text; its separator is a comma, a semicolon or a tab."""
+    with path.open(encoding="utf-8-sig") as file:
+        separator = max(",;\t", key=file.readline().count)
+    return pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype=str)
+
+
 def _name_people(frame: pd.DataFrame, names: Path) -> pd.DataFrame:
     try:
-        given = pd.read_csv(names, sep=None, engine="python", dtype=str, encoding="utf-8-sig")
+        given = _read_text(names)
     except (OSError, ValueError) as error:
         raise DataError(f"{names}: cannot be read: {error}") from None
     if not {"track", "name"} <= set(given) or given[["track", "name"]].isna().any(axis=None):
@@ -209,7 +216,7 @@ def _read_boris(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    table = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", dtype=str)
+    table = _read_text(path)
     found = {name: next((each for each in own if each in table), None) for name, own in CSV_COLUMNS.items()}
     if found["start_s"] is None or found["code"] is None:
         raise DataError(f"{path}: columns {', '.join(table)}. Allowed: start_s, code and {', '.join(COLUMNS)}")
