@@ -153,8 +153,6 @@ def match_files(argument: str, skipped: Skipped) -> list[Path]:
     path = Path(argument)
     if os.path.isfile(argument):  # noqa: PTH113
         return [path]
-    if os.path.isdir(argument):  # noqa: PTH112
-        raise DataError(f"{argument}: is a folder. Allowed: files, or a pattern such as '{path}/*.mp4'")
     if is_special(argument):
         raise DataError(f"{argument}: neither a file nor a folder")
     if not glob.has_magic(argument):

@@ -62,7 +62,7 @@ def test_csv_for_r_and_spss(written: Path):
     assert table[["onsets", "to_happiness"]].iloc[0].tolist() == [2, 1]
     assert "joke,1.0,3.0,0,neutral" in (written / "responses.csv").read_text(encoding="utf-8")
     # Whole numbers are written as such.
-    assert ",0,2,1.0," in (written / "windows.csv").read_text(encoding="utf-8")
+    assert "a & b.mp4,0,0.0,1.0,2,1.0,neutral," in (written / "windows.csv").read_text(encoding="utf-8")
 
 
 def test_workbook(written: Path):
