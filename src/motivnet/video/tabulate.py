@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
+import xlsxwriter  # noqa: F401 - which pandas uses; an error now rather than when the workbook is written
 
 from motivnet.errors import OutputError
 from motivnet.evaluation.timeline import Rows, read_stretches, write_frame

@@ -14,6 +14,7 @@ from motivnet.video.video_config import TablesConfig
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("jinja2")
+pytest.importorskip("xlsxwriter")
 
 from motivnet.evaluation.timeline import read_stretches  # noqa: E402
 from motivnet.video.measures import read_faces, stretches  # noqa: E402
