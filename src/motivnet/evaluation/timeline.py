@@ -8,6 +8,10 @@ ELAN's and BORIS' files are read with the standard library rather than pympi-lin
 Exceptions, the other is a program with windows.
 """
 
+# pandas declares what its methods return too widely for pyright.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import functools
 import json
 import os
@@ -136,7 +140,7 @@ def write_frame(path: Path, frame: pd.DataFrame, columns: dict[str, str], **how:
     """Write a data frame as `open_table` does; what is missing is empty."""
     with open_table(path, columns, **how) as write:
         for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-            write(row)  # type: ignore[arg-type]
+            write(row)
 
 
 def check_people(path: Path, named: pd.Series, known: pd.Series) -> None:
@@ -225,7 +229,7 @@ def _read_csv(path: Path) -> list[Row]:
         points, times = table["Behavior type"] == "POINT", pd.to_numeric(picked["start_s"])
         return _pair(path, list(zip(picked["source"], picked["person"], picked["code"], times, points, strict=True)))
     picked["coder"] = picked["coder"].fillna(path.stem)
-    return picked.to_dict("records")  # type: ignore[return-value]
+    return picked.to_dict("records")
 
 
 def _pair(path: Path, events: list[tuple[Any, ...]]) -> list[Row]:

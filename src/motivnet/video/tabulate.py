@@ -83,7 +83,8 @@ def tabulate(
         mime = mimetypes.guess_type(source)[0] or "video/mp4"
         write_text(path, _fill(ELAN, runs[runs["source"] == source], path=Path(source), mime=mime), parents=True)
     if config.boris:
-        write_text(config.boris, _fill(BORIS, runs, files=faces.files, labels=faces.labels))
+        readable = {source: file for source, file in faces.files.items() if file["status"] != "unreadable"}
+        write_text(config.boris, _fill(BORIS, runs, files=readable, labels=faces.labels))
     if config.workbook:
         _write_workbook(config.workbook, {**tables, "rows": faces.frame.drop(columns=["duration_s", "step"])})
     for name in config.outputs.keys() & tables:

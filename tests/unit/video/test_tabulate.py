@@ -37,6 +37,7 @@ def rows(source: str, emotions: str, track: int = 0) -> list[dict]:
 
 
 ROWS = [*rows("films/a & b.mp4", "nnhh-n"), *rows("films/c.mp4", "--")]
+UNREADABLE = dict.fromkeys(all_columns(EMOTIONS)) | {"source": "films/d.mp4", "status": "unreadable"}
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def written(tmp_path: Path) -> Path:
     suffixes = {"summary": "csv", "windows": "csv", "responses": "csv", "workbook": "xlsx", "boris": "boris"}
     paths = {name: tmp_path / f"{name}.{suffix}" for name, suffix in suffixes.items()}
     config = TablesConfig(**paths, elan=tmp_path / "elan", events=tmp_path / "events.csv", baseline="estimated")
-    assert list(tabulate(ROWS, config)) == ["summary", "windows", "responses"]
+    assert list(tabulate([*ROWS, UNREADABLE], config)) == ["summary", "windows", "responses"]
     return tmp_path
 
 
@@ -58,7 +59,7 @@ def test_csv_for_r_and_spss(written: Path):
         assert all(re.fullmatch(r"[a-z][a-z0-9_]{0,63}", column) for column in head)
         assert not re.search(r"\b(nan|NA|None)\b", text)
     table = pd.read_csv(written / "summary.csv")
-    assert len(table) == 8
+    assert len(table) == 9
     assert table["share"].dtype == float
     assert table[["onsets", "to_happiness"]].iloc[0].tolist() == [2, 1]
     assert "joke,1.0,3.0,0,neutral" in (written / "responses.csv").read_text(encoding="utf-8")
@@ -76,7 +77,7 @@ def test_workbook(written: Path):
     cell = book["rows"].cell(2, lines[0].index("model") + 1)
     assert (cell.value, cell.data_type) == ("=1+1", "s")
     summary = [list(line) for line in book["summary"].iter_rows(values_only=True)]
-    assert summary[-1][:3] == ["films/c.mp4", "no_face", None]
+    assert summary[-1][:3] == ["films/d.mp4", "unreadable", None]
     described = {(line[0], line[1]): line[2] for line in book["codebook"].iter_rows(min_row=2, values_only=True)}
     for name in book.sheetnames[:-1]:
         for cell in book[name][1]:
@@ -136,6 +137,7 @@ def test_boris(written: Path):
     assert observation["media_info"]["length"] == {"films/a & b.mp4": 3.0}
     assert observation["media_info"]["fps"] == {"films/a & b.mp4": 2.0}
     assert project["observations"]["films/c.mp4"]["events"] == []
+    assert "films/d.mp4" not in project["observations"]
 
 
 def test_names_are_written(tmp_path: Path):
