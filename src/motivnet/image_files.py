@@ -6,7 +6,7 @@ import re
 import select
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from motivnet.errors import DataError, ImageError
@@ -35,8 +35,8 @@ def is_special(path: str | os.PathLike[str]) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def walk_images(folder: Path) -> tuple[list[Path], Skipped]:
-    """Find the images in a folder and its subfolders, without hidden ones.
+def walk_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> tuple[list[Path], Skipped]:
+    """Find the images, or the files with other suffixes, in a folder and its subfolders, without hidden ones.
 
     Linked folders are followed, each once; a link to a folder above leads nowhere. A broken link is an input, which
     will be unreadable. Nothing is opened.
@@ -61,7 +61,7 @@ def walk_images(folder: Path) -> tuple[list[Path], Skipped]:
             skipped[f"unreadable folder {inside} ({error.strerror})"] += 1
             continue
         for entry in entries:
-            reason = skip_reason(entry.name)
+            reason = skip_reason(entry.name, suffixes)
             if reason != HIDDEN and _is_folder(entry):
                 # Links come last, so that a folder keeps its own name.
                 (pending.append if entry.is_symlink() else pending.appendleft)(Path(entry.path))
@@ -72,11 +72,11 @@ def walk_images(folder: Path) -> tuple[list[Path], Skipped]:
     return sorted(images), skipped
 
 
-def skip_reason(name: str) -> str:
-    """Return why a file of this name is passed over in a folder: its suffix or `hidden`; empty for an image."""
+def skip_reason(name: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> str:
+    """Return why a file of this name is passed over in a folder: its suffix or `hidden`; empty if it is not."""
     if name.startswith(".") or name == "__MACOSX":
         return HIDDEN
-    if name.lower().endswith(IMAGE_SUFFIXES):
+    if name.lower().endswith(tuple(suffixes)):
         return ""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
     return suffix if _SUFFIX.fullmatch(suffix) else "of other names"

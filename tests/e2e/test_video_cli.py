@@ -339,7 +339,10 @@ class TestBadInput:
         known = ["video", still, "--out", tmp_path / "a.csv", *tiny]
         out = known[2:]
         assert "no such file or folder" in refused("video", tmp_path / "none.mp4", *out)
-        assert "is a folder" in refused("video", tmp_path, *out)
+        (tmp_path / "films").mkdir()
+        assert "no videos in this folder" in refused("video", tmp_path / "films", *out)
+        (tmp_path / "films").rmdir()
+        assert "nothing to write" in refused("tabulate", still)
         assert "no file matches" in refused("video", tmp_path / "*.avi", *out)
         assert "unknown format '.xlsx'" in refused("video", still, "--out", tmp_path / "a.xlsx", *tiny)
         assert "unknown format '.avi'" in refused(*known, "--annotate", tmp_path / "a.avi")

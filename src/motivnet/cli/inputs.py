@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import DataError, ImageError
-from motivnet.image_files import Skipped, is_special, no_images, walk_images
-from motivnet.video.video_config import is_video
+from motivnet.image_files import Skipped, describe_skipped, is_special, no_images, walk_images
+from motivnet.video.video_config import VIDEO_SUFFIXES, is_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,6 +128,22 @@ def _find_files(argument: str, skipped: Skipped) -> list[Path]:
     return found
 
 
+def find_videos(argument: str, skipped: Skipped) -> list[Path]:
+    """Return the videos of a folder and its subfolders, sorted, or what `match_files` does; `skipped` counts others.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if not os.path.isdir(argument):  # noqa: PTH112
+        return match_files(argument, skipped)
+    found, here = walk_images(Path(argument), VIDEO_SUFFIXES)
+    if not found:
+        reason = f" ({describe_skipped(here)})" if here else ""
+        raise DataError(f"{argument}: no videos in this folder{reason}. Allowed: {', '.join(VIDEO_SUFFIXES)}")
+    skipped.update(here)
+    return found
+
+
 def match_files(argument: str, skipped: Skipped) -> list[Path]:
     """Return the file of this path, or the files that match this glob pattern, sorted; `skipped` counts others.
 
@@ -137,8 +153,6 @@ def match_files(argument: str, skipped: Skipped) -> list[Path]:
     path = Path(argument)
     if os.path.isfile(argument):  # noqa: PTH113
         return [path]
-    if os.path.isdir(argument):  # noqa: PTH112
-        raise DataError(f"{argument}: is a folder. Allowed: files, or a pattern such as '{path}/*.mp4'")
     if is_special(argument):
         raise DataError(f"{argument}: neither a file nor a folder")
     if not glob.has_magic(argument):

@@ -22,9 +22,9 @@ app = typer.Typer(
 )
 # One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (
-    *("predict", "video", "live", "bulk", "serve", "models"),
+    *("predict", "video", "tabulate", "live", "bulk", "serve", "models"),
     *("train", "pretrain", "adapt", "distil", "ablate", "export"),
-    *("evaluate", "benchmark", "audit", "calibrate", "quantize", "explain"),
+    *("evaluate", "benchmark", "audit", "agree", "calibrate", "quantize", "explain"),
     *("data", "weights"),
 )
 for _name in VERBS:

@@ -1,19 +1,20 @@
 """`motivnet video`: the emotions of the faces in videos, frame by frame."""
 
 import collections
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from motivnet.cli.console import echo, open_bar
-from motivnet.cli.inputs import match_files
+from motivnet.cli.inputs import find_videos
 from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import one_line
 from motivnet.image_files import Skipped, describe_skipped
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig, Selection, TablesConfig
 
 if TYPE_CHECKING:
     from motivnet.video.label import LabelledVideo
@@ -34,7 +35,7 @@ def video(
     *,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="FILE", show_default=False, help="Videos, or patterns such as 'takes/*.mp4'."),
+        typer.Argument(metavar="FILE", show_default=False, help="Videos, folders, or patterns such as 'takes/*.mp4'."),
     ],
     out: Annotated[
         Path,
@@ -53,6 +54,7 @@ def video(
     ] = None,
     selection: Selection,
     follow: FollowConfig,
+    tables: TablesConfig,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     model: Model = "nano",
     excel: Excel = False,
@@ -64,24 +66,24 @@ def video(
 
     keep_freed_memory()
     skipped: Skipped = collections.Counter()
-    videos = [path for pattern in paths for path in match_files(pattern, skipped)]
+    videos = [path for pattern in paths for path in find_videos(pattern, skipped)]
     files = {"annotate": annotate, "timeline": timeline, "report": report}
     options: dict[str, Any] = {"selection": selection, "follow": follow, "resume": resume, "overwrite": overwrite}
-    options["excel"] = excel
+    options |= {"excel": excel, "tables": tables}
     try:
         with open_bar() as show:
             labelled = label_video(videos, out, model=model, config=predictor, progress=show, **files, **options)
     except KeyboardInterrupt:
         echo("stopped; the same command with --resume continues", err=True)
         raise typer.Exit(130) from None
-    _print_summary(labelled, out)
+    _print_summary(labelled, out, tables.outputs.values())
     if skipped:
         echo(describe_skipped(skipped), err=True)
     if any(video.error for video in labelled):
         raise typer.Exit(1)
 
 
-def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
+def _print_summary(videos: "list[LabelledVideo]", out: Path, tables: Iterable[Path]) -> None:
     for video in videos:
         skipped = f"{video.corrupt} corrupt frame{'' if video.corrupt == 1 else 's'} skipped" if video.corrupt else ""
         if video.error:
@@ -99,6 +101,6 @@ def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
         f"{faces:,} faces of {tracks:,} track{'' if tracks == 1 else 's'}{marked} in {frames:,} frames",
         f"{empty:,} without a face" if empty else "",
         f"{len(videos) - len(summaries)} of the videos could not be read" if len(summaries) < len(videos) else "",
-        f"written to {', '.join(map(str, (out, *(path for video in videos for path in video.files))))}",
+        f"written to {', '.join(map(str, (out, *(path for video in videos for path in video.files), *tables)))}",
     ]
     echo("; ".join(filter(None, parts)), err=True)

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from motivnet.config import setting
+from motivnet.config import check_bounds, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,3 +49,26 @@ class AuditConfig(SourceConfig):
         None, "Your own groups: a column `row` or `path`, and a column per grouping.", metavar="FILE"
     )
     min_size: int = setting(50, "Images below which a group, or all others, are listed and not tested.", min=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AgreementConfig:
+    """How agreement with human coders is measured; each field states its meaning. Times are in seconds."""
+
+    tolerance_s: float = setting(
+        0.0,
+        "Count what another coder has coded up to this much earlier or later as agreement.",
+        flag="tolerance",
+        metavar="SECONDS",
+        min=0,
+    )
+    uncoded: str | None = setting(
+        None,
+        "What coders mean where they coded nothing: neutral. Without it such times are left out.",
+        metavar="EMOTION",
+    )
+    seed: int = setting(0, "Of resamples.", min=0)
+
+    def __post_init__(self) -> None:
+        """Check the ranges; ConfigError if one is left."""
+        check_bounds(self)

@@ -30,7 +30,7 @@ from motivnet.video.follow import follow
 from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
 from motivnet.video.reader import Position, Video
 from motivnet.video.summary import Summary, curves, summarise
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig, Selection, TablesConfig
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 PLAN, PUBLISHING = "plan.json", "publishing"
@@ -75,6 +75,7 @@ def label_video(
     resume: bool = False,
     overwrite: bool = False,
     excel: bool = False,
+    tables: TablesConfig | None = None,
     progress: Progress | None = None,
 ) -> list[LabelledVideo]:
     """Recognise the emotions of all faces in videos, and follow each face from frame to frame.
@@ -94,6 +95,8 @@ def label_video(
         resume: continue an interrupted run with the same output and options; start one if there is none.
         overwrite: replace files that exist, and discard an interrupted run.
         excel: begin a .csv file with a byte order mark, which Excel needs.
+        tables: what is counted in the rows, and the files it is written to, last of all; needs `out`. If that fails,
+            `tabulate` can do it again.
         progress: called with the current step, frames done, and frames in total or None.
 
     Returns:
@@ -118,6 +121,12 @@ def label_video(
         if timeline or report:
             import jinja2  # noqa: F401
             import matplotlib  # noqa: F401
+    if tables and tables.outputs:
+        with needs_extra("pandas", "video"):
+            from motivnet.video import tabulate
+        if out is None:
+            raise ConfigError("tables: without an output file. Allowed: together with out; or `tabulate` with the rows")
+        tabulate.plan_tables(tables, videos, out, overwrite=replace)
     selection, follow, config = selection or Selection(), follow or FollowConfig(), config or PredictorConfig()
     predictor = Predictor.load(model, config)
     with contextlib.ExitStack() as stack:
@@ -136,7 +145,12 @@ def label_video(
             for path in (out, *itertools.chain.from_iterable(each.values() for each in files)):
                 remove_leftovers(path.parent, path.name)
         show = progress or (lambda what, done, total: None)
-        return _Job(predictor, selection, follow, videos, folder, show).run(out, files, overwrite=replace, excel=excel)
+        results = _Job(predictor, selection, follow, videos, folder, show).run(
+            out, files, overwrite=replace, excel=excel
+        )
+    if tables and tables.outputs and any(result.summary for result in results):
+        tabulate.tabulate(out or (), tables, overwrite=replace, excel=excel)
+    return results
 
 
 def _describe(path: Path) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 # Beside the table of rows: option and suffix of each file that a video may have.
-SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html"}
+SUFFIXES = {"annotate": ".mp4", "timeline": ".png", "report": ".html", "elan": ".eaf"}
 # Around a face in a thumbnail: share of its longer side, on each side.
 THUMBNAIL_MARGIN = 0.3
 

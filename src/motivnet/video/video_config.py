@@ -82,6 +82,60 @@ class FollowConfig:
             raise ConfigError(f"smoothing of {self.smooth_s} s: must be 0 or more, and finite")
 
 
+def _seconds(text: str) -> float:
+    try:
+        return float(text.strip().removesuffix("s"))
+    except ValueError:
+        raise ConfigError(f"{text!r}: no time. Allowed: seconds, such as 1 or 0.5s") from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TablesConfig:
+    """What is counted in the rows of videos, and the files it is written to; each field states its meaning."""
+
+    summary: Path | None = setting(
+        None, "Write one row per file, person and emotion: .csv, .parquet or .jsonl.", metavar="OUT.csv"
+    )
+    windows: Path | None = setting(None, "Write one row per file, person and window of time.", metavar="OUT.csv")
+    window_s: float = setting(1.0, "Length of a window: 1s.", flag="window", metavar="SECONDS", parse=_seconds)
+    responses: Path | None = setting(None, "Write one row per event, person and emotion.", metavar="OUT.csv")
+    events: Path | None = setting(
+        None, "Events, such as stimuli, for --responses: a .csv, .eaf (ELAN) or .boris file.", metavar="FILE"
+    )
+    baseline: str | None = setting(
+        None,
+        "Each person's neutral stretch, subtracted in log-odds: `estimated`, or a .csv, .eaf or .boris file.",
+        metavar="estimated|FILE",
+    )
+    names: Path | None = setting(
+        None, "Names for tracks: columns source, track, name; tracks of one name are one person.", metavar="TRACKS.csv"
+    )
+    workbook: Path | None = setting(
+        None, "Write these tables, the rows and a codebook as sheets of a workbook.", metavar="OUT.xlsx"
+    )
+    elan: Path | None = setting(
+        None, "Write annotations for ELAN, a tier per person; of several videos: a folder.", metavar="OUT.eaf"
+    )
+    boris: Path | None = setting(None, "Write a project for BORIS, an observation per file.", metavar="OUT.boris")
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ConfigError: if a value is out of range, or of events and responses only one is given.
+        """
+        if not 0 < self.window_s < math.inf:
+            raise ConfigError(f"window of {self.window_s} s: must be positive and finite")
+        if (self.events is None) != (self.responses is None):
+            raise ConfigError("events and responses: only one is given. Allowed: both, the events and their table")
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """The files to write: option -> path."""
+        names = ("summary", "windows", "responses", "workbook", "elan", "boris")
+        return {name: path for name in names if (path := getattr(self, name)) is not None}
+
+
 def is_video(path: str | os.PathLike[str]) -> bool:
     """Tell by its name whether a file is a video."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES

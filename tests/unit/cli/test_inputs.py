@@ -1,3 +1,4 @@
+import collections
 import io
 import os
 import sys
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from motivnet.cli.inputs import file_name, find_inputs, open_inputs
+from motivnet.cli.inputs import file_name, find_inputs, find_videos, open_inputs
 from motivnet.errors import DataError, ImageError
 from motivnet.images import NamedImage
 
@@ -153,3 +154,17 @@ def test_inputs_are_opened_one_by_one(monkeypatch, tmp_path):
 )
 def test_every_input_has_a_name_fit_for_a_file(named, name):
     assert file_name(named).as_posix() == name
+
+
+def test_videos_of_a_folder(tmp_path):
+    for name in ("b.MP4", "a/deep/c.mov", "photo.jpg", ".hidden.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    skipped = collections.Counter()
+    assert find_videos(str(tmp_path), skipped) == [tmp_path / "a/deep/c.mov", tmp_path / "b.MP4"]
+    assert find_videos(str(tmp_path / "*.MP4"), skipped) == [tmp_path / "b.MP4"]
+    assert skipped == {".jpg": 1, "hidden": 1}
+    (tmp_path / "b.MP4").rename(tmp_path / "a/b.txt")
+    (tmp_path / "a/deep/c.mov").unlink()
+    with pytest.raises(DataError, match=r"no videos in this folder \(skipped .*\)\. Allowed: \.3gp"):
+        find_videos(str(tmp_path), skipped)

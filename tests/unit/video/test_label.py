@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import motivnet
-from motivnet.errors import ConfigError, ImageError
+from motivnet.errors import ConfigError, ImageError, OutputError
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 from motivnet.video.camera import label_live
 from motivnet.video.outputs import annotate_video
 from motivnet.video.reader import Video
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig, Selection, TablesConfig
 
 av = pytest.importorskip("av")
 
@@ -126,3 +126,28 @@ def test_a_live_run_ends_when_it_is_no_longer_shown(clip: Path, tiny_bundle) -> 
     assert shown == [(48, 64, 3)] * 2
     assert (stats.frames, stats.error) == (2, None)
     assert str(stats).startswith("2 frames in")
+
+
+def test_tables_are_written_beside_the_rows(clip: Path, tiny_bundle, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("xlsxwriter")
+    tables = TablesConfig(summary=tmp_path / "summary.csv", elan=tmp_path / "elan")
+    options = {"model": tiny_bundle.path, "config": WHOLE, "tables": tables}
+    videos = [clip, tmp_path / "missing.mp4"]
+    with pytest.raises(ConfigError, match="tables: without an output file"):
+        motivnet.label_video(videos, **options)
+    with pytest.raises(OutputError, match=r"rows\.csv: is named twice"):
+        motivnet.label_video(
+            videos, tmp_path / "rows.csv", **options | {"tables": TablesConfig(summary=tmp_path / "rows.csv")}
+        )
+    motivnet.label_video(videos, tmp_path / "rows.csv", **options)
+    summary = pandas.read_csv(tmp_path / "summary.csv")
+    assert summary["source"].unique().tolist() == [str(clip), str(tmp_path / "missing.mp4")]
+    assert summary["status"].tolist() == ["ok"] * 7 + ["unreadable"]
+    seen = summary[summary["status"] == "ok"]
+    assert seen["time_s"].sum() == pytest.approx(12 / 25)
+    assert seen["onsets"].sum() == 3  # dark, middling, bright
+    assert {path.name for path in (tmp_path / "elan").iterdir()} == {"clip.eaf", "missing.eaf"}
+    # The bare table is what was asked for first: what is there already is refused before any work.
+    with pytest.raises(OutputError, match=r"summary\.csv: exists already"):
+        motivnet.label_video(videos, tmp_path / "other.csv", **options)

@@ -1,0 +1,43 @@
+"""`motivnet agree`: agreement of the rows of videos with human coders."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motivnet.cli.console import print_table
+from motivnet.cli.options import Overwrite, derive_options
+from motivnet.errors import needs_extra
+from motivnet.evaluation.evaluation_config import AgreementConfig
+
+
+@derive_options
+def agree(
+    *,
+    rows: Annotated[
+        Path, typer.Argument(metavar="ROWS", show_default=False, help="Table that `motivnet video --out` wrote.")
+    ],
+    coders: Annotated[
+        list[Path],
+        typer.Argument(metavar="CODERS", show_default=False, help="What people coded: .eaf (ELAN), .boris or .csv."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.csv", help="Write the table: .csv, .parquet or .jsonl.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page.")] = None,
+    settings: AgreementConfig,
+    names: Annotated[
+        Path | None, typer.Option(metavar="TRACKS.csv", help="Names for tracks: columns source, track and name.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how well a model agrees with people who coded the same videos (needs the extra `evaluate`)."""
+    with needs_extra("pandas", "evaluate"):
+        from motivnet.evaluation import agreement
+    found = agreement.agree(rows, coders, settings, names=names, out=out, report=report, overwrite=overwrite)
+    shown = {name: agreement.SCORES[name] for name in ("cohen_kappa", "fleiss_kappa", "alpha")}
+    lines = [
+        (row["comparison"], row["emotion"], f"{row['frames']:,}", *(agreement.in_words(row, name) for name in shown))
+        for row in found.to_dict("records")
+    ]
+    print_table(("raters", "emotion", "frames", *shown.values()), lines)
