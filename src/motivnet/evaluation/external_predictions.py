@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.records import check_columns
+from motivnet.data.sources.records import check_columns, label_of_name
 from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
@@ -141,16 +141,13 @@ def _box(path: Path, numbers: list[float | None]) -> Box:
 def _prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
     """Map each label that has probabilities to their column, in the order of the labels."""
     found: dict[str, str] = {}
-    for name in [name for name in names if name.startswith("prob_")] or names:
-        try:
-            label = known.names[known.index(name.removeprefix("prob_"))]
-        except DataError as error:
-            if name.startswith("prob_"):
-                raise DataError(f"{path}: column {name!r}: {error}") from None
-            continue
+    prefixed = {name: name.removeprefix("prob_") for name in names if name.startswith("prob_")}
+    for name in prefixed or names:
+        label = label_of_name(prefixed[name], f"{path}: column {name!r}", known) if prefixed else known.find(name)
         if label in found:
             raise DataError(f"{path}: columns {found[label]!r} and {name!r} are both of label {label!r}")
-        found[label] = name
+        if label:
+            found[label] = name
     if len(found) == 1:
         raise DataError(f"{path}: probabilities of one label alone, {next(iter(found))!r}. Allowed: at least two")
     return {label: found[label] for label in known if label in found}
@@ -160,13 +157,10 @@ def _read_preds(path: Path, table: pa.Table, known: LabelSet) -> list[str | None
     """Read the column `pred` as labels; None in a row without an answer, and everywhere without the column."""
     if "pred" not in table.column_names:
         return [None] * table.num_rows
-    preds: list[str | None] = []
-    for row, text in enumerate(table["pred"].to_pylist()):
-        try:
-            preds.append(known.names[known.index(text)] if text else None)
-        except DataError as error:
-            raise DataError(f"{path}, row {row}: pred: {error}") from None
-    return preds
+    return [
+        label_of_name(text, f"{path}, row {row}: pred", known) if text else None
+        for row, text in enumerate(table["pred"].to_pylist())
+    ]
 
 
 def _read_numbers(path: Path, table: pa.Table, columns: Iterable[str], what: str) -> np.ndarray:

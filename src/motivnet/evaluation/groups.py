@@ -1,6 +1,5 @@
 """Columns that divide the images of a manifest into groups: its own, derived ones, and the user's."""
 
-import csv
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ import numpy as np
 
 from motivnet.data.clean import pixel_hashes
 from motivnet.data.manifest import Manifest
+from motivnet.data.sources.records import read_records
 from motivnet.errors import DataError, unknown_name
 
 # Group of each image; None: not known, so neither in a group nor in the rest.
@@ -112,26 +112,17 @@ _DERIVE: Mapping[str, Callable[[Manifest, Manifest | None], Column]] = {
 
 
 def _read_table(path: Path, manifest: Manifest) -> dict[str, Column]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="")
-            header = list(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    rows = list(read_records(path))
+    header = list(rows[0][1]) if rows else []
     key = next((name for name in KEYS if name in header), None)
     names = [name for name in header if name not in KEYS]
-    if key is None or not names or len(set(header)) < len(header):
-        raise DataError(
-            f"{path}: columns {header}. Allowed: one of {' and '.join(KEYS)}, and a column for each grouping"
-        )
+    if key is None or not names:
+        raise DataError(f"{path}: columns {header}. Allowed: one of row and path, and a column for each grouping")
     places = _places(manifest, key)
     columns: dict[str, Column] = {name: [None] * len(manifest) for name in names}
     found: set[int] = set()
-    for number, row in enumerate(rows):
-        place = places.get((row[key] or "").strip())
-        if "" in row or None in row.values():
-            raise DataError(f"{path}, row {number}: not as many fields as the {len(header)} columns")
+    for number, row in rows:
+        place = places.get(row[key].strip())
         if place is None:
             # A table of the whole data set serves each of its splits.
             continue

@@ -161,6 +161,11 @@ class Predictions:
         return preds_B
 
     @property
+    def classes(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Predicted and true class of each image, and the number of classes: arguments of the metrics of classes."""
+        return self.preds_B, self.target_B, len(self.labels)
+
+    @property
     def scored(self) -> "Predictions":
         """Those that the protocol scores: all, or the images with an answer alone."""
         return self.select(self.answered_B) if self.protocol.unanswered == UNANSWERED["leave-out"] else self
@@ -340,13 +345,5 @@ def choose_face(faces: Sequence[FaceResult], box: Box | None) -> FaceResult | No
     """
     if box is None:
         return faces[0] if faces else None
-    best = max(faces, key=lambda face: _overlap(face.box, box), default=None)
-    return best if best and _overlap(best.box, box) > 0 else None
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Return the intersection over union."""
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / (a.width * a.height + b.width * b.height - shared) if shared else 0.0
+    best = max(faces, key=lambda face: face.box.iou(box), default=None)
+    return best if best and best.box.iou(box) > 0 else None

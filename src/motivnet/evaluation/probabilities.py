@@ -124,19 +124,12 @@ class ProbabilityScores:
         gap_CM = np.bincount(place_BC.ravel(), (weights_B[:, None] * gap_BC).ravel())
         return float(np.abs(gap_CM).sum() / weights_B.sum() / gap_BC.shape[1])
 
-    def reliability(self, weights: Weights = None) -> Reliability:
+    def reliability(self) -> Reliability:
         """Return the bins of a reliability diagram, those of `ece`."""
-        weights_B = checked_weights(weights, len(self.target_B))
-        bin_B, confidence_B, correct_B = self._top
-        weight_M, confidence_M, correct_M = (
-            np.bincount(bin_B, weights_B * values_B, minlength=len(self.edges) - 1)
-            for values_B in (np.ones(len(bin_B)), confidence_B, correct_B)
-        )
+        bin_B, *values = self._top
+        count_M, confidence_M, correct_M = (np.bincount(bin_B, each, len(self.edges) - 1) for each in (None, *values))
         return Reliability(
-            edges=self.edges.copy(),
-            share=weight_M / weight_M.sum(),
-            confidence=ratio(confidence_M, weight_M),
-            accuracy=ratio(correct_M, weight_M),
+            self.edges.copy(), count_M / count_M.sum(), ratio(confidence_M, count_M), ratio(correct_M, count_M)
         )
 
     @cached_property

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from motivnet.errors import DataError
-from motivnet.evaluation.metrics import check_each
+from motivnet.evaluation.metrics import check_each, checked
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
 Units = int | Sequence[Any] | np.ndarray
@@ -150,12 +150,8 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     """
     from scipy.stats import binom
 
-    a_B, b_B = np.asarray(correct_a), np.asarray(correct_b)
-    for what, values_B in (("correct_a", a_B), ("correct_b", b_B)):
-        if values_B.ndim != 1 or values_B.size == 0 or values_B.dtype != np.bool_:
-            raise DataError(
-                f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: a bool per image, at least one image"
-            )
+    allowed = "a bool per image, at least one image"
+    a_B, b_B = (checked("correct", values, allowed, kinds="b") for values in (correct_a, correct_b))
     if len(a_B) != len(b_B):
         raise DataError(f"correct_a of {len(a_B)} images, correct_b of {len(b_B)}")
     only_a, only_b = int((a_B & ~b_B).sum()), int((b_B & ~a_B).sum())

@@ -23,7 +23,7 @@ from motivnet.evaluation.resampling import TIE, Difference, Interval, mcnemar, p
 from motivnet.experiments.protocols import BenchmarkSettings, Restrict, Setting, Spread, spread, subject_folds
 
 METRICS = ("war", "uar", "top2", "f1_macro")
-CLASS_METRICS = {"war": metrics.war, "uar": metrics.uar, "f1_macro": metrics.f1_macro}
+CLASS_METRICS = ("war", "uar", "f1_macro")
 
 
 class Answers:
@@ -71,8 +71,7 @@ class Answers:
     def class_scores(self, weights_B: np.ndarray | None = None, rows: np.ndarray | None = None) -> dict[str, float]:
         """Return CLASS_METRICS over the shared labels, of all images or of some rows."""
         preds, target = (self.preds, self.target) if rows is None else (self.preds[rows], self.target[rows])
-        args = preds, target, len(self.labels)
-        return {name: metric(*args, weights=weights_B) for name, metric in CLASS_METRICS.items()}
+        return metrics.class_scores(CLASS_METRICS, preds, target, len(self.labels), weights_B)
 
     def scores(self, weights_B: np.ndarray | None = None) -> dict[str, float]:
         """Return METRICS over the shared labels."""

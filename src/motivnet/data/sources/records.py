@@ -163,15 +163,20 @@ def label_of_code(text: str, labels: Sequence[str], where: str, name: str, *, fi
     return codes[text.strip()]
 
 
-def label_of_name(name: str, where: str) -> str:
-    """Return the label, one of the emotions and contempt, that a name stands for; synonyms are understood.
+def label_of_name(name: str, where: str, labels: LabelSet | None = None) -> str:
+    """Return the label that a name stands for; synonyms are understood.
+
+    Args:
+        name: of a label.
+        where: file and row, for the message.
+        labels: the allowed ones; None: the emotions and contempt.
 
     Raises:
         DataError: if there is no such label.
     """
-    label = WITH_CONTEMPT.find(name)
+    label = (labels or WITH_CONTEMPT).find(name)
     if label is None:
-        raise DataError(f"{where}: {unknown_name('label', name, WITH_CONTEMPT)}")
+        raise DataError(f"{where}: {unknown_name('label', name, labels or WITH_CONTEMPT)}")
     return label
 
 
