@@ -65,7 +65,7 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
     Raises:
         ImageError: if an image cannot be decoded.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageOps
 
     rows = sheet_rows(manifest, label, usable_B, seed=seed)
     num_lines = max(1, math.ceil(len(rows) / NUM_COLUMNS))
@@ -77,8 +77,9 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
     numbers, splits = (manifest.table[name].take(rows).to_pylist() for name in ("row", "split"))
     for place, row in enumerate(rows.tolist()):
         x, y = GAP_PX + place % NUM_COLUMNS * across, HEADER_PX + place // NUM_COLUMNS * down
-        tile = _tile(read_face(manifest, row))
-        sheet.paste(tile, (x + (TILE_PX - tile.width) // 2, y + (TILE_PX - tile.height) // 2))
+        face = Image.fromarray(read_face(manifest, row))
+        # Small ones are enlarged.
+        sheet.paste(ImageOps.pad(face, (TILE_PX, TILE_PX), Image.Resampling.LANCZOS, color=PAPER), (x, y))
         _write(draw, (x, y + TILE_PX + 1), f"{numbers[place]} {splits[place]}")
     return sheet
 
@@ -87,16 +88,6 @@ def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
     counts = {split: labels[label] for split, labels in manifest.counts().items() if labels[label]}
     splits = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     return f"{sum(counts.values()):,} rows ({splits or 'none'}); {shown} random ones, with row number and split"
-
-
-def _tile(image_hwc_u8: np.ndarray) -> "Image.Image":
-    """Fit a face into a tile; small ones are enlarged."""
-    from PIL import Image
-
-    height, width = image_hwc_u8.shape[:2]
-    scale = TILE_PX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray(image_hwc_u8).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> None:

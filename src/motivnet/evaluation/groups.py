@@ -5,9 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from motivnet.data.clean import pixel_hashes
+from motivnet.data.clean import repeated_rows
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import read_records
 from motivnet.errors import DataError, unknown_name
@@ -98,8 +96,8 @@ def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:
         raise DataError(
             f"group column 'duplicate' compares a split with the one training split; found {', '.join(splits)}"
         )
-    seen = np.isin(pixel_hashes(manifest), pixel_hashes(whole.split(training[0])))
-    return ["also in training" if also else "only here" for also in seen]
+    seen_B = repeated_rows(manifest, whole.split(training[0]))
+    return ["also in training" if seen else "only here" for seen in seen_B]
 
 
 _DERIVE: Mapping[str, Callable[[Manifest, Manifest | None], Column]] = {

@@ -205,7 +205,7 @@ def weighted_mean(values: np.ndarray, weights: Weights) -> float:
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Divide; NaN where `whole` is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def checked(what: str, values: ArrayLike, allowed: str, *, kinds: str = "iuf", num_axes: int = 1) -> np.ndarray:

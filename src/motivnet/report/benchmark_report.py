@@ -38,8 +38,7 @@ PUBLISHED_NOTE = (
 
 def benchmark_files(benchmark: "Benchmark") -> dict[str, str]:
     """Return the contents of FILES by name."""
-    plots = [page.Section("WAR with 95 % intervals", _plot(benchmark.cells))] if benchmark.cells else []
-    return block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict(), more=plots)
+    return block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict())
 
 
 def headlines(benchmark: "Benchmark") -> str:
@@ -90,6 +89,8 @@ def _blocks(benchmark: "Benchmark") -> Iterator[Block]:
             for each in benchmark.skipped
         ],
     )
+    if benchmark.cells:
+        yield Block("WAR with 95 % intervals", html=_plot(benchmark.cells))
 
 
 def _models(benchmark: "Benchmark") -> Block:
@@ -120,7 +121,7 @@ def _data_sets(data: Mapping[str, Mapping]) -> Block:
             "images": about["n"],
             "subjects": about["subjects"],
             "labels": ", ".join(f"{label} {number:,}" for label, number in about["labels"].items()),
-            "left out by the reader": _counted(about["dropped"]),
+            "left out by the reader": page.counted(about["dropped"]),
             "faces": "detected" if about["detect"] else "as they are, or boxes of the data set",
             "fingerprint": about["fingerprint"],
         }
@@ -169,7 +170,7 @@ def _labels_note(entry: "Entry") -> str:
     if entry.absent:
         parts.append(f"no image of {', '.join(entry.absent)}: {ABSENT[entry.restrict]}")
     if entry.protocol.dropped:
-        parts.append(f"left out {_counted(entry.protocol.dropped)}")
+        parts.append(f"left out {page.counted(entry.protocol.dropped)}")
     if entry.unanswered:
         parts.append(f"{entry.unanswered:,} without a prediction, which count as errors")
     return "; ".join([*parts, f"face detection: {entry.protocol.detection}."])
@@ -257,7 +258,3 @@ def _plot(entries: "Sequence[Entry]") -> str:
         axes.legend(loc="best")
         alt = "; ".join(f"{entry.model} on {entry.data}: {page.percent(entry.scores['war'])}" for entry in entries)
         return page.figure(drawn, f"WAR with 95 % intervals. {alt}")
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} ({reason})" for reason, number in counts.items()) or "nothing"

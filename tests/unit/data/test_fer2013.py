@@ -138,7 +138,7 @@ def test_cleaning_takes_out_of_training_what_recurs_and_what_is_black(tmp_path: 
     train, report = clean_training(manifest, "Training")
     assert (report.rows, report.black, report.in_test, report.kept) == (4, 1, 2, 1)
     assert train.table["row"].to_pylist() == [1]
-    assert repeated_rows(manifest, "PrivateTest", "Training").tolist() == [False, True]
+    assert repeated_rows(manifest.split("PrivateTest"), manifest.split("Training")).tolist() == [False, True]
 
 
 def test_leaving_out_what_training_has_seen() -> None:
@@ -205,7 +205,7 @@ def test_the_published_counts(shared_dir: Path) -> None:
         "PrivateTest": 3_589,
     }
     assert manifest.counts()["PrivateTest"]["disgust"] == 55
-    assert repeated_rows(manifest, "PublicTest", "Training").sum() == 280
-    assert repeated_rows(manifest, "PrivateTest", "Training").sum() == 288
+    assert repeated_rows(manifest.split("PublicTest"), manifest.split("Training")).sum() == 280
+    assert repeated_rows(manifest.split("PrivateTest"), manifest.split("Training")).sum() == 288
     image = Image.open(io.BytesIO(manifest.source(0)))  # type: ignore[arg-type]
     assert image.size == (48, 48)
