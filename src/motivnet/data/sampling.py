@@ -79,9 +79,8 @@ def uniform_rows(target_B: np.ndarray, labels: LabelSet, *, per_class: int | Non
     smallest = int(counts_C.argmin())
     wanted = int(counts_C[smallest]) if per_class is None else per_class
     if counts_C[smallest] < max(wanted, 1):
-        raise DataError(
-            f"{labels.names[smallest]} has {counts_C[smallest]} rows, {wanted or 'some'} of each class are needed"
-        )
+        needed = f"{wanted or 'some'} of each class are needed"
+        raise DataError(f"{labels.names[smallest]} has {counts_C[smallest]} rows, {needed}")
     shuffled_B = np.argsort(_raw(len(target_B), seed), kind="stable")
     drawn = [shuffled_B[target_B[shuffled_B] == label][:wanted] for label in range(len(labels))]
     return np.sort(np.concatenate(drawn))

@@ -171,9 +171,7 @@ def prediction_source(
     """
     if model is None and settings.predictions is not None:
         if settings.detect:
-            raise ConfigError(
-                "detect finds faces for a model; predictions are answers already. Allowed: without detect"
-            )
+            raise ConfigError("detect is for a model; predictions are answers already. Allowed: without detect")
         return functools.partial(read_predictions, settings.predictions)
     if model is None or settings.predictions is not None:
         raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")

@@ -20,12 +20,11 @@ from motivnet.config import from_plain
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import check_columns, label_of_name
 from motivnet.errors import ConfigError, DataError
-from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
+from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol, measured
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
 from motivnet.inference.results import Status
 from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
-from motivnet.version import __version__
 
 TYPES = {name: pa.string() for name in ("path", "pred", "status", "error")}
 TYPES |= {"row": pa.int64(), "box": pa.list_(pa.float64())}
@@ -66,15 +65,13 @@ def read_predictions(
     probs_BC = _read_numbers(path, table, columns.values(), "probabilities") if columns else _one_hot(preds, labels)
     _check_probs(path, probs_BC, preds, labels)
     status, affect_B2 = _read_status(path, table, ~np.isnan(probs_BC[:, 0])), _read_affect(path, table)
-    protocol = _own_protocol(path, table) or Protocol(
-        model=path.name,
-        model_fingerprint="m" + sha256_of(path)[:12],
-        data=data,
-        data_fingerprint="",
-        n=len(manifest),
-        labels=labels.names,
-        detection="unknown: answers of another tool",
-    )
+    found = measured(manifest, data=data, split=split, unanswered=unanswered)
+    if num_others:
+        found["dropped"]["predictions of other rows"] = num_others
+    fingerprint, detection = "m" + sha256_of(path)[:12], "unknown: answers of another tool"
+    unknown = Protocol(model=path.name, model_fingerprint=fingerprint, detection=detection, **found)
+    own = _own_protocol(path, table)
+    protocol = dataclasses.replace(own, **found | {"data": data or own.data}) if own else unknown
     return Predictions(
         manifest=manifest,
         probs_BC=probs_BC[places],
@@ -83,17 +80,7 @@ def read_predictions(
         errors=_values_at(table, "error", places),
         faces={row: _box(path, box) for row, box in _values_at(table, "box", places).items()},
         affect_B2=None if affect_B2 is None else affect_B2[places],
-        protocol=dataclasses.replace(
-            protocol,
-            data=data or protocol.data,
-            data_fingerprint=manifest.fingerprint(),
-            split=split,
-            n=len(manifest),
-            dropped=dict(manifest.dropped) | ({"predictions of other rows": num_others} if num_others else {}),
-            labels=labels.names,
-            unanswered=unanswered,
-            version=__version__,
-        ),
+        protocol=protocol,
     )
 
 
@@ -204,11 +191,9 @@ def _check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], labe
             f"Allowed: values from 0 to 1 that sum to 1 within {SUM_TOLERANCE}, or none at all"
         )
     for row, pred in enumerate(preds):
-        if pred is None or nan_BC[row].all():
-            continue
-        own = probs_BC[row, labels.names.index(pred)] if pred in labels.names else -1.0
-        if own < probs_BC[row].max():
-            best = labels.names[int(probs_BC[row].argmax())]
+        named = dict(zip(labels, probs_BC[row].tolist(), strict=True))
+        best = max(labels, key=named.__getitem__)
+        if pred is not None and named.get(pred, -1.0) < named[best]:
             raise DataError(f"{path}, row {row}: pred is {pred}, but {best} is more probable: which one counts?")
 
 
@@ -235,9 +220,7 @@ def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.nda
             for place, own in zip(places, paths, strict=True):
                 their = theirs[place]
                 if own and their and _name(own) != _name(their):
-                    raise DataError(
-                        f"{path}, row {place}: is of {their}, where the data have {own}: predictions of other data"
-                    )
+                    raise DataError(f"{path}, row {place}: is of {their}, where the data have {own}")
     elif theirs is None:
         found = ", ".join(table.column_names)
         raise DataError(f"{path}: no column `path`, nor a `row` that is one image's alone in the data; found {found}")
@@ -257,9 +240,8 @@ def _find(path: Path, what: str, keys: list, wanted: list) -> np.ndarray:
         places[key] = place
     missing = [key for key in wanted if key not in places]
     if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(wanted)} images have no prediction, the first is {what} {missing[0]!r}"
-        )
+        share = f"{len(missing)} of {len(wanted)} images"
+        raise DataError(f"{path}: {share} have no prediction, the first is {what} {missing[0]!r}")
     return np.array([places[key] for key in wanted], dtype=np.int64)
 
 

@@ -93,9 +93,8 @@ def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:
     splits = sorted(set((whole or manifest).table["split"].to_pylist()))
     training = [split for split in splits if split.lower().startswith("train")]
     if whole is None or len(training) != 1 or training[0] in manifest.table["split"].to_pylist():
-        raise DataError(
-            f"group column 'duplicate' compares a split with the one training split; found {', '.join(splits)}"
-        )
+        found = ", ".join(splits)
+        raise DataError(f"group column 'duplicate' compares a split with the one training split; found {found}")
     seen_B = repeated_rows(manifest, whole.split(training[0]))
     return ["also in training" if seen else "only here" for seen in seen_B]
 

@@ -121,15 +121,11 @@ class Predictions:
         """
         num_rows, num_classes = len(self.manifest), len(self.protocol.labels)
         if self.manifest.labels.names != tuple(self.protocol.labels):
-            raise DataError(
-                f"predictions of the labels {', '.join(self.protocol.labels)} for data of the labels "
-                f"{', '.join(self.manifest.labels)}: restrict the data first"
-            )
+            own, theirs = ", ".join(self.protocol.labels), ", ".join(self.manifest.labels)
+            raise DataError(f"predictions of the labels {own} for data of {theirs}: restrict the data first")
         if self.probs_BC.shape != (num_rows, num_classes) or len(self.status) != num_rows:
-            raise DataError(
-                f"probabilities of shape {self.probs_BC.shape} and {len(self.status)} statuses for {num_rows} images "
-                f"and {num_classes} labels"
-            )
+            found = f"probabilities of shape {self.probs_BC.shape} and {len(self.status)} statuses"
+            raise DataError(f"{found} for {num_rows} images and {num_classes} labels")
         unknown = sorted(set(self.status) - set(get_args(Status)))
         if unknown:
             raise DataError(f"status {unknown[0]!r}. Allowed: {', '.join(get_args(Status))}")
@@ -266,16 +262,10 @@ def predict_manifest(
     protocol = Protocol(
         model=config.name,
         model_fingerprint=model_fingerprint,
-        data=data,
-        data_fingerprint=manifest.fingerprint(),
-        split=split,
-        n=len(manifest),
-        dropped=dict(manifest.dropped),
-        labels=labels.names,
         detection=_describe(predictor.detector.name if detect else None, boxes),
         preprocessing=config.preprocessing.fingerprint,
         calibration=config.calibration,
-        unanswered=unanswered,
+        **measured(manifest, data=data, split=split, unanswered=unanswered),
     )
     found = Predictions(
         manifest=manifest,
@@ -287,6 +277,12 @@ def predict_manifest(
         affect_B2=affect_B2 if config.model.affect else None,
     )
     return predict_degraded(predictor, found, track) if degrade else found
+
+
+def measured(manifest: Manifest, **rest: Any) -> dict[str, Any]:
+    """Return what a protocol says of the images, with the rest of its fields."""
+    about = {"n": len(manifest), "dropped": dict(manifest.dropped), "labels": manifest.labels.names}
+    return about | {"data_fingerprint": manifest.fingerprint(), "version": __version__, **rest}
 
 
 def predict_degraded(predictor: Predictor, predictions: Predictions, track: Track = no_progress) -> Predictions:

@@ -45,9 +45,8 @@ class Answers:
         names_C = np.array(predictions.labels.names)
         self.labels, self.absent = tuple(names_C[present_C].tolist()), tuple(names_C[~present_C].tolist())
         if len(self.labels) < 2:
-            raise DataError(
-                f"model and data have {len(self.labels)} label in common ({', '.join(self.labels)}); 2 are needed"
-            )
+            shared = f"{len(self.labels)} label in common ({', '.join(self.labels)})"
+            raise DataError(f"model and data have {shared}; 2 are needed")
         place_C = np.where(present_C, np.cumsum(present_C) - 1, metrics.NO_ANSWER)
         self.positions = positions
         self.subjects: list[str | None] = predictions.manifest.table["subject"].to_pylist()
@@ -266,9 +265,8 @@ def contrast(
         DataError: if shapes differ, or there are fewer than two seeds or images.
     """
     if correct_SB.shape != reference_SB.shape or correct_SB.shape[1:] != target_B.shape:
-        raise DataError(
-            f"runs of shapes {correct_SB.shape} and {reference_SB.shape} for {target_B.shape} images cannot be paired"
-        )
+        shapes = f"{correct_SB.shape} and {reference_SB.shape} for {target_B.shape} images"
+        raise DataError(f"runs of shapes {shapes} cannot be paired")
     num_seeds, num_images = correct_SB.shape
     if min(num_seeds, num_images) < 2:
         raise DataError(f"{num_seeds} seeds and {num_images} images: a test needs two of each")

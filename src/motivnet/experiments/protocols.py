@@ -251,9 +251,7 @@ def subject_folds(subjects: Sequence[str], target: "ArrayLike", num_folds: int =
     names, number_B = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
     num_subjects, target_B = len(names), np.asarray(target)
     if not 2 <= (num_folds or num_subjects) <= num_subjects:
-        raise DataError(
-            f"{num_folds} folds of {num_subjects} subjects. Allowed: from 2 to the number of subjects, or 0"
-        )
+        raise DataError(f"{num_folds} folds of {num_subjects} subjects. Allowed: 0, or from 2 to their number")
     if num_folds == 0:
         return number_B.astype(np.int64)
     counts_SC = np.zeros((num_subjects, int(target_B.max()) + 1))
