@@ -73,7 +73,7 @@ def _blocks(audit: "Audit") -> Iterator[Block]:
             yield Block(f"Gaps by {column}", (), rows)
 
 
-def _protocol(audit: "Audit") -> list[dict[str, str]]:
+def _protocol(audit: "Audit") -> list[dict[str, object]]:
     signs = f"; by random signs of whole subjects in {', '.join(audit.by_subject)}" if audit.by_subject else ""
     pairs = report.protocol_facts(audit.protocol) | {
         "images without an answer": "errors, but not false positives",
@@ -82,7 +82,7 @@ def _protocol(audit: "Audit") -> list[dict[str, str]]:
         "test": f"{audit.permutations:,} permutations within labels{signs}",
         "intervals": f"{audit.level:.0%} of each gap alone, not corrected; bootstrap, seed {audit.seed}",
     }
-    return [{"setting": name, "value": value} for name, value in pairs.items()]
+    return report.rows_of(("setting", "value"), pairs.items())
 
 
 def _scores(group: "Group") -> dict[str, object]:

@@ -211,6 +211,11 @@ class Block:
     html: str = ""
 
 
+def rows_of(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> list[dict[str, object]]:
+    """Name the cells of lines for `Block.rows`."""
+    return [dict(zip(columns, line, strict=True)) for line in lines]
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Write reason -> number as text."""
     return ", ".join(f"{number:,} ({reason})" for reason, number in counts.items()) or "nothing"
