@@ -1,17 +1,14 @@
 """Contact sheets: pictures with faces of one class."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError
 from motivnet.images import decode_image
 from motivnet.preprocess import Box, crop
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
 
 TILE_PX = 96
 GAP_PX = 6
@@ -50,7 +47,7 @@ def sheet_rows(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: in
     return np.sort(rows[np.argsort(keys, kind="stable")[:PER_SHEET]])
 
 
-def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> "Image.Image":
+def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> Image.Image:
     """Lay out randomly sampled faces of one class, with row number and split below each.
 
     Args:
@@ -65,8 +62,6 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
     Raises:
         ImageError: if an image cannot be decoded.
     """
-    from PIL import Image, ImageDraw, ImageOps
-
     rows = sheet_rows(manifest, label, usable_B, seed=seed)
     num_lines = max(1, math.ceil(len(rows) / NUM_COLUMNS))
     across, down = TILE_PX + GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
@@ -90,7 +85,7 @@ def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
     return f"{sum(counts.values()):,} rows ({splits or 'none'}); {shown} random ones, with row number and split"
 
 
-def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> None:
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:
     """Write one line, cut to the width of a tile."""
     font = _font(10)
     while text and draw.textlength(text, font) > TILE_PX:
@@ -98,7 +93,5 @@ def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> No
     draw.text(place, text, PALE, font)
 
 
-def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
-    from PIL import ImageFont
-
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

@@ -78,11 +78,6 @@ class Protocol:
     unanswered: str = UNANSWERED["error"]
     version: str = __version__
 
-    def __post_init__(self) -> None:
-        """Raise DataError at an unknown way to score images without an answer."""
-        if self.unanswered not in UNANSWERED.values():
-            raise DataError(f"unanswered {self.unanswered!r}. Allowed: {', '.join(UNANSWERED.values())}")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:

@@ -307,13 +307,7 @@ def subset(target_B: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 
 def repeat_to(num_rows: int, length: int, *, seed: int) -> np.ndarray:
-    """Repeat row positions to a length: each equally often, except one more of some that are drawn.
-
-    Raises:
-        DataError: if there are no rows, or more than `length`.
-    """
-    if not 1 <= num_rows <= length:
-        raise DataError(f"{num_rows} rows cannot fill an epoch of {length}")
+    """Repeat row positions to a length, at least their number: each equally often, except one more of some drawn."""
     rest = np.random.default_rng(seed).permutation(num_rows)[: length % num_rows]
     return np.sort(np.concatenate([np.repeat(np.arange(num_rows), length // num_rows), rest]))
 

@@ -262,11 +262,8 @@ def contrast(
         One of CONTRAST_METRICS -> the difference.
 
     Raises:
-        DataError: if shapes differ, or there are fewer than two seeds or images.
+        DataError: if there are fewer than two seeds or images.
     """
-    if correct_SB.shape != reference_SB.shape or correct_SB.shape[1:] != target_B.shape:
-        shapes = f"{correct_SB.shape} and {reference_SB.shape} for {target_B.shape} images"
-        raise DataError(f"runs of shapes {shapes} cannot be paired")
     num_seeds, num_images = correct_SB.shape
     if min(num_seeds, num_images) < 2:
         raise DataError(f"{num_seeds} seeds and {num_images} images: a test needs two of each")

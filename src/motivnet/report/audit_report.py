@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motivnet.report import page as report
-from motivnet.report.page import Block, block_files, p_value, percent, points
+from motivnet.report.page import Block, block_files, heat_map, p_value, percent, points, protocol_facts, rows_of
 
 if TYPE_CHECKING:
     from motivnet.evaluation.fairness import Audit, Gap, Group
@@ -26,7 +25,7 @@ def audit_files(audit: "Audit") -> dict[str, str]:
     caption = "Rows: true class; columns: predicted class."
     blocks = list(_blocks(audit))
     for group in audit.groups:
-        heat = report.heat_map(np.array(group.confusion), labels, labels, caption=caption)
+        heat = heat_map(np.array(group.confusion), labels, labels, caption=caption)
         blocks.append(Block(f"Confusion matrix: {group.column} {group.name}", html=heat))
     return block_files("audit", f"Audit of {audit.protocol.model}", blocks, audit.to_dict())
 
@@ -75,14 +74,14 @@ def _blocks(audit: "Audit") -> Iterator[Block]:
 
 def _protocol(audit: "Audit") -> list[dict[str, object]]:
     signs = f"; by random signs of whole subjects in {', '.join(audit.by_subject)}" if audit.by_subject else ""
-    pairs = report.protocol_facts(audit.protocol) | {
+    pairs = protocol_facts(audit.protocol) | {
         "images without an answer": "errors, but not false positives",
         "smallest group tested": f"{audit.min_size} images",
         "tests": f"{audit.tests}, corrected together (Holm), family-wise error rate {audit.alpha:g}",
         "test": f"{audit.permutations:,} permutations within labels{signs}",
         "intervals": f"{audit.level:.0%} of each gap alone, not corrected; bootstrap, seed {audit.seed}",
     }
-    return report.rows_of(("setting", "value"), pairs.items())
+    return rows_of(("setting", "value"), pairs.items())
 
 
 def _scores(group: "Group") -> dict[str, object]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motivnet.report import page
-from motivnet.report.page import Block, block_files, p_value, points
 
 if TYPE_CHECKING:
     from motivnet.experiments.benchmark import Benchmark
@@ -38,7 +37,7 @@ PUBLISHED_NOTE = (
 
 def benchmark_files(benchmark: "Benchmark") -> dict[str, str]:
     """Return the contents of FILES by name."""
-    return block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict())
+    return page.block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict())
 
 
 def headlines(benchmark: "Benchmark") -> str:
@@ -52,7 +51,7 @@ def headlines(benchmark: "Benchmark") -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _blocks(benchmark: "Benchmark") -> Iterator[Block]:
+def _blocks(benchmark: "Benchmark") -> Iterator[page.Block]:
     yield _models(benchmark)
     yield _data_sets(benchmark.data)
     for setting in SETTINGS:
@@ -74,15 +73,15 @@ def _blocks(benchmark: "Benchmark") -> Iterator[Block]:
             (", ".join(train), test, ", ".join(benchmark.trained_on(train)) or "none") for train, test in benchmark.plan
         ]
         rows = page.rows_of(("train on", "test on", "models trained so"), lines)
-        yield Block("Leave one data set out", (about,), rows)
+        yield page.Block("Leave one data set out", (about,), rows)
     nothing = () if benchmark.skipped else ("Nothing: every model was scored on every data set.",)
     lines = [(each.model or "every model", each.data or "every data set", each.reason) for each in benchmark.skipped]
-    yield Block("Skipped", nothing, page.rows_of(("model", "data set", "why"), lines))
+    yield page.Block("Skipped", nothing, page.rows_of(("model", "data set", "why"), lines))
     if benchmark.cells:
-        yield Block("WAR with 95 % intervals", html=_plot(benchmark.cells))
+        yield page.Block("WAR with 95 % intervals", html=_plot(benchmark.cells))
 
 
-def _models(benchmark: "Benchmark") -> Block:
+def _models(benchmark: "Benchmark") -> page.Block:
     about = (
         "motivnet {version}; intervals: 95 %, percentiles of {num_resamples:,} resamples of images, or of whole "
         "subjects where there are any, seed {seed}; scores are in percent, and over the labels that model and data set "
@@ -90,10 +89,10 @@ def _models(benchmark: "Benchmark") -> Block:
     )
     lines = [(each.name, each.training_data, len(each.labels), each.fingerprint) for each in benchmark.models]
     rows = page.rows_of(("model", "trained on", "labels", "fingerprint"), lines)
-    return Block("Models", (about.format(**benchmark.settings),), rows)
+    return page.Block("Models", (about.format(**benchmark.settings),), rows)
 
 
-def _data_sets(data: Mapping[str, Mapping]) -> Block:
+def _data_sets(data: Mapping[str, Mapping]) -> page.Block:
     rows = [
         {
             "data set": title,
@@ -106,12 +105,12 @@ def _data_sets(data: Mapping[str, Mapping]) -> Block:
         }
         for title, about in data.items()
     ]
-    return Block("Data sets", (), rows)
+    return page.Block("Data sets", (), rows)
 
 
 def _leaderboard(
     benchmark: "Benchmark", setting: str, title: str, entries: "Sequence[Entry]", published: "Sequence[Published]"
-) -> Block:
+) -> page.Block:
     trained_on = {model.name: model.training_data for model in benchmark.models}
     lines: list[tuple[Any, ...]] = []
     for entry in entries:
@@ -127,7 +126,7 @@ def _leaderboard(
         ("model", "trained on", *HEADS.values(), "rank", "trust", "origin"), (cells for _, *cells in lines)
     )
     notes = [_labels_note(entry) for entry in entries] + ([PUBLISHED_NOTE] if published else [])
-    return Block(f"Leaderboard, {setting}: {title}", (SETTINGS[setting],), rows, tuple(notes))
+    return page.Block(f"Leaderboard, {setting}: {title}", (SETTINGS[setting],), rows, tuple(notes))
 
 
 def _labels_note(entry: "Entry") -> str:
@@ -141,7 +140,7 @@ def _labels_note(entry: "Entry") -> str:
     return "; ".join([*parts, f"face detection: {entry.protocol.detection}."])
 
 
-def _means(setting: str, means: "Sequence[Mean]") -> Block:
+def _means(setting: str, means: "Sequence[Mean]") -> page.Block:
     lines = []
     for mean in sorted(means, key=lambda mean: -mean.scores["war"]):
         mean_rank = None if mean.mean_rank is None else f"{mean.mean_rank:.2f}"
@@ -151,11 +150,11 @@ def _means(setting: str, means: "Sequence[Mean]") -> Block:
         f"Over the data sets that all these models were scored on: {', '.join(means[0].data)}. Splits and other labels "
         "of the same photographs count as one data set."
     )
-    return Block(f"Leaderboard, {setting}: mean over data sets", (line,), rows)
+    return page.Block(f"Leaderboard, {setting}: mean over data sets", (line,), rows)
 
 
-def _comparisons(comparisons: "Sequence[Comparison]") -> Block:
-    return Block(
+def _comparisons(comparisons: "Sequence[Comparison]") -> page.Block:
+    return page.Block(
         "Pairwise comparisons",
         (
             "Pairs of models in one setting, on the same images. The p-value is of equal accuracy: McNemar's test "
@@ -169,18 +168,18 @@ def _comparisons(comparisons: "Sequence[Comparison]") -> Block:
                 "models": f"{each.models[0]} less {each.models[1]}",
                 "images": each.n,
                 "only one correct": f"{each.only_a:,} against {each.only_b:,}",
-                "WAR, points": points(each.war.value, *each.war.interval),
-                "UAR, points": points(each.uar.value, *each.uar.interval),
+                "WAR, points": page.points(each.war.value, *each.war.interval),
+                "UAR, points": page.points(each.uar.value, *each.uar.interval),
                 "test": each.test,
-                "p": p_value(each.p_value),
-                "p (Holm)": p_value(each.p_holm),
+                "p": page.p_value(each.p_value),
+                "p (Holm)": page.p_value(each.p_holm),
             }
             for each in comparisons
         ],
     )
 
 
-def _folds(entries: "Sequence[Entry]") -> Block:
+def _folds(entries: "Sequence[Entry]") -> page.Block:
     lines = []
     for entry in entries:
         if folds := entry.folds:
@@ -191,7 +190,7 @@ def _folds(entries: "Sequence[Entry]") -> Block:
         "Mean and sample standard deviation over folds that share no subject, in percent. The models were not trained "
         "on these folds: the spread is that of the subjects."
     )
-    return Block("Folds by subject", (line,), rows)
+    return page.Block("Folds by subject", (line,), rows)
 
 
 def _plot(entries: "Sequence[Entry]") -> str:

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from motivnet.inference.draw import COLORS, OTHER_COLOR
 from motivnet.preprocess import crop
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
-
     from motivnet.evaluation.explain import Explanation
 
 PANEL_PX = {"many": 176, "one": 400}
@@ -30,7 +30,7 @@ def draw_explanations(
     fill: int | None,
     note: str,
     bare: bool = False,
-) -> "Image.Image":
+) -> Image.Image:
     """Draw one row per face: its crop, then the map of every emotion, or of one.
 
     All maps have the same scale, which is drawn below them.
@@ -43,8 +43,6 @@ def draw_explanations(
         note: how the maps were made, one line.
         bare: show the attention weights on the tokens instead of the maps.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     shown = [emotion] if emotion else list(explanations[0].maps)
     side = PANEL_PX["one" if emotion else "many"]
     font_px = 22 if emotion else side // 11
@@ -80,22 +78,16 @@ def overlay(photo_hwc_u8: np.ndarray, share_hw: np.ndarray) -> np.ndarray:
 
 
 def _colors(share_hw: np.ndarray) -> np.ndarray:
-    import cv2
-
     levels_hw = np.rint(np.clip(share_hw, 0, 1) * 255).astype(np.uint8)
     return cv2.applyColorMap(levels_hw, cv2.COLORMAP_INFERNO)[:, :, ::-1]
 
 
-def _panel(picture_hwc_u8: np.ndarray, side: int) -> "Image.Image":
+def _panel(picture_hwc_u8: np.ndarray, side: int) -> Image.Image:
     """Fit a picture into a square panel, in its own proportions, in the middle."""
-    from PIL import Image, ImageOps
-
     return ImageOps.pad(Image.fromarray(picture_hwc_u8), (side, side), color=PAPER)
 
 
-def _draw_scale(draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, note: str, y: int) -> None:
-    from PIL import Image, ImageFont
-
+def _draw_scale(draw: ImageDraw.ImageDraw, canvas: Image.Image, top: float, note: str, y: int) -> None:
     font = ImageFont.load_default(NOTE_PX)
     width = 8 * NOTE_PX
     ramp_hwc = _colors(np.linspace(0, 1, width, dtype=np.float32)[None].repeat(NOTE_PX, 0))

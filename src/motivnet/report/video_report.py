@@ -8,7 +8,6 @@ import numpy as np
 
 from motivnet.inference.rows import printable
 from motivnet.report import page
-from motivnet.report.page import Block, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,13 +55,13 @@ def video_report(
     means = [_label_row(track, summary, track.mean_C.tolist()) for track in tracks]
     shares = [_label_row(track, summary, map(track.share, summary.labels)) for track in tracks]
     blocks = [
-        Block("What this page shows", READING),
-        Block("The video", html=page.facts(facts)),
-        Block("Emotions over time", html=curves),
-        *([Block("Faces", html=page.thumbnails(pictures))] if pictures else []),
-        Block("Tracks", (), [_track_row(track) for track in tracks], (times,)),
-        Block("Mean probabilities", (), means, (MEANS,)),
-        Block("Share of time", (), shares, (SHARES,)),
+        page.Block("What this page shows", READING),
+        page.Block("The video", html=page.facts(facts)),
+        page.Block("Emotions over time", html=curves),
+        *([page.Block("Faces", html=page.thumbnails(pictures))] if pictures else []),
+        page.Block("Tracks", (), [_track_row(track) for track in tracks], (times,)),
+        page.Block("Mean probabilities", (), means, (MEANS,)),
+        page.Block("Share of time", (), shares, (SHARES,)),
     ]
     return page.to_html(f"Faces in {printable(path.name)}", blocks)
 
@@ -116,7 +115,7 @@ def draw_timeline(summary: "Summary", tracks: Sequence["Track"], curves: "Curves
         title: of the figure; empty for none.
     """
     height = PANEL_IN * max(1, len(tracks)) + MARGIN_IN
-    with new_figure(WIDTH_IN, height) as figure:
+    with page.new_figure(WIDTH_IN, height) as figure:
         panels = figure.subplots(max(1, len(tracks)), 1, sharex=True, squeeze=False)[:, 0]
         for place, track in enumerate(tracks):
             _draw_panel(panels[place], track, curves.time_N, curves.probs_KNC[place], summary.labels)
