@@ -5,7 +5,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 LOCKED = --require-hashes
 EDITABLE = --no-deps --no-build-isolation -e .
 
-.PHONY: demo test slow docs lock scores clean
+.PHONY: demo test slow docs lock campaign scores clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/python scripts/install_size.py
@@ -61,6 +61,10 @@ lock:
 	$(COMPILE) --extra serve -c requirements/test.txt -o requirements/serve.txt pyproject.toml
 	$(COMPILE) -c requirements/test.txt -o requirements/core.txt pyproject.toml
 	printf 'hatchling\neditables\n' | $(COMPILE) -c requirements/test.txt -o requirements/build.txt -
+
+# Hostile input, strangers and kills, in an hour: what does not hold ends it with an error.
+campaign: .venv/installed
+	.venv/bin/python benchmarks/campaign.py
 
 # Writes the embedded model's scores, as its bundle states them, into the README.
 scores: .venv/installed

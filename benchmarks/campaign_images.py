@@ -178,7 +178,8 @@ def main() -> None:
     text = json.dumps(found, indent=2)
     print(text)
     if options.out:
-        options.out.write_text(text + "\n")
+        options.out.write_text(text + "\n", encoding="utf-8")
+    sys.exit(any(counts["escapes"] or counts["hangs"] or counts["growth_mb"] > 100 for counts in found.values()))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ import dataclasses
 import enum
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from motivnet.errors import ConfigError, unknown_name
+from motivnet.errors import ConfigError, OutputError, unknown_name
 
 T = TypeVar("T")
+MAX_NESTING = 100
 
 
 def setting(default: Any, help: str, **option: Any) -> Any:
@@ -30,6 +32,11 @@ def setting(default: Any, help: str, **option: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **option})
 
 
+def bounded(low: float, high: float, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that has no option and that `check_bounds` checks."""
+    return dataclasses.field(default=default, metadata={"min": low, "max": high})
+
+
 def check_bounds(settings: Any) -> None:
     """Check the fields of a dataclass against the `min` and `max` that they were declared with.
 
@@ -39,9 +46,9 @@ def check_bounds(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, low, high = getattr(settings, field.name), field.metadata.get("min"), field.metadata.get("max")
         if value is not None and low is not None and not value >= low:
-            raise ConfigError(f"{field.name} {value}: must be at least {low}")
+            raise ConfigError(f"{field.name} {value!r}: must be at least {low}")
         if value is not None and high is not None and not value <= high:
-            raise ConfigError(f"{field.name} {value}: must be at most {high}")
+            raise ConfigError(f"{field.name} {value!r}: must be at most {high}")
 
 
 def replace(settings: T, changes: Mapping[str, Any]) -> T:
@@ -154,7 +161,46 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, found {value}")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: if it is no JSON, has a number that is not finite, or is nested too deeply.
+    """
+    level: list[Any]
+    try:
+        level = [data := json.loads(text, parse_float=_finite, parse_constant=_finite)]
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_NESTING} deep") from None
+    for _ in range(MAX_NESTING):
+        level = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [inner for item in level if isinstance(item, list) for inner in item]
+        if not level:
+            return data
+    raise ValueError(f"nested more than {MAX_NESTING} deep")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text!r} is no finite number")
+    return value
+
+
+def to_json(plain: Any, **options: Any) -> str:
+    """Write plain data as JSON, with options of `json.dumps`; the one place that does.
+
+    Raises:
+        OutputError: at NaN or an infinity, which JSON does not have.
+    """
+    try:
+        return json.dumps(plain, allow_nan=False, **options)  # noqa: TID251
+    except ValueError as error:
+        raise OutputError(f"a result cannot be written as JSON: {error}") from None
 
 
 def override(settings: T, assignments: list[str]) -> T:
@@ -171,7 +217,7 @@ def override(settings: T, assignments: list[str]) -> T:
                 f"{assignment!r} is not an assignment. Allowed: name=value, such as optimizer.head_lr=1e-4"
             )
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError:
             value = text
         *parents, last = name.strip().split(".")
@@ -214,5 +260,5 @@ def fingerprint(settings: Any, *, added: Collection[str] = ()) -> str:
     # Reading the settings back turns 1 into 1.0 for a float, as the two are equal.
     canonical = from_plain(type(settings), to_plain(settings))
     plain = {name: value for name, value in to_plain(canonical).items() if value or name not in added}
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    text = to_json(plain, sort_keys=True, separators=(",", ":"))
     return "p" + hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -19,13 +19,12 @@ from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
 from motivnet.errors import ImageError, MissingExtraError
 from motivnet.image_files import read_file
-from motivnet.input_limits import ImageLimits
+from motivnet.input_limits import MAX_ASPECT, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +39,8 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF
 
 # A HEIC file: its first box is `ftyp`, with a brand of HEVC.
 _HEIF = re.compile(rb".{4}ftyp.{0,60}?he[iv][cmsx]", re.DOTALL)
+START_OF_JPEG, START_OF_SCAN = b"\xff\xd8\xff", b"\xff\xda"
+_ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%0A": "", "%0D": "", "%20": ""}
 ORIENTATION_TAG = 0x0112
 # EXIF orientation -> the flip of `cv2.flip` that makes the image upright, or None; from 5 on, after transposing it.
 FLIPS = {2: 1, 3: -1, 4: 0, 5: None, 6: 1, 7: -1, 8: 0}
@@ -143,7 +144,16 @@ def decode_reduced(
         raise ImageError("the file is empty")
     if _HEIF.match(data) and "HEIF" not in _formats():
         raise ImageError(str(MissingExtraError("pillow-heif", "heif")))
+    scans = data.count(START_OF_SCAN) if data.startswith(START_OF_JPEG) else 0
+    if scans > MAX_SCANS:
+        raise ImageError(f"JPEG of {scans} scans, the limit is {MAX_SCANS}")
     with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise ImageError(
+                f"{image.width} x {image.height} pixels: one side is more than {MAX_ASPECT} times the other"
+            )
+        if scans * image.width * image.height > MAX_SCANNED_PIXELS:
+            raise ImageError(f"JPEG of {scans} scans of {image.width} x {image.height} pixels: too many for its size")
         return _from_jpeg(image, data, long_side, limits) or _full(_from_pil(image, limits))
 
 
@@ -227,7 +237,7 @@ _QUIET = _QuietPillow()
 
 def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, str) and is_data_url(source):
-        data = _from_data_url(source)
+        data = decode_data_url(source, limits)
         size = len(data)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         size, data = memoryview(source).nbytes, bytes(source)
@@ -244,13 +254,26 @@ def _read(source: object, limits: ImageLimits) -> bytes:
     return data
 
 
-def _from_data_url(url: str) -> bytes:
+def decode_data_url(url: str, limits: ImageLimits) -> bytes:
+    """Decode `data:image/png;base64,...`, with line breaks or escaped characters.
+
+    Raises:
+        ImageError: if it is no base64, or larger than the limit.
+    """
     head, _, text = url.partition(",")
     if not head.lower().endswith(";base64"):
         raise ImageError("a data URL without base64. Allowed: data:image/png;base64,... and similar")
+    if len(text) > 4 * limits.max_bytes:  # three quarters are left, or a quarter of what is escaped
+        raise ImageError(f"text of {len(text)} characters, the limit is {limits.max_bytes} bytes")
+    escapes = text.count("%")
+    if escapes > len(text) // 8 + 8:
+        raise ImageError("not base64: too many escaped characters")
+    # `urllib.parse.unquote` would need gigabytes for millions of escapes.
+    for escaped, plain in _ESCAPES.items() if escapes else ():
+        text = text.replace(escaped, plain).replace(escaped.lower(), plain)
     try:
-        return b64decode(unquote_to_bytes(text).translate(None, string.whitespace.encode()), validate=True)
-    except binascii.Error as error:
+        return b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
         raise ImageError(f"not base64: {error}") from None
 
 

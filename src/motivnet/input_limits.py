@@ -5,6 +5,13 @@ import math
 
 from motivnet.errors import ConfigError
 
+# A small file can hold any number of these, and each makes the decoder go through the whole image: scans of a
+# progressive JPEG (photographs have about ten), and scans times pixels.
+MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 2_000_000_000
+# Length of the longer side in units of the shorter one.
+MAX_ASPECT = 200
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageLimits:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from motivnet import config
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, ImageError
 
 Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
@@ -26,6 +26,8 @@ LUMA_RGB = (0.299, 0.587, 0.114)
 # medians of faces of FER-2013's Training split, made symmetric (`benchmarks/alignment.py`).
 TEMPLATE = ((0.303, 0.36), (0.697, 0.36), (0.5, 0.577), (0.344, 0.743), (0.656, 0.743))
 MAX_ALIGNED_PX = 20_000
+# Of a crop, before it is resized: the square around a strip, or a box far beyond its image, has any number.
+MAX_CROP_PX = 100_000_000
 
 
 class Box(NamedTuple):
@@ -53,6 +55,21 @@ class Box(NamedTuple):
     def scaled(self, factor: float) -> "Box":
         """Return the box in an image whose sides are longer by this factor."""
         return Box(*(factor * value for value in self))
+
+    def inside(self, image_size: tuple[int, ...]) -> "Box":
+        """Return the box, if at least half of its area is inside the image.
+
+        Raises:
+            ImageError: if not: the face would be made up of padding.
+        """
+        height, width = image_size[:2]
+        x, y, w, h = (math.nan if value is None else value for value in self)
+        inner_w, inner_h = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
+        # Written so that NaN is refused, too.
+        if not (inner_w > 0 and inner_h > 0 and inner_w * inner_h >= w * h / 2):
+            shown = ", ".join(f"{value:g}" for value in (x, y, w, h))
+            raise ImageError(f"a box of {shown} is not at least half in an image of {width} x {height} pixels")
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +118,8 @@ class Preprocessing:
             f"size {self.size}: both must be positive": height >= 1 and width >= 1,
             f"size {self.size} must be square for geometry 'square'": self.geometry != "square" or height == width,
             f"mean and std must have {self.num_channels} values": lengths == {self.num_channels},
-            f"mean {self.mean} must be finite": all(map(math.isfinite, self.mean)),
-            f"std {self.std} must be positive and finite": all(0 < value < math.inf for value in self.std),
+            f"mean {self.mean} must be finite, below a million": all(abs(value) < 1e6 for value in self.mean),
+            f"std {self.std} must be positive, from 1e-6 to 1e6": all(1e-6 <= value <= 1e6 for value in self.std),
             f"align needs geometry 'square', found {self.geometry!r}": not self.align or self.geometry == "square",
             f"margin {self.margin} must be from 0 to 2": 0 <= self.margin <= 2,
             f"fill {self.fill} must be from 0 to 255, or None": self.fill is None or 0 <= self.fill <= 255,
@@ -143,7 +160,7 @@ class Preprocessing:
         face = self._aligned(image_hwc_u8, landmarks) if self.align and landmarks else None
         if face is None:
             wanted = self._square(image_hwc_u8.shape[:2], box) if self.geometry == "square" else box
-            face = image_hwc_u8 if wanted is None else crop(image_hwc_u8, wanted, self.fill)
+            face = image_hwc_u8 if wanted is None else crop(*_bounded(image_hwc_u8, wanted), self.fill)
         face = change(face) if change else face
         if self.geometry == "pad":
             face = _pad_to(self._resize(face, min(self.size), min(self.size)), *self.size, self.fill)
@@ -268,6 +285,17 @@ def crop(image_hwc: np.ndarray, box: Box, fill: int | None) -> np.ndarray:
     y, x = max(0, -top), max(0, -left)
     filled[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
     return filled
+
+
+def _bounded(image_hwc: np.ndarray, box: Box) -> tuple[np.ndarray, Box]:
+    """Shrink an image and a box of which a crop would have more than `MAX_CROP_PX` pixels, by a whole number."""
+    factor = math.ceil(math.sqrt(box.width * box.height / MAX_CROP_PX))
+    if factor <= 1:
+        return image_hwc, box
+    import cv2
+
+    height, width = (max(1, side // factor) for side in image_hwc.shape[:2])
+    return cv2.resize(image_hwc, (width, height), interpolation=cv2.INTER_AREA), Box(*(n / factor for n in box))
 
 
 def _whole_pixels(box: Box) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import io
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -33,6 +34,11 @@ PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 METADATA_V4 = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
 # Not escaped again in the path or query of a URL.
 URL_SAFE = "%/:;=&?~+!$,'@()*[]|"
+# User name and password behind the scheme: up to the last @ of the authority; of the whole URL, if what follows the
+# first colon is no port, such as a password with a slash.
+_USER = re.compile(
+    r"^(\s*(?:[a-z][a-z0-9+.-]*:(?=[/\\]))?[/\\]*)(?:[^/\\?#]*|[^][/\\?#:@]+:(?!:|\d*(?:[/\\?#]|$)).*)@", re.I | re.S
+)
 
 
 def is_url(text: object) -> bool:
@@ -41,10 +47,13 @@ def is_url(text: object) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return a URL without its user name and password, to be shown and stored."""
-    scheme, colon, rest = url.partition("://")
-    end = min((place for place in map(rest.find, "/?#") if place >= 0), default=len(rest))
-    return f"{scheme}{colon}{rest[:end].rpartition('@')[2]}{rest[end:]}"
+    """Return a URL without its user name and password, to be shown and stored, also one that is not well-formed."""
+    return _USER.sub(r"\1", url, count=1)
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL as `fetch` reads it; ImageError if it is none."""
+    return _parse(url).host
 
 
 def fetch(url: str, limits: FetchLimits | None = None) -> bytes:

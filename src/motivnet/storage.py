@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from motivnet.config import parse_json, to_json
 from motivnet.errors import ConfigError, MotivNetError, OutputError
 
 # From the standard library on both systems, so that the core install needs no filelock; the system releases the lock
@@ -91,7 +92,23 @@ def write_text(path: Path, text: str, *, parents: bool = False) -> None:
 
 def write_json(path: Path, plain: Any, *, ensure_ascii: bool = True, parents: bool = False) -> None:
     """Write plain data as indented JSON with a final newline, atomically; OutputError if it cannot be written."""
-    write_text(path, json.dumps(plain, indent=2, ensure_ascii=ensure_ascii) + "\n", parents=parents)
+    write_text(path, to_json(plain, indent=2, ensure_ascii=ensure_ascii) + "\n", parents=parents)
+
+
+def read_json(path: Path, max_bytes: int = 1_000_000) -> Any:
+    """Read a JSON file that somebody else may have written.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no regular file, too large, or `parse_json` refuses it.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("no regular file")
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"has more than {max_bytes} bytes")
+    return parse_json(data.decode())
 
 
 @contextlib.contextmanager
@@ -239,7 +256,7 @@ def check_same(
     Raises:
         MotivNetError: of class `error`, naming the first differences.
     """
-    found = differences(then, json.loads(json.dumps(now)))
+    found = differences(then, json.loads(to_json(now)))
     if found:
         more = f"; and {len(found) - NUM_DIFFERENCES} more" if len(found) > NUM_DIFFERENCES else ""
         named = "; ".join(found[:NUM_DIFFERENCES])

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,7 +149,7 @@ def form(*files: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def head(body: bytes, headers: dict[str, str], path: str = "/v1/predict") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
 
 
@@ -246,13 +247,79 @@ def cut_off(server: Served) -> None:
             statuses.append(got.status)
             assert got.status == 200 or got.headers["Retry-After"] == "1"
         assert set(statuses) <= {200, 429}
+    # One that asks and never reads: what the kernel does not take is not kept for it.
+    deaf = server.raw(b"")
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    deaf.close()
     assert read_all(silent) == read_all(in_head) == b""
     assert read_all(in_body).startswith(b"HTTP/1.1 408")
     assert (answer + read_all(refused)).startswith(b"HTTP/1.1 413")
 
 
-def test_a_head_that_does_not_end(server):
-    assert read_all(server.raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000)).startswith(b"HTTP/1.1 400")
+def send_until_cut_off(server: Served, head: bytes, piece: bytes, most: int) -> int:
+    """Send pieces until the server ends the connection; give the bytes that were sent, at most so many."""
+    with contextlib.closing(server.raw(head)) as sock:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < most:
+                sent += sock.send(piece)
+        return sent
+
+
+CHUNKED = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"GET / HTTP/1.1\r\nX: ", b"x" * 50_000),
+        (b"GET / HTTP/1.1\r\n", b"X: x\r\n" * 10_000),
+        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: x\r\n" * 10_000),
+        (CHUNKED + b"1\r\nx\r\n0\r\nX: ", b"x" * 50_000),
+        (CHUNKED, b"1;" + b"x" * 1000 + b"\r\nx\r\n"),
+    ],
+    ids=["header", "headers", "trailers", "trailer", "extensions"],
+)
+def test_what_is_no_body_is_bounded(server, head, piece):
+    most = 50_000_000
+    assert send_until_cut_off(server, head, piece, most) < most
+
+
+def test_a_large_head_in_one_read(server):
+    lines = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(70))
+    answer = read_all(server.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n"))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"content-security-policy: default-src 'self'" in answer
+    allowed = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n" + lines[:60_000].rpartition(b"\r\n")[0] + b"\r\n\r\n"
+    assert read_all(server.raw(allowed)).startswith(b"HTTP/1.1 200")
+
+
+def test_the_body_of_a_refused_request_is_not_swallowed(server):
+    """Without a token; a body that declares its length is read on for a while, so that the answer arrives."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000000\r\n\r\n"
+    assert 8_000_000 < send_until_cut_off(server, head, b"x" * 50_000, 900_000_000) < 100_000_000
+
+
+def test_head_where_get_is(server):
+    for path in ("/", "/healthz", "/readyz", "/v1/models", "/metrics", "/openapi.json", "/page/app.js"):
+        status, headers, body = server.ask("HEAD", path, headers=KEYED)
+        assert (status, body) == (200, b""), path
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_libraries_print_is_in_the_log(server, astronaut):
+    file = io.BytesIO()
+    Image.fromarray(astronaut).save(file, "JPEG")
+    damaged = bytearray(file.getvalue())
+    # In the middle of the last scan, so that libjpeg goes on with a warning.
+    damaged[20_000:20_100] = bytes(100)
+    status, _, body = server.ask("POST", "/v1/predict", *form(bytes(damaged)))
+    assert (status, json.loads(body)["results"][0]["status"]) == (200, "ok")
+    while not any("motivnet.server.stderr" in line for line in server.logged):
+        time.sleep(0.01)
 
 
 def test_a_client_that_leaves(server):

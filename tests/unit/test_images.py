@@ -211,6 +211,25 @@ def test_exif_that_is_damaged_is_passed_over():
     assert closeness(image, photograph()) < 6
 
 
+def test_scans_of_a_progressive_jpeg_are_counted():
+    data = encode(photograph(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    repeated = data[:-2] + data[last:-2] * 60_000 + b"\xff\xd9"
+    with pytest.raises(ImageError, match="JPEG of 60010 scans, the limit is 100"):
+        decode_image(repeated)
+    # Few scans of a large image are as much work; the size is that of the frame's segment.
+    frame = data.index(b"\xff\xc2") + 5
+    large = data[:frame] + (9000).to_bytes(2, "big") * 2 + data[frame + 4 : -2] + data[last:-2] * 30 + b"\xff\xd9"
+    with pytest.raises(ImageError, match="JPEG of 40 scans of 9000 x 9000 pixels: too many"):
+        decode_image(large)
+
+
+@pytest.mark.parametrize("shape", [(1, 16_000), (16_000, 1), (10, 2001)])
+def test_strips_are_no_images(shape):
+    with pytest.raises(ImageError, match="one side is more than 200 times the other"):
+        decode_image(encode(np.zeros(shape, np.uint8), "PNG"))
+
+
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "lime", "blue")]
     for file_format in ("GIF", "WEBP", "PNG"):
@@ -752,6 +771,7 @@ class TestDataUrls:
             ("data:;base64,AAA", "not base64"),
             ("data:;base64,A\N{SNOWMAN}==", "not base64"),
             ("data:;base64,-_-_", "not base64"),
+            ("data:;base64," + "%2B" * 1000, "not base64: too many escaped characters"),
             ("data:;base64,AAAA", "not an image in a format"),
         ],
     )

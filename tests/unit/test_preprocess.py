@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motivnet import config
+from motivnet import config, preprocess
 from motivnet.errors import ConfigError
 from motivnet.preprocess import (
     MOTIVNET_PAD,
@@ -178,6 +178,19 @@ def test_square_widens_and_squares_the_box(box, margin, side, left, top, fill):
     # The crop is as large as the input, so that no resampling blurs the comparison.
     face = square(side, margin=margin, fill=fill).face(IMAGE, box)
     np.testing.assert_array_equal(face, cut_slowly(IMAGE, Box(left, top, side, side), fill))
+
+
+def test_memory_does_not_grow_with_the_square_of_a_strip(monkeypatch):
+    sides = []
+    real = preprocess.crop
+    monkeypatch.setattr(preprocess, "crop", lambda image, box, fill: sides.append(box[2:]) or real(image, box, fill))
+    strip = np.zeros((100, 20_000, 3), np.uint8)
+    strip[:, 5000:10_000] = 200
+    face = preprocess.NANO.face(strip)
+    # A square of 20,000 pixels, shrunk by 2; white from a quarter to a half of its width.
+    assert sides == [(10_000, 10_000)]
+    np.testing.assert_array_equal(np.unique(face[48, 30:44]), [200])
+    np.testing.assert_array_equal(np.unique(face[48, 54:]), [0])
 
 
 def test_a_whole_image_gets_no_margin():
@@ -378,10 +391,10 @@ def test_there_and_back_through_json(preprocessing):
         ({"channels": "grey"}, "mean and std must have 1 values"),
         ({"mean": (0.0,)}, "mean and std must have 3 values"),
         ({"std": (1.0,) * 4}, "mean and std must have 3 values"),
-        ({"std": (1.0, 0.0, 1.0)}, "std .* must be positive and finite"),
-        ({"std": (1.0, -1.0, 1.0)}, "std .* must be positive and finite"),
-        ({"std": (1.0, math.nan, 1.0)}, "std .* must be positive and finite"),
-        ({"std": (1.0, math.inf, 1.0)}, "std .* must be positive and finite"),
+        ({"std": (1.0, 0.0, 1.0)}, "std .* must be positive, from 1e-6 to 1e6"),
+        ({"std": (1.0, -1.0, 1.0)}, "std .* must be positive, from 1e-6 to 1e6"),
+        ({"std": (1.0, math.nan, 1.0)}, "std .* must be positive, from 1e-6 to 1e6"),
+        ({"std": (1.0, math.inf, 1.0)}, "std .* must be positive, from 1e-6 to 1e6"),
         ({"mean": (1.0, math.nan, 1.0)}, "mean .* must be finite"),
         ({"margin": -0.1}, "margin -0.1 must be from 0 to 2"),
         ({"margin": 2.1}, "margin 2.1 must be from 0 to 2"),

@@ -378,6 +378,15 @@ def test_is_url(text: object, answer: bool) -> None:
         ("https://host/a@b", "https://host/a@b"),
         ("https://me:a@b@host", "https://host"),
         ("https://host?user@x", "https://host?user@x"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+        # Not well-formed, and named in messages all the same.
+        ("me:secret@host/a", "host/a"),
+        ("//me:secret@host/a", "//host/a"),
+        ("http:/me:secret@host", "http:/host"),
+        ("http:\\\\me:secret@host", "http:\\\\host"),
+        (" http://me:secret@host", " http://host"),
+        ("http://me:sec/ret@host/a", "http://host/a"),
+        ("http://me:sec?ret#@host/a", "http://host/a"),
     ],
 )
 def test_names_and_passwords_are_not_shown(url: str, shown: str) -> None:

@@ -11,6 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from motivnet.errors import ConfigError, DataError, ImageError, OutputError
+from motivnet.remote import without_password
 from motivnet.storage import is_temporary, temporary_name, write_bytes
 
 # Seconds before the second, third and fourth attempt to fetch a file.
@@ -24,6 +25,11 @@ _CHUNK_BYTES = 1 << 20
 def is_url(text: str) -> bool:
     """Tell whether fsspec has to open this."""
     return "://" in text
+
+
+def shown(location: str) -> str:
+    """Return a path or URL as it is shown and stored: a URL without its user name and password."""
+    return without_password(location) if is_url(location) else location
 
 
 def open_binary(location: str) -> IO[bytes]:
@@ -42,6 +48,7 @@ def explain_errors(location: str) -> Iterator[None]:
         ConfigError: if the package for such URLs is not installed.
         DataError: if the file cannot be read.
     """
+    location = shown(location)
     try:
         yield
     except ImportError as error:
@@ -73,7 +80,7 @@ def fetch(url: str, max_bytes: int) -> bytes:
                     data += chunk
                 return bytes(data)
         except ImportError as error:
-            raise ConfigError(f"{url}: {error}") from None
+            raise ConfigError(f"{shown(url)}: {error}") from None
         except Exception as error:  # every file system of fsspec raises its own
             # fsspec's http raises FileNotFoundError for every failure; the actual one is its cause.
             cause = error.__cause__ or error
@@ -109,7 +116,7 @@ class OutputFolder:
             self._files: Any = fsspec.core.url_to_fs(self.name, **cacheless)[0] if url else LocalFileSystem()
             self._root = self._files._strip_protocol(self.name).rstrip("/")
         except (ImportError, ValueError) as error:
-            raise ConfigError(f"{location}: {error}") from None
+            raise ConfigError(f"{shown(str(location))}: {error}") from None
 
     def __reduce__(self) -> tuple[type["OutputFolder"], tuple[str]]:
         return OutputFolder, (self.name,)
@@ -161,4 +168,4 @@ class OutputFolder:
             yield
         except Exception as error:  # every file system of fsspec raises its own
             reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
-            raise OutputError(f"{self.name}: {what}: {reason}") from None
+            raise OutputError(f"{shown(self.name)}: {what}: {reason}") from None

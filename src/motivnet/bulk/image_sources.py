@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,8 @@ from typing import Any, NamedTuple
 import fsspec
 from pyarrow import parquet, types
 
-from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary
+from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary, shown
+from motivnet.config import to_json
 from motivnet.errors import DataError, ImageError
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.images import ImageLimits, NamedImage
@@ -132,7 +132,7 @@ def _read_input(name: str, limits: ImageLimits, box: Box | None = None) -> Input
         data = fetch(name, limits.max_bytes) if is_url(name) else name or ImageError("no path")
     except ImageError as error:
         data = error
-    return Input(NamedImage(name, data), box)
+    return Input(NamedImage(shown(name), data), box)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _open_table(location: str) -> "TableSource":
         if not metadata.num_rows:
             raise DataError(f"{location}: holds no inputs")
         # The sizes and ranges of all columns of all row groups are short, and differ where the rows differ.
-        summary = json.dumps([location, metadata.to_dict()], default=repr)
+        summary = to_json([location, metadata.to_dict()], default=repr)
         fingerprint = hashlib.sha256(summary.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return TableSource(location, columns, 0, metadata.num_rows, fingerprint)
 
@@ -232,8 +232,10 @@ class TableSource:
         data = next((values[name] for name in DATA_COLUMNS if values.get(name) is not None), None)
         pair = data if isinstance(data, dict) else {"bytes": data}
         data, path = pair.get("bytes"), values.get("path") or pair.get("path")
-        name = _beside(self.location, path) if path else f"{self.location}#{row}"
+        name = _beside(self.location, path) if path else f"{shown(self.location)}#{row}"
         numbers = values.get("box") or ()
+        if len(numbers) not in (0, 4):
+            data = ImageError(f"a box of {len(numbers)} numbers, expected x, y, width, height")
         box = Box(*numbers) if len(numbers) == 4 else None
         if data is None and path:
             return _read_input(name, limits, box)

@@ -23,12 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from motivnet.bulk.fsspec_files import OutputFolder, is_url
+from motivnet.bulk.fsspec_files import OutputFolder, is_url, shown
 from motivnet.bulk.image_sources import Source, open_source
 from motivnet.bulk.parts import Counts, Part, decode_counts
 from motivnet.bulk.worker import Worker
 from motivnet.checkpoints.bundle import embedded_models, is_bundle, model_fingerprint, open_bundle
-from motivnet.config import replace, to_plain
+from motivnet.config import replace, to_json, to_plain
 from motivnet.errors import ConfigError, OutputError, needs_extra
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor_config import PredictorConfig
@@ -211,7 +211,7 @@ def make_plan(src: str, source: Source, model: str, config: PredictorConfig, par
         settings["abstain_below"] = open_bundle(model).config.abstain_below
     return {
         "version": PLAN_VERSION,
-        "inputs": {"source": src, "number": len(source), "fingerprint": source.fingerprint},
+        "inputs": {"source": shown(src), "number": len(source), "fingerprint": source.fingerprint},
         "model_fingerprint": model_fingerprint(model, config.precision),
         "settings": {name: value for name, value in settings.items() if name not in _NOT_IN_PLAN},
     }
@@ -267,4 +267,4 @@ def _finish(
 
 
 def _json(plain: dict[str, Any]) -> bytes:
-    return (json.dumps(plain, indent=2) + "\n").encode()
+    return (to_json(plain, indent=2) + "\n").encode()

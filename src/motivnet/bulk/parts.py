@@ -13,16 +13,20 @@ import dataclasses
 import io
 import itertools
 import json
+import threading
+import time
 from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import pyarrow
 from pyarrow import parquet
 
 from motivnet.bulk.fsspec_files import OutputFolder
 from motivnet.bulk.image_sources import Input, Source
+from motivnet.config import to_json
 from motivnet.errors import DataError, ImageError, MotivNetError
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.inference.predictor import Predictor
+from motivnet.inference.predictor import Detected, Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import ImageResult
 from motivnet.inference.rows import to_rows
@@ -66,6 +70,20 @@ class Counts:
         return Counts(self.inputs + other.inputs, self.faces + other.faces, dict(sorted(statuses.items())))
 
 
+class TimedPredictor(Predictor):
+    """A predictor that knows how long it has been at an image."""
+
+    # Thread -> since when, by the monotonic clock, it decodes an image and looks for faces.
+    began_s: ClassVar[dict[int, float]] = {}
+
+    def _detect(self, *args: Any) -> Detected:
+        self.began_s[threading.get_ident()] = time.monotonic()
+        try:
+            return super()._detect(*args)
+        finally:
+            del self.began_s[threading.get_ident()]
+
+
 class PartWriter:
     """Write parts with one predictor."""
 
@@ -73,7 +91,7 @@ class PartWriter:
         """Load the predictor; raises what `Predictor.load` does."""
         self._limits = config.limits or ImageLimits()
         self._folder = folder
-        self._predictor = Predictor.load(model, config)
+        self._predictor = TimedPredictor.load(model, config)
 
     def write(self, part: Part) -> Counts:
         """Predict a part, and write its file; an exception at one input becomes the status of that input alone.
@@ -145,7 +163,7 @@ class PartWriter:
         columns = self._predictor.columns | {"input": "int64"}
         schema = pyarrow.schema(
             [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()],
-            {COUNTS_KEY: json.dumps(dataclasses.asdict(counts)).encode()},
+            {COUNTS_KEY: to_json(dataclasses.asdict(counts)).encode()},
         )
         file = io.BytesIO()
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)

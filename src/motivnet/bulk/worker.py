@@ -1,6 +1,7 @@
 """A `PartWriter` in a process of its own, so that an image which crashes the process costs only that process.
 
-Python exceptions are caught by `PartWriter`; the crash of a library, or the system's out-of-memory killer, are not. The
+Python exceptions are caught by `PartWriter`; the crash of a library, or the system's out-of-memory killer, are not. A
+process that has been at one image for `TIMEOUT_S` ends itself. The
 part is then repeated in a new process, one input at a time, each reported before it is tried; an input at which the
 process dies `MAX_DEATHS` times becomes `failed`, and all others keep their results.
 
@@ -12,6 +13,7 @@ It ends with its parent.
 
 import collections
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -23,14 +25,19 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from motivnet.bulk.fsspec_files import OutputFolder
-from motivnet.bulk.parts import Counts, Outcome, Part, PartWriter
+from motivnet.bulk.parts import Counts, Outcome, Part, PartWriter, TimedPredictor
 from motivnet.errors import DataError, MotivNetError
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import prepare_for_images
 
 # At one input, tried alone. A single death may have another cause.
 MAX_DEATHS = 2
-_CHECK_PARENT_EVERY_S = 0.5
+# To decode an image and look for faces; and the exit code of a process that took longer.
+TIMEOUT_S, TIMEOUT_CODE = 60.0, 124
+_CHECK_EVERY_S = 0.5
+
+
+_TOO_LONG = f"took longer than {TIMEOUT_S:g} s"
 
 
 class Worker:
@@ -67,7 +74,8 @@ class Worker:
                         current = None
             how = self.close()
             if one_by_one:
-                deaths[current] += 1
+                # One that takes too long will do so again.
+                deaths[current] += MAX_DEATHS if how == _TOO_LONG else 1
             one_by_one = True
             if deaths[current] < MAX_DEATHS:
                 continue
@@ -89,6 +97,8 @@ class Worker:
                 pipe.close()  # type: ignore[union-attr]
         code = self._process.wait()
         self._process = None
+        if code == TIMEOUT_CODE:
+            return _TOO_LONG
         if code >= 0:
             return f"ended with exit code {code}"
         with contextlib.suppress(ValueError):
@@ -129,7 +139,7 @@ def main() -> None:
     """Answer requests until the parent ends."""
     # Ctrl-C reaches all processes of a terminal; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    threading.Thread(target=_watch, args=(int(sys.argv[1]),), daemon=True).start()
     # What libraries print must not mix with the replies.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -152,10 +162,12 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
             _send(replies, writer.write_one_by_one(part, known, lambda message: _send(replies, message)))
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended: a killed parent closes the pipes, but the current part goes on."""
+def _watch(parent: int) -> None:
+    """End this process when its parent has ended, as the current part would go on, or when an image takes too long."""
     while os.getppid() == parent:
-        time.sleep(_CHECK_PARENT_EVERY_S)
+        if time.monotonic() - min(TimedPredictor.began_s.copy().values(), default=math.inf) > TIMEOUT_S:
+            os._exit(TIMEOUT_CODE)
+        time.sleep(_CHECK_EVERY_S)
     os._exit(1)
 
 

@@ -14,7 +14,6 @@ Shape suffixes: B images, C classes.
 import dataclasses
 import fnmatch
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +23,12 @@ import numpy as np
 from motivnet import config
 from motivnet.checkpoints.hub import is_hub_name, locate, sha256_of
 from motivnet.checkpoints.released import RELEASED
+from motivnet.config import to_json
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
-from motivnet.storage import write_json
+from motivnet.storage import read_json, write_json
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CONFIG_NAME = "config.json"
@@ -214,7 +214,7 @@ def open_bundle(model: str | Path) -> Bundle:
         raise CheckpointError(f"{unknown_name('model', str(model), embedded_models())}, or the folder of a bundle")
     file = path / CONFIG_NAME
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
     except (OSError, ValueError) as error:
@@ -308,7 +308,7 @@ def _digest(bundle: Bundle, precision: str) -> str:
     for owner, name in ((model, "affect"), (model["head"], "learnable_queries"), (preprocessing, "align")):
         if not owner[name]:
             del owner[name]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(to_json(settings, sort_keys=True).encode())
     # ONNX models over 2 GB keep their tensors in a file beside them.
     files = [bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights]
     for file in files if precision == "fp32" else [bundle.onnx_file(precision)]:

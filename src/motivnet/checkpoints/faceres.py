@@ -5,7 +5,6 @@ its origin is HSE_FaceRec_tf (Apache-2.0). VGGFace2 is for research. The format,
 numbers, is read here and not with the package `tensorflowjs`, which needs TensorFlow.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from motivnet.checkpoints.timm_weights import renormalised
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
+from motivnet.storage import read_json
 
 MODEL = ModelConfig(backbone="timm:mobilenetv1_100", image_size=(224, 224))
 # It was trained on BGR less these means.
@@ -68,7 +68,7 @@ def read_faceres(path: Path, preprocessing: Preprocessing) -> dict[str, Tensor]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        (group,) = json.loads(path.read_text("utf-8"))["weightsManifest"]
+        (group,) = read_json(path)["weightsManifest"]
         numbers = b"".join((path.parent / Path(name).name).read_bytes() for name in group["paths"])
         tensors, start = {}, 0
         for entry in group["weights"]:

@@ -7,31 +7,34 @@ The container is recognised by the first bytes, never by the name:
 - a TorchScript archive: a zip with code beside the pickle.
 """
 
-import contextlib
 import ctypes
 import dataclasses
+import functools
 import io
+import logging
 import mmap
 import pickle
-import re
+import reprlib
 import struct
 import sys
-import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
 from motivnet.checkpoints.bundle import open_bundle
 from motivnet.checkpoints.hub import VerifyReport, cached, is_hub_name, verify, weight_files
-from motivnet.checkpoints.torchscript import names_in_pickle, read_member, read_torchscript
+from motivnet.checkpoints.pickles import MAX_OPCODES, Inert, StoredTensor, Unpickler, names_in_pickle, read_member
+from motivnet.checkpoints.torchscript import module_tensors
 from motivnet.errors import CheckpointError
+from motivnet.onnx_session import check_weights
+
+_log = logging.getLogger(__name__)
 
 Container = Literal["safetensors", "pickle", "torchscript"]
 
@@ -39,24 +42,14 @@ _ALLOWED = "a safetensors file, a file by torch.save with a dict of tensors, or 
 
 # A bare pickle by torch.save begins with this number, pickled.
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-_NUM_LEGACY_PICKLES = 5  # magic number, version, machine, contents, order of the storages
+# Of the other pickles: version, machine, contents, order of the storages.
+_LEGACY_OPCODES = (1000, 1000, MAX_OPCODES, MAX_OPCODES // 4)
 
-# What the pickles of released files name beside tensors, in their training settings.
-_INERT_NAMES = (
-    "mmengine.config.config.ConfigDict",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy.core.multiarray._reconstruct",
-)
-
-# torch would also rebuild sparse, quantised, nested and empty (meta) tensors, with warnings.
-_OTHER_TENSORS = re.compile(
-    r"torch\.(_utils\._rebuild_(sparse|qtensor|nested|meta|wrapper|device)|_tensor\._rebuild_from_type"
-    r"|sparse\.|nested\.|Q\w+Storage)"
-)
-
-# torch keeps one allow-list for the whole process.
-_ALLOW_LIST_LOCK = threading.Lock()
+# Real headers have some hundred bytes a tensor.
+MAX_HEADER_BYTES = 1 << 23
+# Keys under which programs save tensors, and prefixes that wrappers of models put before all names.
+WRAPPERS = ("state_dict", "model")
+PREFIXES = ("module.", "model.", "_orig_mod.")
 
 # What readers raise for a damaged or malicious file.
 _DAMAGED = (
@@ -73,14 +66,16 @@ class WeightsFile:
     Args:
         path: of the file.
         container: how the tensors are packed.
-        tensors: name in the file -> tensor; those of the `state_dict` if there is one.
+        tensors: name in the file -> tensor, without what was taken off.
         metadata: of a safetensors file; empty otherwise.
+        taken_off: keys that the tensors were under, such as `'state_dict'`, and prefixes of all names.
     """
 
     path: Path
     container: Container
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    taken_off: tuple[str, ...] = ()
 
 
 def open_weights(path: str | Path) -> WeightsFile:
@@ -92,10 +87,30 @@ def open_weights(path: str | Path) -> WeightsFile:
     """
     path = Path(path)
     try:
-        container, tensors, metadata = _read(path)
-        return WeightsFile(path, container, _dense(tensors), metadata)
+        container, content, metadata = _read(path)
+        tensors, taken_off = _dense(content)
+        return WeightsFile(path, container, tensors, metadata, taken_off)
     except _DAMAGED as error:
         raise CheckpointError(f"{path}: cannot be read: {_reason(error)}. Allowed: {_ALLOWED}") from None
+
+
+def unwrapped(file: WeightsFile, is_whole: Callable[[WeightsFile], bool]) -> WeightsFile:
+    """Take off `PREFIXES` that all names have, if that makes the file whole; a line on stderr says so.
+
+    Args:
+        file: opened.
+        is_whole: tells whether a file has the names of a model.
+    """
+    found = file
+    while found.tensors and not is_whole(found):
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in found.tensors)), None)
+        if prefix is None:
+            return file
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in found.tensors.items()}
+        found = dataclasses.replace(found, tensors=tensors, taken_off=(*found.taken_off, repr(prefix)))
+    if found.taken_off not in ((), ("'state_dict'",)):
+        _log.warning("%s: taken off its names: %s", file.path, ", ".join(found.taken_off))
+    return found
 
 
 def check_integrity(path: Path) -> str:
@@ -104,6 +119,10 @@ def check_integrity(path: Path) -> str:
     Raises:
         CheckpointError: if the file is missing, no weight file, or damaged, or a value is NaN or infinite.
     """
+    if ".onnx" in path.suffixes:
+        if path.suffix == ".onnx":
+            check_weights(path)
+        return "onnx, all finite" if path.suffix == ".onnx" else "values of an onnx file"
     file = open_weights(path)
     num_values = num_not_finite = 0
     for tensor in file.tensors.values():
@@ -142,8 +161,7 @@ def verify_weights(name: str, *, cache: Path | None = None) -> Iterator[tuple[Ve
             raise CheckpointError(
                 f"{report.path}: damaged: sha256 {report.sha256}, expected {report.expected}. Fetch it again"
             )
-        is_onnx = ".onnx" in path.suffixes
-        yield report, "onnx, whose values are not checked" if is_onnx else check_integrity(report.path)
+        yield report, check_integrity(report.path)
 
 
 def release(tensor: Tensor) -> None:
@@ -177,23 +195,25 @@ def _is_mapped_file(begin: int, end: int) -> bool:
 def _read(path: Path) -> tuple[Container, Any, dict[str, str]]:
     """Recognise the container and return it with its content and metadata."""
     if not path.is_file():
-        raise ValueError("this is a folder" if path.is_dir() else "no such file")
+        kind = "this is a folder" if path.is_dir() else "this is no regular file"
+        raise ValueError(kind if path.exists() else "no such file")
     with path.open("rb") as file:
         head = file.read(len(_LEGACY_MAGIC))
     if head.startswith(b"PK\3\4"):
         return _read_zip(path)
     # A length of 8 bytes, little endian, then JSON.
     if head[8:9] == b"{" and head[6:8] == b"\0\0":
+        if (num_bytes := int.from_bytes(head[:8], "little")) > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {num_bytes} bytes, allowed are {MAX_HEADER_BYTES}")
         with safe_open(path, "pt") as opened:
             names = opened.keys()
             return "safetensors", {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     try:
-        named = _names_in_bare_pickle(path)
+        return "pickle", _read_legacy(path), {}
     except ValueError:
         if head.startswith(_LEGACY_MAGIC):
             raise
         raise ValueError(f"found a file that begins with {head!r}" if head else "the file is empty") from None
-    return "pickle", _load_pickle(path, named, mapped=False), {}
 
 
 def _read_zip(path: Path) -> tuple[Container, Any, dict[str, str]]:
@@ -203,90 +223,98 @@ def _read_zip(path: Path) -> tuple[Container, Any, dict[str, str]]:
         names = {member.filename for member in members}
         if f"{root}/data.pkl" not in names:
             raise ValueError(f"found a zip without {root}/data.pkl, which torch writes")
-        for member in members:
-            if member.filename.startswith(f"{root}/data/") and member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{member.filename} is compressed, expected it to be stored as torch writes it")
+        if f"{root}/byteorder" in names:
+            _check_order(read_member(archive, f"{root}/byteorder").decode())
+        storages = _Storages(path, archive, f"{root}/data/")
+        pickled = read_member(archive, f"{root}/data.pkl")
+        names_in_pickle(io.BytesIO(pickled))
+        content = Unpickler(pickled, functools.cache(storages.open)).load()
         if f"{root}/constants.pkl" in names:  # this is how torch tells them apart
-            return "torchscript", read_torchscript(path, archive, root), {}
-        named = names_in_pickle(io.BytesIO(read_member(archive, f"{root}/data.pkl")))
-    # torch.load would take a path with this suffix for safetensors, and can map only paths.
-    return "pickle", _load_pickle(path, named, mapped=not path.name.endswith(".safetensors")), {}
+            return "torchscript", module_tensors(content, archive, root), {}
+    return "pickle", content, {}
 
 
-def _names_in_bare_pickle(path: Path) -> set[str]:
+class _Storages:
+    """Opens the storages of an archive as views of one memory map."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, folder: str) -> None:
+        self._path, self._archive, self._folder = path, archive, folder
+        self._num_bytes = path.stat().st_size
+        self._mapped = torch.UntypedStorage.from_file(str(path), False, self._num_bytes)
+        if sum(one.file_size for one in archive.infolist() if one.filename.startswith(folder)) > self._num_bytes:
+            raise ValueError("its members overlap")
+
+    def open(self, key: str, dtype: torch.dtype, numel: int) -> Tensor:
+        """Return the values of a storage."""
+        member = self._archive.getinfo(f"{self._folder}{key}")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{member.filename} is compressed, expected it to be stored as torch writes it")
+        with self._path.open("rb") as file:
+            file.seek(member.header_offset)
+            # The local header gives the lengths of the name and of the padding before the data.
+            name_length, padding = struct.unpack("<26xHH", file.read(30))
+        start = member.header_offset + 30 + name_length + padding
+        size = numel * dtype.itemsize
+        if member.file_size != size or start + size > self._num_bytes:
+            raise ValueError(f"{member.filename} has {member.file_size} bytes, expected {numel} of {dtype}")
+        values = cast(torch.UntypedStorage, self._mapped[start : start + size])
+        # Only other programs than torch place numbers where they cannot be read in place.
+        return torch.empty(0, dtype=dtype).set_(values.clone() if start % dtype.itemsize else values)
+
+
+def _read_legacy(path: Path) -> Any:
+    """Read a file older than torch 1.6: pickles one after the other, then the storages, each after its length."""
     with path.open("rb") as file:
-        names = names_in_pickle(file)
-        if file.tell() != len(_LEGACY_MAGIC) or names:
-            naming = ", ".join(sorted(names)) or "nothing"
+        naming = ", ".join(sorted(names_in_pickle(file))) or "nothing"
+        if file.tell() != len(_LEGACY_MAGIC) or naming != "nothing":
             raise pickle.UnpicklingError(f"found a pickle not by torch.save, naming {naming}")
-        return names.union(*(names_in_pickle(file) for _ in range(_NUM_LEGACY_PICKLES - 1)))
+        opened: dict[str, Tensor] = {}
+        readers = []
+        for max_opcodes in _LEGACY_OPCODES:
+            begin = file.tell()
+            names_in_pickle(file, max_opcodes)
+            size, _ = file.tell() - begin, file.seek(begin)
+            readers.append(Unpickler(file.read(size), lambda key, *_: opened[key]))
+        _, written_on, content, keys = (reader.load() for reader in readers)
+        _check_order("little" if written_on["little_endian"] else "big")
+        for key in keys:
+            dtype, numel = readers[2].storages[key]
+            size = numel * dtype.itemsize
+            data = file.read(8 + size) if 0 <= size <= path.stat().st_size else b""
+            if data[:8] != struct.pack("<q", numel) or len(data) != 8 + size:
+                raise ValueError(f"the file ends in, or lacks, the {numel} values of storage {key[:20]!r}")
+            opened[key] = torch.frombuffer(bytearray(data[8:]), dtype=dtype) if numel else torch.empty(0, dtype=dtype)
+    return content
 
 
-class _Inert:
-    """Stands in for what a pickle names beside tensors: accepts anything and does nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
+def _check_order(order: str) -> None:
+    if order != sys.byteorder:
+        raise ValueError(f"its numbers are {order!r} endian, expected {sys.byteorder!r}")
 
 
-@contextlib.contextmanager
-def _inert_names() -> Iterator[None]:
-    """Make torch use stand-ins for the allowed names, even if the process allows the real ones elsewhere."""
-    with _ALLOW_LIST_LOCK:
-        # A stand-in would not work together with the real ones, and which of two entries torch uses is undefined.
-        others = [entry for entry in get_safe_globals() if _full_name(entry) in _INERT_NAMES]
-        with safe_globals([(_Inert, name) for name in _INERT_NAMES]):
-            with safe_globals(others):
-                pass  # leaving the block removes them: torch has no function for that
-            try:
-                yield
-            finally:
-                add_safe_globals(others)
-
-
-def _full_name(entry: Any) -> str:
-    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
-
-
-def _load_pickle(path: Path, named: set[str], *, mapped: bool) -> Any:
-    others = sorted(filter(_OTHER_TENSORS.match, named))
-    if others:
-        raise ValueError(f"its pickle names {others[0]}, expected dense tensors of numbers")
-    try:
-        with _inert_names(), contextlib.nullcontext(path) if mapped else path.open("rb") as source:
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise
-        # torch omits `builtins.`, and uses the Python 2 names of some modules.
-        last = refused[1].rpartition(".")[2]
-        full = next((name for name in sorted(named) if name.endswith(f".{last}")), refused[1])
-        raise ValueError(f"its pickle names {full}, which weights do not need; nothing of it was executed") from None
-
-
-def _dense(content: Any) -> dict[str, Tensor]:
-    """Extract the tensors from the content of a file.
+def _dense(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Extract the tensors from the content of a file, and return them with the keys that they were under.
 
     Raises:
         ValueError: if it is no dict of tensors.
     """
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    taken_off: tuple[str, ...] = ()
+    for key in 2 * WRAPPERS:  # some files have one inside the other
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content, taken_off = content[key], (*taken_off, repr(key))
     if not isinstance(content, dict) or not content:
         found = "an empty dict" if isinstance(content, dict) else f"an object of type {_type_name(content)}"
-        raise ValueError(f"found {found}, expected a dict of tensors, or one under the key 'state_dict'")
+        raise ValueError(f"found {found}, expected a dict of tensors, or one under the key 'state_dict' or 'model'")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"found {name!r} of type {_type_name(value)}, expected names and tensors")
-    return {name: value.detach() for name, value in content.items()}
+        if not isinstance(name, str) or not isinstance(value, (Tensor, StoredTensor)):
+            raise ValueError(f"found {reprlib.repr(name)} of type {_type_name(value)}, expected names and tensors")
+    read = {name: value if isinstance(value, Tensor) else value.read() for name, value in content.items()}
+    return read, taken_off
 
 
 def _type_name(value: object) -> str:
-    return "numpy or mmengine" if isinstance(value, _Inert) else type(value).__name__
+    stand_ins = {Inert: "numpy or mmengine", StoredTensor: "Tensor"}
+    return stand_ins.get(type(value), type(value).__name__)
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from motivnet.checkpoints.bundle import BundleConfig
-from motivnet.checkpoints.files import WeightsFile, open_weights
+from motivnet.checkpoints.files import WeightsFile, open_weights, unwrapped
 from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2
 from motivnet.errors import CheckpointError, ConfigError, unknown_name
 from motivnet.labels import EMOTIONS
@@ -53,6 +53,7 @@ class Contents:
         in_chans: channels of the input.
         head: dimensions of the head; None for a `backbone`.
         num_classes: number of logits; None for a `backbone`.
+        taken_off: as of the WeightsFile.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Contents:
     in_chans: int = 3
     head: HeadConfig | None = None
     num_classes: int | None = None
+    taken_off: tuple[str, ...] = ()
 
     def model_config(self, image_size: Size = None) -> ModelConfig:
         """Return the dimensions of the model; for a `backbone` with a default head.
@@ -116,6 +118,7 @@ class Inspection:
         parameters: number of values in the tensors that are used.
         size_bytes: of the file.
         dropped: names of tensors that are dropped on purpose; the class token is kept at the size of pre-training.
+        taken_off: keys that the tensors are under, such as `'state_dict'`, and prefixes of all names.
     """
 
     format: str
@@ -130,6 +133,7 @@ class Inspection:
     parameters: int
     size_bytes: int
     dropped: tuple[str, ...]
+    taken_off: tuple[str, ...]
 
 
 def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspection:
@@ -157,6 +161,7 @@ def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspec
         parameters=sum(tensor.numel() for tensor in contents.tensors.values()),
         size_bytes=file.path.stat().st_size,
         dropped=contents.dropped + tuple(class_token),
+        taken_off=contents.taken_off,
     )
 
 
@@ -171,14 +176,15 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Siz
     Raises:
         CheckpointError: if its format is unknown, or a tensor is unexpected in its format.
     """
+    file = unwrapped(file, lambda found: is_released(found) or is_of_bundle(found))
     read = _reader(file)
     if read is not None:
         try:
             contents = read(file, num_heads, image_size)
             _check_tensors(contents.tensors)
-        except CheckpointError as error:
+            return dataclasses.replace(contents, taken_off=file.taken_off)
+        except (CheckpointError, ConfigError) as error:
             raise CheckpointError(f"{file.path}: {error}") from None
-        return contents
     if is_of_bundle(file):
         described = "the weights of a bundle, whose dimensions and labels are in its config.json"
         raise CheckpointError(f"{file.path}: {described}. Allowed: the bundle's folder")

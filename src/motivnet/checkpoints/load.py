@@ -17,10 +17,18 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from motivnet.checkpoints.bundle import Bundle, check_place, find_weights, open_bundle, require_head, write_config
-from motivnet.checkpoints.files import open_weights, release
-from motivnet.checkpoints.formats import DEFAULT_GEOMETRY, Contents, Size, below, identify, released_config
+from motivnet.checkpoints.files import open_weights, release, unwrapped
+from motivnet.checkpoints.formats import (
+    DEFAULT_GEOMETRY,
+    Contents,
+    Size,
+    below,
+    identify,
+    is_of_bundle,
+    released_config,
+)
 from motivnet.errors import CheckpointError, ConfigError
-from motivnet.models.backbone import Backbone, resize_positions
+from motivnet.models.backbone import UNFIT, Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build_model
 from motivnet.storage import atomic_folder
@@ -88,7 +96,7 @@ def load_bundle(
     else:
         own, where = require_model(bundle).model_config(), bundle.path
     config = resized(own, image_size, bundle.path)
-    tensors = bundle.tensors if isinstance(bundle, Contents) else open_weights(where).tensors
+    tensors = bundle.tensors if isinstance(bundle, Contents) else unwrapped(open_weights(where), is_of_bundle).tensors
     tensors = fit_encoder(tensors, own, config, prefix="backbone.")
     return fill(lambda: build_model(config), tensors, where, device=device, dtype=dtype)
 
@@ -219,7 +227,7 @@ def fill(
     try:
         with built_without_memory():
             net = build()
-    except (ConfigError, ValueError, RuntimeError) as error:  # torch's, if a single layer exceeds the address space
+    except (ConfigError, MemoryError, *UNFIT) as error:  # torch's, if a single layer exceeds the address space
         raise CheckpointError(f"{where}: {error}") from None
     check_names(net, tensors, where)
     device = torch.device(device)
@@ -234,11 +242,19 @@ def fill(
     for name, tensor in tensors.items():
         target = dtype if tensor.is_floating_point() else tensor.dtype
         filled[name] = tensor.to(device, target, copy=True).contiguous()
+        check_finite(filled[name], name, where)
         # Without this, the mapped file would stay in memory beside the copy.
         release(tensor)
     net.load_state_dict(filled, strict=True, assign=True)
     # Computed buffers, such as rotary frequencies, keep their precision.
     return net.to(device).eval()
+
+
+def check_finite(tensor: Tensor, name: str, where: str | Path) -> None:
+    """Raise CheckpointError if a weight is NaN or infinite: activations may clip it to an ordinary number."""
+    values = tensor if tensor.dtype.itemsize > 1 else tensor.float()
+    if tensor.is_floating_point() and tensor.numel() and not all(map(math.isfinite, values.aminmax())):
+        raise CheckpointError(f"{where}: damaged: {name} has values that are NaN or infinite in {tensor.dtype}")
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -290,6 +306,8 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str | Path
         CheckpointError: naming what is missing, unexpected or of another shape.
     """
     check_names(model, state, where)
+    for name, tensor in state.items():
+        check_finite(tensor, name, where)
     model.load_state_dict(dict(state), strict=True, assign=assign)
 
 

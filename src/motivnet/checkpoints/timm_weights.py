@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motivnet.checkpoints.files import WeightsFile
+from motivnet.checkpoints.files import WeightsFile, unwrapped
 from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2, TORCHVISION_VIT
 from motivnet.checkpoints.load import check_names
 from motivnet.errors import CheckpointError
@@ -54,6 +54,8 @@ def read_timm(file: WeightsFile, net: Any, name: str, preprocessing: Preprocessi
     Raises:
         CheckpointError: if the file has other weights.
     """
+    own = {*net.state_dict(), *KEYMAPS, LITE_MARK}
+    file = unwrapped(file, lambda found: not own.isdisjoint(found.tensors))
     config, tensors = net.pretrained_cfg, _timm_names(file, net, name)
     stems = _names(config, "first_conv")
     mean, std = LITE_MEAN_STD if LITE_MARK in file.tensors else TORCHVISION_MEAN_STD

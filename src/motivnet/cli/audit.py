@@ -1,6 +1,5 @@
 """`motivnet audit`: compare a model's accuracy between groups of faces."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data, Model
 from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import AuditConfig
 from motivnet.inference.predictor_config import PredictorConfig
@@ -46,5 +46,5 @@ def audit(
         from motivnet.evaluation import fairness
         from motivnet.report.audit_report import findings
     found = fairness.audit(model, data, settings, by=by, out=out, overwrite=overwrite, config=config, track=track)
-    echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(findings(found)))
+    echo(to_json(found.to_dict(), indent=2) if as_json else "\n".join(findings(found)))
     echo(f"written to {out}: {', '.join(fairness.FILES)}", err=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import typer
 
 from motivnet.cli.console import echo, open_bar
 from motivnet.cli.options import Fields, Model, derive_options
+from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.image_files import describe_skipped
 from motivnet.inference.predictor_config import DEVICE_HELP, PredictorConfig
@@ -75,7 +75,7 @@ def bulk(
         cluster: dict[str, Any] = {"engine": engine, "address": address, "num_workers": workers}
         summary = run_bulk(src, dst, model=model, config=predictor, part_size=part_size, progress=show, **cluster)
     if as_json:
-        echo(json.dumps(summary.to_dict()))
+        echo(to_json(summary.to_dict()))
     echo(_describe(summary, dst), err=True)
     if summary.failures:
         raise typer.Exit(1)

@@ -1,6 +1,5 @@
 """`motivnet calibrate`: fit the temperature of a bundle's probabilities."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data
 from motivnet.cli.options import Fields, derive_options
+from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import SourceConfig
 
@@ -53,7 +53,7 @@ def calibrate(
         track=track,
     )
     record = bundle.config.provenance[calibration.RECORD]
-    echo(json.dumps({"bundle": str(bundle.path), **record}) if as_json else _summary(record))
+    echo(to_json({"bundle": str(bundle.path), **record}) if as_json else _summary(record))
     echo(f"written to {bundle.path}", err=True)
 
 

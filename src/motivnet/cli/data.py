@@ -1,6 +1,5 @@
 """`motivnet data`: inspect, build and sample data sets."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.options import Overwrite
+from motivnet.config import to_json
 from motivnet.errors import ConfigError, OutputError, for_terminal, needs_extra
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
@@ -64,7 +64,7 @@ def inspect(
         inspection.write(out, track=track)
         echo(f"written to {out}", err=True)
     if as_json:
-        echo(json.dumps(inspection.to_dict()))
+        echo(to_json(inspection.to_dict()))
     else:
         _print_inspection(inspection)
     kinds = ", ".join(f"{kind} {counts['rows']:,}" for kind, counts in inspection.count_problems().items())
@@ -164,7 +164,7 @@ def _write(manifest: "Manifest", path: Path, *, as_json: bool) -> None:
     write_manifest(manifest, path)
     if as_json:
         counts = {"rows": len(manifest), "counts": manifest.counts(), "dropped": dict(manifest.dropped)}
-        echo(json.dumps(counts))
+        echo(to_json(counts))
     else:
         print_tables(_counts_table(manifest), *_dropped_table(manifest.dropped))
     echo(f"{len(manifest):,} rows written to {path}", err=True)

@@ -1,6 +1,5 @@
 """`motivnet evaluate`: score a model, or the predictions of another tool, on a data set."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from motivnet.cli.console import echo, track
 from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
+from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
 from motivnet.inference.predictor_config import PredictorConfig
@@ -64,7 +64,7 @@ def evaluate(
         from motivnet.evaluation import evaluate as evaluation
     found = evaluation.evaluate(model, data, settings, out=out, overwrite=overwrite, config=config, track=track)
     _print_protocol(found.predictions)
-    echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else _headlines(found))
+    echo(to_json(found.to_dict(), indent=2, allow_nan=False) if as_json else _headlines(found))
     echo(f"written to {out}: {', '.join(evaluation.FILES)}", err=True)
 
 

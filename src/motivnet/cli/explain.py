@@ -1,6 +1,5 @@
 """`motivnet explain`: draw the evidence for each emotion."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from motivnet.cli.console import echo
 from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
+from motivnet.config import to_json
 from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 
@@ -41,7 +41,7 @@ def explain(
         raise ImageError(f"{photograph}: {error}") from None
     for explanation in found:
         if as_json:
-            echo(json.dumps({"source": str(photograph), **explanation.to_dict()}))
+            echo(to_json({"source": str(photograph), **explanation.to_dict()}))
         else:
             face = explanation.face
             x, y, width, height = face.box

@@ -1,6 +1,5 @@
 """`motivnet models`: the models that come with the package, their licences and scores."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -14,14 +13,14 @@ def models(
     """List the models that come with the package, their licences and scores."""
     from motivnet.checkpoints.bundle import list_models, open_bundle
     from motivnet.cli.console import echo, print_table
-    from motivnet.config import to_plain
+    from motivnet.config import to_json, to_plain
 
     configs = [open_bundle(name).config for name in list_models()]
     if as_json:
         for config in configs:
             plain = to_plain(config)
             plain |= {"labels": list(config.labels), "preprocessing": config.preprocessing.fingerprint}
-            echo(json.dumps({key: plain[key] for key in SHOWN}))
+            echo(to_json({key: plain[key] for key in SHOWN}))
     elif configs:
         rows = [(config.name, config.summary, config.licence, config.measurements) for config in configs]
         print_table(("model", "what it is", "licence", "scores"), rows)

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
 from motivnet.cli.options import Excel, Fields, Model, Overwrite, derive_options
+from motivnet.config import to_json
 from motivnet.errors import ConfigError, for_terminal, one_line
 from motivnet.image_files import describe_skipped
 from motivnet.inference.draw import COLORS, plan_targets, write_annotated
@@ -85,7 +85,7 @@ def predict(
             counts.update(counts_of(result))
             if as_json:
                 # ASCII escapes reach any terminal, whatever its encoding.
-                print(json.dumps(result.to_dict()), flush=True)
+                print(to_json(result.to_dict()), flush=True)
             for row in to_rows(result):
                 write_row(row)
             if table:

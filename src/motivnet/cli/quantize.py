@@ -1,6 +1,5 @@
 """`motivnet quantize`: a bundle's ONNX file in int8 or float16."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from motivnet.cli.console import echo, print_table, track
 from motivnet.cli.evaluate import Data
 from motivnet.cli.options import Overwrite, derive_options
+from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.export.quantization_config import QuantizationConfig
 
@@ -33,7 +33,7 @@ def quantize(
     )
     record = bundle.config.provenance[quantization.RECORD][settings.precision]
     if as_json:
-        echo(json.dumps({"bundle": str(bundle.path), **record}))
+        echo(to_json({"bundle": str(bundle.path), **record}))
     else:
         rows = [
             (name, f"{size / 1e6:.2f} MB", f"{record['war'][name]:.2%}", f"{record['uar'][name]:.2%}")

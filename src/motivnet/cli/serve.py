@@ -51,11 +51,11 @@ def serve(
         from motivnet.inference.predictor import Predictor
         from motivnet.machine import prepare_for_images
         from motivnet.server.attention import find_attention
-        from motivnet.server.telemetry import log_to_stderr
+        from motivnet.server.telemetry import log_to_stderr, take_over_stderr
 
         prepare_for_images()
         loaded = Predictor.load(model, predictor)
-        log_to_stderr(log_level)
+        log_to_stderr(log_level, take_over_stderr())
         run(create_app(loaded, settings, attention=find_attention(loaded, model)), settings, sock)
 
 

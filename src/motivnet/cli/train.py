@@ -1,7 +1,6 @@
 """`motivnet train`: run a recipe; and what `motivnet pretrain` has in common with it."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -11,7 +10,7 @@ import typer
 from motivnet import config
 from motivnet.cli.console import echo
 from motivnet.cli.options import derive_options
-from motivnet.config import setting
+from motivnet.config import setting, to_json
 from motivnet.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
@@ -111,12 +110,12 @@ def choose_recipe(
     place = options.place()
     if options.show:
         echo(describe(name), err=True)
-        echo(json.dumps(config.to_plain(recipe), indent=2))
+        echo(to_json(config.to_plain(recipe), indent=2))
     elif options.dry_run:
         from motivnet.training.estimate import dry_run, dry_run_text
 
         found = dry_run(recipe, place, device_gb=options.device_gb)
-        echo(json.dumps(found) if options.as_json else dry_run_text(found))
+        echo(to_json(found) if options.as_json else dry_run_text(found))
     elif options.device_gb is not None or options.as_json:
         raise ConfigError("--device-gb and --json belong to --dry-run")
     else:

@@ -86,8 +86,8 @@ def _print_summary(videos: "list[LabelledVideo]", out: Path) -> None:
         skipped = f"{video.corrupt} corrupt frame{'' if video.corrupt == 1 else 's'} skipped" if video.corrupt else ""
         if video.error:
             echo(f"motivnet: {one_line(video.error)}", err=True)
-        elif skipped or video.damage:
-            echo(f"{video.path}: {'; '.join(filter(None, (skipped, video.damage)))}", err=True)
+        elif said := "; ".join(filter(None, (*video.notes, skipped, video.damage))):
+            echo(f"{video.path}: {said}", err=True)
     summaries = [video.summary for video in videos if video.summary]
     if not summaries:
         return

@@ -1,12 +1,12 @@
 """`motivnet weights`: list, fetch, inspect, convert and verify released weights."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from motivnet.cli.console import echo
+from motivnet.config import to_json
 from motivnet.inference.predictor_config import parse_size
 
 weights = typer.Typer(
@@ -35,7 +35,7 @@ def list_weights(
         path = cached(entry.name, cache=cache)
         if as_json:
             shown = {"size": entry.size, "where": entry.where, "cached": path and str(path)}
-            echo(json.dumps(config.to_plain(entry) | shown))
+            echo(to_json(config.to_plain(entry) | shown))
         place = f"{entry.repo}/{entry.file}" if entry.repo else f"{entry.file}, {entry.where}"
         about = "\n".join(filter(None, (entry.purpose, place, entry.note)))
         rows.append((entry.name, "yes" if path else "no", entry.size, entry.licence.name, about))
@@ -80,7 +80,7 @@ def inspect(
 
     found = config.to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
     if as_json:
-        echo(json.dumps(found))
+        echo(to_json(found))
         return
     for key, value in found.items():
         shown = ", ".join(map(str, value)) or "nothing" if isinstance(value, list) else value

@@ -41,7 +41,7 @@ def no_progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 PROBLEMS = {
     "missing": "the file does not exist",
     "unreadable": "the image cannot be decoded",
-    "bad_box": "the face's box has no area inside the image",
+    "bad_box": "the face's box is not at least half in the image",
     "blank": "all pixels have the same value",
     "listed_twice": "the same file and box as an earlier row",
     "duplicate": "the same pixels as an earlier row",

@@ -75,7 +75,8 @@ class FaceDataset(Dataset[Batch]):
             return self._faces[row]
         source, box = self.manifest.source(row), self.manifest.table["box"][row].as_py()
         try:
-            face = self.preprocessing.face(decode_image(source), box and Box(*box))
+            image = decode_image(source)
+            face = self.preprocessing.face(image, box and Box(*box).inside(image.shape))
         except ImageError as error:
             raise DataError(f"{self.manifest.where(row)}: {error}") from None
         if self._faces is not None:

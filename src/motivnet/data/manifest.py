@@ -16,7 +16,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motivnet.config import parse_json, to_json
 from motivnet.errors import DataError
 from motivnet.labels import AFFECT, EMOTIONS, LabelSet
 from motivnet.storage import atomic_path
@@ -204,7 +204,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """
     metadata = {
         LABELS_KEY: "\n".join(manifest.labels).encode(),
-        DROPPED_KEY: json.dumps(dict(manifest.dropped)).encode(),
+        DROPPED_KEY: to_json(dict(manifest.dropped)).encode(),
     }
     with atomic_path(path) as temporary:
         pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
@@ -219,8 +219,17 @@ def read_manifest(path: Path) -> Manifest:
     table = read_table(path, SCHEMA.names)
     metadata = table.schema.metadata or {}
     names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
-    labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
-    return Manifest(table.select(SCHEMA.names), labels, json.loads(dropped) if dropped else {})
+    try:
+        labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
+        left_out = parse_json(dropped.decode()) if dropped else {}
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+    except (ValueError, DataError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is no manifest: {error}") from None
+    if not isinstance(left_out, dict) or not all(isinstance(number, int) for number in left_out.values()):
+        raise DataError(f"{path}: is no manifest: what it left out are no numbers")
+    if unknown := set(table["label"].unique().to_pylist()) - {*labels}:
+        raise DataError(f"{path}: label {unknown.pop()!r}. Allowed: {', '.join(labels)}")
+    return Manifest(table, labels, left_out)
 
 
 def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
@@ -235,7 +244,7 @@ def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     missing = sorted(set(columns) - set(table.schema.names))
     if missing:

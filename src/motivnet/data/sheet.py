@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from motivnet.data.manifest import Manifest
-from motivnet.errors import DataError
+from motivnet.errors import DataError, ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import Box, crop
 
@@ -24,19 +24,19 @@ def read_face(manifest: Manifest, row: int) -> np.ndarray:
 
     Raises:
         ImageError: if the image cannot be decoded.
-        DataError: if the box has no area inside the image.
+        DataError: if the box is not at least half in the image.
     """
     image = decode_image(manifest.source(row))
     box = manifest.table["box"][row].as_py()
     if box is None:
         return image
     height, width = image.shape[:2]
-    x, y, box_width, box_height = box
+    try:
+        x, y, box_width, box_height = Box(*box).inside(image.shape)
+    except ImageError as error:
+        raise DataError(str(error)) from None
     left, top = max(x, 0.0), max(y, 0.0)
     right, bottom = min(x + box_width, width), min(y + box_height, height)
-    # Written so that NaN is refused, too.
-    if not (right - left > 0 and bottom - top > 0):
-        raise DataError(f"box of x, y, width, height {box} in an image of {width} x {height} pixels")
     return crop(image, Box(left, top, right - left, bottom - top), None)
 
 

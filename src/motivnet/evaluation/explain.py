@@ -37,7 +37,7 @@ from motivnet.config import replace
 from motivnet.errors import CheckpointError, DataError, OutputError
 from motivnet.faces import FaceDetector
 from motivnet.images import decode_image
-from motivnet.inference.backends import load_backend
+from motivnet.inference.backends import OUTPUT_NAME, finite, load_backend
 from motivnet.inference.predictor import detector_of
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.results import FaceResult
@@ -153,14 +153,19 @@ class Explainer:
         assert isinstance(backend, TorchBackend)
         return cls(bundle, backend.model)
 
-    def explain(self, image_hwc_u8: np.ndarray, box: Box | None = None, *, score: float = 1.0) -> Explanation:
+    def explain(self, image_hwc_u8: np.ndarray, box: Box | None = None, *, score: float | None = None) -> Explanation:
         """Explain the prediction for one face.
 
         Args:
             image_hwc_u8: upright RGB image, uint8 (h, w, 3).
             box: the face, in its pixels; None takes the whole image.
-            score: the detector's confidence, for the result.
+            score: the detector's confidence, for the result; None for a box that is no detector's.
+
+        Raises:
+            ImageError: if a box that is no detector's is not at least half in the image.
         """
+        if box is not None and score is None:
+            box.inside(image_hwc_u8.shape)
         preprocessing, labels = self.config.preprocessing, self.config.labels.names
         found = self.attribute(preprocessing(image_hwc_u8, box)[None])
         rows, columns = token_grid(preprocessing.size, found.attention.shape[2])
@@ -170,7 +175,7 @@ class Explainer:
         return Explanation(
             face=FaceResult(
                 box or Box(0.0, 0.0, float(width), float(height)),
-                score,
+                1.0 if score is None else score,
                 labels[probs.index(max(probs))],
                 dict(zip(labels, probs, strict=True)),
             ),
@@ -197,8 +202,9 @@ class Explainer:
         relevance = torch.stack([gradient * features.detach() for gradient in gradients], 1)
         maps_BCij = self._places(relevance).clamp(min=0).float().cpu().numpy()
         total_BC11 = maps_BCij.sum((2, 3), keepdims=True)
+        logits = finite(self.config, OUTPUT_NAME, logits_BC.detach().float().cpu().numpy(), tuple(logits_BC.shape))
         return Attribution(
-            self.config.calibration.probs(logits_BC.detach().float().cpu().numpy()),
+            self.config.calibration.probs(logits),
             np.divide(maps_BCij, total_BC11, out=np.zeros_like(maps_BCij), where=total_BC11 > 0),
             class_attention(traces, self.head).float().cpu().numpy(),
         )

@@ -4,7 +4,6 @@ Shape suffixes: B images, C classes.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from motivnet.checkpoints.hub import sha256_of
-from motivnet.config import from_plain
+from motivnet.config import from_plain, parse_json
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import check_columns, label_of_name
 from motivnet.errors import ConfigError, DataError
@@ -89,7 +88,7 @@ def _own_protocol(path: Path, table: pa.Table) -> Protocol | None:
     if text is None:
         return None
     try:
-        return from_plain(Protocol, json.loads(text))
+        return from_plain(Protocol, parse_json(text.decode()))
     except (ValueError, ConfigError) as error:
         raise DataError(f"{path}: its protocol cannot be read: {error}") from None
 

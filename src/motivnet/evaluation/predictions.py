@@ -6,7 +6,6 @@ Shape suffixes: B images, C classes, D degradations; h height, w width, c channe
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.checkpoints.bundle import Calibration
-from motivnet.config import to_plain
+from motivnet.config import to_json, to_plain
 from motivnet.data.degradations import DEGRADATIONS
 from motivnet.data.manifest import Manifest
 from motivnet.errors import ConfigError, DataError
@@ -194,7 +193,7 @@ class Predictions:
         if self.affect_B2 is not None:
             numbers |= dict(zip(AFFECT, self.affect_B2.T, strict=True))
         columns |= {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in numbers.items()}
-        protocol = json.dumps(to_plain(self.protocol), sort_keys=True).encode()
+        protocol = to_json(to_plain(self.protocol), sort_keys=True).encode()
         with atomic_path(path) as temporary:
             pq.write_table(pa.table(columns).replace_schema_metadata({PROTOCOL_KEY: protocol}), temporary)
 

@@ -7,7 +7,6 @@ that was stopped continues where it was, and another one with the same models or
 import dataclasses
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from motivnet.checkpoints.bundle import model_fingerprint
-from motivnet.config import to_plain
+from motivnet.config import to_json, to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, unknown_name
@@ -307,7 +306,7 @@ class _Run:
             "calibration": to_plain(predictor.config.calibration),
             "version": __version__,
         }
-        key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(to_json(depends_on, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{key}.parquet"
         if path.is_file():
             try:

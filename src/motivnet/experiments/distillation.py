@@ -53,7 +53,7 @@ class Faces:
 
 
 class Mirrored:
-    """A backend that averages the logits of each face and its mirror image."""
+    """A backend that averages the logits of each face and its mirror image; valence and arousal are the face's."""
 
     def __init__(self, backend: Backend) -> None:
         """Wrap a backend."""
@@ -63,8 +63,8 @@ class Mirrored:
     def outputs(self, pixels_BCHW: np.ndarray) -> Outputs:
         """Run the model twice on normalised pixels, float32 (B, C, H, W)."""
         mirrored_BCHW = np.ascontiguousarray(pixels_BCHW[..., ::-1])
-        both = [self._backend.outputs(pixels).logits for pixels in (pixels_BCHW, mirrored_BCHW)]
-        return Outputs((both[0] + both[1]) / 2, None)
+        one, other = (self._backend.outputs(pixels) for pixels in (pixels_BCHW, mirrored_BCHW))
+        return Outputs((one.logits + other.logits) / 2, one.affect)
 
 
 def distil(

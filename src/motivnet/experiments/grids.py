@@ -1,12 +1,12 @@
 """The ablations: each is a base recipe, and cells that change a few of its settings as `motivnet train --set` does."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from motivnet import config
 from motivnet.checkpoints.released import RELEASED
+from motivnet.config import to_json
 from motivnet.errors import ConfigError, unknown_name
 from motivnet.training.recipes import recipe
 from motivnet.training.settings import Recipe
@@ -210,4 +210,4 @@ GRIDS: dict[str, Callable[..., Grid]] = {each.__name__: each for each in (head, 
 
 
 def _start(weights: str | Path) -> str:
-    return f"backbone.weights={json.dumps(str(weights))}"
+    return f"backbone.weights={to_json(str(weights))}"

@@ -16,7 +16,6 @@ Shape suffixes: B images, C channels or classes, H height, W width.
 
 import contextlib
 import io
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from motivnet import config
 from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, BundleConfig, Calibration
 from motivnet.checkpoints.load import load_bundle
+from motivnet.config import to_json
 from motivnet.errors import ExportError, OutputError
 from motivnet.inference.backends import (
     AFFECT_NAME,
@@ -39,6 +39,7 @@ from motivnet.inference.backends import (
     Backend,
     OnnxBackend,
     Outputs,
+    answers,
 )
 from motivnet.labels import AFFECT
 from motivnet.models.config import ModelConfig
@@ -113,13 +114,13 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
     """Return the metadata of an ONNX file, with which it can be used without its bundle."""
     return {
         "name": bundle.config.name,
-        "labels": json.dumps(list(bundle.config.labels)),
-        "preprocessing": json.dumps(config.to_plain(bundle.config.preprocessing)),
+        "labels": to_json(list(bundle.config.labels)),
+        "preprocessing": to_json(config.to_plain(bundle.config.preprocessing)),
         "fingerprint": bundle.config.preprocessing.fingerprint,
         "licence": bundle.config.licence,
         "stored_in": str(dtype).removeprefix("torch."),
-        CALIBRATION_KEY: json.dumps(config.to_plain(bundle.config.calibration)),
-        **({AFFECT_NAME: json.dumps(AFFECT)} if bundle.config.model.affect else {}),
+        CALIBRATION_KEY: to_json(config.to_plain(bundle.config.calibration)),
+        **({AFFECT_NAME: to_json(AFFECT)} if bundle.config.model.affect else {}),
     }
 
 
@@ -131,7 +132,7 @@ def state_calibration(path: Path, calibration: Calibration) -> None:
     """
     model = onnx.load(path, load_external_data=False)
     props = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, props | {CALIBRATION_KEY: json.dumps(config.to_plain(calibration))})
+    onnx.helper.set_model_props(model, props | {CALIBRATION_KEY: to_json(config.to_plain(calibration))})
     write_bytes(path, model.SerializeToString())
 
 
@@ -282,11 +283,12 @@ def compare(
     # Torch's copy of the weights is released before the file's is loaded.
     with torch.inference_mode():
         logits, affect = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
-    expected = _predict(bundle.config, Outputs(logits.float().numpy(), None if affect is None else affect.numpy()))
+    outputs = Outputs(logits.float().numpy(), None if affect is None else affect.numpy())
+    expected = _predict(bundle.config, outputs, len(pixels_BCHW))
     backend = load()
     largest = 0.0
     for batch_size in {1, min(3, len(pixels_BCHW)), len(pixels_BCHW)}:
-        found = _predict(bundle.config, backend.outputs(pixels_BCHW[:batch_size]))
+        found = _predict(bundle.config, backend.outputs(pixels_BCHW[:batch_size]), batch_size)
         # Not Python's max, which would ignore NaN.
         largest = float(np.maximum(largest, np.abs(found - expected[:batch_size]).max()))
     if not largest <= tolerance:
@@ -295,10 +297,10 @@ def compare(
     return largest
 
 
-def _predict(config: BundleConfig, outputs: Outputs) -> np.ndarray:
+def _predict(config: BundleConfig, outputs: Outputs, num_images: int) -> np.ndarray:
     """Return probabilities, and valence and arousal if there are any, side by side."""
-    probs_BC = config.calibration.probs(outputs.logits)
-    return probs_BC if outputs.affect is None else np.concatenate([probs_BC, outputs.affect], 1)
+    probs_BC, affect_B2 = answers(config, outputs, num_images)
+    return probs_BC if affect_B2 is None else np.concatenate([probs_BC, affect_B2], 1)
 
 
 def random_pixels(config: ModelConfig) -> np.ndarray:

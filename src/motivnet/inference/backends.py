@@ -4,7 +4,6 @@ Shape suffixes: B images, C channels (pixels) or classes (logits), H height, W w
 """
 
 import dataclasses
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, find_weights, is_bundle, open_bundle, require_head
-from motivnet.config import from_plain, to_plain
+from motivnet.config import from_plain, parse_json, to_plain
 from motivnet.errors import CheckpointError, ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
@@ -39,6 +38,28 @@ class Outputs(NamedTuple):
 
     logits: np.ndarray
     affect: np.ndarray | None
+
+
+def answers(config: BundleConfig, outputs: Outputs, num_images: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Check the outputs of a backend, and return probabilities, float64 (B, C), and valence and arousal.
+
+    Raises:
+        CheckpointError: if they are not finite, or not one row for each image.
+    """
+    logits_BC = finite(config, OUTPUT_NAME, outputs.logits, (num_images, config.model.num_classes))
+    affect = config.model.affect
+    affect_B2 = finite(config, AFFECT_NAME, outputs.affect, (num_images, len(AFFECT))) if affect else None
+    return config.calibration.probs(logits_BC), affect_B2
+
+
+def finite(config: BundleConfig, name: str, values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an output of a model, named for messages, if it has this shape and is finite; else CheckpointError."""
+    if values is None or values.shape != shape:
+        found = None if values is None else values.shape
+        raise CheckpointError(f"model {config.name!r}: {name} of shape {found}, expected {shape}")
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"model {config.name!r}: {name} are NaN or infinite: its weights are damaged")
+    return values
 
 
 class Backend(Protocol):
@@ -94,7 +115,7 @@ class OnnxBackend:
         """
         try:
             logits_BC, *affect = self._session.run(self._names, {INPUT_NAME: pixels_BCHW})
-        except session_errors() as error:
+        except (*session_errors(), MemoryError, RuntimeError) as error:
             raise CheckpointError(f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s): {error}") from None
         return Outputs(np.asarray(logits_BC), np.asarray(affect[0]) if affect else None)
 
@@ -115,7 +136,9 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
         expected[CALIBRATION_KEY] = (_read(path, metadata, CALIBRATION_KEY), to_plain(config.calibration))
     for what, (found, wanted) in expected.items():
         if found != wanted:
-            raise CheckpointError(f"{path}: {what} {found} do not agree with the bundle's config.json: {wanted}")
+            raise CheckpointError(
+                f"{path}: {what} {str(found)[:500]} do not agree with the bundle's config.json: {wanted}"
+            )
 
 
 def _preprocessing(path: Path, metadata: dict[str, str]) -> Preprocessing:
@@ -127,7 +150,7 @@ def _preprocessing(path: Path, metadata: dict[str, str]) -> Preprocessing:
 
 def _read(path: Path, metadata: dict[str, str], key: str) -> object:
     try:
-        return json.loads(metadata[key])
+        return parse_json(metadata[key])
     except KeyError:
         raise CheckpointError(f"{path}: has no metadata {key!r}; was it written by motivnet export?") from None
     except ValueError:

@@ -21,7 +21,7 @@ from motivnet.config import replace
 from motivnet.errors import ConfigError, DetectorError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
 from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_data_url, is_tensor
-from motivnet.inference.backends import Backend, load_backend
+from motivnet.inference.backends import Backend, answers, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
 from motivnet.inference.results import FaceResult, ImageResult, Results
 from motivnet.inference.rows import all_columns
@@ -154,7 +154,7 @@ class Predictor:
             inputs: any iterable of inputs as for `predict`; it may be endless.
             color: colour order of arrays and tensors.
             boxes: the known face of each input, in pixels of the upright image; the detector runs only on inputs whose
-                box is None. As many as there are inputs.
+                box is None. As many as there are inputs; one that is not at least half in its image is an error.
             keep_images: whether results keep their input, so that notebooks can show it.
         """
         return self._stream(inputs, color, boxes, math.inf if keep_images else 0)
@@ -215,7 +215,9 @@ class Predictor:
             if isinstance(source, str) and is_url(source):
                 source = fetch(source, self.fetch_limits)
             decoded = decode_reduced(source, None if box else self._long_side, color=color, limits=self.limits)
-            found = [Detection(box, 1.0)] if box else self.detector.detect(decoded.image_hwc_u8)
+            found = (
+                [Detection(Box(*box).inside(decoded.size), 1.0)] if box else self.detector.detect(decoded.image_hwc_u8)
+            )
             detections, crops = self._crop(decoded, found)
         except (ImageError, DetectorError) as error:
             return result(status="unreadable", error=str(error)), (), ()
@@ -268,8 +270,8 @@ class Predictor:
             For each face, its probabilities in label order, and its valence and arousal, or (None, None).
         """
         pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
-        logits_BC, affect_B2 = self.backend.outputs(pixels_BCHW)
-        probs = self.config.calibration.probs(logits_BC).tolist()
+        probs_BC, affect_B2 = answers(self.config, self.backend.outputs(pixels_BCHW), len(pixels_BCHW))
+        probs = probs_BC.tolist()
         affect = [[None, None]] * len(probs) if affect_B2 is None else affect_B2.tolist()
         return zip(probs, affect, strict=True)
 

@@ -28,8 +28,8 @@ TINY_SIDE_PX = 24
 # Parquet type -> nullable pandas type.
 PANDAS_TYPES = {"string": "string", "int32": "Int32", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 EXTRA = "notebook"
-# Decimals of numbers in JSON; all others have four.
-DECIMALS = {"x": 2, "y": 2, "width": 2, "height": 2, "prob": 6} | dict.fromkeys(LANDMARK_COLUMNS, 2)
+# Pixels and degrees, which JSON has with two decimals.
+TWO_DECIMALS = ("x", "y", "width", "height", *LANDMARK_COLUMNS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,11 +82,10 @@ class FaceResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, named like the columns of a table; what is unknown is None."""
-        columns = {
-            name: round(value, DECIMALS.get(name, 4)) if isinstance(value, float) else value
-            for name, value in face_columns(self).items()
-        }
-        return columns | {"probs": {label: round(prob, DECIMALS["prob"]) for label, prob in self.probs.items()}}
+        columns = face_columns(self)
+        # Probabilities and scores are rounded once, where they are shown.
+        rounded = {name: round(columns[name], 2) for name in TWO_DECIMALS if columns.get(name) is not None}
+        return columns | rounded | {"probs": dict(self.probs)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

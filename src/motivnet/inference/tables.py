@@ -3,11 +3,11 @@
 import contextlib
 import csv
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from motivnet.config import to_json
 from motivnet.errors import OutputError, needs_extra
 from motivnet.inference.rows import Row
 from motivnet.storage import atomic_path, not_formula
@@ -85,7 +85,7 @@ def _open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
 @contextlib.contextmanager
 def _jsonl(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
     with _open_text(path) as file:
-        yield lambda row: print(json.dumps({name: row.get(name) for name in columns}, ensure_ascii=False), file=file)
+        yield lambda row: print(to_json({name: row.get(name) for name in columns}, ensure_ascii=False), file=file)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,17 @@
 """The dimensions of a model as plain settings. Torch-free, so that bundles can be read without torch."""
 
 import dataclasses
+import math
 from typing import Literal
 
+from motivnet.config import bounded, check_bounds
 from motivnet.errors import ConfigError, unknown_name
 
 HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
 # Of the ONNX files that a bundle may have.
 PRECISIONS = ("fp32", "fp16", "int8")
+# Of an input: 2048 x 2048. Of the values of a position embedding: 128 MiB.
+MAX_PIXELS, MAX_POSITIONS = 1 << 22, 1 << 25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,14 +30,18 @@ class VitConfig:
             takes `num_heads`.
     """
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int = 16
-    patch_padding: int = 2
-    mlp_ratio: float = 4.0
+    embed_dim: int = bounded(1, 8192)
+    depth: int = bounded(1, 256)
+    num_heads: int = bounded(0, 256)
+    patch_size: int = bounded(1, 256, 16)
+    patch_padding: int = bounded(0, 256, 2)
+    mlp_ratio: float = bounded(0.01, 64, 4.0)
     class_token: bool = False
-    num_kv_heads: int | None = None
+    num_kv_heads: int | None = bounded(1, 256, None)
+
+    def __post_init__(self) -> None:
+        """Check the ranges, beyond which building a model would take minutes or gigabytes; ConfigError."""
+        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,13 +60,17 @@ class HeadConfig:
     """
 
     kind: HeadKind = "ml_decoder"
-    dim: int = 768
-    num_queries: int | None = None
+    dim: int = bounded(1, 8192, 768)
+    num_queries: int | None = bounded(1, 10_000, None)
     learnable_queries: bool = False
-    num_layers: int = 1
-    num_heads: int = 8
-    ff_dim: int = 2048
-    dropout: float = 0.1
+    num_layers: int = bounded(1, 64, 1)
+    num_heads: int = bounded(1, 256, 8)
+    ff_dim: int = bounded(1, 65_536, 2048)
+    dropout: float = bounded(0, 1, 0.1)
+
+    def __post_init__(self) -> None:
+        """Check the ranges, as those of VitConfig; ConfigError."""
+        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +91,11 @@ class ModelConfig:
 
     backbone: str
     image_size: tuple[int, int]
-    in_chans: int = 3
-    num_classes: int = 7
+    in_chans: int = bounded(1, 64, 3)
+    num_classes: int = bounded(1, 10_000, 7)
     vit: VitConfig | None = None
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
-    drop_path: float = 0.0
+    drop_path: float = bounded(0, 1, 0.0)
     affect: bool = False
 
     def __post_init__(self) -> None:
@@ -92,6 +104,9 @@ class ModelConfig:
         Raises:
             ConfigError: at an unknown backbone, missing dimensions, or a size that is not divisible into patches.
         """
+        check_bounds(self)
+        if min(self.image_size) < 1 or math.prod(self.image_size) > MAX_PIXELS:
+            raise ConfigError(f"image_size {self.image_size!r}: must be at least 1x1 and at most {MAX_PIXELS} pixels")
         own = self.backbone in ("sapiens", "sapiens2")
         if not own and not self.backbone.startswith("timm:"):
             raise ConfigError(f"backbone {self.backbone!r}. Allowed: sapiens, sapiens2, timm:NAME")
@@ -100,10 +115,12 @@ class ModelConfig:
         vit = self.vit
         if vit is None:
             return
-        if any(side < 1 or side % vit.patch_size for side in self.image_size):
+        if any(side % vit.patch_size for side in self.image_size):
             raise ConfigError(
                 f"image_size {self.image_size}: height and width must be divisible by patch_size {vit.patch_size}"
             )
+        if math.prod(self.image_size) // vit.patch_size**2 * vit.embed_dim > MAX_POSITIONS:
+            raise ConfigError(f"image_size {self.image_size}: has too many patches of {vit.patch_size} pixels")
         if vit.num_heads < 1 or vit.embed_dim % vit.num_heads:
             raise ConfigError(f"vit: width {vit.embed_dim} is not divisible by num_heads {vit.num_heads}")
         if self.backbone == "sapiens" and vit.num_kv_heads is not None:

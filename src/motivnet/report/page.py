@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+from motivnet import config
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def to_html(title: str, blocks: Iterable[Block]) -> str:
 
 def to_json(data: Any) -> str:
     """Write plain data as indented JSON without NaN, with a final line break."""
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return config.to_json(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def p_value(value: float | None) -> str | None:

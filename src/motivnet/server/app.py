@@ -11,12 +11,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from motivnet.inference.predictor import Predictor
 from motivnet.server import schemas
+from motivnet.server.access import Access
 from motivnet.server.attention import Attention
 from motivnet.server.limits import RefusedError
 from motivnet.server.service import Service
@@ -27,7 +28,7 @@ from motivnet.version import __version__
 _REFUSALS = {
     400: "The body ended too early",
     401: "No token, or a wrong one",
-    403: "This server does not fetch images",
+    403: "Another host or origin, or URLs where this server does not fetch images",
     408: "The body took too long to arrive",
     413: "Too many bytes or images",
     415: "Not a form",
@@ -39,7 +40,7 @@ _REFUSALS = {
     504: "The prediction took too long",
 }
 # Of every prediction.
-_USUAL = (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
+_USUAL = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 _FORM = {
     "type": "object",
     "required": ["files"],
@@ -47,19 +48,6 @@ _FORM = {
 }
 
 PAGE = Path(__file__).with_name("page")
-# No inline code or style, nothing from other hosts, and no text that becomes markup.
-_POLICY = (
-    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
-)
-PAGE_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    # Revalidated each time, and answered with 304: a new version shows at once.
-    "Cache-Control": "no-cache",
-}
 # Browsers refuse modules of another type, and what the system has for a suffix differs.
 _TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 for _suffix, _type in _TYPES.items():
@@ -97,8 +85,10 @@ def create_app(
     )
     app.state.metrics = service.metrics
     app.add_exception_handler(RefusedError, service.refuse)
+    app.add_exception_handler(Exception, service.fail)
     _add_routes(app, service)
     _add_page(app)
+    app.add_middleware(Access, settings=settings, refuse=service.refuse)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -119,7 +109,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     for path, endpoint, answer, body, own, summary in (
         ("predict", service.predict, schemas.Answer, form, (), "Predict the images of a form"),
         ("predict/base64", service.predict_base64, schemas.Answer, base64, (), "Predict images given as text"),
-        ("predict/urls", service.predict_urls, schemas.Answer, urls, (403,), "Predict images at URLs, if allowed"),
+        ("predict/urls", service.predict_urls, schemas.Answer, urls, (), "Predict images at URLs, if allowed"),
         ("explain", service.explain, schemas.Explanations, form, (501,), "Predict one image with attention maps"),
     ):
         app.add_api_route(
@@ -131,16 +121,15 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             openapi_extra={"requestBody": {"required": True, "content": body}},
             summary=summary,
         )
-    app.get("/v1/models", responses=_refusals(401), summary="The model that answers")(service.models)
-    app.get("/healthz", summary="Whether the process runs")(service.healthz)
-    app.get("/readyz", responses=_refusals(503), summary="Whether work is accepted")(service.readyz)
-    app.add_api_route(
-        "/metrics",
-        service.show_metrics,
-        response_class=Response,
-        responses=_refusals(401),
-        summary="Prometheus metrics",
-    )
+    for path, endpoint, own, summary in (
+        ("/v1/models", service.models, (401,), "The model that answers"),
+        ("/healthz", service.healthz, (), "Whether the process runs"),
+        ("/readyz", service.readyz, (503,), "Whether work is accepted"),
+        ("/metrics", service.show_metrics, (401,), "Prometheus metrics"),
+    ):
+        kind = Response if path == "/metrics" else JSONResponse
+        app.add_api_route(path, endpoint, responses=_refusals(403, *own), response_class=kind, summary=summary)
+        app.add_api_route(path, endpoint, methods=["HEAD"], response_class=kind, include_in_schema=False)
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -155,11 +144,11 @@ def _base64_schema() -> dict[str, Any]:
 
 
 class _Page(StaticFiles):
-    """Static files with `PAGE_HEADERS`."""
+    """Static files that are revalidated each time, and answered with 304: a new version shows at once."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(PAGE_HEADERS)
+        response.headers["Cache-Control"] = "no-cache"
         return response
 
 

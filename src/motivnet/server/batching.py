@@ -38,6 +38,7 @@ class _Job:
     images: Sequence[Detected]
     results: asyncio.Future[list[ImageResult]]
     since_s: float
+    key: object
 
 
 class Batcher:
@@ -53,8 +54,10 @@ class Batcher:
         """
         self._predictor, self._settings, self._metrics = predictor, settings, metrics
         self._jobs: collections.deque[_Job] = collections.deque()
-        # Images that wait for the model or a thread; those accepted and not answered; requests on their way.
-        self._queued = self._held = self._arriving = 0
+        # By request: images that wait for the model or a thread, and those accepted and not answered.
+        self._queued: dict[object, int] = {}
+        self._held: dict[object, int] = {}
+        self._arriving = 0
         self._done_s, self._image_s = 0.0, 0.0
         self._closing = False
         self._changed = asyncio.Event()
@@ -73,18 +76,16 @@ class Batcher:
     def check_room(self, num_images: int) -> None:
         """Check that this many images would be accepted; RefusedError 429 if too many are waiting, or 503.
 
-        A request with more images than the queue may hold is accepted if no other image is waiting.
+        A request with more images than the queue may hold is accepted if no other image is waiting. Requests take
+        turns: of each other one, only as many images count.
         """
         self.check_open()
+        queued = _before(num_images, self._queued)
+        wait_s = _before(num_images, self._held) * self._image_s
         # Fewer would leave threads idle.
-        is_long = self._queued >= 2 * self._predictor.workers and self.wait_s > self._settings.max_wait_ms / 1000
-        if self._queued and (is_long or self._queued + num_images > self._settings.max_queue_images):
+        is_long = queued >= 2 * self._predictor.workers and wait_s > self._settings.max_wait_ms / 1000
+        if queued and (is_long or queued + num_images > self._settings.max_queue_images):
             raise RefusedError(429, "queue_full", "too many images are waiting for the model; retry later")
-
-    @property
-    def wait_s(self) -> float:
-        """How long an image would wait that arrived now: the images before it, by the moving average of their time."""
-        return self._held * self._image_s
 
     @contextlib.contextmanager
     def arriving(self) -> Iterator[None]:
@@ -112,25 +113,33 @@ class Batcher:
         """
         self.check_room(len(images))
         began_s = time.monotonic()
-        self._held += len(images)
-        self._count(len(images))
+        key = object()
+        self._held[key] = len(images)
+        self._count(key, len(images))
         try:
             with self.arriving():
-                detected = await self._detect(images)
-            job = _Job(detected, asyncio.get_running_loop().create_future(), began_s)
+                detected = await self._detect(images, key)
+            job = _Job(detected, asyncio.get_running_loop().create_future(), began_s, key)
             self._jobs.append(job)
             return await job.results
         finally:
-            self._held -= len(images)
+            del self._held[key]
 
-    async def _detect(self, images: Sequence[NamedImage]) -> list[Detected]:
-        found = [asyncio.wrap_future(self._predictor.submit(image)) for image in images]
+    async def _detect(self, images: Sequence[NamedImage], key: object) -> list[Detected]:
+        # Not all at once: a request of many images would keep the threads from those of others.
+        places = asyncio.Semaphore(self._predictor.workers)
+
+        async def detect(image: NamedImage) -> Detected:
+            async with places:
+                return await asyncio.wrap_future(self._predictor.submit(image))
+
+        found = [asyncio.ensure_future(detect(image)) for image in images]
         try:
             return await asyncio.gather(*found)
         except BaseException as error:
             for future in found:
                 future.cancel()
-            self._count(-len(images))
+            self._count(key, 0)
             if isinstance(error, Exception):
                 raise _failure(error) from None
             raise
@@ -142,9 +151,10 @@ class Batcher:
             RefusedError: as `predict`.
         """
         self.check_room(1)
-        self._count(1)
+        key = object()
+        self._count(key, 1)
         called = asyncio.get_running_loop().run_in_executor(self._thread, function)
-        called.add_done_callback(lambda _: self._count(-1))
+        called.add_done_callback(lambda _: self._count(key, 0))
         # Goes on when the caller is cancelled: a thread cannot be stopped.
         await asyncio.wait([called])
         if error := called.exception():
@@ -189,7 +199,7 @@ class Batcher:
         num_images = 0
         while self._jobs and (not taken or num_images + len(self._jobs[0].images) <= self._settings.batch_images):
             job = self._jobs.popleft()
-            self._count(-len(job.images))
+            self._count(job.key, 0)
             if not job.results.done():
                 taken.append(job)
                 num_images += len(job.images)
@@ -220,10 +230,18 @@ class Batcher:
             if not job.results.done():
                 job.results.set_exception(own) if isinstance(own, RefusedError) else job.results.set_result(own)
 
-    def _count(self, change: int) -> None:
-        self._queued += change
+    def _count(self, key: object, waiting: int) -> None:
+        """Set how many images of a request wait."""
+        self._queued.pop(key, None)
+        if waiting:
+            self._queued[key] = waiting
         self._changed.set()
-        self._metrics.queue_images.set(self._queued)
+        self._metrics.queue_images.set(sum(self._queued.values()))
+
+
+def _before(num_images: int, others: dict[object, int]) -> int:
+    """Return how many images of others come before the last of this many, if requests take turns."""
+    return sum(min(number, num_images) for number in others.values())
 
 
 def _failure(error: BaseException) -> RefusedError:

@@ -4,11 +4,10 @@ Starlette would read forms into temporary files, without a limit of time or byte
 """
 
 import asyncio
-import binascii
 import contextlib
+import dataclasses
 import hmac
 import math
-from base64 import b64decode
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -19,13 +18,15 @@ from python_multipart.multipart import Field, File, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from motivnet.errors import ImageError
-from motivnet.images import NamedImage
-from motivnet.server.schemas import Base64Request, UrlsRequest
+from motivnet.images import NamedImage, decode_data_url, is_data_url
+from motivnet.server.schemas import MAX_TEXT, Base64Request, UrlsRequest
 from motivnet.server.settings import ServerSettings
 from motivnet.server.telemetry import Metrics
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+# Counts bytes that a request holds in memory; RefusedError 429 if there is no room for them.
+Hold = Callable[[int], None]
 
 
 class RefusedError(Exception):
@@ -52,42 +53,58 @@ def check_token(request: Request, settings: ServerSettings) -> None:
 
 
 class Gate:
-    """Limits the number of concurrent requests, and the bytes of their bodies."""
+    """Limits the number of concurrent requests, and the bytes that they hold in memory."""
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._requests = self._bytes = 0
 
     @contextlib.contextmanager
-    def admit(self, request: Request) -> Iterator[None]:
-        """Hold a place for a request, before anything of its body is read.
+    def admit(self, request: Request) -> Iterator[Hold]:
+        """Admit a request before anything of its body is read, and yield what counts its bytes as they arrive.
+
+        What a body declares counts for nothing: who declares much and sends little would lock out everybody.
 
         Raises:
-            RefusedError: 413 if the body declares too large a size, 429 if there is no place.
+            RefusedError: 413 if the body declares too large a size, 429 if there is no place, or no room for its bytes.
         """
-        settings = self._settings
         # The HTTP parser has checked that the header is a number, if there is one.
         length = request.headers.get("Content-Length", "")
-        size = int(length) if length.isdecimal() else settings.max_request_bytes
-        if size > settings.max_request_bytes:
-            raise _too_large(settings)
-        if self._requests >= settings.max_requests:
-            raise RefusedError(429, "too_many_requests", f"{self._requests} requests are in progress; retry later")
-        if self._bytes + size > settings.max_held_bytes:
-            raise RefusedError(429, "too_many_bytes", f"{self._bytes} bytes are in progress; retry later")
-        self._change(1, size)
+        if length.isdecimal() and int(length) > self._settings.max_request_bytes:
+            raise _too_large(self._settings)
+        self._check_place()
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self._bytes + size > self._settings.max_held_bytes:
+                raise RefusedError(429, "too_many_bytes", f"{self._bytes} bytes are in progress; retry later")
+            self._bytes += size
+            held += size
+
+        try:
+            yield hold
+        finally:
+            self._bytes -= held
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place for a request that has arrived; RefusedError 429 if there is none."""
+        self._check_place()
+        self._metrics.active.inc()
+        self._requests += 1
         try:
             yield
         finally:
-            self._change(-1, -size)
+            self._requests -= 1
+            self._metrics.active.dec()
 
-    def _change(self, requests: int, size: int) -> None:
-        self._requests += requests
-        self._bytes += size
-        self._metrics.active.set(self._requests)
+    def _check_place(self) -> None:
+        if self._requests >= self._settings.max_requests:
+            raise RefusedError(429, "too_many_requests", f"{self._requests} requests are in progress; retry later")
 
 
-async def read_multipart(request: Request, settings: ServerSettings) -> list[NamedImage]:
+async def read_multipart(request: Request, settings: ServerSettings, hold: Hold) -> list[NamedImage]:
     """Read the images in the field `files` of a form.
 
     Raises:
@@ -114,7 +131,7 @@ async def read_multipart(request: Request, settings: ServerSettings) -> list[Nam
     try:
         in_memory = {"MAX_MEMORY_FILE_SIZE": math.inf}
         parser = FormParser("multipart/form-data", add, add, ended.set, boundary=boundary, config=in_memory)
-        await _read_body(request, settings, parser.write)
+        await _read_body(request, settings, hold, parser.write)
     except FormParserError:  # whose messages repeat what the client sent
         raise RefusedError(422, "form", "broken form: it does not follow its boundary or its headers") from None
     if not ended.is_set():
@@ -122,38 +139,55 @@ async def read_multipart(request: Request, settings: ServerSettings) -> list[Nam
     return _check_number(images, settings)
 
 
-async def read_base64(request: Request, settings: ServerSettings) -> list[NamedImage]:
-    """Read the images of a `Base64Request`. Invalid base64 becomes an unreadable image.
+async def read_base64(request: Request, settings: ServerSettings, hold: Hold) -> list[NamedImage]:
+    """Read the images of a `Base64Request`, as the library reads them. Invalid base64 becomes an unreadable image.
 
     Raises:
         RefusedError: 413 at too many bytes or images, 422 if the body does not follow the schema or has no image, 408
             if it takes too long, 400 if the client disconnects.
     """
-    images = _check_number((await _read_json(request, settings, Base64Request)).images, settings)
-    return [NamedImage(image.name or f"<bytes {n}>", _decode_base64(image.data)) for n, image in enumerate(images)]
+    given = _check_number((await _read_json(request, settings, hold, Base64Request)).images, settings)
+    images = []
+    for n, image in enumerate(given):
+        # Browsers give files as data:image/png;base64,...
+        url = image.data if is_data_url(image.data) else f"data:;base64,{image.data}"
+        try:
+            data: bytes | ImageError = await asyncio.to_thread(decode_data_url, url, settings.image_limits)
+        except ImageError as error:
+            data = error
+        images.append(NamedImage(image.name or f"<bytes {n}>", data))
+    return images
 
 
-async def read_urls(request: Request, settings: ServerSettings) -> list[str]:
+async def read_urls(request: Request, settings: ServerSettings, hold: Hold) -> list[str]:
     """Read the URLs of a `UrlsRequest`, without checking them.
 
     Raises:
         RefusedError: as `read_base64`.
     """
-    return _check_number((await _read_json(request, settings, UrlsRequest)).urls, settings)
+    # Each character of a URL may be escaped, by six.
+    most = min(settings.max_request_bytes, 6 * (MAX_TEXT + 3) * settings.max_images)
+    short = dataclasses.replace(settings, max_request_bytes=most)
+    return _check_number((await _read_json(request, short, hold, UrlsRequest)).urls, settings)
 
 
 def _check_number(images: list[T], settings: ServerSettings) -> list[T]:
     if not images:
         raise RefusedError(422, "no_image", "the request has no image; at least one image is needed")
     if len(images) > settings.max_images:
-        detail = f"too many images: the limit is {settings.max_images} per request"
-        raise RefusedError(413, "too_many_images", detail)
+        raise _too_many_images(settings)
     return images
 
 
-async def _read_json(request: Request, settings: ServerSettings, model: type[M]) -> M:
+async def _read_json(request: Request, settings: ServerSettings, hold: Hold, model: type[M]) -> M:
     body = bytearray()
-    await _read_body(request, settings, body.extend)
+    await _read_body(request, settings, hold, body.extend)
+    # Counted before they become objects: a comma is between two of them, or in a short text; base64 needs few escapes.
+    most = (MAX_TEXT + 3) * settings.max_images
+    if body.count(b",") > most:
+        raise _too_many_images(settings)
+    if body.count(b"\\") > most + len(body) // 8:
+        raise RefusedError(422, "body", "too many escaped characters")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -161,15 +195,6 @@ async def _read_json(request: Request, settings: ServerSettings, model: type[M])
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "body"
         raise RefusedError(422, "body", f"{where[:100]}: {first['msg']}") from None
-
-
-def _decode_base64(text: str) -> bytes | ImageError:
-    # Browsers give files as data:image/png;base64,...
-    text = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return ImageError("not base64")
 
 
 def _decode_name(name: bytes | None) -> str:
@@ -180,7 +205,7 @@ def _decode_name(name: bytes | None) -> str:
         return (name or b"").decode("latin-1")
 
 
-async def _read_body(request: Request, settings: ServerSettings, write: Callable[[bytes], object]) -> None:
+async def _read_body(request: Request, settings: ServerSettings, hold: Hold, write: Callable[[bytes], object]) -> None:
     """Pass the chunks of a body to `write`, up to the limit: it may be longer than it declares, or declare nothing."""
     size = 0
     try:
@@ -189,12 +214,17 @@ async def _read_body(request: Request, settings: ServerSettings, write: Callable
                 size += len(chunk)
                 if size > settings.max_request_bytes:
                     raise _too_large(settings)
+                hold(len(chunk))
                 write(chunk)
     except TimeoutError:
         raise RefusedError(408, "slow_body", f"the body took longer than {settings.body_timeout_s:g} s") from None
     except ClientDisconnect:
         # Nobody reads the answer, but it is logged and counted.
         raise RefusedError(400, "client_left", "the body ended too early") from None
+
+
+def _too_many_images(settings: ServerSettings) -> RefusedError:
+    return RefusedError(413, "too_many_images", f"too many images: the limit is {settings.max_images} per request")
 
 
 def _too_large(settings: ServerSettings) -> RefusedError:

@@ -1,16 +1,19 @@
 """Serve the application with uvicorn: bind, answer, and end without losing what was accepted.
 
-`TimedProtocol` adds what uvicorn lacks: limits of the time and size of a request's header. Without them, a client that
-sends a byte now and then holds its connection for ever.
+`TimedProtocol` adds what uvicorn lacks. The others that were tried: h11, in uvicorn and Hypercorn, bounds heads and
+trailers but takes extensions of chunks without end; Granian's hyper bounds all three, but not how long a client takes
+to read, and Granian binds and forks by itself, before a mistake in the model can show.
 """
 
 import asyncio
 import contextlib
+import copy
 import functools
 import ipaddress
 import logging
 import signal
 import socket
+import struct
 import sys
 from typing import Any
 
@@ -20,9 +23,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from motivnet.errors import ConfigError
 from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import SECURITY_HEADERS
 
 _LOG = logging.getLogger("motivnet.server")
 MAX_HEADER_BYTES = 65_536
+# What is given to the parser at once.
+FEED_BYTES = 16_384
+# Of the body of a refused request.
+MAX_DISCARDED_BYTES, LINGER_REFUSED_S = 8_000_000, 5.0
 # At shutdown, idle connections stay open for this long, as a request may be on its way.
 LINGER_S = 0.2
 BACKLOG = 2048
@@ -92,7 +100,6 @@ def run(app: FastAPI, settings: ServerSettings, sock: socket.socket) -> None:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     server = _Server(config)
@@ -105,50 +112,114 @@ def run(app: FastAPI, settings: ServerSettings, sock: socket.socket) -> None:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """One connection, with limits for the time and size of headers.
+    """One connection, with limits of what uvicorn leaves open.
 
-    After an early refusal, the rest of the body is read and discarded for as long as a body may take: a client that is
-    cut off while it sends may not see the answer.
+    - Bytes that are no body (head, extensions of chunks, trailers) are counted before they are parsed.
+    - A head, a body and the taking of an answer end in time.
+    - When there are too many connections, the one that has waited longest for a request ends.
+    - After an early refusal, some of the rest of the body is read and discarded: a client that is cut off while it
+      sends may not see the answer.
     """
 
     _timer: asyncio.TimerHandle | None
 
     def __init__(self, *args: Any, settings: ServerSettings, **others: Any) -> None:
         super().__init__(*args, **others)
-        self._settings, self._timer = settings, None
-        self._in_header, self._header_bytes = False, 0
+        self._settings, self._timer, self._write_timer = settings, None, None
+        self._in_header, self._overhead, self._discarded, self._since_s = False, 0, 0, self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Start the timer of the first header."""
+        """Start the timer of the first header, and make room."""
         super().connection_made(transport)
+        # Any byte that the client does not take pauses writing, which is timed.
+        transport.set_write_buffer_limits(high=0)
         self._start(self._settings.header_timeout_s)
+        if len(self.connections) > self._settings.max_connections:
+            others: Any = self.connections - {self}
+            if waiting := [other for other in others if other.is_waiting]:
+                min(waiting, key=lambda other: other._since_s).transport.abort()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no request has arrived as a whole that is yet to be answered."""
+        return self.cycle is None or self.cycle.more_body or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers."""
         self._stop()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give the client as long to take what was written as a body may take."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._settings.body_timeout_s, self._reset)
+
+    def resume_writing(self) -> None:
+        """Go on, as the client has taken everything."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """Begin a header."""
-        self._in_header = True
+        self._in_header, self._discarded, self._since_s = True, 0, self.loop.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """End a header."""
-        self._in_header, self._header_bytes = False, 0
+        """End a header; ValueError, which the parser makes a 400, if it is too large."""
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEADER_BYTES:
+            raise ValueError("the header is too large")
+        self._in_header = False
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Receive a piece of a body, which may have as many bytes around it."""
+        self._overhead = max(0, self._overhead - 2 * len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._overhead = 0
+        super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Receive data, timed unless a request is in progress, which has time limits of its own."""
-        super().data_received(data)
+        for start in range(0, len(data), FEED_BYTES):
+            piece = data[start : start + FEED_BYTES]
+            self._overhead += len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._overhead > MAX_HEADER_BYTES:
+                self.send_400_response(f"The request's header is too large: the limit is {MAX_HEADER_BYTES} bytes.")
+                return
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop()
-        elif self._timer is None and not self.transport.is_closing():
-            self._start(self._settings.header_timeout_s if self._in_header else self._settings.body_timeout_s)
-        if self._in_header:
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self.send_400_response(f"The request's header is too large: the limit is {MAX_HEADER_BYTES} bytes.")
+            return
+        refused = self.cycle is not None and self.cycle.more_body and not self._in_header
+        self._discarded += len(data) if refused else 0
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+        elif self._timer is None:
+            self._start(LINGER_REFUSED_S if refused else self._settings.header_timeout_s)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or too large, with the headers that all answers have, unless one has begun."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        self.server_state = copy.copy(self.server_state)
+        own = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+        self.server_state.default_headers = self.server_state.default_headers + own
+        super().send_400_response(msg)
+
+    def _reset(self) -> None:
+        """End the connection with all that the kernel holds for it, some megabytes that nobody may ever read."""
+        linger = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.transport.abort()
 
     def _start(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self.transport.close)

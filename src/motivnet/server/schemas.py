@@ -1,8 +1,11 @@
 """JSON of requests and answers, for OpenAPI. Answers are made by `ImageResult.to_dict`; tests compare the two."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+# Of a name or a URL, in characters.
+MAX_TEXT = 4000
 
 
 def _strict(*examples: Any) -> ConfigDict:
@@ -20,7 +23,7 @@ class Base64Image(BaseModel):
     model_config = _strict({"name": "me.jpg", "data": "/9j/4AA..."})
 
     data: str
-    name: str | None = Field(None, max_length=1000)
+    name: str | None = Field(None, max_length=MAX_TEXT)
 
 
 class Base64Request(BaseModel):
@@ -36,7 +39,7 @@ class UrlsRequest(BaseModel):
 
     model_config = _strict({"urls": ["https://example.org/me.jpg"]})
 
-    urls: list[str]
+    urls: list[Annotated[str, Field(max_length=MAX_TEXT)]]
 
 
 class Face(BaseModel):

@@ -5,10 +5,12 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -18,19 +20,21 @@ from motivnet.images import NamedImage, decode_image
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import ImageResult
 from motivnet.input_limits import FetchLimits
-from motivnet.remote import fetch
+from motivnet.remote import fetch, host_of, without_password
 from motivnet.server import schemas
 from motivnet.server.attention import Attention
 from motivnet.server.batching import Batcher
-from motivnet.server.limits import Gate, RefusedError, check_token, read_base64, read_multipart, read_urls
+from motivnet.server.decoding import Decoders
+from motivnet.server.limits import Gate, Hold, RefusedError, check_token, read_base64, read_multipart, read_urls
 from motivnet.server.settings import ServerSettings
-from motivnet.server.telemetry import Metrics
+from motivnet.server.telemetry import SECURITY_HEADERS, Metrics
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger("motivnet.server")
-# Concurrent fetches of all requests together: threads that mostly wait.
-NUM_FETCHERS = 16
+# Concurrent fetches of all requests together, threads that mostly wait; and of one request, and from one host, so that
+# those that wait for slow hosts do not hold all threads.
+NUM_FETCHERS, SHARE_OF_FETCHERS = 64, 4
 
 
 class Service:
@@ -41,6 +45,9 @@ class Service:
         self._predictor, self._settings, self._attention = predictor, settings, attention
         self._gate = Gate(settings, self.metrics)
         self._batcher = Batcher(predictor, settings, self.metrics)
+        self._decoders = Decoders(settings.image_limits, settings.decode_timeout_s)
+        # Of a host, as long as something is fetched from it.
+        self._hosts: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
         # A decoded photograph is large: one at a time.
         self._explaining = asyncio.Lock()
         self._fetchers = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")
@@ -53,19 +60,20 @@ class Service:
             yield
         finally:
             await self._batcher.close()
+            await asyncio.to_thread(self._decoders.close)
             # Fetches that nobody awaits any more end at their own time limit.
             self._fetchers.shutdown(wait=False, cancel_futures=True)
 
     async def predict(self, request: Request) -> Response:
         """Answer with the results of the images of a form."""
-        async with self._admitted(request, read_multipart) as images:
-            results = await self._predict(images)
+        async with self._admitted(request, read_multipart) as (images, hold):
+            results = await self._predict(images, hold)
         return self._answer(request, results)
 
     async def predict_base64(self, request: Request) -> Response:
         """Answer with the results of images that are given as text."""
-        async with self._admitted(request, read_base64) as images:
-            results = await self._predict(images)
+        async with self._admitted(request, read_base64) as (images, hold):
+            results = await self._predict(images, hold)
         return self._answer(request, results)
 
     async def predict_urls(self, request: Request) -> Response:
@@ -73,8 +81,11 @@ class Service:
         check_token(request, self._settings)
         if not self._settings.allow_urls:
             raise RefusedError(403, "urls", "this server does not fetch images; --allow-urls enables it")
-        async with self._admitted(request, read_urls) as urls:
-            results = await self._predict(await asyncio.gather(*map(self._fetch, urls)))
+        async with self._admitted(request, read_urls) as (urls, hold):
+            async with self._deadline():
+                own = asyncio.Semaphore(SHARE_OF_FETCHERS)
+                images = await asyncio.gather(*(self._fetch(url, own, hold) for url in urls))
+            results = await self._predict(images, hold)
         return self._answer(request, results)
 
     async def explain(self, request: Request) -> Response:
@@ -84,8 +95,10 @@ class Service:
             detail = "no attention maps: they need ML-Decoder, its torch weights, and torch"
             raise RefusedError(501, "no_attention", detail)
         one_image = dataclasses.replace(self._settings, max_images=1)
-        async with self._admitted(request, read_multipart, one_image) as images:
-            results = await self._predict(images)
+        async with self._admitted(request, read_multipart, one_image) as (images, hold):
+            async with self._deadline():
+                images = await self._decoders.decode(images, hold)
+            results = await self._predict(images, hold)
             maps = await self._explain(self._attention, images[0], results[0]) if results[0].faces else []
         return self._answer(request, results, maps)
 
@@ -128,22 +141,27 @@ class Service:
         }
         return JSONResponse({"detail": error.detail}, error.status, headers.get(error.status))
 
+    async def fail(self, request: Request, error: Exception) -> Response:
+        """Answer a request at which the server broke; the log has the traceback."""
+        return JSONResponse({"detail": "the server failed; see its log"}, 500, SECURITY_HEADERS)
+
     @contextlib.asynccontextmanager
     async def _admitted(
         self,
         request: Request,
-        read: Callable[[Request, ServerSettings], Awaitable[list[T]]],
+        read: Callable[[Request, ServerSettings, Hold], Awaitable[list[T]]],
         settings: ServerSettings | None = None,
-    ) -> AsyncGenerator[list[T], None]:
-        """Hold a place for a request, and read it; the block ends early if the client disconnects."""
+    ) -> AsyncGenerator[tuple[list[T], Hold], None]:
+        """Read a request, and hold a place for it; the block ends early if the client disconnects."""
         check_token(request, self._settings)
         # Refuse what could not be predicted now before anything of its body is read.
         self._batcher.check_room(1)
-        with self._gate.admit(request):
+        with self._gate.admit(request) as hold:
             with self._batcher.arriving():
-                found = await read(request, settings or self._settings)
-            async with _while_connected(request):
-                yield found
+                found = await read(request, settings or self._settings, hold)
+            with self._gate.place():
+                async with _while_connected(request):
+                    yield found, hold
 
     def _answer(
         self, request: Request, results: list[ImageResult], maps: list[dict[str, Any]] | None = None
@@ -156,9 +174,9 @@ class Service:
         request.state.notes.update(images=len(results), faces=sum(len(result.faces) for result in results))
         return JSONResponse({"results": rows})
 
-    async def _predict(self, images: list[NamedImage]) -> list[ImageResult]:
+    async def _predict(self, images: list[NamedImage], hold: Hold) -> list[ImageResult]:
         async with self._deadline():
-            return await self._batcher.predict(images)
+            return await self._batcher.predict(await self._decoders.decode(images, hold))
 
     async def _explain(self, attention: Attention, image: NamedImage, result: ImageResult) -> list[dict[str, Any]]:
         async with self._deadline(), self._explaining:
@@ -168,7 +186,7 @@ class Service:
                 _LOG.error("no attention maps: %s", error)
                 detail = "no attention maps: the model's torch weights cannot be used; see the server's log"
                 raise RefusedError(501, "no_attention", detail) from None
-            assert isinstance(image.image, bytes)
+            assert isinstance(image.image, bytes | np.ndarray)
             pixels = await asyncio.to_thread(decode_image, image.image, limits=self._settings.image_limits)
             # One by one, so that batches of other requests can run in between.
             return [await self._batcher.call(functools.partial(attention.of, pixels, face)) for face in result.faces]
@@ -182,13 +200,21 @@ class Service:
             detail = f"the prediction took longer than {self._settings.predict_timeout_s:g} s"
             raise RefusedError(504, "slow_model", detail) from None
 
-    async def _fetch(self, url: str) -> NamedImage:
+    async def _fetch(self, url: str, own: asyncio.Semaphore, hold: Hold) -> NamedImage:
         settings = self._settings
         limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s, public_only=True)
         try:
-            return NamedImage(url, await asyncio.get_running_loop().run_in_executor(self._fetchers, fetch, url, limits))
+            host = self._hosts.setdefault(host_of(url), asyncio.Semaphore(SHARE_OF_FETCHERS))
+            async with own:
+                await host.acquire()
+                call = asyncio.get_running_loop().run_in_executor(self._fetchers, fetch, url, limits)
+                # A thread goes on when the client has left.
+                call.add_done_callback(lambda done: (host.release(), done.cancelled() or done.exception()))
+                data = await asyncio.shield(call)
         except ImageError as error:
-            return NamedImage(url, error)
+            return NamedImage(without_password(url), error)
+        hold(len(data))
+        return NamedImage(without_password(url), data)
 
 
 @contextlib.asynccontextmanager

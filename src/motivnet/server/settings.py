@@ -19,6 +19,13 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = setting(
         (), "Let pages of https://lab.example call the server; may be repeated.", flag="cors-origin", metavar="ORIGIN"
     )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "Answer requests for this host, besides localhost and addresses, or * for any; with a token, any is answered "
+        "unless there are some; may be repeated.",
+        flag="allowed-host",
+        metavar="HOST",
+    )
     batch_images: int = setting(32, "Images that fill a batch; 1 predicts each request by itself.")
     batch_wait_ms: float = setting(5.0, "Maximum wait for further requests to join a batch, in milliseconds.")
     max_queue_images: int = setting(64, "Images waiting for the model, unless of a single request; beyond, 429.")
@@ -27,15 +34,20 @@ class ServerSettings:
     )
     max_requests: int = setting(256, "Concurrent prediction requests; beyond, 429.")
     max_held_bytes: int = setting(
-        500_000_000, "Bytes of bodies in memory; beyond, 429. Of unknown length: counted as max-request-bytes."
+        500_000_000, "Bytes of bodies, fetched files and unusual images, decoded, in memory; beyond, 429."
     )
-    max_connections: int = setting(1024, "Concurrent connections; beyond, 503.")
+    max_connections: int = setting(
+        1024, "Concurrent connections; beyond, the oldest that waits for a request ends, or 503."
+    )
     max_request_bytes: int = setting(50_000_000, "Bytes of a body; beyond, 413.")
     max_images: int = setting(32, "Images of a request; beyond, 413.")
     max_image_bytes: int = setting(20_000_000, "Bytes of an image; a larger one is unreadable.")
     max_pixels: int = setting(50_000_000, "Pixels of an image; a larger one is unreadable.")
     header_timeout_s: float = setting(10.0, "Seconds for the header of a request.")
-    body_timeout_s: float = setting(30.0, "Seconds for a body; then 408.")
+    body_timeout_s: float = setting(30.0, "Seconds for a body to arrive, then 408; and for an answer to be taken.")
+    decode_timeout_s: float = setting(
+        10.0, "Seconds to decode the unusual images of a request, such as WebP or HEIC; the others are unreadable."
+    )
     predict_timeout_s: float = setting(60.0, "Seconds for an answer; then 504.")
     fetch_timeout_s: float = setting(10.0, "Seconds to fetch the image at a URL.")
     shutdown_timeout_s: int = setting(30, "Seconds for accepted requests to finish at shutdown.")

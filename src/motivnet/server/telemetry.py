@@ -3,25 +3,42 @@
 Neither contains image data, file names, or query strings.
 """
 
+import atexit
 import functools
-import json
 import logging
+import os
 import re
+import threading
 import time
 import uuid
+from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motivnet.config import to_json
 from motivnet.inference.results import ImageResult
 
 _LOG = logging.getLogger("motivnet.server.access")
+_LIBRARIES = logging.getLogger("motivnet.server.stderr")
 REQUEST_ID = "X-Request-ID"
 # A client's own id is used if it is harmless in a log.
 _HARMLESS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# No inline code or style, nothing from other hosts, and no text that becomes markup.
+_POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 # Attribute of a log record with further entries of its line.
 FIELDS = "fields"
 
@@ -41,12 +58,36 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return to_json(line)
 
 
-def log_to_stderr(level: str) -> None:
-    """Log everything from `level` on, a name in lower case, to stderr."""
-    handler = logging.StreamHandler()
+def take_over_stderr() -> TextIO:
+    """Return stderr for the log alone: what libraries write to it becomes lines of the log."""
+    stderr = os.fdopen(os.dup(2), "w")
+    reading, writing = os.pipe()
+    # A library that holds the interpreter must not wait for the thread that reads.
+    os.set_blocking(writing, False)
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def forward() -> None:
+        with os.fdopen(reading, errors="replace") as lines:
+            for line in lines:
+                _LIBRARIES.warning(line.rstrip())
+
+    def give_back() -> None:
+        os.dup2(stderr.fileno(), 2)
+        thread.join(1)
+
+    thread = threading.Thread(target=forward, name="motivnet-stderr", daemon=True)
+    thread.start()
+    atexit.register(give_back)
+    return stderr
+
+
+def log_to_stderr(level: str, stream: TextIO | None = None) -> None:
+    """Log everything from `level` on, a name in lower case, to stderr, or the stream that stands for it."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At start and end uvicorn logs what our own lines say.
@@ -82,7 +123,10 @@ class Metrics:
 
 
 class Telemetry:
-    """ASGI middleware that gives each request an id, returned as X-Request-ID, measures it, and logs it."""
+    """ASGI middleware that gives each request an id, returned as X-Request-ID, measures it, and logs it.
+
+    It also adds the headers that all answers have, as it sees all of them.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
         """Wrap an application.
@@ -110,7 +154,7 @@ class Telemetry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                MutableHeaders(scope=message).update({REQUEST_ID: request_id, **SECURITY_HEADERS})
             await send(message)
 
         start_s = time.perf_counter()

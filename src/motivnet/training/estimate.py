@@ -9,7 +9,6 @@ Shape suffixes: B images, C channels, H height, W width; N patches.
 import contextlib
 import dataclasses
 import functools
-import json
 import warnings
 from collections.abc import Iterator
 from typing import Any, cast
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from motivnet import config
+from motivnet.config import to_json
 from motivnet.errors import ConfigError
 from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.cost import PeakMemory, count_flops, num_parameters, weight_bytes
@@ -333,8 +333,8 @@ def dry_run_text(found: dict[str, Any]) -> str:
     what, changed = found["estimate"], found["changed"]
     lines = [f"{'setting':30}{'value':26}in the recipe"]
     for name, value in config.flatten(found["recipe"]).items():
-        before = json.dumps(changed[name]) if name in changed else ""
-        lines.append(f"{name:30}{json.dumps(value):26}{before}".rstrip())
+        before = to_json(changed[name]) if name in changed else ""
+        lines.append(f"{name:30}{to_json(value):26}{before}".rstrip())
     numbers = {"parameters": what["parameters"], "trained parameters": what["trained_parameters"]}
     numbers |= {f"  {name}": number for name, number in what["groups"].items()}
     numbers |= {"tokens per image": what["tokens"], "images per optimizer step": what["images_per_step"]}

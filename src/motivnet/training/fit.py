@@ -128,7 +128,7 @@ def said(report: Mapping[str, Any]) -> str:
 
 def override(recipe: T, overrides: Mapping[str, Any] | None) -> T:
     """Return a recipe with some settings changed, by dotted names; ConfigError at an unknown one."""
-    return config.override(recipe, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])
+    return config.override(recipe, [f"{name}={json.dumps(value)}" for name, value in (overrides or {}).items()])  # noqa: TID251
 
 
 def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manifest | None = None) -> MotivNet:

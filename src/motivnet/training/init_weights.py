@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from motivnet.checkpoints import faceres
 from motivnet.checkpoints.bundle import find_weights, is_bundle, open_bundle
-from motivnet.checkpoints.files import open_weights
+from motivnet.checkpoints.files import open_weights, unwrapped
 from motivnet.checkpoints.formats import identify, is_of_bundle, is_released
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
 from motivnet.checkpoints.timm_weights import read_timm
@@ -149,7 +149,7 @@ def _open(name: str | Path, recipe: Recipe) -> Weights:
         return Weights(path, _prefixed(tensors, "net."), faceres.MODEL, whole=False, folded=True)
     if is_bundle(name) or path.is_dir():
         bundle = open_bundle(name if is_bundle(name) else path)
-        tensors = open_weights(bundle.weights).tensors
+        tensors = unwrapped(open_weights(bundle.weights), is_of_bundle).tensors
         whole = any(tensor.startswith(BACKBONE) for tensor in tensors)
         return Weights(bundle.path, tensors if whole else _prefixed(tensors), bundle.config.model, whole)
     file = open_weights(path)

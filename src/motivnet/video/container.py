@@ -1,10 +1,11 @@
-"""PyAV below the reader: open a file, choose its video stream, turn frames upright.
+"""PyAV below the reader: open a file, choose its video stream, turn frames into upright pictures.
 
 Shape suffixes: h height, w width, c channels.
 """
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from motivnet.errors import ImageError
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 # FFmpeg's names of the containers that are read. Others may open more files or hosts (playlists), or render text.
@@ -22,6 +24,12 @@ CONTAINERS = (
     *("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "flv", "asf", "ogg", "mxf", "nut"),
     *("dv", "gif", "apng", "h264", "hevc", "m4v", "ivf", "mjpeg", "rm", "wtv"),
 )
+# Of these, the ones whose duration counts from time 0, wherever the video begins.
+DURATION_FROM_ZERO = ("matroska,webm", "asf", "nut")
+# Transfer characteristics of HDR, numbered by ITU-T H.273: PQ and HLG; and those of BT.709, with its primaries.
+HDR, BT709 = (16, 18), 1
+# Pixels less oblong than this are square: the ratio is a rounded one.
+MIN_SQUEEZE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +44,8 @@ class VideoInfo:
         duration_s: in seconds; None if unknown.
         codec: name of the codec.
         alone: `duration_s` is that of the video stream, not of sound that may be longer.
+        pixel_aspect: width of a pixel divided by its height.
+        hdr: the brightness is coded as in HDR.
     """
 
     width: int
@@ -45,6 +55,21 @@ class VideoInfo:
     duration_s: float | None
     codec: str
     alone: bool = True
+    pixel_aspect: float = 1.0
+    hdr: bool = False
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is special about the pictures, and what is done about it."""
+        if self.pixel_aspect != 1:
+            yield f"pixels of {self.pixel_aspect:.4g}:1 were made square"
+        if self.hdr:
+            yield f"HDR was {'tone mapped' if _maps_tones() else 'not tone mapped, which needs PyAV 17'}"
+
+
+def _maps_tones() -> bool:
+    import av
+
+    return hasattr(av.VideoFrame, "color_trc")
 
 
 def open_container(path: Path) -> "InputContainer":
@@ -96,25 +121,51 @@ def video_stream(path: Path, container: "InputContainer") -> "VideoStream":
 
 def video_info(container: "InputContainer", stream: "VideoStream") -> VideoInfo:
     """Return what the file states about its video."""
-    fps = float(stream.average_rate) if stream.average_rate else None
+    from av.format import Flags
+
+    # Where no frame has a time, the mean is a guess of FFmpeg's.
+    rate = stream.guessed_rate if container.format.flags & Flags.no_timestamps.value else stream.average_rate
+    fps = float(rate) if rate else None
     duration_s = None if container.duration is None else container.duration / 1_000_000
     if stream.duration and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
+    if duration_s and container.format.name in DURATION_FROM_ZERO:
+        duration_s -= (container.start_time or 0) / 1_000_000
+    context, aspect = stream.codec_context, float(stream.sample_aspect_ratio or 1)
     return VideoInfo(
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
+        width=context.width,
+        height=context.height,
         fps=fps,
         num_frames=stream.frames or (round(duration_s * fps) if duration_s and fps else None),
         duration_s=duration_s,
-        codec=stream.codec_context.name,
+        codec=context.name,
         alone=len(container.streams) == 1 or bool(stream.duration),
+        pixel_aspect=aspect if aspect > 0 and abs(aspect - 1) > MIN_SQUEEZE else 1.0,
+        hdr=context.color_trc in HDR,
     )
 
 
-def upright(frame: "VideoFrame") -> np.ndarray:
-    """Convert to RGB, uint8 (h, w, 3), rotated and mirrored as the file states, in steps of 90 degrees."""
+def shown_size(frame: "VideoFrame", pixel_aspect: float) -> tuple[int, int]:
+    """Return (width, height) of a frame with square pixels, before rotation; the shorter side of a pixel grows."""
+    return round(frame.width * max(1.0, pixel_aspect)), round(frame.height / min(1.0, pixel_aspect))
+
+
+def upright(frame: "VideoFrame", pixel_aspect: float, reformatter: "VideoReformatter") -> np.ndarray:
+    """Convert to RGB, uint8 (h, w, 3), rotated and mirrored as the file states, in steps of 90 degrees.
+
+    Pixels become square, and HDR becomes SDR: what is brighter than its reference white is clipped.
+
+    Args:
+        frame: as it was decoded.
+        pixel_aspect: width of a pixel divided by its height.
+        reformatter: the same for all frames of a video, as its tables for HDR take seconds to compute.
+    """
+    options: dict[str, Any] = dict(zip(("width", "height"), shown_size(frame, pixel_aspect), strict=True))
+    if getattr(frame, "color_trc", None) in HDR:
+        options |= {"dst_color_trc": BT709, "dst_color_primaries": BT709}
     # Before PyAV 17, the frame's own colour space and range count only where a change is asked for; RGB has no matrix.
-    image_hwc_u8 = frame.to_ndarray(format="rgb24", dst_colorspace="ITU601", src_color_range=frame.color_range)
+    options |= {"format": "rgb24", "dst_colorspace": "ITU601", "src_color_range": frame.color_range}
+    image_hwc_u8 = reformatter.reformat(frame, **options).to_ndarray()
     # `frame.rotation` leaves out mirroring.
     data = cast(Any, frame.side_data).get("DISPLAYMATRIX")
     if data is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.checkpoints.bundle import model_fingerprint
-from motivnet.config import to_plain
+from motivnet.config import to_json, to_plain
 from motivnet.errors import ConfigError, ImageError, OutputError, needs_extra
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
@@ -45,6 +45,7 @@ class LabelledVideo:
         error: why it could not be read; None if it could.
         corrupt: number of frames that could not be decoded, and were skipped.
         damage: what is wrong with the end of the file; None if nothing is.
+        notes: what was special or wrong in the file, and what was done about it.
         summary: of its rows; None if it could not be read.
         files: that were written for this video alone.
         rows: one per face and frame, with all columns of the codebook; None if they were written to a file.
@@ -54,6 +55,7 @@ class LabelledVideo:
     error: str | None = None
     corrupt: int = 0
     damage: str | None = None
+    notes: tuple[str, ...] = ()
     summary: Summary | None = None
     files: tuple[Path, ...] = ()
     rows: list[Row] | None = None
@@ -156,6 +158,7 @@ class State:
         follow: from which `follow` resumes.
         finished: the video is done.
         damage: what is wrong with its end; None if nothing is.
+        notes: what was special or wrong so far.
     """
 
     index: int | None = None
@@ -167,6 +170,7 @@ class State:
     follow: dict[str, Any] | None = None
     finished: bool = False
     damage: str | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def _hidden(out: Path) -> Path:
@@ -273,15 +277,17 @@ class _Job:
             shared, total = self._columns(number), video.estimate()
             for result in results:
                 for row in result.rows(shared):
-                    rows.write(json.dumps(row).encode() + b"\n")
+                    rows.write(to_json(row).encode() + b"\n")
                 state.frames += 1
                 if result.state is not None:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
                     state.picture, state.follow = list(frame.picture or ()), result.state
+                    state.notes = sorted({*state.notes, *video.notes()})
                     self._save(number, state, rows)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
+            state.notes = sorted({*state.notes, *video.notes()})
             self._save(number, state, rows)
 
     def _load(self, number: int) -> State:
@@ -320,8 +326,8 @@ class _Job:
         if error is not None:
             return LabelledVideo(path=path, error=error)
         summary = summarise(self._rows(number), self.labels, self.follow.min_track_s)
-        written = tuple(files.values())
-        result = LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary, files=written)
+        result = LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary)
+        result = dataclasses.replace(result, notes=tuple(state.notes), files=tuple(files.values()))
         if "annotate" in files:
             with Video(path, self.selection, limits=self.predictor.limits) as video:
                 rows, workers = self._marked(number, result), self.predictor.workers
@@ -373,6 +379,7 @@ class _Job:
             "processed": f"{summary.frames:,} frames, {summary.start_s:.2f} to {summary.end_s:.2f} s ({chosen})",
             "without a face": f"{summary.empty:,} frames",
             "corrupt": f"{state.corrupt:,} frames skipped" + (f"; the file {state.damage}" if state.damage else ""),
+            **({"special": "; ".join(state.notes)} if state.notes else {}),
             "model": f"{config.name}: {config.summary}",
             "licence of the weights": config.licence,
             "face detector": f"{self.predictor.detector.name}, in {detected}",

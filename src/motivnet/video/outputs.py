@@ -14,7 +14,8 @@ from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, landmarks_of
 from motivnet.inference.tables import check_output
 from motivnet.preprocess import Box, crop
-from motivnet.video.reader import Frame, Video, map_ahead
+from motivnet.video.ahead import map_ahead
+from motivnet.video.reader import Frame, Video
 from motivnet.video.summary import Track, by_frame
 from motivnet.video.video_config import Selection
 from motivnet.video.writer import encodable, write_video

@@ -2,42 +2,39 @@
 
 A frame's `index` is its position, from 0, in display order, at constant and variable frame rates and whatever is
 selected; corrupt frames count too, so that it is the number that an editor shows. Its `time_s` is its presentation time
-stamp, relative to the start of the file. Rotation and mirroring are applied; sound is ignored. Frames before the
-selected range are not decoded if the file is seekable: reading begins at the key frame before, whose index is the
-number of packets that are shown earlier.
+stamp, relative to the start of the file, and repaired where that does not ascend (`motivnet.video.times`). Frames are
+deinterlaced and turned upright; sound is ignored. Frames before the selected range are not decoded if the file is
+seekable, and its times up to there are in order: reading begins at the key frame before, whose index is the number of
+packets that are shown earlier.
 
 Shape suffixes: h height, w width, c channels.
 """
 
-import collections
 import dataclasses
+import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from motivnet.errors import ConfigError, ImageError, needs_extra
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.video.container import open_container, upright, video_info, video_stream
+from motivnet.video.ahead import read_ahead
+from motivnet.video.container import open_container, shown_size, upright, video_info, video_stream
 from motivnet.video.cuts import SAME, Picture, compare
+from motivnet.video.deinterlace import Shown, deinterlace
+from motivnet.video.times import TIME_TOLERANCE_S, Clock
 from motivnet.video.video_config import Selection
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-T = TypeVar("T")
-R = TypeVar("R")
-END: Any = object()
-
 # Frames decoded ahead of the one in use: enough to even out key frames, 22 MB at 1280 x 720.
 FRAMES_AHEAD = 8
-# Time stamps are fractions, so that they meet the grid of `fps` only approximately.
-TIME_TOLERANCE_S = 1e-6
 # How much earlier to seek, in seconds, one attempt after the other, as files index key frames by decoding time.
 SEEK_BACK_S = (0.0, 1.0, 10.0)
 # A file that ends this much earlier than it states, in seconds, is damaged.
@@ -114,8 +111,7 @@ class Video:
         self._after, self._limits = after, limits or ImageLimits()
         self._lock = threading.Lock()
         self._closed = False
-        # Of the last frame that was decoded, or found corrupt.
-        self._index = -1
+        self._interlaced = False
         self._container = open_container(self.path)
         try:
             self._stream = video_stream(self.path, self._container)
@@ -124,7 +120,7 @@ class Video:
         except ImageError:
             self._container.close()
             raise
-        self._begin_s = (self._container.start_time or 0) / 1_000_000
+        self._rewind()
 
     def __enter__(self) -> Self:
         return self
@@ -156,13 +152,23 @@ class Video:
         fps = info.fps / selection.stride if selection.fps is None else min(selection.fps, info.fps)
         return round(max(0.0, end_s - selection.start_s) * fps)
 
+    def notes(self) -> list[str]:
+        """Return what was special or wrong in what has been read so far, and what was done about it."""
+        interlaced = ["interlaced frames were deinterlaced"] if self._interlaced else []
+        return [*self._clock.repairs, *interlaced, *self.info.notes()]
+
     def _selected(self) -> Iterator[Frame]:
-        selection, selected = self.selection, 0
+        from av.video.reformatter import VideoReformatter
+
+        selection, selected, reformatter = self.selection, 0, VideoReformatter()
         last_s, due_s, picture, jump = 0.0, selection.start_s, None, SAME
         if self._after:
             last_s, due_s = self._after.time_s, self._due_after(self._after.time_s)
             picture = self._after.picture
-        for index, time_s, frame in self._timed():
+        for index, time_s, corrupt, frame in deinterlace(self._decoded()):
+            # The first of them is needed to deinterlace the next one.
+            if self._after and index <= self._after.index:
+                continue
             last_s = time_s
             if selection.end_s is not None and time_s >= selection.end_s - TIME_TOLERANCE_S:
                 break
@@ -175,8 +181,9 @@ class Video:
                 continue
             due_s = self._due_after(time_s)
             selected += 1
-            self._check_size(frame.width, frame.height)
-            yield Frame(index, time_s, upright(frame), self.corrupt, jump, picture)
+            self._check_size(*shown_size(frame, self.info.pixel_aspect))
+            image_hwc_u8 = upright(frame, self.info.pixel_aspect, reformatter)
+            yield Frame(index, time_s, image_hwc_u8, corrupt, jump, picture)
             jump = SAME
         else:
             self._check_end(last_s)
@@ -197,46 +204,59 @@ class Video:
             return start_s
         return start_s + (math.floor((time_s - start_s + TIME_TOLERANCE_S) * fps) + 1) / fps
 
-    def _timed(self) -> "Iterator[tuple[int, float, VideoFrame]]":
-        """Yield intact frames from the selected start, or a little before, with index and time.
+    def _decoded(self) -> Iterator[Shown]:
+        """Yield intact frames from a key frame before the selected start, or from `after` on.
 
-        A frame without a time stamp follows its predecessor at the mean frame rate.
+        They are decoded from the beginning if the times before such a key frame are not in order.
         """
-        step_s = 1 / (self.info.fps or 25.0)
-        target_s = self._after.time_s if self._after else self.selection.start_s
-        frames, before_s = self._seek_frames(target_s), -step_s
-        reached = self._after is None
-        for frame in frames:
-            before_s = before_s + step_s if frame.time is None else self._time(frame)
-            if not reached and self._after:
-                reached = before_s >= self._after.time_s - TIME_TOLERANCE_S
-                self._index, self.corrupt = self._after.index, self._after.corrupt
-                continue
-            if self._after is None and before_s < target_s - TIME_TOLERANCE_S:
-                self.corrupt = 0
-            yield self._index, before_s, frame
-
-    def _time(self, frame: "VideoFrame") -> float:
-        return max(0.0, float(frame.time) - self._begin_s)
-
-    def _seek_frames(self, time_s: float) -> "Iterator[VideoFrame]":
-        """Decode from the last key frame that is not after `time_s`, or from the beginning if that cannot be found."""
+        place_s = self._after.time_s if self._after else self.selection.start_s
         for back_s in SEEK_BACK_S:
-            if time_s <= back_s or not self._seek(time_s - back_s):
+            if place_s <= back_s or not self._seek(place_s - back_s):
                 break
-            frames = self._frames()
+            frames = self._numbered()
             first = next(frames, None)
-            if first is None or first.pts is None or not first.key_frame:
+            if first is None or not first.frame.key_frame or first.time_s > place_s + TIME_TOLERANCE_S:
                 continue
-            index = self._after.index if self._after else self._rank(first.pts)
-            if self._time(first) <= time_s + TIME_TOLERANCE_S and index is not None:
-                self._index, self.corrupt = index, 0
-                yield first
-                yield from frames
-                return
-        if time_s > 0:
+            rank = self._rank(first.frame)
+            if rank is None:
+                continue
+            self._index, self.corrupt = rank, 0
+            frames = self._behind(itertools.chain([first._replace(index=rank, corrupt=0)], frames))
+            if frames is None:
+                break
+            yield from frames
+            return
+        if place_s > 0:
             self._reopen()
-        yield from self._frames()
+        frames = self._behind(self._numbered())
+        if frames is None and not self._closed:
+            raise ImageError(f"{self.path}: the frame at {place_s:g} s, after which to continue, is not there any more")
+        yield from frames or ()
+
+    def _behind(self, frames: Iterator[Shown]) -> Iterator[Shown] | None:
+        """Pass over the frames before `after`, if there is one; return None if no frame has its time."""
+        after = self._after
+        if after is None:
+            return frames
+        found = next((shown for shown in frames if shown.time_s >= after.time_s - TIME_TOLERANCE_S), None)
+        if found is None or found.time_s > after.time_s + TIME_TOLERANCE_S:
+            return None
+        self._index, self.corrupt = after.index, after.corrupt
+        return itertools.chain([found._replace(index=after.index)], frames)
+
+    def _numbered(self) -> Iterator[Shown]:
+        """Decode from where the file is; corrupt frames are counted."""
+        for frame in self._frames():
+            time_s = self._clock.time_s(frame)
+            if frame.is_corrupt:
+                self._skip_corrupt()
+                continue
+            self.decoded += 1
+            self._index += 1
+            self._interlaced |= frame.interlaced_frame
+            if time_s < self.selection.start_s - TIME_TOLERANCE_S:
+                self.corrupt = 0
+            yield Shown(self._index, time_s, self.corrupt, frame)
 
     def _seek(self, time_s: float) -> bool:
         """Seek to the key frame before; return False if this file is not seekable."""
@@ -246,31 +266,36 @@ class Video:
             if self._closed or not self._stream.time_base:
                 return False
             try:
-                offset = round((time_s + self._begin_s) / self._stream.time_base)
+                begin_s = (self._container.start_time or 0) / 1_000_000
+                offset = round((time_s + begin_s) / self._stream.time_base)
                 self._container.seek(offset, stream=self._stream)
             except av.FFmpegError:
                 return False
+            self._rewind()
         return True
 
-    def _rank(self, pts: int) -> int | None:
-        """Count the frames shown before the one at `pts`, without decoding; None if the packets do not show it."""
+    def _rewind(self) -> None:
+        """Forget what was read, as the file is at another place."""
+        self._clock = Clock(self._container, self._stream, self.info.fps)
+        # Of the last frame that was decoded, or found corrupt.
+        self._index, self.corrupt = -1, 0
+        # Time stamp and position of the first key frame's packet.
+        self._key: tuple[int | None, int | None] | None = None
+
+    def _rank(self, first: "VideoFrame") -> int | None:
+        """Count the frames shown before the first one, without decoding; None if the packets do not show it."""
         import av
 
-        if self.info.codec in HIDDEN_FRAMES:
+        # The packets of interlaced frames may be single fields.
+        hidden = self.info.codec in HIDDEN_FRAMES or first.interlaced_frame
+        if hidden or first.pts is None or self._key is None or self._key[0] != first.pts:
             return None
-        rank, known = 0, False
         with open_container(self.path) as container:
             try:
-                for packet in container.demux(container.streams[self._stream.index]):
-                    if packet.size == 0 or (packet.dts is not None and packet.dts > pts):
-                        break
-                    if packet.pts is None or packet.is_corrupt:
-                        return None
-                    rank += packet.pts < pts and not packet.is_discard
-                    known = known or packet.pts == pts
+                packets = container.demux(container.streams[self._stream.index])
+                return self._clock.rank(packets, first.pts, self._key[1])
             except av.FFmpegError:
                 return None
-        return rank if known else None
 
     def _reopen(self) -> None:
         """Open the file again, as not every file that is not seekable can be rewound."""
@@ -280,7 +305,7 @@ class Video:
             self._container.close()
             self._container = open_container(self.path)
             self._stream = video_stream(self.path, self._container)
-            self._index, self.corrupt = -1, 0
+            self._rewind()
 
     def _frames(self) -> "Iterator[VideoFrame]":
         import av
@@ -298,6 +323,10 @@ class Video:
                     self.damage = f"cannot be read to its end ({error.strerror or error})"
                     packet = None
                 more = packet is not None
+                if packet is not None:
+                    self._clock.add(packet)
+                    if self._key is None and packet.is_keyframe:
+                        self._key = packet.pts, packet.pos
                 try:
                     # Without a packet the decoder returns the frames it still holds.
                     frames = self._stream.decode(packet)
@@ -306,13 +335,7 @@ class Video:
                 except av.FFmpegError:
                     self._skip_corrupt()
                     frames = []
-            for frame in frames:
-                if frame.is_corrupt:
-                    self._skip_corrupt()
-                else:
-                    self.decoded += 1
-                    self._index += 1
-                    yield frame
+            yield from frames
 
     def _skip_corrupt(self) -> None:
         self.corrupt += 1
@@ -321,7 +344,7 @@ class Video:
     def _check_end(self, last_s: float) -> None:
         """Compare the end of the file with the duration that it states."""
         duration_s = self.info.duration_s
-        if self.damage or duration_s is None or not self.info.alone or not self.decoded:
+        if self.damage or duration_s is None or not self.info.alone or not self.decoded or self._clock.continued:
             return
         if duration_s - last_s > MISSING_END_S + 2 / (self.info.fps or 25.0):
             self.damage = f"ends at {last_s:.2f} s, and says that it lasts {duration_s:.2f} s"
@@ -331,39 +354,6 @@ class Video:
             raise ImageError(
                 f"{self.path}: frames of {width} x {height} pixels, the limit is {self._limits.max_pixels} in all"
             )
-
-
-def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Iterate in a thread, at most `depth` items ahead of the caller; errors are raised in the caller.
-
-    The thread ends with the generator: when it is exhausted, closed or collected.
-    """
-    iterator = iter(items)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="motivnet-ahead")
-    ahead = collections.deque(pool.submit(next, iterator, END) for _ in range(depth))
-    try:
-        while (item := ahead.popleft().result()) is not END:
-            ahead.append(pool.submit(next, iterator, END))
-            yield item
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if isinstance(iterator, Generator):
-            iterator.close()
-
-
-def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """Apply a function to items in threads, a few ahead of the caller, in order; errors are raised in the caller."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="motivnet-map") as pool:
-        ahead: collections.deque[Future[R]] = collections.deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def frames_of(

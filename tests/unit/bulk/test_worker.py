@@ -29,6 +29,20 @@ if "motivnet.bulk.worker" in sys.orig_argv:
         return real(source, long_side, **options)
     predictor.decode_reduced = decode_reduced
 """
+ENDLESS = """
+import os, sys, threading
+if "motivnet.bulk.worker" in sys.orig_argv:
+    from motivnet.inference import predictor
+    real = predictor.decode_reduced
+    def decode_reduced(source, long_side, **options):
+        if os.path.basename(str(source)).startswith("killer"):
+            # As if it had been there for an hour.
+            from motivnet.bulk.parts import TimedPredictor
+            TimedPredictor.began_s[threading.get_ident()] -= 3600
+            threading.Event().wait()
+        return real(source, long_side, **options)
+    predictor.decode_reduced = decode_reduced
+"""
 DEADLY_ONCE = """
 import os, signal, sys
 from pathlib import Path
@@ -85,6 +99,13 @@ def test_an_image_that_kills_the_process_fails_alone(part, tiny_bundle, tmp_path
     assert rows[2]["source"].endswith("killer.png")
     assert rows[2]["model"] == "tiny"
     assert rows[2]["emotion"] is None
+
+
+def test_an_image_that_takes_too_long_fails_alone(part, tiny_bundle, tmp_path, monkeypatch):
+    patch(ENDLESS, tmp_path, monkeypatch)
+    rows = write(part, tiny_bundle, tmp_path / "out")
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok"]
+    assert rows[2]["error"] == "the process took longer than 60 s at this input"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -177,11 +178,11 @@ def test_a_damaged_config_is_named(tmp_path, content, message):
         ),
         (
             lambda data: data.update(calibration={"temperature": float("nan")}),
-            "temperature nan must be positive and finite",
+            "cannot be read: 'NaN' is no finite number",
         ),
         (
             lambda data: data.update(calibration={"temperature": float("inf")}),
-            "temperature inf must be positive and finite",
+            "cannot be read: 'Infinity' is no finite number",
         ),
         (
             lambda data: data.update(calibration={"temperature": "1"}),
@@ -195,6 +196,80 @@ def test_a_damaged_config_is_named(tmp_path, content, message):
 def test_a_config_that_does_not_hold_together(tmp_path, edit, message):
     with pytest.raises(CheckpointError, match=message):
         open_bundle(edited(tmp_path, edit))
+
+
+VIT = {"embed_dim": 64, "depth": 2, "num_heads": 4, "patch_padding": 0}
+
+
+@pytest.mark.parametrize(
+    ("vit", "message"),
+    [
+        ({"patch_size": 0}, "patch_size 0: must be at least 1"),
+        ({"num_heads": 0}, "width 64 is not divisible by num_heads 0"),
+        ({"num_heads": -4}, "num_heads -4: must be at least 0"),
+        ({"mlp_ratio": 1e300}, r"mlp_ratio 1e\+300: must be at most 64"),
+        ({"mlp_ratio": -4.0}, "mlp_ratio -4.0: must be at least"),
+        ({"mlp_ratio": 10**400}, "mlp_ratio: the number is too large"),
+        ({"depth": 200_000}, "depth 200000: must be at most 256"),
+        ({"embed_dim": 2**40}, "embed_dim 1099511627776: must be at most"),
+        ({"num_kv_heads": 0}, "num_kv_heads 0: must be at least 1"),
+        ({"embed_dim": 8192, "patch_size": 1}, "has too many patches of 1 pixels"),
+    ],
+)
+def test_dimensions_that_nobody_can_build(tmp_path, vit, message):
+    def edit(data):
+        data["model"].update(backbone="sapiens", vit=VIT | vit, image_size=[512, 512])
+        data["preprocessing"]["size"] = [512, 512]
+
+    with pytest.raises(CheckpointError, match=message):
+        open_bundle(edited(tmp_path, edit))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"num_heads": 0}, "num_heads 0: must be at least 1"),
+        ({"num_layers": 10**6}, "num_layers 1000000: must be at most 64"),
+        ({"dim": 0}, "dim 0: must be at least 1"),
+        ({"ff_dim": -1}, "ff_dim -1: must be at least 1"),
+        ({"dropout": 1.5}, "dropout 1.5: must be at most 1"),
+    ],
+)
+def test_heads_that_nobody_can_build(tmp_path, head, message):
+    with pytest.raises(CheckpointError, match=message):
+        open_bundle(edited(tmp_path, lambda data: data["model"]["head"].update(head)))
+
+
+@pytest.mark.parametrize("size", [[0, 0], [-64, -64], [4096, 4096], [64, 10**9]])
+def test_an_input_of_no_size_or_too_large(tmp_path, size):
+    with pytest.raises(CheckpointError, match=r"must be at least 1x1 and at most 4194304 pixels"):
+        open_bundle(edited(tmp_path, lambda data: data["model"].update(image_size=size)))
+
+
+@pytest.mark.parametrize("depth", [200, 5000, 100_000])
+def test_deep_settings(tmp_path, depth):
+    write_config(tmp_path, small())
+    file = tmp_path / "config.json"
+    deep = '{"a":' * depth + "1" + "}" * depth
+    file.write_text(file.read_text(encoding="utf-8").replace('"provenance": {', f'"provenance": {{"x": {deep},'))
+    with pytest.raises(CheckpointError, match="nested more than 100 deep"):
+        open_bundle(tmp_path)
+
+
+def test_settings_without_end(tmp_path):
+    write_config(tmp_path, small(summary="x" * 1_000_000))
+    with pytest.raises(CheckpointError, match="has more than 1000000 bytes"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_settings_that_are_no_regular_file(tmp_path, kind):
+    file = tmp_path / "config.json"
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero")
+    for read in (open_bundle, model_fingerprint):
+        with pytest.raises(CheckpointError, match=r"cannot be read: no regular file"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ class TestStrictness:
         with pytest.raises(CheckpointError, match=r"net.pos_embed: found shape \(.*\), expected 3 dimensions"):
             inspect_weights(written.path)
 
-    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
     def test_integer_tensors_are_refused(self, released: Callable, dtype: torch.dtype) -> None:
         written = released("motivnet", dtype=dtype, name="w.pth")
         with pytest.raises(CheckpointError, match=rf"w.pth: \S+: found {dtype}. Allowed: floating point"):
@@ -325,16 +325,14 @@ class TestStrictness:
         assert inspect_weights(written.path).dropped == ("head.step",)
 
     def test_a_shape_that_the_file_does_not_fill(self, released: Callable) -> None:
-        """Stride 0: a few bytes that claim to be terabytes."""
+        """Stride 0: a few bytes that claim to be megabytes."""
         name = "pose_encoder.projection.weight"
         written = released(
             "motivnet",
             name="w.pth",
-            edit=lambda tensors: tensors.update({name: torch.zeros(1).expand(10**7, 3, 16, 16)}),
+            edit=lambda tensors: tensors.update({name: torch.zeros(1).expand(8000, 3, 16, 16)}),
         )
-        with pytest.raises(
-            CheckpointError, match=r"found shape \(10000000, 3, 16, 16\), more values than the file holds"
-        ):
+        with pytest.raises(CheckpointError, match=r"found shape \(8000, 3, 16, 16\), more values than the file holds"):
             inspect_weights(written.path)
 
 
@@ -357,6 +355,7 @@ class TestInspection:
             parameters=number,
             size_bytes=written.path.stat().st_size,
             dropped=(),
+            taken_off=(),
         )
 
     def test_heads_that_nobody_knows_do_not_hinder(self, released: Callable) -> None:

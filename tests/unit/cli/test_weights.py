@@ -183,7 +183,7 @@ class TestVerify:
     def test_a_bundle(self, tiny_bundle) -> None:
         done = run("verify", tiny_bundle.path)
         assert done.exit_code == 0, done.exception
-        assert re.fullmatch(r".*model\.onnx: onnx, whose values are not checked; sha256 .*\n", done.stdout)
+        assert re.fullmatch(r".*model\.onnx: onnx, all finite; sha256 .*\n", done.stdout)
 
     def test_a_name_that_is_not_fetched(self, tmp_path: Path) -> None:
         assert "not fetched yet" in refused("verify", "sapiens-pose-1b", "--cache", tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -192,6 +193,32 @@ def test_manifest_survives_its_file(tmp_path: Path) -> None:
     assert again.counts()["Training"]["anger"] == 1
     with pytest.raises(DataError, match=r"no rows in split 'Test'. Allowed: PrivateTest, PublicTest, Training"):
         again.split("Test")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "column", "message"),
+    [
+        ({b"motivnet.labels": b"fear\nfear"}, {}, "is no manifest: a label set needs"),
+        ({b"motivnet.labels": b"\xff"}, {}, "is no manifest: 'utf-8' codec"),
+        ({b"motivnet.dropped": b"["}, {}, "is no manifest"),
+        ({b"motivnet.dropped": b"[" * 100_000}, {}, "is no manifest: nested more than 100 deep"),
+        ({b"motivnet.dropped": b'{"a": "b"}'}, {}, "what it left out are no numbers"),
+        ({}, {"box": ["here"] * 2}, "is no manifest"),
+        ({}, {"label": ["fear", "boredom"]}, "label 'boredom'. Allowed: neutral"),
+        ({}, {"label": ["fear", None]}, "label None. Allowed: neutral"),
+    ],
+)
+def test_a_manifest_of_somebody_else(
+    metadata: dict[bytes, bytes], column: dict[str, list[Any]], message: str, tmp_path: Path
+) -> None:
+    made = make_manifest({"label": ["fear"] * 2, "split": ["all"] * 2, "path": ["a.png", "b.png"]})
+    write_manifest(made, tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet")
+    for name, values in column.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **metadata}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path / "x.parquet")
 
 
 @pytest.mark.slow

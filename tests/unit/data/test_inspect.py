@@ -161,10 +161,10 @@ def test_two_faces_in_one_file_are_two_images(tmp_path: Path) -> None:
 def test_a_box_beyond_the_edge_is_cut(tmp_path: Path) -> None:
     picture(1).save(tmp_path / "1.png")
     whole = np.asarray(picture(1))
-    boxes = [(-10.0, 32.0, 42.0, 1e30), (float("nan"), 0, 1, 1), (0, 0, 0, 5)]
+    boxes = [(-10.0, 32.0, 42.0, 40.0), (float("nan"), 0, 1, 1), (0, 0, 0, 5), (-33.0, 0.0, 64.0, 64.0)]
     manifest = build(tmp_path, [{"file": "1.png", "box": box} for box in boxes])
     np.testing.assert_array_equal(read_face(manifest, 0), whole[32:, :32])
-    for row in (1, 2):
+    for row in (1, 2, 3):
         with pytest.raises(DataError, match="in an image of 64 x 64 pixels"):
             read_face(manifest, row)
 

@@ -256,8 +256,9 @@ class TestForeignFile:
             with pytest.raises(DataError, match=message):
                 read_predictions(tmp_path / name, manifest_of())
 
-    def test_a_damaged_protocol_is_said_so(self, tmp_path):
+    @pytest.mark.parametrize("protocol", [b'{"colour": 1}', b"[" * 100_000, b"\xff"])
+    def test_a_damaged_protocol_is_said_so(self, tmp_path, protocol):
         table = pa.table({"row": [0], "pred": ["fear"]})
-        pq.write_table(table.replace_schema_metadata({b"motivnet.protocol": b'{"colour": 1}'}), tmp_path / "p.parquet")
+        pq.write_table(table.replace_schema_metadata({b"motivnet.protocol": protocol}), tmp_path / "p.parquet")
         with pytest.raises(DataError, match="its protocol cannot be read"):
             read_predictions(tmp_path / "p.parquet", manifest_of(["fear"]))

@@ -28,12 +28,12 @@ def test_json_is_the_contract():
                 "y": -2,
                 "width": 60,
                 "height": 80,
-                "face_score": 0.9123,
+                "face_score": 0.912345,
                 "emotion": "happiness",
-                "prob": 0.7,
+                "prob": 0.7000000001,  # rounded once, where it is shown
                 "tiny": False,
                 "abstained": False,
-                "probs": {"neutral": 0.1, "happiness": 0.7, "sadness": 0.2},
+                "probs": {"neutral": 0.1, "happiness": 0.7000000001, "sadness": 0.2},
             }
         ],
     }

@@ -99,14 +99,15 @@ def test_dimensions_that_do_not_fit(change: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (HeadConfig(dim=10, num_heads=4), "not divisible by num_heads=4"),
-        (HeadConfig(dim=16, num_heads=4, num_queries=9), "between 1 and num_classes=7"),
-        (HeadConfig(dim=16, num_heads=4, num_layers=0), "num_layers must be at least 1"),
+        ({"dim": 10, "num_heads": 4}, "not divisible by num_heads=4"),
+        ({"dim": 16, "num_heads": 4, "num_queries": 9}, "between 1 and num_classes=7"),
+        ({"dim": 16, "num_heads": 4, "num_layers": 0}, "num_layers 0: must be at least 1"),
     ],
 )
-def test_heads_that_do_not_fit(head: HeadConfig, message: str) -> None:
+def test_heads_that_do_not_fit(head: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_model(ModelConfig(backbone="sapiens", image_size=(32, 24), vit=TINY_VIT, head=head))
+        settings = HeadConfig(**head)
+        build_model(ModelConfig(backbone="sapiens", image_size=(32, 24), vit=TINY_VIT, head=settings))
 
 
 def test_unknown_names_are_answered_with_a_suggestion() -> None:

@@ -73,7 +73,7 @@ async def serving(predictor, attention=None, **settings) -> AsyncIterator[httpx.
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         client.app = app
         yield client
@@ -122,7 +122,7 @@ class TestAnswers:
         assert (first["source"], second["source"], third["source"]) == ("a", "<bytes 1>", "<bytes 2>")
         assert first["faces"] == second["faces"]
         assert len(first["faces"]) == 1
-        assert (third["status"], third["error"]) == ("unreadable", "not base64")
+        assert third["error"].startswith("not base64: ")
         assert (fourth["status"], fourth["error"]) == ("unreadable", "the file is empty")
 
     def test_large_files_stay_in_memory(self, whole, monkeypatch):
@@ -173,10 +173,14 @@ class TestRefusals:
             (b'{"images": [{"data": 1}]}', 422, "images.0.data"),
             (b'{"images": [{"data": ""}, {"data": ""}, {"data": ""}]}', 413, "the limit is 2 per request"),
             (b" " * 5000, 413, "the limit is 4000 bytes"),
+            # Counted before they become objects; the rest is not even JSON.
+            (b"," * 3990, 413, "the limit is 2 per request"),
+            (b"\\" * 3990, 422, "too many escaped characters"),
         ],
     )
-    def test_of_text(self, whole, content, status, detail):
+    def test_of_text(self, whole, content, status, detail, monkeypatch):
         settings = {"max_images": 2, "max_request_bytes": 4000}
+        monkeypatch.setattr("motivnet.server.limits.MAX_TEXT", 1000)
         got = ask(whole, "POST", "/v1/predict/base64", content=content, settings=settings)
         assert got.status_code == status, got.text
         assert detail in got.json()["detail"]
@@ -234,7 +238,7 @@ class TestUrls:
         settings = {"allow_urls": True}
         got = ask(whole, "POST", "/v1/predict/urls", json={"urls": [url]}, settings=settings)
         (row,) = got.json()["results"]
-        assert (got.status_code, row["status"], row["source"]) == (200, "unreadable", url)
+        assert (got.status_code, row["status"], row["source"]) == (200, "unreadable", url.replace("u:p@", ""))
         assert row["error"].startswith("cannot be fetched")
 
     def test_those_that_are_fetched_are_predicted(self, whole, monkeypatch):
@@ -250,6 +254,43 @@ class TestUrls:
         got = ask(whole, "POST", "/v1/predict/urls", json={"urls": urls}, settings=settings)
         assert [(row["source"], row["status"]) for row in got.json()["results"]] == [(url, "ok") for url in urls]
         assert sorted(asked) == [(url, True, 1000, 3.0) for url in urls]
+
+    def test_slow_hosts_do_not_keep_the_threads_from_others(self, whole, monkeypatch):
+        let, asked = threading.Event(), []
+
+        def fetch(url, limits):
+            asked.append(url)
+            if "slow" in url:
+                assert let.wait(60)
+            return flat(255)
+
+        monkeypatch.setattr("motivnet.server.service.fetch", fetch)
+
+        async def go() -> None:
+            async with serving(whole, allow_urls=True, max_queue_images=200, max_wait_ms=1e9) as client:
+                slow = [
+                    asyncio.create_task(
+                        client.post(
+                            "/v1/predict/urls", json={"urls": [f"http://slow{n}.example/{i}" for i in range(32)]}
+                        )
+                    )
+                    for n in (0, 0, 0, 1, 1)
+                ]
+                # Four of a host, or of a request.
+                await until(lambda: len(asked) == 8)
+                got = await client.post("/v1/predict/urls", json={"urls": ["http://quick.example/1.png"]})
+                assert (got.status_code, len(asked)) == (200, 9)
+                let.set()
+                assert [(await post).status_code for post in slow] == [200] * 5
+
+        asyncio.run(go())
+
+    def test_what_is_fetched_is_counted(self, whole, monkeypatch):
+        monkeypatch.setattr("motivnet.server.service.fetch", lambda url, limits: bytes(600))
+        settings = {"allow_urls": True, "max_held_bytes": 1000, "max_request_bytes": 1000}
+        urls = ["https://a.example/1.png", "https://b.example/1.png"]
+        got = ask(whole, "POST", "/v1/predict/urls", json={"urls": urls}, settings=settings)
+        assert (got.status_code, "bytes are in progress" in got.json()["detail"]) == (429, True)
 
     @pytest.mark.parametrize(("urls", "status"), [([], 422), (["x"] * 3, 413), ([1], 422), ("x", 422)])
     def test_bodies_that_are_refused(self, whole, urls, status):
@@ -330,7 +371,7 @@ class TestUnderLoad:
                 await until(held.began.is_set)
                 second = asyncio.create_task(client.post("/v1/predict", files=two))
                 await until(lambda: gauge.get() == 2)
-                full = await client.post("/v1/predict", files=form(("z", flat(3))))
+                full = await client.post("/v1/predict", files=two)
                 assert (full.status_code, full.headers["Retry-After"]) == (429, "7")
                 held.let.set()
                 assert (await first).status_code == (await second).status_code == 200
@@ -364,7 +405,7 @@ class TestUnderLoad:
 
     def test_whoever_leaves_is_not_predicted(self, whole):
         """A client that breaks off while it waits gives its place in the queue to others."""
-        sent = httpx.Request("POST", "http://test/v1/predict", files=form(("x", flat(7))))
+        sent = httpx.Request("POST", "http://localhost/v1/predict", files=form(("x", flat(7))))
         scope = {
             **{"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/predict", "query_string": b""},
             "headers": [(name.lower(), value) for name, value in sent.headers.raw],
@@ -426,7 +467,7 @@ class TestUnderLoad:
         async def go() -> None:
             held = Held(whole)
             app = create_app(held, ServerSettings(batch_images=1))
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
                 assert (await client.get("/readyz")).status_code == 503
                 lifespan = app.router.lifespan_context(app)
                 await lifespan.__aenter__()

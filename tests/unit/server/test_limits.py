@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 
@@ -38,24 +39,26 @@ def test_no_token_is_asked_for():
     check_token(request(), ServerSettings())
 
 
-def test_the_gate_counts_requests_and_bytes_and_lets_go():
+def test_the_gate_counts_what_arrived_and_lets_go():
     metrics = Metrics()
-    settings = ServerSettings(max_requests=2, max_request_bytes=100, max_held_bytes=150)
-    gate = Gate(settings, metrics)
-    with gate.admit(request(Content_Length="60")):
-        # One of unknown length counts as the largest.
-        with pytest.raises(RefusedError) as caught, gate.admit(request()):
-            pass
+    gate = Gate(ServerSettings(max_requests=1, max_request_bytes=100, max_held_bytes=150), metrics)
+    with gate.admit(request(Content_Length="100")) as hold, gate.admit(request(Content_Length="100")) as other:
+        # What they declare counts for nothing.
+        hold(100)
+        other(50)
+        with pytest.raises(RefusedError) as caught:
+            other(1)
         assert (caught.value.status, caught.value.reason) == (429, "too_many_bytes")
-        with gate.admit(request(Content_Length="60")):
-            assert b"motivnet_active_requests 2.0" in generate_latest(metrics.registry)
+        with gate.place():
+            assert b"motivnet_active_requests 1.0" in generate_latest(metrics.registry)
             with pytest.raises(RefusedError) as caught, gate.admit(request(Content_Length="1")):
                 pass
             assert (caught.value.status, caught.value.reason) == (429, "too_many_requests")
-    with pytest.raises(KeyError), gate.admit(request()):
+    with contextlib.suppress(KeyError), gate.admit(request()) as hold, gate.place():
+        hold(150)
         raise KeyError
-    with gate.admit(request()):
-        pass
+    with gate.admit(request()) as hold:
+        hold(150)
     assert b"motivnet_active_requests 0.0" in generate_latest(metrics.registry)
 
 
@@ -81,7 +84,7 @@ def read(body: bytes, size: int = 1 << 20, content_type: str = FORM, max_images:
         return messages.pop(0)
 
     form = Request({**request(Content_Type=content_type).scope}, receive)
-    images = asyncio.run(read_multipart(form, ServerSettings(max_images=max_images)))
+    images = asyncio.run(read_multipart(form, ServerSettings(max_images=max_images), lambda size: None))
     return [(image.name, image.image) for image in images]
 
 

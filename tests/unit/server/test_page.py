@@ -8,10 +8,11 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from motivnet.inference.predictor import Predictor
 from motivnet.server.app import PAGE as FOLDER
-from motivnet.server.app import PAGE_HEADERS as HEADERS
 from motivnet.server.app import create_app
 from motivnet.server.settings import ServerSettings
+from motivnet.server.telemetry import SECURITY_HEADERS
 
+HEADERS = SECURITY_HEADERS | {"Cache-Control": "no-cache"}
 FILES = sorted(path.name for path in FOLDER.iterdir())
 HTML = (FOLDER / "index.html").read_text(encoding="utf-8")
 CODE = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.js")}
@@ -24,7 +25,7 @@ def ask(tiny_bundle):
     def go(method: str, path: str, **request) -> httpx.Response:
         async def inside() -> httpx.Response:
             app = create_app(predictor, ServerSettings(token="s3cret"))
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
                 return await client.request(method, path, **request)
 
         return asyncio.run(inside())

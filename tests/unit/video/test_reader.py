@@ -17,8 +17,9 @@ from motivnet.images import ImageLimits
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
 from motivnet.preprocess import Box
+from motivnet.video.ahead import map_ahead, read_ahead
 from motivnet.video.follow import MAX_WAITING, follow
-from motivnet.video.reader import Frame, Video, map_ahead, read_ahead
+from motivnet.video.reader import Frame, Video
 from motivnet.video.video_config import FollowConfig, Selection
 
 av = pytest.importorskip("av")

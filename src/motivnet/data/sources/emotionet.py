@@ -15,6 +15,7 @@ Benitez-Quiroz et al., "EmotioNet", CVPR 2016; arXiv 1703.01210 (the challenge).
 import itertools
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,6 +36,8 @@ FILE_COLUMNS = ("path", "file", "image")
 REASONS = {(1, 0): None, (0, 0): "no emotion category", (0, 1): "compound emotion"}
 # Absent, or not annotated.
 NOT_SET = {"", "0", "-1", "999"}
+# Of a spreadsheet when unpacked.
+MAX_BYTES = 500_000_000
 # The signature of an encrypted Office file, which is not a ZIP archive.
 ENCRYPTED = bytes.fromhex("d0cf11e0a1b11ae1")
 
@@ -117,11 +120,15 @@ def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with path.open("rb") as file:
             if file.read(len(ENCRYPTED)) == ENCRYPTED:
                 raise DataError(f"{path}: is encrypted, as it is published. Allowed: without a password, or as CSV")
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > MAX_BYTES:
+            raise DataError(f"{path}: {num_bytes} bytes when unpacked, the limit is {MAX_BYTES}")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         cells = book.worksheets[0].iter_rows(values_only=True)
         lines = [["" if cell is None else str(cell) for cell in line] for line in cells]
         book.close()
-    except (OSError, zipfile.BadZipFile, KeyError, IndexError, ValueError, SyntaxError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, SyntaxError) as error:
         # openpyxl raises all of these on damaged files; SyntaxError is the XML parser's.
         raise DataError(f"{path}: cannot be read as a spreadsheet: {error}") from None
     header = lines[0] if lines else []

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from motivnet.config import to_json
 from motivnet.storage import write_text
 from motivnet.training.callbacks.csv_logger import Curve
 from motivnet.training.module import local
@@ -175,7 +176,7 @@ class Diagnostics(Callback):
         if trainer.is_global_zero:
             sys.stderr.write(f"warning: step {trainer.global_step}: {kind}: {message}\n")
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | {"message": message}) + "\n")
+                file.write(to_json(line | {"message": message}) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""

@@ -1,5 +1,7 @@
 """EmotioNet's table of emotion categories, as spreadsheet and CSV."""
 
+import zipfile
+
 import openpyxl
 import pytest
 
@@ -98,6 +100,14 @@ def test_a_wrong_table_is_named(write, text, message):
 def test_a_file_that_is_no_spreadsheet(tmp_path, data, message):
     (tmp_path / "table.xlsx").write_bytes(data)
     with pytest.raises(DataError, match=message):
+        read_emotionet(tmp_path / "table.xlsx")
+
+
+def test_a_spreadsheet_that_unpacks_to_too_much(tmp_path):
+    with zipfile.ZipFile(tmp_path / "table.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", "")
+        archive.filelist[0].file_size = 500_000_001
+    with pytest.raises(DataError, match="500000001 bytes when unpacked, the limit is 500000000"):
         read_emotionet(tmp_path / "table.xlsx")
 
 
