@@ -30,7 +30,6 @@ from motivnet.faces import Detection, load_detector
 from motivnet.images import decode_image
 from motivnet.inference.predictor import Predictor
 from motivnet.preprocess import NANO, Box, Preprocessing
-from motivnet.video.tracking import iou
 
 # Of a detection with the face that the data set means; others are eyes, mouths, and people behind.
 MIN_IOU = 0.4
@@ -91,8 +90,8 @@ def find(manifest: Manifest, row: int) -> Face | None:
     height, width = image_hwc_u8.shape[:2]
     whole = Box(0, 0, width, height)
     wanted = Box(*box) if box else whole
-    found = max(detector().detect(image_hwc_u8), key=lambda face: iou(face.box, wanted), default=None)
-    if found is None or iou(found.box, wanted) < MIN_IOU:
+    found = max(detector().detect(image_hwc_u8), key=lambda face: face.box.iou(wanted), default=None)
+    if found is None or found.box.iou(wanted) < MIN_IOU:
         return None
     return image_hwc_u8, box and wanted, found
 

@@ -29,7 +29,7 @@ from motivnet.faces import Detection, load_detector
 from motivnet.preprocess import Box, crop
 from motivnet.video.follow import between
 from motivnet.video.reader import Video
-from motivnet.video.tracking import Tracker, iou
+from motivnet.video.tracking import Tracker
 
 EVERY = (2, 3, 5, 10)
 # Optical flow: side of the enlarged face in pixels, and points per side of the box.
@@ -71,7 +71,7 @@ def measure(path: Path, limit: int) -> list[dict[str, object]]:
                 seconds += time.process_time() - begin
                 for faces, truth in zip(moved, searched[first + 1 : first + every], strict=True):
                     boxes += len(faces)
-                    overlaps += [iou(faces[key].box, truth[key].box) for key in faces.keys() & truth.keys()]
+                    overlaps += [faces[key].box.iou(truth[key].box) for key in faces.keys() & truth.keys()]
             row[name] = round(float(np.mean(overlaps)), 3)
             row[f"{name}, ms"] = round(1000 * seconds / max(1, boxes), 2)
         rows.append(row)

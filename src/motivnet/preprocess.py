@@ -45,6 +45,13 @@ class Box(NamedTuple):
     width: float
     height: float
 
+    def iou(self, other: "Box") -> float:
+        """Return the intersection over union of two boxes, 0 to 1."""
+        width = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
+        height = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
+        shared = max(0.0, width) * max(0.0, height)
+        return shared / (self.width * self.height + other.width * other.height - shared) if shared else 0.0
+
     def scaled(self, factor: float) -> "Box":
         """Return the box in an image whose sides are longer by this factor."""
         return Box(*(factor * value for value in self))

@@ -64,37 +64,29 @@ class DegradeConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        checks = {
-            f"prob must be from 0 to 1, not {self.prob}": 0 <= self.prob <= 1,
-            f"gain and gamma must be at least 1, not {self.gain} and {self.gamma}": min(self.gain, self.gamma) >= 1,
-            f"blur must not be negative, found {self.blur}": self.blur >= 0,
-            f"side must be at least 4 pixels, not {self.side}": self.side >= 4,
-            f"quality must be from 1 to 95, not {self.quality}": 1 <= self.quality <= 95,
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(f"degrade: {rule}")
+        bounds = {"prob": (0, 1), "gain": (1, math.inf), "gamma": (1, math.inf), "blur": (0, math.inf)}
+        bounds |= {"side": (4, math.inf), "quality": (1, 95)}
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"degrade: {name} must be from {low} to {high}, not {getattr(self, name)}")
 
     def draw(self, count: int, side: int, generator: torch.Generator) -> list[Degradation]:
         """Draw the degradations of `count` faces of `side` pixels."""
         # The kinds: light, blur, resolution, JPEG; then the strengths.
         chosen = (torch.rand(4, count, generator=generator) < self.prob).T.tolist()
         strengths = torch.rand(5, count, generator=generator).T.tolist()
-        drawn = []
-        for (light, blurred, reduced, packed), (gain, gamma, blur, size, quality) in zip(
-            chosen, strengths, strict=True
-        ):
-            drawn.append(
-                Degradation(
-                    gain=self.gain ** (2 * gain - 1) if light else 1.0,
-                    gamma=self.gamma ** (2 * gamma - 1) if light else 1.0,
-                    blur=self.blur * blur if blurred else 0.0,
-                    # Most faces of the web were packed at a smaller size than the model's.
-                    side=round(self.side + size * max(0, side - self.side)) if reduced or packed else None,
-                    quality=round(self.quality + quality * (95 - self.quality)) if packed else None,
-                )
+        pairs = zip(chosen, strengths, strict=True)
+        return [
+            Degradation(
+                gain=self.gain ** (2 * gain - 1) if light else 1.0,
+                gamma=self.gamma ** (2 * gamma - 1) if light else 1.0,
+                blur=self.blur * blur if blurred else 0.0,
+                # Most faces of the web were packed at a smaller size than the model's.
+                side=round(self.side + size * max(0, side - self.side)) if reduced or packed else None,
+                quality=round(self.quality + quality * (95 - self.quality)) if packed else None,
             )
-        return drawn
+            for (light, blurred, reduced, packed), (gain, gamma, blur, size, quality) in pairs
+        ]
 
 
 NO_CHANGE = AugmentConfig(

@@ -46,11 +46,6 @@ def is_blank(image_hwc_u8: np.ndarray) -> bool:
     return bool(image_hwc_u8.min() == image_hwc_u8.max())
 
 
-def pixel_hashes(manifest: Manifest) -> np.ndarray:
-    """Return the hashes of the decoded pixels of every row, (rows,) of hex text."""
-    return np.array([pixel_hash(decode_image(manifest.source(row))) for row in range(len(manifest))])
-
-
 def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """Return keys that are equal for copies of an image, without decoding large files.
 
@@ -140,11 +135,12 @@ def fit_for_training(
     return keep, report
 
 
-def repeated_rows(manifest: Manifest, split: str, train_split: str) -> np.ndarray:
-    """Mark the rows of `split` whose exact pixels also occur in training: bool (rows of the split,)."""
-    hashes = pixel_hashes(manifest)
-    splits = np.array(manifest.table["split"].to_pylist(), dtype=object)
-    return np.isin(hashes[splits == split], hashes[splits == train_split])
+def repeated_rows(manifest: Manifest, training: Manifest) -> np.ndarray:
+    """Mark the rows whose exact pixels also occur in training: bool (rows,)."""
+    own, known = (
+        [pixel_hash(decode_image(each.source(row))) for row in range(len(each))] for each in (manifest, training)
+    )
+    return np.isin(own, known)
 
 
 def leave_out_repeated(manifest: Manifest, split: str, train_split: str) -> Manifest:
@@ -154,8 +150,7 @@ def leave_out_repeated(manifest: Manifest, split: str, train_split: str) -> Mani
         DataError: if one of the splits does not exist, or no image is left.
     """
     part = manifest.split(split)
-    manifest.split(train_split)  # raises if there is none
-    repeated = repeated_rows(manifest, split, train_split)
+    repeated = repeated_rows(part, manifest.split(train_split))
     if repeated.all():
         raise DataError(f"every image of {split} also occurs in {train_split}")
     counted = {f"pixels that occur in {train_split}": int(repeated.sum())} if repeated.any() else {}

@@ -9,6 +9,7 @@ Shape suffixes: B images, T side of a thumbnail, G side of a grid, F coefficient
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
 
+import cv2
 import numpy as np
 
 # Large enough to tell faces apart, small enough to hide the effects of JPEG and resizing.
@@ -33,8 +34,6 @@ _BITS_SET = np.array([number.bit_count() for number in range(1 << 16)], np.uint8
 
 def thumbnail(image_hwc_u8: np.ndarray) -> np.ndarray:
     """Shrink an RGB image of any shape to a grey thumbnail, uint8 (T, T), by averaging pixels."""
-    import cv2
-
     small = cv2.resize(image_hwc_u8, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
 
@@ -53,23 +52,13 @@ def perceptual_hashes(thumbs_BTT: np.ndarray) -> np.ndarray:
     Each bit is the sign of one of the 64 lowest frequencies of the discrete cosine transform without the mean, so
     brightness and contrast do not matter.
     """
-    basis_FT = _cosines(THUMB_PX)
     # In order of the frequency u + v, without the mean at 0: the first 64 reach the tenth diagonal.
     order = sorted(itertools.product(range(THUMB_PX), repeat=2), key=lambda uv: (sum(uv), uv))[1 : HASH_BITS + 1]
     u, v = np.array(order).T
     hashes = np.empty(len(thumbs_BTT), np.uint64)
-    for start in range(0, len(thumbs_BTT), 4096):
-        block = thumbs_BTT[start : start + 4096].astype(np.float32)
-        spectrum = basis_FT @ block @ basis_FT.T
-        bits = np.packbits(spectrum[:, u, v] > 0, axis=1)
-        hashes[start : start + 4096] = np.ascontiguousarray(bits).view(np.uint64)[:, 0]
+    for place, thumb_TT in enumerate(thumbs_BTT):
+        hashes[place] = np.packbits(cv2.dct(thumb_TT.astype(np.float32))[u, v] > 0).view(np.uint64)[0]
     return hashes
-
-
-def _cosines(size: int) -> np.ndarray:
-    """Return the basis of the type II transform, float32 (size, size), with one row per frequency."""
-    frequency, place = np.mgrid[:size, :size]
-    return np.cos(np.pi * frequency * (2 * place + 1) / (2 * size)).astype(np.float32)
 
 
 def close_pairs(hashes: np.ndarray) -> Iterator[np.ndarray]:

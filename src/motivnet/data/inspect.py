@@ -31,6 +31,12 @@ pc: Any = pyarrow.compute
 # Yields the items and may show progress. Arguments: items, their number, what they are.
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
+
+def no_progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """Return the items without a progress bar."""
+    return items
+
+
 # Kinds of problem, in the order in which they are listed.
 PROBLEMS = {
     "missing": "the file does not exist",
@@ -85,17 +91,15 @@ class Inspection:
 
     def count_problems(self) -> dict[str, dict[str, int]]:
         """Return kind -> number of rows, of those whose other row is in another split, and has another label."""
-        names = ("kind", "split", "other_split", "label", "other_label")
         counts: dict[str, dict[str, int]] = {}
-        for kind, *values in zip(*(self.problems[name].to_pylist() for name in names), strict=True):
-            split, other_split, label, other_label = values
-            count = counts.setdefault(kind, {"rows": 0, "across_splits": 0, "other_label": 0})
+        for row in self.problems.to_pylist():
+            count = counts.setdefault(row["kind"], {"rows": 0, "across_splits": 0, "other_label": 0})
             count["rows"] += 1
-            count["across_splits"] += other_split not in (None, split)
-            count["other_label"] += other_label not in (None, label)
+            count["across_splits"] += row["other_split"] not in (None, row["split"])
+            count["other_label"] += row["other_label"] not in (None, row["label"])
         return counts
 
-    def write(self, folder: Path, *, track: "Track | None" = None) -> None:
+    def write(self, folder: Path, *, track: Track = no_progress) -> None:
         """Write the problems, a summary, and, if images were decoded, a contact sheet per class.
 
         Files of an earlier inspection are replaced, others stay.
@@ -103,7 +107,6 @@ class Inspection:
         Raises:
             OutputError: if they cannot be written.
         """
-        track = track or (lambda items, total, what: items)
         old = written_files(folder)
         with atomic_folder(folder, merge=True, last=PROBLEM_FILES[-1]) as temporary:
             pyarrow.parquet.write_table(self.problems, temporary / PROBLEM_FILES[0])
@@ -126,7 +129,7 @@ def written_files(folder: Path) -> list[Path]:
 
 
 def inspect_manifest(
-    manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track | None = None
+    manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track = no_progress
 ) -> Inspection:
     """Find all kinds of problems in PROBLEMS.
 
@@ -136,7 +139,6 @@ def inspect_manifest(
         workers: threads that read and decode images.
         track: shows progress.
     """
-    track = track or (lambda items, total, what: items)
     found = _Findings(manifest)
     rows_B = np.arange(len(manifest))
     missing_B = _missing(manifest.table["path"], workers, track)
@@ -189,27 +191,24 @@ class _Findings:
 
     def add_near(self, pairs: np.ndarray, difference: np.ndarray) -> None:
         """Add each row once for every split that has an earlier copy, with the most similar one."""
-        earlier, later = pairs.T
-        order = np.lexsort((difference, self.split_B[earlier], later))
-        earlier, later, difference = earlier[order], later[order], difference[order]
-        key = np.stack([later, self.split_B[earlier]])
-        first = np.append(True, (key[:, 1:] != key[:, :-1]).any(0))[: len(later)]
-        details = [f"differs by at most {value:.3f} standard deviations" for value in difference[first]]
-        self.add("near_duplicate", later[first], earlier[first], details)
+        nearest: dict[tuple[int, int], tuple[float, int]] = {}
+        for (earlier, later), value in zip(pairs.tolist(), difference.tolist(), strict=True):
+            key = later, int(self.split_B[earlier])
+            nearest[key] = min(nearest.get(key, (value, earlier)), (value, earlier))
+        for (later, _), (value, earlier) in nearest.items():
+            self.add("near_duplicate", [later], [earlier], [f"differs by at most {value:.3f} standard deviations"])
 
     def add_shared_subjects(self) -> None:
         """Add, for every subject in several splits, the first row in each split but the first."""
-        table = self.manifest.table
-        columns = (table[name].to_pylist() for name in ("subject", "split"))
-        found: dict[tuple[str | None, str], list[int]] = {}
-        for row, key in enumerate(zip(*columns, strict=True)):
-            found.setdefault(key, []).append(row)
-        first: dict[str | None, list[int]] = {}
-        for (subject, _), rows in found.items():
-            others = first.setdefault(subject, rows)
-            if subject is not None and others is not rows:
-                detail = f"subject {subject}: {len(rows)} rows here, {len(others)} there"
-                self.add("shared_subject", rows[:1], others[:1], [detail])
+        found: dict[str, dict[int, list[int]]] = {}
+        for row, subject in enumerate(self.manifest.table["subject"].to_pylist()):
+            if subject is not None:
+                found.setdefault(subject, {}).setdefault(self.split_B[row], []).append(row)
+        for subject, by_split in found.items():
+            first, *later = by_split.values()
+            for rows in later:
+                detail = f"subject {subject}: {len(rows)} rows here, {len(first)} there"
+                self.add("shared_subject", rows[:1], first[:1], [detail])
 
     def to_table(self) -> pa.Table:
         """Return the problems as a table with PROBLEM_SCHEMA."""

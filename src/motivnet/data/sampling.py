@@ -79,9 +79,8 @@ def uniform_rows(target_B: np.ndarray, labels: LabelSet, *, per_class: int | Non
     smallest = int(counts_C.argmin())
     wanted = int(counts_C[smallest]) if per_class is None else per_class
     if counts_C[smallest] < max(wanted, 1):
-        raise DataError(
-            f"{labels.names[smallest]} has {counts_C[smallest]} rows, {wanted or 'some'} of each class are needed"
-        )
+        needed = f"{wanted or 'some'} of each class are needed"
+        raise DataError(f"{labels.names[smallest]} has {counts_C[smallest]} rows, {needed}")
     shuffled_B = np.argsort(_raw(len(target_B), seed), kind="stable")
     drawn = [shuffled_B[target_B[shuffled_B] == label][:wanted] for label in range(len(labels))]
     return np.sort(np.concatenate(drawn))
@@ -102,21 +101,11 @@ def balanced_rows(target_B: np.ndarray, labels: LabelSet, *, seed: int, epoch: i
     Raises:
         DataError: if a class has no rows.
     """
-    until_B = np.cumsum(row_weights(target_B, labels))
+    until_B = np.cumsum(1.0 / (len(labels) * _all_present(target_B, labels)[target_B]))
     # 53 random bits make a double from 0 to below 1.
     places = (_raw(len(target_B), seed, epoch) >> np.uint64(11)) * 2.0**-53
     rows = np.searchsorted(until_B, places * until_B[-1], side="right")
     return np.minimum(rows, len(target_B) - 1).astype(np.int64)
-
-
-def row_weights(target_B: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """Return the probability of each row under a class-balanced sampler, 1 / (C n_c): float64 (B,), summing to 1.
-
-    Raises:
-        DataError: if a class has no rows.
-    """
-    counts_C = _all_present(target_B, labels)
-    return 1.0 / (len(labels) * counts_C[target_B])
 
 
 def class_weights(target_B: np.ndarray, labels: LabelSet, sampling: SamplingConfig) -> np.ndarray | None:

@@ -1,17 +1,14 @@
 """Contact sheets: pictures with faces of one class."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError, ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import Box, crop
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
 
 TILE_PX = 96
 GAP_PX = 6
@@ -50,7 +47,7 @@ def sheet_rows(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: in
     return np.sort(rows[np.argsort(keys, kind="stable")[:PER_SHEET]])
 
 
-def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> "Image.Image":
+def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed: int = 0) -> Image.Image:
     """Lay out randomly sampled faces of one class, with row number and split below each.
 
     Args:
@@ -65,8 +62,6 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
     Raises:
         ImageError: if an image cannot be decoded.
     """
-    from PIL import Image, ImageDraw
-
     rows = sheet_rows(manifest, label, usable_B, seed=seed)
     num_lines = max(1, math.ceil(len(rows) / NUM_COLUMNS))
     across, down = TILE_PX + GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
@@ -77,8 +72,9 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
     numbers, splits = (manifest.table[name].take(rows).to_pylist() for name in ("row", "split"))
     for place, row in enumerate(rows.tolist()):
         x, y = GAP_PX + place % NUM_COLUMNS * across, HEADER_PX + place // NUM_COLUMNS * down
-        tile = _tile(read_face(manifest, row))
-        sheet.paste(tile, (x + (TILE_PX - tile.width) // 2, y + (TILE_PX - tile.height) // 2))
+        face = Image.fromarray(read_face(manifest, row))
+        # Small ones are enlarged.
+        sheet.paste(ImageOps.pad(face, (TILE_PX, TILE_PX), Image.Resampling.LANCZOS, color=PAPER), (x, y))
         _write(draw, (x, y + TILE_PX + 1), f"{numbers[place]} {splits[place]}")
     return sheet
 
@@ -89,17 +85,7 @@ def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
     return f"{sum(counts.values()):,} rows ({splits or 'none'}); {shown} random ones, with row number and split"
 
 
-def _tile(image_hwc_u8: np.ndarray) -> "Image.Image":
-    """Fit a face into a tile; small ones are enlarged."""
-    from PIL import Image
-
-    height, width = image_hwc_u8.shape[:2]
-    scale = TILE_PX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray(image_hwc_u8).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-
-
-def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> None:
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:
     """Write one line, cut to the width of a tile."""
     font = _font(10)
     while text and draw.textlength(text, font) > TILE_PX:
@@ -107,7 +93,5 @@ def _write(draw: "ImageDraw.ImageDraw", place: tuple[int, int], text: str) -> No
     draw.text(place, text, PALE, font)
 
 
-def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
-    from PIL import ImageFont
-
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

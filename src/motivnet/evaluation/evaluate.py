@@ -39,7 +39,6 @@ LEVEL = 0.95
 PROBABILITY_SCORES = {"auroc_macro": True, "log_loss": True, "brier": True, "ece": False, "classwise_ece": False}
 CLASS_SCORES = {name: getattr(metrics, f"{name}_per_class") for name in ("recall", "precision", "f1")}
 AVERAGES = ("precision_macro", "precision_weighted", "f1_macro", "f1_weighted")
-CLASS_METRICS = {name: getattr(metrics, name) for name in ("war", "uar", *AVERAGES)}
 AFFECT_SCORES = {"ccc": metrics.ccc, "rmse": metrics.rmse, "sign_agreement": metrics.sign_agreement}
 METRICS = ("war", "uar", "top2", *AVERAGES, *PROBABILITY_SCORES)
 
@@ -172,9 +171,7 @@ def prediction_source(
     """
     if model is None and settings.predictions is not None:
         if settings.detect:
-            raise ConfigError(
-                "detect finds faces for a model; predictions are answers already. Allowed: without detect"
-            )
+            raise ConfigError("detect is for a model; predictions are answers already. Allowed: without detect")
         return functools.partial(read_predictions, settings.predictions)
     if model is None or settings.predictions is not None:
         raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
@@ -235,8 +232,7 @@ class _Scorer:
 
     def __init__(self, predictions: Predictions) -> None:
         self.labels, self.answered_B = predictions.labels, predictions.answered_B
-        # Arguments of the metrics of classes.
-        self.classes = (predictions.preds_B, predictions.target_B, len(self.labels))
+        self.classes = predictions.classes
         # Whether the true class is among the two most probable; not so where there is no answer.
         self.in_top2 = np.zeros(len(self.answered_B)) if predictions.has_probs else None
         self.probability_scores = None
@@ -251,8 +247,8 @@ class _Scorer:
         weights_A = None if weights_B is None else weights_B[self.answered_B]
         probable = self.probability_scores if weights_A is None or weights_A.any() else None
         for name in names:
-            if name in CLASS_METRICS:
-                scores[name] = CLASS_METRICS[name](*self.classes, weights=weights_B)
+            if name in metrics.CLASS_METRICS:
+                scores |= metrics.class_scores([name], *self.classes, weights_B)
             elif name == "top2":
                 scores[name] = math.nan if self.in_top2 is None else metrics.weighted_mean(self.in_top2, weights_B)
             else:
@@ -302,14 +298,13 @@ def affect_scores(
         return {}
     found: dict[str, dict[str, Any]] = {}
     for name, preds_B, target_B in zip(AFFECT, predictions.affect_B2.T, predictions.manifest.affect.T, strict=True):
-        (scored,) = np.nonzero(~np.isnan(preds_B) & ~np.isnan(target_B))
+        (scored,) = np.nonzero(~np.isnan(preds_B + target_B))
         if not len(scored):
             continue
         scores = functools.partial(_affect_scores, preds_B[scored], target_B[scored])
         units = len(scored) if subjects is None else [subjects[row] for row in scored]
-        intervals = {}
-        if num_resamples:
-            intervals = bootstrap(scores, units, num_resamples=num_resamples, level=LEVEL, seed=seed)
+        resamples = {"num_resamples": num_resamples, "level": LEVEL, "seed": seed}
+        intervals = bootstrap(scores, units, **resamples) if num_resamples else {}
         found[name] = {"n": len(scored), **scores(), "intervals": intervals}
     return found
 
@@ -320,17 +315,13 @@ def _affect_scores(preds_A: np.ndarray, target_A: np.ndarray, weights_A: np.ndar
 
 def _robustness(predictions: Predictions, units: Units, resamples: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Compare each degradation with the images as they are, in pairs."""
-
-    def scores(preds_B: np.ndarray, weights_B: np.ndarray | None = None) -> dict[str, float]:
-        classes = preds_B, predictions.target_B, len(predictions.labels)
-        return {name: CLASS_METRICS[name](*classes, weights=weights_B) for name in ("war", "uar")}
-
+    clean_B, *truth = predictions.classes
+    scores = functools.partial(functools.partial, metrics.class_scores, ("war", "uar"))
     found = {}
     for name, preds_B in predictions.degraded.items():
-        clean, degraded = functools.partial(scores, predictions.preds_B), functools.partial(scores, preds_B)
-        losses = paired_bootstrap(clean, degraded, units, **resamples)
+        losses = paired_bootstrap(scores(clean_B, *truth), scores(preds_B, *truth), units, **resamples)
         found[name] = {
-            **degraded(),
+            **scores(preds_B, *truth)(),
             **{f"{score}_loss": loss.value for score, loss in losses.items()},
             "intervals": {f"{score}_loss": loss.interval for score, loss in losses.items()},
         }
@@ -349,8 +340,8 @@ def _groups(predictions: Predictions) -> Iterator[dict[str, Any]]:
     for row, split in enumerate(splits if len(set(splits)) > 1 else ()):
         members.setdefault(("split", split), []).append(row)
     for (group, value), rows in sorted(members.items()):
-        classes = predictions.preds_B[rows], predictions.target_B[rows], len(predictions.labels)
-        scores = {name: CLASS_METRICS[name](*classes) for name in ("war", "uar")}
+        preds_B, target_B, num_classes = predictions.classes
+        scores = metrics.class_scores(("war", "uar"), preds_B[rows], target_B[rows], num_classes)
         yield {"group": group, "value": value, "n": len(rows), **scores}
 
 

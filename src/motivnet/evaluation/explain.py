@@ -27,6 +27,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -100,8 +101,6 @@ class Explanation:
             The map relative to a uniform one over the whole input, float32 (h, w) of the size of `seen`: 1 is the value
             of every place of a uniform map.
         """
-        import cv2
-
         heat_HW = spread((self.attention if bare else self.maps)[emotion or self.face.emotion], self.input_size)
         x, y, w, h = (round(value) for value in self.filled)
         seen_w, seen_h = round(self.seen.width), round(self.seen.height)
@@ -334,8 +333,6 @@ def spread(map_ij: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
     Returns:
         The map relative to a uniform one, float32 (H, W).
     """
-    import cv2
-
     height, width = input_size
     # Between the centres of the places it is linear, so that nothing appears that no place has.
     relative_ij = (map_ij * map_ij.size).astype(np.float32)

@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain, parse_json
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.records import check_columns
+from motivnet.data.sources.records import check_columns, label_of_name
 from motivnet.errors import ConfigError, DataError
-from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol
+from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol, measured
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
 from motivnet.inference.results import Status
 from motivnet.labels import AFFECT, EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.preprocess import Box
-from motivnet.version import __version__
 
 TYPES = {name: pa.string() for name in ("path", "pred", "status", "error")}
 TYPES |= {"row": pa.int64(), "box": pa.list_(pa.float64())}
@@ -65,15 +64,13 @@ def read_predictions(
     probs_BC = _read_numbers(path, table, columns.values(), "probabilities") if columns else _one_hot(preds, labels)
     _check_probs(path, probs_BC, preds, labels)
     status, affect_B2 = _read_status(path, table, ~np.isnan(probs_BC[:, 0])), _read_affect(path, table)
-    protocol = _own_protocol(path, table) or Protocol(
-        model=path.name,
-        model_fingerprint="m" + sha256_of(path)[:12],
-        data=data,
-        data_fingerprint="",
-        n=len(manifest),
-        labels=labels.names,
-        detection="unknown: answers of another tool",
-    )
+    found = measured(manifest, data=data, split=split, unanswered=unanswered)
+    if num_others:
+        found["dropped"]["predictions of other rows"] = num_others
+    fingerprint, detection = "m" + sha256_of(path)[:12], "unknown: answers of another tool"
+    unknown = Protocol(model=path.name, model_fingerprint=fingerprint, detection=detection, **found)
+    own = _own_protocol(path, table)
+    protocol = dataclasses.replace(own, **found | {"data": data or own.data}) if own else unknown
     return Predictions(
         manifest=manifest,
         probs_BC=probs_BC[places],
@@ -82,17 +79,7 @@ def read_predictions(
         errors=_values_at(table, "error", places),
         faces={row: _box(path, box) for row, box in _values_at(table, "box", places).items()},
         affect_B2=None if affect_B2 is None else affect_B2[places],
-        protocol=dataclasses.replace(
-            protocol,
-            data=data or protocol.data,
-            data_fingerprint=manifest.fingerprint(),
-            split=split,
-            n=len(manifest),
-            dropped=dict(manifest.dropped) | ({"predictions of other rows": num_others} if num_others else {}),
-            labels=labels.names,
-            unanswered=unanswered,
-            version=__version__,
-        ),
+        protocol=protocol,
     )
 
 
@@ -141,16 +128,13 @@ def _box(path: Path, numbers: list[float | None]) -> Box:
 def _prob_columns(path: Path, names: list[str], known: LabelSet) -> dict[str, str]:
     """Map each label that has probabilities to their column, in the order of the labels."""
     found: dict[str, str] = {}
-    for name in [name for name in names if name.startswith("prob_")] or names:
-        try:
-            label = known.names[known.index(name.removeprefix("prob_"))]
-        except DataError as error:
-            if name.startswith("prob_"):
-                raise DataError(f"{path}: column {name!r}: {error}") from None
-            continue
+    prefixed = {name: name.removeprefix("prob_") for name in names if name.startswith("prob_")}
+    for name in prefixed or names:
+        label = label_of_name(prefixed[name], f"{path}: column {name!r}", known) if prefixed else known.find(name)
         if label in found:
             raise DataError(f"{path}: columns {found[label]!r} and {name!r} are both of label {label!r}")
-        found[label] = name
+        if label:
+            found[label] = name
     if len(found) == 1:
         raise DataError(f"{path}: probabilities of one label alone, {next(iter(found))!r}. Allowed: at least two")
     return {label: found[label] for label in known if label in found}
@@ -160,13 +144,10 @@ def _read_preds(path: Path, table: pa.Table, known: LabelSet) -> list[str | None
     """Read the column `pred` as labels; None in a row without an answer, and everywhere without the column."""
     if "pred" not in table.column_names:
         return [None] * table.num_rows
-    preds: list[str | None] = []
-    for row, text in enumerate(table["pred"].to_pylist()):
-        try:
-            preds.append(known.names[known.index(text)] if text else None)
-        except DataError as error:
-            raise DataError(f"{path}, row {row}: pred: {error}") from None
-    return preds
+    return [
+        label_of_name(text, f"{path}, row {row}: pred", known) if text else None
+        for row, text in enumerate(table["pred"].to_pylist())
+    ]
 
 
 def _read_numbers(path: Path, table: pa.Table, columns: Iterable[str], what: str) -> np.ndarray:
@@ -210,11 +191,9 @@ def _check_probs(path: Path, probs_BC: np.ndarray, preds: list[str | None], labe
             f"Allowed: values from 0 to 1 that sum to 1 within {SUM_TOLERANCE}, or none at all"
         )
     for row, pred in enumerate(preds):
-        if pred is None or nan_BC[row].all():
-            continue
-        own = probs_BC[row, labels.names.index(pred)] if pred in labels.names else -1.0
-        if own < probs_BC[row].max():
-            best = labels.names[int(probs_BC[row].argmax())]
+        named = dict(zip(labels, probs_BC[row].tolist(), strict=True))
+        best = max(labels, key=named.__getitem__)
+        if pred is not None and named.get(pred, -1.0) < named[best]:
             raise DataError(f"{path}, row {row}: pred is {pred}, but {best} is more probable: which one counts?")
 
 
@@ -241,9 +220,7 @@ def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.nda
             for place, own in zip(places, paths, strict=True):
                 their = theirs[place]
                 if own and their and _name(own) != _name(their):
-                    raise DataError(
-                        f"{path}, row {place}: is of {their}, where the data have {own}: predictions of other data"
-                    )
+                    raise DataError(f"{path}, row {place}: is of {their}, where the data have {own}")
     elif theirs is None:
         found = ", ".join(table.column_names)
         raise DataError(f"{path}: no column `path`, nor a `row` that is one image's alone in the data; found {found}")
@@ -263,9 +240,8 @@ def _find(path: Path, what: str, keys: list, wanted: list) -> np.ndarray:
         places[key] = place
     missing = [key for key in wanted if key not in places]
     if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(wanted)} images have no prediction, the first is {what} {missing[0]!r}"
-        )
+        share = f"{len(missing)} of {len(wanted)} images"
+        raise DataError(f"{path}: {share} have no prediction, the first is {what} {missing[0]!r}")
     return np.array([places[key] for key in wanted], dtype=np.int64)
 
 

@@ -49,8 +49,6 @@ ALPHA, LEVEL = 0.05, 0.95
 NUM_PERMUTATIONS = 9_999
 # Being predicted as one of these does harm that being predicted as happy does not.
 NEGATIVE = (Emotion.SADNESS, Emotion.FEAR, Emotion.DISGUST, Emotion.ANGER)
-# Random signs held at once.
-CHUNK = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,13 +223,10 @@ def compare_groups(
         seed: of permutations and intervals.
 
     Raises:
-        DataError: if there is no column, or one is not as long as the predictions.
+        DataError: if there is no column.
     """
     if not columns:
         raise DataError("an audit needs at least one group column")
-    for name, column in columns.items():
-        if len(column) != len(predictions.target_B):
-            raise DataError(f"group column {name!r} of {len(column)} rows, predictions of {len(predictions.target_B)}")
     measures = Measures(predictions.labels)
     compared = [
         each for name, column in columns.items() for each in _compare(predictions, measures, name, column, min_size)
@@ -244,18 +239,18 @@ def compare_groups(
         _test(each, measures, num_permutations, np.random.default_rng([seed, number]))
         for number, each in enumerate(to_test)
     ]
-    p_holm = holm(np.concatenate(p_values)).reshape(len(to_test), -1) if to_test else []
+    p_holm = holm(np.ravel(p_values)).reshape(np.shape(p_values))
     tested = {(each.group.column, each.group.name): pair for each, *pair in zip(to_test, p_values, p_holm, strict=True)}
-    groups = []
-    for each in compared:
-        gaps: tuple[Gap, ...] = ()
-        if each.group.untested is None:
-            pair = tested[each.group.column, each.mirror or each.group.name]
-            gaps = tuple(_gaps(each, measures, pair, num_resamples, seed))
-        groups.append(dataclasses.replace(each.group, gaps=gaps))
+
+    def with_gaps(each: _Comparison) -> Group:
+        if each.group.untested is not None:
+            return each.group
+        pair = tested[each.group.column, each.mirror or each.group.name]
+        return dataclasses.replace(each.group, gaps=_gaps(each, measures, pair, num_resamples, seed))
+
     return Audit(
         protocol=predictions.protocol,
-        groups=tuple(groups),
+        groups=tuple(map(with_gaps, compared)),
         ungrouped={name: sum(value is None for value in column) for name, column in columns.items()},
         min_size=min_size,
         alpha=ALPHA,
@@ -304,29 +299,27 @@ def _compare(
     order = np.argsort(-sizes, kind="stable")
     for place in order:
         member_B = value_B == place
-        num_subjects = None
-        if subject_B is not None:
-            num_subjects = (len(np.unique(subject_B[member_B])), len(np.unique(subject_B[~member_B])))
-        group = _describe(predictions.labels, measures, label_B[member_B], answer_B[member_B])
+        sides = [] if subject_B is None else [subject_B[member_B], subject_B[~member_B]]
+        num_subjects = [len(np.unique(side)) for side in sides]
         group = Group(
             column=name,
             name=str(found[place]),
-            subjects=num_subjects and num_subjects[0],
+            subjects=num_subjects[0] if sides else None,
             untested=_too_small(len(known), int(sizes[place]), num_subjects, min_size),
-            **group,
+            **_describe(predictions.labels, measures, label_B[member_B], answer_B[member_B]),
         )
         mirror = str(found[order[0]]) if len(order) == 2 and place == order[1] else None
         yield _Comparison(group, label_B, answer_B, member_B, subject_B, mirror)
 
 
-def _too_small(total: int, n: int, num_subjects: tuple[int, int] | None, min_size: int) -> str | None:
+def _too_small(total: int, n: int, num_subjects: Sequence[int], min_size: int) -> str | None:
     if n == total:
         return "the only group: there is nothing to compare it with"
     if n < min_size:
         return f"{n} images, fewer than {min_size}"
     if total - n < min_size:
         return f"only {total - n} images in all other groups, fewer than {min_size}"
-    if num_subjects is not None and min(num_subjects) < MIN_SUBJECTS:
+    if num_subjects and min(num_subjects) < MIN_SUBJECTS:
         return f"{num_subjects[0]} subjects against {num_subjects[1]}; at least {MIN_SUBJECTS} are needed on each side"
     return None
 
@@ -355,7 +348,7 @@ def _test(each: _Comparison, measures: "Measures", num_permutations: int, rng: n
 
 def _gaps(
     each: _Comparison, measures: "Measures", p_values: Sequence[np.ndarray], num_resamples: int, seed: int
-) -> list[Gap]:
+) -> tuple[Gap, ...]:
     """Return all gaps of a group; `p_values`: of each measure, and corrected."""
     values = {name: _number(value) for name, value in measures.gaps(each.counts()).items()}
     known: dict[str, Interval] = {}
@@ -364,7 +357,7 @@ def _gaps(
         resampling = {"num_resamples": num_resamples, "level": LEVEL, "seed": seed}
         found = bootstrap(lambda weights_B: measures.gaps(each.counts(weights_B)), units, **resampling)
         known = {name: interval for name, interval in found.items() if not math.isnan(interval.low)}
-    gaps = [
+    war, *others = (
         Gap(
             measure=name,
             raw=values[f"raw {name}"],
@@ -376,9 +369,8 @@ def _gaps(
             found=bool(corrected <= ALPHA),
         )
         for name, p_value, corrected in zip(measures.names, *p_values, strict=True)
-    ]
-    gaps.insert(1, Gap(measure="uar", raw=values["raw uar"], raw_interval=known.get("raw uar")))
-    return gaps
+    )
+    return (war, Gap(measure="uar", raw=values["raw uar"], raw_interval=known.get("raw uar")), *others)
 
 
 def _number(value: float) -> float | None:
@@ -494,13 +486,9 @@ def subject_p_values(
     excess_MB *= member_B - share_C[label_B]
     num_subjects = int(subject_B.max()) + 1
     excess_JM = np.stack([np.bincount(subject_B, row_B, num_subjects) for row_B in excess_MB], axis=1)
-    at_once = max(1, CHUNK // num_subjects)
-    drawn_RM = np.concatenate(
-        [
-            (2.0 * rng.integers(2, size=(min(at_once, num_permutations - done), num_subjects)) - 1) @ excess_JM
-            for done in range(0, num_permutations, at_once)
-        ]
-    )
+    # One after the other, since all signs together may not fit into memory.
+    signs = (2.0 * rng.integers(2, size=num_subjects) - 1 for _ in range(num_permutations))
+    drawn_RM = np.array([sign_J @ excess_JM for sign_J in signs])
     pairs = zip(excess_JM.sum(axis=0), drawn_RM.T, strict=True)
     return np.array([_p_value(observed, drawn_R) for observed, drawn_R in pairs])
 

@@ -1,15 +1,13 @@
 """Columns that divide the images of a manifest into groups: its own, derived ones, and the user's."""
 
-import csv
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from motivnet.data.clean import pixel_hashes
+from motivnet.data.clean import repeated_rows
 from motivnet.data.manifest import Manifest
+from motivnet.data.sources.records import read_records
 from motivnet.errors import DataError, unknown_name
 
 # Group of each image; None: not known, so neither in a group nor in the rest.
@@ -95,11 +93,10 @@ def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:
     splits = sorted(set((whole or manifest).table["split"].to_pylist()))
     training = [split for split in splits if split.lower().startswith("train")]
     if whole is None or len(training) != 1 or training[0] in manifest.table["split"].to_pylist():
-        raise DataError(
-            f"group column 'duplicate' compares a split with the one training split; found {', '.join(splits)}"
-        )
-    seen = np.isin(pixel_hashes(manifest), pixel_hashes(whole.split(training[0])))
-    return ["also in training" if also else "only here" for also in seen]
+        found = ", ".join(splits)
+        raise DataError(f"group column 'duplicate' compares a split with the one training split; found {found}")
+    seen_B = repeated_rows(manifest, whole.split(training[0]))
+    return ["also in training" if seen else "only here" for seen in seen_B]
 
 
 _DERIVE: Mapping[str, Callable[[Manifest, Manifest | None], Column]] = {
@@ -112,26 +109,17 @@ _DERIVE: Mapping[str, Callable[[Manifest, Manifest | None], Column]] = {
 
 
 def _read_table(path: Path, manifest: Manifest) -> dict[str, Column]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="")
-            header = list(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    rows = list(read_records(path))
+    header = list(rows[0][1]) if rows else []
     key = next((name for name in KEYS if name in header), None)
     names = [name for name in header if name not in KEYS]
-    if key is None or not names or len(set(header)) < len(header):
-        raise DataError(
-            f"{path}: columns {header}. Allowed: one of {' and '.join(KEYS)}, and a column for each grouping"
-        )
+    if key is None or not names:
+        raise DataError(f"{path}: columns {header}. Allowed: one of row and path, and a column for each grouping")
     places = _places(manifest, key)
     columns: dict[str, Column] = {name: [None] * len(manifest) for name in names}
     found: set[int] = set()
-    for number, row in enumerate(rows):
-        place = places.get((row[key] or "").strip())
-        if "" in row or None in row.values():
-            raise DataError(f"{path}, row {number}: not as many fields as the {len(header)} columns")
+    for number, row in rows:
+        place = places.get(row[key].strip())
         if place is None:
             # A table of the whole data set serves each of its splits.
             continue

@@ -14,6 +14,8 @@ absent class as 0.
 Shape suffixes: B images, C classes, A answers: none, then the C classes.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -119,38 +121,32 @@ def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weight
     return _by_support(_f1(counts_CA), counts_CA)
 
 
-def top_k_accuracy(probs: ArrayLike, target: ArrayLike, k: int, *, weights: Weights = None) -> float:
-    """Return the share of images whose true class is among the `k` most probable.
+CLASS_METRICS = {each.__name__: each for each in (war, uar, precision_macro, precision_weighted, f1_macro, f1_weighted)}
 
-    Of equal values the lower class counts as the more probable, as in `argmax`, so that k=1 is `war` of the argmax.
+
+def class_scores(
+    names: Iterable[str], preds: ArrayLike, target: ArrayLike, num_classes: int, weights: Weights = None
+) -> dict[str, float]:
+    """Return some of CLASS_METRICS by name; other arguments and errors as for `confusion_matrix`."""
+    return {name: CLASS_METRICS[name](preds, target, num_classes, weights=weights) for name in names}
+
+
+def rank_of_truth(probs: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Return how many classes are more probable than the true one, int64 (B,): below k, it is among the k first.
+
+    Of equal values the lower class counts as the more probable, as in `argmax`.
 
     Args:
         probs: probabilities, logits or any other scores, (B, C).
         target: true class of each image, integers (B,) from 0 to C - 1.
-        k: from 1 to C.
-        weights: as in `confusion_matrix`.
 
     Raises:
-        DataError: if there are no images, lengths differ, a class is out of range, a score is NaN or a weight not
-            allowed.
-    """
-    rank_B = rank_of_truth(probs, target)
-    num_classes = np.shape(probs)[1]
-    if not 1 <= k <= num_classes:
-        raise DataError(f"k must be from 1 to the {num_classes} classes, not {k}")
-    return weighted_mean(rank_B < k, weights)
-
-
-def rank_of_truth(probs: ArrayLike, target: ArrayLike) -> np.ndarray:
-    """Return how many classes are more probable than the true one, int64 (B,); `top_k_accuracy` is `rank < k`.
-
-    Arguments and errors as for `top_k_accuracy`.
+        DataError: if there are no images, lengths differ, a class is out of range or a score is NaN.
     """
     probs_BC = checked_scores(probs)
-    num_classes = probs_BC.shape[1]
-    target_B = checked_target(target, "probs", len(probs_BC), num_classes)
+    target_B = checked_target(target, "probs", *probs_BC.shape)
     true_B1 = np.take_along_axis(probs_BC, target_B[:, None], axis=1)
-    earlier_BC = np.arange(num_classes) < target_B[:, None]
+    earlier_BC = np.arange(probs_BC.shape[1]) < target_B[:, None]
     return ((probs_BC > true_B1) | ((probs_BC == true_B1) & earlier_BC)).sum(axis=1)
 
 
@@ -209,7 +205,19 @@ def weighted_mean(values: np.ndarray, weights: Weights) -> float:
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Divide; NaN where `whole` is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+def checked(what: str, values: ArrayLike, allowed: str, *, kinds: str = "iuf", num_axes: int = 1) -> np.ndarray:
+    """Return values as an array.
+
+    Raises:
+        DataError: unless it has `num_axes` axes, at least one value, and a type whose letter in numpy is in `kinds`.
+    """
+    array = np.asarray(values)
+    if array.ndim != num_axes or array.size == 0 or array.dtype.kind not in kinds:
+        raise DataError(f"{what} of shape {array.shape} and {array.dtype}. Allowed: {allowed}")
+    return array
 
 
 def checked_scores(probs: ArrayLike) -> np.ndarray:
@@ -218,41 +226,21 @@ def checked_scores(probs: ArrayLike) -> np.ndarray:
     Raises:
         DataError: unless it is a matrix of numbers with at least one row and column, none NaN.
     """
-    probs_BC = np.asarray(probs)
-    if probs_BC.ndim != 2 or probs_BC.size == 0:
-        raise DataError(f"probs of shape {probs_BC.shape}. Allowed: (images, classes), at least one of each")
-    if probs_BC.dtype.kind not in "iuf":
-        raise DataError(f"probs of {probs_BC.dtype}. Allowed: numbers")
-    probs_BC = probs_BC.astype(np.float64)
+    allowed = "numbers (images, classes), at least one of each"
+    probs_BC = checked("probs", probs, allowed, num_axes=2).astype(np.float64)
     nan_B = np.isnan(probs_BC).any(axis=1)
     if nan_B.any():
         raise DataError(f"probs: {nan_B.sum()} of {len(probs_BC)} rows hold NaN, the first is row {np.argmax(nan_B)}")
     return probs_BC
 
 
-def checked_classes(what: str, values: ArrayLike, num_classes: int, *, no_answer: bool = False) -> np.ndarray:
-    """Return one class per image as int64 (B,); `no_answer`: it may be `NO_ANSWER`.
-
-    Raises:
-        DataError: unless there is at least one, of an integer type, and all from 0 to C - 1.
-    """
-    values_B = np.asarray(values)
-    if values_B.ndim != 1 or values_B.size == 0:
-        raise DataError(f"{what} of shape {values_B.shape}. Allowed: one class per image, at least one image")
-    if values_B.dtype.kind not in "iu":
-        raise DataError(f"{what} of {values_B.dtype}. Allowed: whole numbers of an integer type")
-    allowed = f"classes from 0 to {num_classes - 1}" + (f", {NO_ANSWER} for no answer" if no_answer else "")
-    check_each(what, values_B, (values_B >= (NO_ANSWER if no_answer else 0)) & (values_B < num_classes), allowed)
-    return values_B.astype(np.int64)
-
-
 def checked_target(target: ArrayLike, what: str, length: int, num_classes: int) -> np.ndarray:
     """Return the true class of each image as int64 (B,).
 
     Raises:
-        DataError: as of `checked_classes`, or unless there are as many as predictions, which are named `what`.
+        DataError: as of `_classes`, or unless there are as many as predictions, which are named `what`.
     """
-    target_B = checked_classes("target", target, num_classes)
+    target_B = _classes("target", target, num_classes)
     if length != len(target_B):
         raise DataError(f"{what} of {length} images, target of {len(target_B)}")
     return target_B
@@ -273,40 +261,39 @@ def checked_weights(weights: Weights, num_rows: int) -> np.ndarray:
     """
     if weights is None:
         return np.ones(num_rows)
-    weights_B = np.asarray(weights)
-    if weights_B.shape != (num_rows,) or weights_B.dtype.kind not in "biuf":
-        raise DataError(
-            f"weights of shape {weights_B.shape} and {weights_B.dtype}. Allowed: a number for each of {num_rows} images"
-        )
-    weights_B = weights_B.astype(np.float64)
-    check_each("weights", weights_B, np.isfinite(weights_B) & (weights_B >= 0), "finite numbers of at least 0")
-    if not weights_B.any():
-        raise DataError("all weights are 0. Allowed: at least one above")
+    allowed = f"a finite number of at least 0 for each of {num_rows} images, not all of them 0"
+    weights_B = checked("weights", weights, allowed, kinds="biuf").astype(np.float64)
+    check_each("weights", weights_B, np.isfinite(weights_B) & (weights_B >= 0), allowed)
+    if len(weights_B) != num_rows or not weights_B.any():
+        raise DataError(f"{len(weights_B)} weights with a sum of {weights_B.sum():g}. Allowed: {allowed}")
     return weights_B
 
 
-def _values(preds: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    preds_B, target_B = _finite("preds", preds), _finite("target", target)
-    if len(preds_B) != len(target_B):
-        raise DataError(f"preds of {len(preds_B)} images, target of {len(target_B)}")
-    return preds_B, target_B
+def _values(preds: ArrayLike, target: ArrayLike) -> list[np.ndarray]:
+    """Return numbers, one per image and as many of both, as float64 (B,)."""
+    both = []
+    for what, values in (("preds", preds), ("target", target)):
+        values_B = checked(what, values, "one number per image, at least one image")
+        check_each(what, values_B, np.isfinite(values_B), "finite numbers")
+        both.append(values_B.astype(np.float64))
+    if len(both[0]) != len(both[1]):
+        raise DataError(f"preds of {len(both[0])} images, target of {len(both[1])}")
+    return both
 
 
-def _finite(what: str, values: ArrayLike) -> np.ndarray:
-    values_B = np.asarray(values)
-    if values_B.ndim != 1 or values_B.size == 0 or values_B.dtype.kind not in "iuf":
-        raise DataError(
-            f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: one number per image, at least one image"
-        )
-    check_each(what, values_B, np.isfinite(values_B), "finite numbers")
-    return values_B.astype(np.float64)
+def _classes(what: str, values: ArrayLike, num_classes: int, *, lowest: int = 0) -> np.ndarray:
+    """Return one class per image as int64 (B,), from `lowest`: 0, or `NO_ANSWER`."""
+    values_B = checked(what, values, "one class per image, of an integer type, at least one image", kinds="iu")
+    allowed = f"classes from 0 to {num_classes - 1}" + (f", {NO_ANSWER} for no answer" if lowest else "")
+    check_each(what, values_B, (values_B >= lowest) & (values_B < num_classes), allowed)
+    return values_B.astype(np.int64)
 
 
 def _counts(preds: ArrayLike, target: ArrayLike, num_classes: int, weights: Weights) -> np.ndarray:
     """Count images by true class (row) and answer (column; the first is no answer at all), (C, A)."""
     if num_classes < 1:
         raise DataError(f"num_classes must be at least 1, not {num_classes}")
-    preds_B = checked_classes("preds", preds, num_classes, no_answer=True)
+    preds_B = _classes("preds", preds, num_classes, lowest=NO_ANSWER)
     target_B = checked_target(target, "preds", len(preds_B), num_classes)
     num_answers = num_classes + 1
     place_B = target_B * num_answers + (preds_B - NO_ANSWER)

@@ -77,11 +77,6 @@ class Protocol:
     unanswered: str = UNANSWERED["error"]
     version: str = __version__
 
-    def __post_init__(self) -> None:
-        """Raise DataError at an unknown way to score images without an answer."""
-        if self.unanswered not in UNANSWERED.values():
-            raise DataError(f"unanswered {self.unanswered!r}. Allowed: {', '.join(UNANSWERED.values())}")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
@@ -120,15 +115,11 @@ class Predictions:
         """
         num_rows, num_classes = len(self.manifest), len(self.protocol.labels)
         if self.manifest.labels.names != tuple(self.protocol.labels):
-            raise DataError(
-                f"predictions of the labels {', '.join(self.protocol.labels)} for data of the labels "
-                f"{', '.join(self.manifest.labels)}: restrict the data first"
-            )
+            own, theirs = ", ".join(self.protocol.labels), ", ".join(self.manifest.labels)
+            raise DataError(f"predictions of the labels {own} for data of {theirs}: restrict the data first")
         if self.probs_BC.shape != (num_rows, num_classes) or len(self.status) != num_rows:
-            raise DataError(
-                f"probabilities of shape {self.probs_BC.shape} and {len(self.status)} statuses for {num_rows} images "
-                f"and {num_classes} labels"
-            )
+            found = f"probabilities of shape {self.probs_BC.shape} and {len(self.status)} statuses"
+            raise DataError(f"{found} for {num_rows} images and {num_classes} labels")
         unknown = sorted(set(self.status) - set(get_args(Status)))
         if unknown:
             raise DataError(f"status {unknown[0]!r}. Allowed: {', '.join(get_args(Status))}")
@@ -158,6 +149,11 @@ class Predictions:
         preds_B = np.full(len(self.status), NO_ANSWER, dtype=np.int64)
         preds_B[self.answered_B] = self.probs_BC[self.answered_B].argmax(axis=1)
         return preds_B
+
+    @property
+    def classes(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Predicted and true class of each image, and the number of classes: arguments of the metrics of classes."""
+        return self.preds_B, self.target_B, len(self.labels)
 
     @property
     def scored(self) -> "Predictions":
@@ -260,16 +256,10 @@ def predict_manifest(
     protocol = Protocol(
         model=config.name,
         model_fingerprint=model_fingerprint,
-        data=data,
-        data_fingerprint=manifest.fingerprint(),
-        split=split,
-        n=len(manifest),
-        dropped=dict(manifest.dropped),
-        labels=labels.names,
         detection=_describe(predictor.detector.name if detect else None, boxes),
         preprocessing=config.preprocessing.fingerprint,
         calibration=config.calibration,
-        unanswered=unanswered,
+        **measured(manifest, data=data, split=split, unanswered=unanswered),
     )
     found = Predictions(
         manifest=manifest,
@@ -281,6 +271,12 @@ def predict_manifest(
         affect_B2=affect_B2 if config.model.affect else None,
     )
     return predict_degraded(predictor, found, track) if degrade else found
+
+
+def measured(manifest: Manifest, **rest: Any) -> dict[str, Any]:
+    """Return what a protocol says of the images, with the rest of its fields."""
+    about = {"n": len(manifest), "dropped": dict(manifest.dropped), "labels": manifest.labels.names}
+    return about | {"data_fingerprint": manifest.fingerprint(), "version": __version__, **rest}
 
 
 def predict_degraded(predictor: Predictor, predictions: Predictions, track: Track = no_progress) -> Predictions:
@@ -339,13 +335,5 @@ def choose_face(faces: Sequence[FaceResult], box: Box | None) -> FaceResult | No
     """
     if box is None:
         return faces[0] if faces else None
-    best = max(faces, key=lambda face: _overlap(face.box, box), default=None)
-    return best if best and _overlap(best.box, box) > 0 else None
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Return the intersection over union."""
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / (a.width * a.height + b.width * b.height - shared) if shared else 0.0
+    best = max(faces, key=lambda face: face.box.iou(box), default=None)
+    return best if best and best.box.iou(box) > 0 else None

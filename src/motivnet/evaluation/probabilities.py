@@ -56,6 +56,9 @@ class ProbabilityScores:
         self.probs_BC = checked_probs(probs)
         self.target_B = checked_target(target, "probs", *self.probs_BC.shape)
         self.edges = np.linspace(0, 1, num_bins + 1)
+        truth_BC = self.target_B[:, None] == np.arange(self.probs_BC.shape[1])
+        self._gap_BC = self.probs_BC - truth_BC
+        self._losses_B = -np.log(np.clip(self.probs_BC[truth_BC], np.finfo(np.float64).eps, 1))
 
     def auroc_per_class(self, weights: Weights = None) -> np.ndarray:
         """Return the area under the ROC curve of each class against the rest, float64 (C,).
@@ -90,7 +93,7 @@ class ProbabilityScores:
 
         A probability below float64's epsilon, 2.2e-16, counts as that, as in scikit-learn: an image costs at most 36.
         """
-        return weighted_mean(self._losses, weights)
+        return weighted_mean(self._losses_B, weights)
 
     def brier(self, weights: Weights = None) -> float:
         """Return the mean squared distance of the probabilities from the truth, summed over classes; from 0 to 2.
@@ -98,7 +101,7 @@ class ProbabilityScores:
         After Brier, Verification of forecasts expressed in terms of probability, 1950. What is called Brier score of
         two classes elsewhere is half of this.
         """
-        return weighted_mean(self._distances, weights)
+        return weighted_mean((self._gap_BC**2).sum(axis=1), weights)
 
     def ece(self, weights: Weights = None) -> float:
         """Return the expected calibration error: mean gap between highest probability and accuracy; from 0 to 1.
@@ -120,23 +123,15 @@ class ProbabilityScores:
         al., 2019, arXiv 1904.01685. All C classes count, also those absent from the target.
         """
         weights_B = checked_weights(weights, len(self.target_B))
-        place_BC, gap_BC = self._classwise
-        gap_CM = np.bincount(place_BC.ravel(), (weights_B[:, None] * gap_BC).ravel())
-        return float(np.abs(gap_CM).sum() / weights_B.sum() / gap_BC.shape[1])
+        gap_CM = np.bincount(self._place_BC.ravel(), (weights_B[:, None] * self._gap_BC).ravel())
+        return float(np.abs(gap_CM).sum() / weights_B.sum() / self._gap_BC.shape[1])
 
-    def reliability(self, weights: Weights = None) -> Reliability:
+    def reliability(self) -> Reliability:
         """Return the bins of a reliability diagram, those of `ece`."""
-        weights_B = checked_weights(weights, len(self.target_B))
-        bin_B, confidence_B, correct_B = self._top
-        weight_M, confidence_M, correct_M = (
-            np.bincount(bin_B, weights_B * values_B, minlength=len(self.edges) - 1)
-            for values_B in (np.ones(len(bin_B)), confidence_B, correct_B)
-        )
+        bin_B, *values = self._top
+        count_M, confidence_M, correct_M = (np.bincount(bin_B, each, len(self.edges) - 1) for each in (None, *values))
         return Reliability(
-            edges=self.edges.copy(),
-            share=weight_M / weight_M.sum(),
-            confidence=ratio(confidence_M, weight_M),
-            accuracy=ratio(correct_M, weight_M),
+            self.edges.copy(), count_M / count_M.sum(), ratio(confidence_M, count_M), ratio(correct_M, count_M)
         )
 
     @cached_property
@@ -159,29 +154,15 @@ class ProbabilityScores:
         return order_CB, own_CB, first_B, end_B
 
     @cached_property
-    def _truth(self) -> np.ndarray:
-        return self.target_B[:, None] == np.arange(self.probs_BC.shape[1])
-
-    @cached_property
-    def _losses(self) -> np.ndarray:
-        return -np.log(np.clip(self.probs_BC[self._truth], np.finfo(np.float64).eps, 1))
-
-    @cached_property
-    def _distances(self) -> np.ndarray:
-        return ((self.probs_BC - self._truth) ** 2).sum(axis=1)
-
-    @cached_property
     def _top(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the bin of each image's highest probability, that probability, and whether its class is correct."""
         confidence_B = self.probs_BC.max(axis=1)
         return self._bins(confidence_B), confidence_B, self.probs_BC.argmax(axis=1) == self.target_B
 
     @cached_property
-    def _classwise(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return each probability's bin, numbered across the classes, and its distance from the truth."""
-        num_bins = len(self.edges) - 1
-        place_BC = self._bins(self.probs_BC) + num_bins * np.arange(self.probs_BC.shape[1])
-        return place_BC, self.probs_BC - self._truth
+    def _place_BC(self) -> np.ndarray:
+        """Return each probability's bin, numbered across the classes."""
+        return self._bins(self.probs_BC) + (len(self.edges) - 1) * np.arange(self.probs_BC.shape[1])
 
     def _bins(self, values: np.ndarray) -> np.ndarray:
         # The last bin has its upper edge too, and what rounding put above it.

@@ -117,15 +117,15 @@ def _draw(manifest: Manifest, settings: QuantizationConfig) -> Manifest:
 
 def _compare(before: Predictions, after: Predictions, precision: str) -> dict[str, Any]:
     """Compare the answers of two files; images that cannot be read count as errors of both."""
-    answered_B, target_B, num_classes = before.answered_B, before.target_B, len(before.labels)
+    answered_B = before.answered_B
     if not answered_B.any():
         raise DataError(f"{before.protocol.data}: none of {len(answered_B)} images can be read")
     both = {"fp32": before, precision: after}
     difference_BC = np.abs(before.probs_BC - after.probs_BC)[answered_B]
     return {
-        "n": len(target_B),
-        "war": {name: metrics.war(found.preds_B, target_B, num_classes) for name, found in both.items()},
-        "uar": {name: metrics.uar(found.preds_B, target_B, num_classes) for name, found in both.items()},
+        "n": len(answered_B),
+        "war": {name: metrics.war(*found.classes) for name, found in both.items()},
+        "uar": {name: metrics.uar(*found.classes) for name, found in both.items()},
         "largest_difference": float(difference_BC.max()),
         "mean_difference": float(difference_BC.mean()),
         "equal_answers": float((before.preds_B == after.preds_B).mean()),

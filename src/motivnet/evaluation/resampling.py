@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from motivnet.errors import DataError
-from motivnet.evaluation.metrics import check_each
+from motivnet.evaluation.metrics import check_each, checked
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
 Units = int | Sequence[Any] | np.ndarray
@@ -90,7 +90,7 @@ def bootstrap(
     Raises:
         DataError: if there are no images, or `num_resamples` or `level` is not allowed.
     """
-    _, resampled = _resample(score, units, num_resamples, level, seed, track)
+    _, resampled = resample(score, units, num_resamples=num_resamples, seed=seed, track=track)
     return {name: _interval(values_R, level) for name, values_R in resampled.items()}
 
 
@@ -122,7 +122,7 @@ def paired_bootstrap(
         a, b = score_a(weights_B), score_b(weights_B)
         return {name: a[name] - b[name] for name in a if name in b}
 
-    observed, resampled = _resample(difference, units, num_resamples, level, seed)
+    observed, resampled = resample(difference, units, num_resamples=num_resamples, seed=seed)
     if not observed:
         raise DataError("the two models have no score in common")
     return {
@@ -150,12 +150,8 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     """
     from scipy.stats import binom
 
-    a_B, b_B = np.asarray(correct_a), np.asarray(correct_b)
-    for what, values_B in (("correct_a", a_B), ("correct_b", b_B)):
-        if values_B.ndim != 1 or values_B.size == 0 or values_B.dtype != np.bool_:
-            raise DataError(
-                f"{what} of shape {values_B.shape} and {values_B.dtype}. Allowed: a bool per image, at least one image"
-            )
+    allowed = "a bool per image, at least one image"
+    a_B, b_B = (checked("correct", values, allowed, kinds="b") for values in (correct_a, correct_b))
     if len(a_B) != len(b_B):
         raise DataError(f"correct_a of {len(a_B)} images, correct_b of {len(b_B)}")
     only_a, only_b = int((a_B & ~b_B).sum()), int((b_B & ~a_B).sum())
@@ -199,17 +195,18 @@ def number_units(units: Units) -> np.ndarray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
-def _resample(
-    score: Score, units: Units, num_resamples: int, level: float, seed: int, track: Callable[..., Iterable[int]] = iter
+def resample(
+    score: Score, units: Units, *, num_resamples: int, seed: int = 0, track: Callable[..., Iterable[int]] = iter
 ) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
-    """Return the scores of the images themselves, and on the resamples without NaN; none if there is one unit."""
+    """Return the scores of the images themselves, and on the resamples without NaN; none if there is one unit.
+
+    Arguments and errors as for `bootstrap`.
+    """
     unit_B = number_units(units)
     if not len(unit_B):
         raise DataError("there are no images to draw from")
     if num_resamples < 1:
         raise DataError(f"num_resamples must be at least 1, not {num_resamples}")
-    if not 0 < level < 1:
-        raise DataError(f"level must be above 0 and below 1, not {level}")
     observed = score(np.ones(len(unit_B)))
     resampled = {name: np.full(num_resamples, np.nan) for name in observed}
     num_units, rng = int(unit_B.max()) + 1, np.random.default_rng(seed)
@@ -223,6 +220,8 @@ def _resample(
 
 
 def _interval(values_R: np.ndarray, level: float) -> Interval:
+    if not 0 < level < 1:
+        raise DataError(f"level must be above 0 and below 1, not {level}")
     if not len(values_R):
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])

@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from motivnet import config
 from motivnet.checkpoints.bundle import is_bundle
 from motivnet.checkpoints.hub import cached, is_hub_name
 from motivnet.data.clean import clean_training
-from motivnet.data.manifest import Manifest
+from motivnet.data.manifest import Manifest, read_table
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import predict_manifest
@@ -207,10 +206,7 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
 
 def _read_predictions(file: Path) -> tuple[list[tuple[int, str]], np.ndarray]:
     """Return row and label of each image, and whether it was classified correctly, bool (B,)."""
-    try:
-        table = pq.read_table(file, columns=["row", "label", "pred"]).to_pydict()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
+    table = read_table(file, ("row", "label", "pred")).to_pydict()
     rows = list(zip(table["row"], table["label"], strict=True))
     return rows, np.array(table["label"]) == np.array(table["pred"], dtype=object)
 
@@ -309,13 +305,7 @@ def subset(target_B: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 
 def repeat_to(num_rows: int, length: int, *, seed: int) -> np.ndarray:
-    """Repeat row positions to a length: each equally often, except one more of some that are drawn.
-
-    Raises:
-        DataError: if there are no rows, or more than `length`.
-    """
-    if not 1 <= num_rows <= length:
-        raise DataError(f"{num_rows} rows cannot fill an epoch of {length}")
+    """Repeat row positions to a length, at least their number: each equally often, except one more of some drawn."""
     rest = np.random.default_rng(seed).permutation(num_rows)[: length % num_rows]
     return np.sort(np.concatenate([np.repeat(np.arange(num_rows), length // num_rows), rest]))
 
@@ -357,9 +347,9 @@ def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, fo
         shown = f"failed: {result['reason']}"
     else:
         answers.write(folder / PREDICTIONS_NAME)
-        args = answers.preds_B, answers.target_B, len(answers.labels)
-        scores = {name: metric(*args) for name, metric in CLASS_METRICS.items()}
-        scores["minority_recall"] = float(metrics.recall_per_class(*args)[answers.labels.index(plan.rarest)])
+        scores = metrics.class_scores(CLASS_METRICS, *answers.classes)
+        recall_C = metrics.recall_per_class(*answers.classes)
+        scores["minority_recall"] = float(recall_C[answers.labels.index(plan.rarest)])
         result |= {"rows": rows.report, "selected": bundle.config.provenance["selected"], "scores": scores}
         shown = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
     result["seconds"] = round(time.monotonic() - began, 1)

@@ -298,12 +298,11 @@ class _Run:
     ) -> tuple[Predictions, bool]:
         """Read predictions that are there, or make and keep them; also return whether they were there."""
         options = predictor.options
+        detection = [predictor.detector.name, options.min_score, options.min_face, options.long_side]
         depends_on = {
             "model": info.fingerprint,
             "data": manifest.fingerprint(),
-            "detection": [predictor.detector.name, options.min_score, options.min_face, options.long_side]
-            if detect
-            else None,
+            "detection": detection if detect else None,
             "calibration": to_plain(predictor.config.calibration),
             "version": __version__,
         }
@@ -330,13 +329,12 @@ class _Run:
 
     def compare(self, titles: Iterable[str]) -> list[Comparison]:
         """Compare models in one setting, pair by pair; p-values are corrected for all pairs on all data sets."""
-        found, p_values = [], []
+        found = []
         for title, setting in itertools.product(titles, Setting):
             names = [entry.model for entry in self.entries if (entry.data, entry.setting) == (title, setting)]
             for pair in itertools.combinations(names, 2):
                 a, b = (self.answers[name, title] for name in pair)
-                each = compare(pair, a, b, data=title, setting=setting, settings=self.settings)
-                found += [each] if each else []
-                p_values += [each.p_value] if each and each.p_value is not None else []
-        corrected = iter(holm(p_values).tolist())
+                found.append(compare(pair, a, b, data=title, setting=setting, settings=self.settings))
+        found = [each for each in found if each]
+        corrected = iter(holm([each.p_value for each in found if each.p_value is not None]).tolist())
         return [each if each.p_value is None else dataclasses.replace(each, p_holm=next(corrected)) for each in found]

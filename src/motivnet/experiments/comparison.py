@@ -19,11 +19,11 @@ import numpy as np
 from motivnet.errors import DataError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, Protocol
-from motivnet.evaluation.resampling import TIE, Difference, Interval, mcnemar, paired_bootstrap
+from motivnet.evaluation.resampling import TIE, Difference, Interval, mcnemar, paired_bootstrap, resample
 from motivnet.experiments.protocols import BenchmarkSettings, Restrict, Setting, Spread, spread, subject_folds
 
 METRICS = ("war", "uar", "top2", "f1_macro")
-CLASS_METRICS = {"war": metrics.war, "uar": metrics.uar, "f1_macro": metrics.f1_macro}
+CLASS_METRICS = ("war", "uar", "f1_macro")
 
 
 class Answers:
@@ -45,9 +45,8 @@ class Answers:
         names_C = np.array(predictions.labels.names)
         self.labels, self.absent = tuple(names_C[present_C].tolist()), tuple(names_C[~present_C].tolist())
         if len(self.labels) < 2:
-            raise DataError(
-                f"model and data have {len(self.labels)} label in common ({', '.join(self.labels)}); 2 are needed"
-            )
+            shared = f"{len(self.labels)} label in common ({', '.join(self.labels)})"
+            raise DataError(f"model and data have {shared}; 2 are needed")
         place_C = np.where(present_C, np.cumsum(present_C) - 1, metrics.NO_ANSWER)
         self.positions = positions
         self.subjects: list[str | None] = predictions.manifest.table["subject"].to_pylist()
@@ -71,8 +70,7 @@ class Answers:
     def class_scores(self, weights_B: np.ndarray | None = None, rows: np.ndarray | None = None) -> dict[str, float]:
         """Return CLASS_METRICS over the shared labels, of all images or of some rows."""
         preds, target = (self.preds, self.target) if rows is None else (self.preds[rows], self.target[rows])
-        args = preds, target, len(self.labels)
-        return {name: metric(*args, weights=weights_B) for name, metric in CLASS_METRICS.items()}
+        return metrics.class_scores(CLASS_METRICS, preds, target, len(self.labels), weights_B)
 
     def scores(self, weights_B: np.ndarray | None = None) -> dict[str, float]:
         """Return METRICS over the shared labels."""
@@ -217,7 +215,6 @@ def compare(
 
 CONTRAST_METRICS = ("war", "uar", "minority_recall")
 LEVEL = 0.95
-_RESAMPLES_AT_ONCE = 250
 
 
 class Contrast(NamedTuple):
@@ -265,50 +262,36 @@ def contrast(
         One of CONTRAST_METRICS -> the difference.
 
     Raises:
-        DataError: if shapes differ, or there are fewer than two seeds or images.
+        DataError: if there are fewer than two seeds or images.
     """
-    if correct_SB.shape != reference_SB.shape or correct_SB.shape[1:] != target_B.shape:
-        raise DataError(
-            f"runs of shapes {correct_SB.shape} and {reference_SB.shape} for {target_B.shape} images cannot be paired"
-        )
     num_seeds, num_images = correct_SB.shape
     if min(num_seeds, num_images) < 2:
         raise DataError(f"{num_seeds} seeds and {num_images} images: a test needs two of each")
 
-    def differences(weights_RB: np.ndarray) -> np.ndarray:
-        cell, reference = (_scores(runs_SB, target_B, weights_RB, rarest) for runs_SB in (correct_SB, reference_SB))
-        return cell - reference
+    # Every score is linear in the hits, so that the difference of the scores is the score of the difference.
+    gained_SB = correct_SB.astype(np.float64) - reference_SB
+    of_class_BC = (target_B[:, None] == np.arange(target_B.max() + 1)).astype(np.float64)
 
-    rng, resampled = np.random.default_rng(0), []
-    for first in range(0, num_resamples, _RESAMPLES_AT_ONCE):
-        drawn_RB = rng.integers(num_images, size=(min(_RESAMPLES_AT_ONCE, num_resamples - first), num_images))
-        weights_RB = np.stack([np.bincount(drawn_B, minlength=num_images) for drawn_B in drawn_RB])
-        resampled.append(differences(weights_RB.astype(np.float64)).mean(2))
-    observed_MS = differences(np.ones((1, num_images)))[:, 0]
-    return {
-        name: _judge(of_seed_S, mean_R, num_images)
-        for name, of_seed_S, mean_R in zip(CONTRAST_METRICS, observed_MS, np.concatenate(resampled, 1), strict=True)
-    }
+    def differences(weights_B: np.ndarray) -> dict[str, np.ndarray]:
+        hits_SC, support_C = (gained_SB * weights_B) @ of_class_BC, weights_B @ of_class_BC
+        # A resample may lack a class, whose recall is then undefined.
+        recall_SC = metrics.ratio(hits_SC, support_C)
+        found = hits_SC.sum(1) / support_C.sum(), np.nanmean(recall_SC, 1), recall_SC[:, rarest]
+        return dict(zip(CONTRAST_METRICS, found, strict=True))
 
+    def means(weights_B: np.ndarray) -> dict[str, float]:
+        return {name: float(of_seed_S.mean()) for name, of_seed_S in differences(weights_B).items()}
 
-def _scores(correct_SB: np.ndarray, target_B: np.ndarray, weights_RB: np.ndarray, rarest: int) -> np.ndarray:
-    """Score all runs with each row of weights: (M, R, S)."""
-    classes_C = np.unique(target_B)
-    of_class_BC = (target_B[:, None] == classes_C).astype(np.float64)
-    hits_BSC = correct_SB.T[:, :, None] * of_class_BC[:, None]
-    hits_RSC = np.tensordot(weights_RB, hits_BSC, 1)
-    support_R1C = (weights_RB @ of_class_BC)[:, None]
-    # A resample may lack a class, whose recall is then undefined.
-    recall_RSC = np.divide(hits_RSC, support_R1C, out=np.full_like(hits_RSC, np.nan), where=support_R1C > 0)
-    war_RS = hits_RSC.sum(2) / support_R1C.sum(2)
-    return np.stack([war_RS, np.nanmean(recall_RSC, 2), recall_RSC[:, :, np.searchsorted(classes_C, rarest)]])
+    _, resampled = resample(means, num_images, num_resamples=num_resamples)
+    observed = differences(np.ones(num_images))
+    return {name: _judge(of_seed_S, resampled[name], num_images) for name, of_seed_S in observed.items()}
 
 
 def _judge(of_seed_S: np.ndarray, mean_R: np.ndarray, num_images: int) -> Contrast:
     from scipy.stats import t
 
     value, num_seeds = float(of_seed_S.mean()), len(of_seed_S)
-    by_images, by_seeds = float(np.nanvar(mean_R, ddof=1)), float(of_seed_S.var(ddof=1)) / num_seeds
+    by_images, by_seeds = float(mean_R.var(ddof=1)), float(of_seed_S.var(ddof=1)) / num_seeds
     variance = by_images + by_seeds
     if variance < TIE**2:  # all runs agree on every image, or differ by the same everywhere
         by_images, by_seeds, freedom, half, p_value = 0.0, 0.0, num_images - 1.0, 0.0, float(value == 0)

@@ -99,9 +99,7 @@ def make_grid(
     if encoder is not None and name == "backbone":
         raise ConfigError("the ablation backbone compares encoders of its own. Allowed: --weights VARIANT=FILE")
     if encoder is None and name in ("head", "pretraining"):
-        raise ConfigError(
-            f"the ablation {name} needs a pre-trained encoder: --encoder BUNDLE, which `motivnet pretrain` writes"
-        )
+        raise ConfigError(f"the ablation {name} needs a pre-trained encoder: --encoder BUNDLE, of `motivnet pretrain`")
     if label_share != 1 and name == "pretraining":
         raise ConfigError(f"the ablation pretraining has shares of its own: {', '.join(f'{s:.0%}' for s in SHARES)}")
     if not 0 < label_share <= 1:

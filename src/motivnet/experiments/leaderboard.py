@@ -67,13 +67,12 @@ class Published:
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
     """Rank entries by WAR among those of the same data set, setting and labels; equal ones share the better rank."""
-    rivals: dict[tuple, list[float]] = {}
-    for entry in entries:
-        rivals.setdefault((entry.data, entry.setting, entry.labels), []).append(entry.scores["war"])
-    return [
-        dataclasses.replace(entry, rank=_rank(entry.scores["war"], rivals[entry.data, entry.setting, entry.labels]))
-        for entry in entries
-    ]
+
+    def rivals(entry: Entry) -> list[float]:
+        same = entry.data, entry.setting, entry.labels
+        return [each.scores["war"] for each in entries if (each.data, each.setting, each.labels) == same]
+
+    return [dataclasses.replace(entry, rank=_rank(entry.scores["war"], rivals(entry))) for entry in entries]
 
 
 def means_of(entries: Sequence[Entry], domains: Mapping[str, str]) -> Iterator[Mean]:

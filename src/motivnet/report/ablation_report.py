@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motivnet.report import page
-from motivnet.report.page import Block, p_value, points, to_json, to_markdown
+from motivnet.report.page import COLORS, Block, new_figure, p_value, points, to_json, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ def write_files(report: Mapping[str, Any], folder: Path) -> None:
     """Write the report's files into a folder that exists."""
     text = to_markdown(f"Ablation: {report['ablation']}", list(_blocks(report)))
     (folder / "report.md").write_text(text, encoding="utf-8")
-    with page.new_figure(width=9.0, height=0.9 + 0.3 * len(report["cells"])) as drawn:
+    with new_figure(width=9.0, height=0.9 + 0.3 * len(report["cells"])) as drawn:
         _draw(drawn, report)
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             drawn.savefig(folder / f"report.{kind}", dpi=150, facecolor="white", metadata=metadata)
@@ -112,7 +111,7 @@ def _draw(drawn: "Figure", report: Mapping[str, Any]) -> None:
     for axes, metric in zip(panels, PANELS, strict=True):
         for place, cell in enumerate(report["cells"]):
             values = [100 * score for score in cell["scores"].get(metric, {"runs": []})["runs"]]
-            color = page.COLORS[1] if cell["name"] in references else page.COLORS[0]
+            color = COLORS[1] if cell["name"] in references else COLORS[0]
             if values:
                 axes.plot([np.mean(values)] * 2, [place - 0.33, place + 0.33], color=color, linewidth=2.5)
                 axes.plot(values, [place] * len(values), "o", color=color, markersize=4, alpha=0.7)

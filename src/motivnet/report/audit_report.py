@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motivnet.report import page as report
-from motivnet.report.page import Block, block_files, p_value, percent, points
+from motivnet.report.page import Block, block_files, heat_map, p_value, percent, points, protocol_facts, rows_of
 
 if TYPE_CHECKING:
     from motivnet.evaluation.fairness import Audit, Gap, Group
@@ -24,14 +23,11 @@ def audit_files(audit: "Audit") -> dict[str, str]:
     """Write an audit three times: file name -> contents, the data last."""
     labels = audit.protocol.labels
     caption = "Rows: true class; columns: predicted class."
-    heat = [
-        report.Section(
-            f"Confusion matrix: {group.column} {group.name}",
-            report.heat_map(np.array(group.confusion), labels, labels, caption=caption),
-        )
-        for group in audit.groups
-    ]
-    return block_files("audit", f"Audit of {audit.protocol.model}", list(_blocks(audit)), audit.to_dict(), more=heat)
+    blocks = list(_blocks(audit))
+    for group in audit.groups:
+        heat = heat_map(np.array(group.confusion), labels, labels, caption=caption)
+        blocks.append(Block(f"Confusion matrix: {group.column} {group.name}", html=heat))
+    return block_files("audit", f"Audit of {audit.protocol.model}", blocks, audit.to_dict())
 
 
 def findings(audit: "Audit") -> Iterator[str]:
@@ -76,24 +72,16 @@ def _blocks(audit: "Audit") -> Iterator[Block]:
             yield Block(f"Gaps by {column}", (), rows)
 
 
-def _protocol(audit: "Audit") -> list[dict[str, str]]:
-    protocol = audit.protocol
+def _protocol(audit: "Audit") -> list[dict[str, object]]:
     signs = f"; by random signs of whole subjects in {', '.join(audit.by_subject)}" if audit.by_subject else ""
-    pairs = {
-        "model": f"{protocol.model} ({protocol.model_fingerprint or 'fingerprint unknown'})",
-        "data": f"{protocol.data} ({protocol.data_fingerprint})",
-        "split": protocol.split or "all",
-        "images": f"{protocol.n:,}",
-        "left out": ", ".join(f"{number:,} ({why})" for why, number in protocol.dropped.items()) or "nothing",
-        "face detection": protocol.detection,
+    pairs = protocol_facts(audit.protocol) | {
         "images without an answer": "errors, but not false positives",
         "smallest group tested": f"{audit.min_size} images",
         "tests": f"{audit.tests}, corrected together (Holm), family-wise error rate {audit.alpha:g}",
         "test": f"{audit.permutations:,} permutations within labels{signs}",
         "intervals": f"{audit.level:.0%} of each gap alone, not corrected; bootstrap, seed {audit.seed}",
-        "motivnet": protocol.version,
     }
-    return [{"setting": name, "value": value} for name, value in pairs.items()]
+    return rows_of(("setting", "value"), pairs.items())
 
 
 def _scores(group: "Group") -> dict[str, object]:

@@ -1,12 +1,11 @@
 """A benchmark as tables: `benchmark.md`, `benchmark.html` and `benchmark.json`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from motivnet.report import page
-from motivnet.report.page import Block, block_files, p_value, points
 
 if TYPE_CHECKING:
     from motivnet.experiments.benchmark import Benchmark
@@ -38,8 +37,7 @@ PUBLISHED_NOTE = (
 
 def benchmark_files(benchmark: "Benchmark") -> dict[str, str]:
     """Return the contents of FILES by name."""
-    plots = [page.Section("WAR with 95 % intervals", _plot(benchmark.cells))] if benchmark.cells else []
-    return block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict(), more=plots)
+    return page.block_files("benchmark", "Benchmark", list(_blocks(benchmark)), benchmark.to_dict())
 
 
 def headlines(benchmark: "Benchmark") -> str:
@@ -53,7 +51,7 @@ def headlines(benchmark: "Benchmark") -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _blocks(benchmark: "Benchmark") -> Iterator[Block]:
+def _blocks(benchmark: "Benchmark") -> Iterator[page.Block]:
     yield _models(benchmark)
     yield _data_sets(benchmark.data)
     for setting in SETTINGS:
@@ -70,98 +68,65 @@ def _blocks(benchmark: "Benchmark") -> Iterator[Block]:
     if any(entry.folds for entry in benchmark.cells):
         yield _folds(benchmark.cells)
     if benchmark.plan:
-        yield Block(
-            "Leave one data set out",
-            ("What a model has to be trained on for a zero-shot score on each data set that uses all the others.",),
-            [
-                {
-                    "train on": ", ".join(train),
-                    "test on": test,
-                    "models trained so": ", ".join(benchmark.trained_on(train)) or "none",
-                }
-                for train, test in benchmark.plan
-            ],
-        )
-    yield Block(
-        "Skipped",
-        () if benchmark.skipped else ("Nothing: every model was scored on every data set.",),
-        [
-            {"model": each.model or "every model", "data set": each.data or "every data set", "why": each.reason}
-            for each in benchmark.skipped
-        ],
+        about = "What a model has to be trained on for a zero-shot score on each data set that uses all the others."
+        lines = [
+            (", ".join(train), test, ", ".join(benchmark.trained_on(train)) or "none") for train, test in benchmark.plan
+        ]
+        rows = page.rows_of(("train on", "test on", "models trained so"), lines)
+        yield page.Block("Leave one data set out", (about,), rows)
+    nothing = () if benchmark.skipped else ("Nothing: every model was scored on every data set.",)
+    lines = [(each.model or "every model", each.data or "every data set", each.reason) for each in benchmark.skipped]
+    yield page.Block("Skipped", nothing, page.rows_of(("model", "data set", "why"), lines))
+    if benchmark.cells:
+        yield page.Block("WAR with 95 % intervals", html=_plot(benchmark.cells))
+
+
+def _models(benchmark: "Benchmark") -> page.Block:
+    about = (
+        "motivnet {version}; intervals: 95 %, percentiles of {num_resamples:,} resamples of images, or of whole "
+        "subjects where there are any, seed {seed}; scores are in percent, and over the labels that model and data set "
+        "share."
     )
+    lines = [(each.name, each.training_data, len(each.labels), each.fingerprint) for each in benchmark.models]
+    rows = page.rows_of(("model", "trained on", "labels", "fingerprint"), lines)
+    return page.Block("Models", (about.format(**benchmark.settings),), rows)
 
 
-def _models(benchmark: "Benchmark") -> Block:
-    settings = benchmark.settings
-    return Block(
-        "Models",
-        (
-            f"motivnet {settings['version']}; intervals: 95 %, percentiles of {settings['num_resamples']:,} resamples "
-            f"of images, or of whole subjects where there are any, seed {settings['seed']}; scores are in percent, and "
-            "over the labels that model and data set share.",
-        ),
-        [
-            {
-                "model": model.name,
-                "trained on": model.training_data,
-                "labels": len(model.labels),
-                "fingerprint": model.fingerprint,
-            }
-            for model in benchmark.models
-        ],
-    )
-
-
-def _data_sets(data: Mapping[str, Mapping]) -> Block:
+def _data_sets(data: Mapping[str, Mapping]) -> page.Block:
     rows = [
         {
             "data set": title,
             "images": about["n"],
             "subjects": about["subjects"],
             "labels": ", ".join(f"{label} {number:,}" for label, number in about["labels"].items()),
-            "left out by the reader": _counted(about["dropped"]),
+            "left out by the reader": page.counted(about["dropped"]),
             "faces": "detected" if about["detect"] else "as they are, or boxes of the data set",
             "fingerprint": about["fingerprint"],
         }
         for title, about in data.items()
     ]
-    return Block("Data sets", (), rows)
+    return page.Block("Data sets", (), rows)
 
 
 def _leaderboard(
     benchmark: "Benchmark", setting: str, title: str, entries: "Sequence[Entry]", published: "Sequence[Published]"
-) -> Block:
+) -> page.Block:
     trained_on = {model.name: model.training_data for model in benchmark.models}
-    rows: list[tuple[float, Mapping[str, object]]] = []
+    lines: list[tuple[Any, ...]] = []
     for entry in entries:
-        scores = {
-            head: page.percent(entry.scores[name], entry.intervals.get(name)).replace(" %", "")
-            for name, head in HEADS.items()
-        }
-        row = {
-            "model": entry.model,
-            "trained on": trained_on[entry.model],
-            **scores,
-            "rank": entry.rank,
-            "trust": entry.caution,
-            "origin": "measured here",
-        }
-        rows.append((entry.scores["war"], row))
+        scores = [page.percent(entry.scores[name], entry.intervals.get(name)).replace(" %", "") for name in HEADS]
+        model = entry.model, trained_on[entry.model]
+        lines.append((entry.scores["war"], *model, *scores, entry.rank, entry.caution, "measured here"))
     for each in published:
-        row = {
-            "model": f"{each.method} ({each.backbone})" if each.backbone else each.method,
-            "trained on": each.trained_on,
-            **dict.fromkeys(HEADS.values()),
-            "WAR": page.percent(each.war).replace(" %", ""),
-            "rank": None,
-            "trust": each.trust,
-            "origin": f"published: {each.source}",
-        }
-        rows.append((each.war, row))
+        scores = [page.percent(each.war).replace(" %", ""), *[None] * (len(HEADS) - 1)]
+        model = f"{each.method} ({each.backbone})" if each.backbone else each.method, each.trained_on
+        lines.append((each.war, *model, *scores, None, each.trust, f"published: {each.source}"))
+    lines.sort(key=lambda line: -line[0])
+    rows = page.rows_of(
+        ("model", "trained on", *HEADS.values(), "rank", "trust", "origin"), (cells for _, *cells in lines)
+    )
     notes = [_labels_note(entry) for entry in entries] + ([PUBLISHED_NOTE] if published else [])
-    ordered = [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
-    return Block(f"Leaderboard, {setting}: {title}", (SETTINGS[setting],), ordered, tuple(notes))
+    return page.Block(f"Leaderboard, {setting}: {title}", (SETTINGS[setting],), rows, tuple(notes))
 
 
 def _labels_note(entry: "Entry") -> str:
@@ -169,31 +134,27 @@ def _labels_note(entry: "Entry") -> str:
     if entry.absent:
         parts.append(f"no image of {', '.join(entry.absent)}: {ABSENT[entry.restrict]}")
     if entry.protocol.dropped:
-        parts.append(f"left out {_counted(entry.protocol.dropped)}")
+        parts.append(f"left out {page.counted(entry.protocol.dropped)}")
     if entry.unanswered:
         parts.append(f"{entry.unanswered:,} without a prediction, which count as errors")
     return "; ".join([*parts, f"face detection: {entry.protocol.detection}."])
 
 
-def _means(setting: str, means: "Sequence[Mean]") -> Block:
-    rows = [
-        {
-            "model": mean.model,
-            **{head: page.percent(mean.scores[name]) for name, head in HEADS.items()},
-            "mean rank": None if mean.mean_rank is None else f"{mean.mean_rank:.2f}",
-            "rank": mean.rank,
-        }
-        for mean in sorted(means, key=lambda mean: -mean.scores["war"])
-    ]
+def _means(setting: str, means: "Sequence[Mean]") -> page.Block:
+    lines = []
+    for mean in sorted(means, key=lambda mean: -mean.scores["war"]):
+        mean_rank = None if mean.mean_rank is None else f"{mean.mean_rank:.2f}"
+        lines.append((mean.model, *(page.percent(mean.scores[name]) for name in HEADS), mean_rank, mean.rank))
+    rows = page.rows_of(("model", *HEADS.values(), "mean rank", "rank"), lines)
     line = (
         f"Over the data sets that all these models were scored on: {', '.join(means[0].data)}. Splits and other labels "
         "of the same photographs count as one data set."
     )
-    return Block(f"Leaderboard, {setting}: mean over data sets", (line,), rows)
+    return page.Block(f"Leaderboard, {setting}: mean over data sets", (line,), rows)
 
 
-def _comparisons(comparisons: "Sequence[Comparison]") -> Block:
-    return Block(
+def _comparisons(comparisons: "Sequence[Comparison]") -> page.Block:
+    return page.Block(
         "Pairwise comparisons",
         (
             "Pairs of models in one setting, on the same images. The p-value is of equal accuracy: McNemar's test "
@@ -207,37 +168,29 @@ def _comparisons(comparisons: "Sequence[Comparison]") -> Block:
                 "models": f"{each.models[0]} less {each.models[1]}",
                 "images": each.n,
                 "only one correct": f"{each.only_a:,} against {each.only_b:,}",
-                "WAR, points": points(each.war.value, *each.war.interval),
-                "UAR, points": points(each.uar.value, *each.uar.interval),
+                "WAR, points": page.points(each.war.value, *each.war.interval),
+                "UAR, points": page.points(each.uar.value, *each.uar.interval),
                 "test": each.test,
-                "p": p_value(each.p_value),
-                "p (Holm)": p_value(each.p_holm),
+                "p": page.p_value(each.p_value),
+                "p (Holm)": page.p_value(each.p_holm),
             }
             for each in comparisons
         ],
     )
 
 
-def _folds(entries: "Sequence[Entry]") -> Block:
-    rows = [
-        {
-            "data set": entry.data,
-            "model": entry.model,
-            "folds": entry.folds.num_folds,
-            "subjects": entry.folds.num_subjects,
-            **{
-                HEADS[name]: f"{100 * over.mean:.1f} \N{PLUS-MINUS SIGN} {100 * over.std:.1f}"
-                for name, over in entry.folds.scores.items()
-            },
-        }
-        for entry in entries
-        if entry.folds
-    ]
+def _folds(entries: "Sequence[Entry]") -> page.Block:
+    lines = []
+    for entry in entries:
+        if folds := entry.folds:
+            over = [f"{100 * each.mean:.1f} \N{PLUS-MINUS SIGN} {100 * each.std:.1f}" for each in folds.scores.values()]
+            lines.append((entry.data, entry.model, folds.num_folds, folds.num_subjects, *over))
+    rows = page.rows_of(("data set", "model", "folds", "subjects", *HEADS.values()), lines)
     line = (
         "Mean and sample standard deviation over folds that share no subject, in percent. The models were not trained "
         "on these folds: the spread is that of the subjects."
     )
-    return Block("Folds by subject", (line,), rows)
+    return page.Block("Folds by subject", (line,), rows)
 
 
 def _plot(entries: "Sequence[Entry]") -> str:
@@ -257,7 +210,3 @@ def _plot(entries: "Sequence[Entry]") -> str:
         axes.legend(loc="best")
         alt = "; ".join(f"{entry.model} on {entry.data}: {page.percent(entry.scores['war'])}" for entry in entries)
         return page.figure(drawn, f"WAR with 95 % intervals. {alt}")
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} ({reason})" for reason, number in counts.items()) or "nothing"

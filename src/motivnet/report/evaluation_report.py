@@ -15,7 +15,7 @@ from motivnet.errors import ImageError
 from motivnet.images import decode_image
 from motivnet.preprocess import crop
 from motivnet.report import page as report
-from motivnet.report.page import NOTHING, Section, number, percent, text
+from motivnet.report.page import NOTHING, Block, number, percent
 
 if TYPE_CHECKING:
     from motivnet.evaluation.evaluate import Evaluation
@@ -54,69 +54,57 @@ def evaluation_report(evaluation: "Evaluation", *, with_thumbnails: bool = True)
     protocol = evaluation.protocol
     name = PurePath(protocol.data.partition(":")[2].partition("?")[0]).name or protocol.data
     title = f"{protocol.model} on {name}{f', {protocol.split}' if protocol.split else ''}"
-    return report.render(title, list(_sections(evaluation, with_thumbnails=with_thumbnails)))
+    return report.to_html(title, _blocks(evaluation, with_thumbnails=with_thumbnails))
 
 
-def _sections(evaluation: "Evaluation", *, with_thumbnails: bool) -> Iterator[Section]:
+def _blocks(evaluation: "Evaluation", *, with_thumbnails: bool) -> Iterator[Block]:
     scored = evaluation.predictions.scored
-    yield Section("Protocol", text("What exactly was measured.") + _protocol(evaluation))
-    yield Section("Metrics", text(f"{evaluation.metrics['n']:,} images are scored.") + _metrics(evaluation))
+    yield Block("Protocol", ("What exactly was measured.",), html=_protocol(evaluation))
+    yield _metrics(evaluation)
     about = "How often images of each label (rows) were predicted as each class (columns)."
-    yield Section("Confusion matrix", text(about) + _confusion(evaluation, scored))
-    yield Section("Per-class metrics", text("How well each emotion is recognised.") + _per_class(evaluation))
+    yield Block("Confusion matrix", (about,), html=_confusion(evaluation, scored))
+    yield _per_class(evaluation)
     if evaluation.affect:
-        about = "Regression metrics on the images that have both a label and an answer; both are from -1 to 1."
-        yield Section("Valence and arousal", text(about) + _affect(evaluation))
+        yield _affect(evaluation)
     if evaluation.robustness:
-        about = "The same faces, degraded before preprocessing. Losses are in points, against the faces as they are."
-        yield Section("Robustness", text(about) + _robustness(evaluation))
+        yield _robustness(evaluation)
     if evaluation.reliability:
         about = "How far probabilities can be trusted: of answers with a confidence of 80 %, 80 % should be correct."
-        yield Section("Reliability diagram", text(about) + _reliability(evaluation.reliability, scored))
-        about = "The images that were misclassified with the highest probability."
-        yield Section("Most confident mistakes", text(about) + _mistakes(scored, with_thumbnails=with_thumbnails))
+        yield Block("Reliability diagram", (about,), html=_reliability(evaluation.reliability, scored))
+        yield _mistakes(scored, with_thumbnails=with_thumbnails)
     if evaluation.groups:
-        about = "Accuracy and mean recall for each value of the data set's group columns."
-        yield Section("Metrics by group", text(about) + _groups(evaluation.groups))
+        yield _groups(evaluation.groups)
 
 
 def _protocol(evaluation: "Evaluation") -> Markup:
     protocol, status, boot = evaluation.protocol, evaluation.status, evaluation.bootstrap
     absent = [label for label, values in evaluation.per_class.items() if not values["n"]]
     unanswered = [f"{status[name]:,} {words}" for name, words in UNANSWERED_WORDS.items() if status[name]]
-    dropped = [f"{count:,} ({reason})" for reason, count in protocol.dropped.items()]
     calibration, fitted = "unknown", protocol.calibration
     if fitted:
         calibration = f"temperature {fitted.temperature:.4g}, exponent {fitted.exponent:.4g}"
     intervals = "{level:.0%}, percentiles of {num_resamples:,} resamples by {by}, seed {seed}"
     return report.facts(
-        {
-            "Model": protocol.model,
-            "Model fingerprint": protocol.model_fingerprint or "unknown",
-            "Data": protocol.data,
-            "Data fingerprint": protocol.data_fingerprint,
-            "Split": protocol.split or "all rows",
-            "Images": f"{protocol.n:,}",
-            "Left out beforehand": ", ".join(dropped) or "nothing",
+        report.protocol_facts(protocol)
+        | {
             "Without an answer": f"{', '.join(unanswered)}: {protocol.unanswered}" if unanswered else "none",
             "Labels": ", ".join(protocol.labels) + (f" (no image of {', '.join(absent)})" if absent else ""),
-            "Face detection": protocol.detection,
             "Preprocessing": protocol.preprocessing or "unknown",
             "Calibration": "none" if fitted == Calibration() else calibration,
             "Intervals": intervals.format(**boot) if boot else "none",
-            "motivnet": protocol.version,
         }
     )
 
 
-def _metrics(evaluation: "Evaluation") -> Markup:
+def _metrics(evaluation: "Evaluation") -> Block:
     head = "value [interval]" if evaluation.bootstrap else "value"
     rows = [
         {"metric": title, head: form(evaluation.metrics[name], evaluation.intervals.get(name)), "meaning": meaning}
         for name, (title, form, meaning) in METRICS.items()
     ]
     why = "A calibration error (ECE) has no interval: it is larger on resamples than on the images themselves."
-    return report.table(rows) + (text(why, note=True) if evaluation.bootstrap else "")
+    line = f"{evaluation.metrics['n']:,} images are scored."
+    return Block("Metrics", (line,), rows, (why,) if evaluation.bootstrap else ())
 
 
 def _confusion(evaluation: "Evaluation", scored: "Predictions") -> Markup:
@@ -129,7 +117,7 @@ def _confusion(evaluation: "Evaluation", scored: "Predictions") -> Markup:
     return report.heat_map(counts, labels, columns, caption=caption)
 
 
-def _per_class(evaluation: "Evaluation") -> Markup:
+def _per_class(evaluation: "Evaluation") -> Block:
     rows = [
         {
             "class": label,
@@ -145,7 +133,8 @@ def _per_class(evaluation: "Evaluation") -> Markup:
         "that are correct. F1: their harmonic mean. AUROC: probability that an image of the class is ranked above one "
         "of another."
     )
-    return _bars(evaluation.per_class) + report.table(rows) + text(explained, note=True)
+    lines = ("How well each emotion is recognised.",)
+    return Block("Per-class metrics", lines, rows, (explained,), html=_bars(evaluation.per_class))
 
 
 def _bars(per_class: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -161,7 +150,7 @@ def _bars(per_class: Mapping[str, Mapping[str, Any]]) -> Markup:
                     axes.vlines(at, *values["intervals"][name], color="#1f2933", linewidth=0.9)
         axes.set_xticks(places, list(per_class))
         axes.set_ylim(0, 1)
-        axes.yaxis.set_major_formatter(_percent_tick)
+        axes.yaxis.set_major_formatter("{x:.0%}")
         axes.grid(visible=False, axis="x")
         axes.tick_params(length=0)
         axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
@@ -169,25 +158,22 @@ def _bars(per_class: Mapping[str, Mapping[str, Any]]) -> Markup:
         return report.figure(drawn, f"Recall, precision and F1 of each class. {alt}")
 
 
-def _percent_tick(value: float, _position: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def _affect(evaluation: "Evaluation") -> Markup:
+def _affect(evaluation: "Evaluation") -> Block:
     forms = {"ccc": ("CCC", number), "rmse": ("RMSE", number), "sign_agreement": ("sign agreement", percent)}
     rows = [
         {"": name, "images": found["n"]}
         | {title: form(found[score], found["intervals"].get(score)) for score, (title, form) in forms.items()}
         for name, found in evaluation.affect.items()
     ]
+    about = "Regression metrics on the images that have both a label and an answer; both are from -1 to 1."
     note = (
         "CCC: concordance correlation coefficient (Lin 1989), 1 is best. RMSE: root mean squared error. Sign "
         "agreement: share of images whose predicted value has the sign of the label."
     )
-    return report.table(rows) + text(note, note=True)
+    return Block("Valence and arousal", (about,), rows, (note,))
 
 
-def _robustness(evaluation: "Evaluation") -> Markup:
+def _robustness(evaluation: "Evaluation") -> Block:
     rows = []
     for name, found in evaluation.robustness.items():
         row = {"degradation": name}
@@ -196,12 +182,13 @@ def _robustness(evaluation: "Evaluation") -> Markup:
             row[score.upper()] = percent(found[score])
             row[f"{score.upper()} loss"] = report.points(found[loss], *found["intervals"][loss])
         rows.append(row)
+    about = "The same faces, degraded before preprocessing. Losses are in points, against the faces as they are."
     note = (
         "Blur: standard deviation, for a face of 48 pixels. Pixels: the face reduced to this side, and enlarged again. "
         "JPEG: quality, at the face's own size. Gain: factor of all values. Gamma: exponent of all values, on a scale "
         "from 0 to 1. Intervals are of the difference on the same images."
     )
-    return report.table(rows) + text(note, note=True)
+    return Block("Robustness", (about,), rows, (note,))
 
 
 def _reliability(bins: "Reliability", scored: "Predictions") -> Markup:
@@ -218,12 +205,12 @@ def _reliability(bins: "Reliability", scored: "Predictions") -> Markup:
                 above.vlines(x, interval.low, interval.high, color="#1f2933", linewidth=0.9)
         above.plot([0, 1], [0, 1], color=report.COLORS[1], linewidth=1.5, linestyle="--", label="perfect calibration")
         above.set(ylim=(0, 1), xlim=(0, 1), ylabel="accuracy")
-        above.yaxis.set_major_formatter(_percent_tick)
+        above.yaxis.set_major_formatter("{x:.0%}")
         above.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         bars = below.bar(centre_M, count_M, width, color=report.COLORS[2])
         below.bar_label(bars, [f"{count:.0f}" if count else "" for count in count_M], fontsize=6.5)
         below.set(xlabel="confidence: probability of the answer", ylabel="images")
-        below.xaxis.set_major_formatter(_percent_tick)
+        below.xaxis.set_major_formatter("{x:.0%}")
         below.margins(y=0.25)
         alt = "; ".join(
             f"{low:.0%} to {high:.0%}: {count:.0f} images, {accuracy:.0%} correct"
@@ -234,16 +221,18 @@ def _reliability(bins: "Reliability", scored: "Predictions") -> Markup:
         return report.figure(drawn, f"Reliability diagram. {alt}", caption=caption)
 
 
-def _mistakes(scored: "Predictions", *, with_thumbnails: bool) -> Markup:
+def _mistakes(scored: "Predictions", *, with_thumbnails: bool) -> Block:
     wrong = np.flatnonzero(scored.answered_B & (scored.preds_B != scored.target_B))
     worst = wrong[np.argsort(-scored.probs_BC[wrong].max(axis=1), kind="stable")[:NUM_MISTAKES]].tolist()
-    if not with_thumbnails or not worst:
-        return report.table([_mistake(scored, position) for position in worst])
-    notice = (
-        "These are images of the data set: pass this page on only where its terms allow that. The option "
-        "--no-thumbnails leaves them out."
-    )
-    return report.thumbnails(_picture(scored, position) for position in worst) + text(notice, note=True)
+    html, notes = report.table(_mistake(scored, position) for position in worst), ()
+    if with_thumbnails and worst:
+        html = report.thumbnails(_picture(scored, position) for position in worst)
+        notes = (
+            "These are images of the data set: pass this page on only where its terms allow that. The option "
+            "--no-thumbnails leaves them out.",
+        )
+    lines = ("The images that were misclassified with the highest probability.",)
+    return Block("Most confident mistakes", lines, notes=notes, html=html)
 
 
 def _mistake(scored: "Predictions", position: int) -> dict[str, str]:
@@ -271,7 +260,7 @@ def _picture(scored: "Predictions", position: int) -> Markup:
     return report.thumbnail(image, caption)
 
 
-def _groups(groups: list[dict[str, Any]]) -> Markup:
+def _groups(groups: list[dict[str, Any]]) -> Block:
     by_group: dict[str, list] = {}
     for row in groups:
         scores = {name.upper(): percent(row[name]) for name in ("war", "uar")}
@@ -281,4 +270,6 @@ def _groups(groups: list[dict[str, Any]]) -> Markup:
     notes = "Differences of small groups may be chance: `motivnet audit` gives intervals and tests."
     if more:
         notes += f" Not shown, but in metrics.json: {', '.join(more)}."
-    return report.table(row for rows in by_group.values() for row in rows[:MAX_VALUES]) + text(notes, note=True)
+    about = "Accuracy and mean recall for each value of the data set's group columns."
+    rows = [row for rows in by_group.values() for row in rows[:MAX_VALUES]]
+    return Block("Metrics by group", (about,), rows, (notes,))

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from motivnet.inference.draw import COLORS, OTHER_COLOR
 from motivnet.preprocess import crop
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
-
     from motivnet.evaluation.explain import Explanation
 
 PANEL_PX = {"many": 176, "one": 400}
@@ -30,7 +30,7 @@ def draw_explanations(
     fill: int | None,
     note: str,
     bare: bool = False,
-) -> "Image.Image":
+) -> Image.Image:
     """Draw one row per face: its crop, then the map of every emotion, or of one.
 
     All maps have the same scale, which is drawn below them.
@@ -43,11 +43,9 @@ def draw_explanations(
         note: how the maps were made, one line.
         bare: show the attention weights on the tokens instead of the maps.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     shown = [emotion] if emotion else list(explanations[0].maps)
     side = PANEL_PX["one" if emotion else "many"]
-    font_px = side // 11 if not emotion else 22
+    font_px = 22 if emotion else side // 11
     font = ImageFont.load_default(font_px)
     caption_px, cell_px = 2 * font_px, side + GAP_PX
     heats = [[explanation.heat(name, bare=bare) for name in shown] for explanation in explanations]
@@ -59,13 +57,12 @@ def draw_explanations(
     for number, (explanation, row) in enumerate(zip(explanations, heats, strict=True)):
         photo = crop(image_hwc_u8, explanation.seen, fill)
         y = GAP_PX + number * row_px
-        _paste(canvas, photo, GAP_PX, y, side)
+        canvas.paste(_panel(photo, side), (GAP_PX, y))
         draw.text((GAP_PX, y + side + 4), "the face" if len(heats) == 1 else f"face {number + 1}", INK, font)
         for column, (name, heat) in enumerate(zip(shown, row, strict=True), start=1):
             x = GAP_PX + column * cell_px
-            _paste(canvas, overlay(photo, heat / top), x, y, side)
-            answer = name == explanation.face.emotion
-            if answer:
+            canvas.paste(_panel(overlay(photo, heat / top), side), (x, y))
+            if name == explanation.face.emotion:
                 draw.rectangle((x, y + side + 2, x + side - 1, y + row_px - 6), fill=COLORS.get(name, OTHER_COLOR))
             draw.text((x + 5, y + side + 4), f"{name} {explanation.face.probs[name]:.0%}", INK, font)
     _draw_scale(draw, canvas, top, note, GAP_PX + len(explanations) * row_px)
@@ -81,26 +78,16 @@ def overlay(photo_hwc_u8: np.ndarray, share_hw: np.ndarray) -> np.ndarray:
 
 
 def _colors(share_hw: np.ndarray) -> np.ndarray:
-    import cv2
-
     levels_hw = np.rint(np.clip(share_hw, 0, 1) * 255).astype(np.uint8)
     return cv2.applyColorMap(levels_hw, cv2.COLORMAP_INFERNO)[:, :, ::-1]
 
 
-def _paste(canvas: "Image.Image", picture_hwc_u8: np.ndarray, x: int, y: int, side: int) -> None:
+def _panel(picture_hwc_u8: np.ndarray, side: int) -> Image.Image:
     """Fit a picture into a square panel, in its own proportions, in the middle."""
-    from PIL import Image
-
-    picture = Image.fromarray(picture_hwc_u8)
-    scale = side / max(picture.size)
-    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    fitted = picture.resize((width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-    canvas.paste(fitted, (x + (side - width) // 2, y + (side - height) // 2))
+    return ImageOps.pad(Image.fromarray(picture_hwc_u8), (side, side), color=PAPER)
 
 
-def _draw_scale(draw: "ImageDraw.ImageDraw", canvas: "Image.Image", top: float, note: str, y: int) -> None:
-    from PIL import Image, ImageFont
-
+def _draw_scale(draw: ImageDraw.ImageDraw, canvas: Image.Image, top: float, note: str, y: int) -> None:
     font = ImageFont.load_default(NOTE_PX)
     width = 8 * NOTE_PX
     ramp_hwc = _colors(np.linspace(0, 1, width, dtype=np.float32)[None].repeat(NOTE_PX, 0))

@@ -26,6 +26,8 @@ from motivnet.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from motivnet.evaluation.predictions import Protocol
+
     # Ends of a confidence interval.
     Ends = tuple[float, float]
 
@@ -37,29 +39,6 @@ COLORS = ("#3b6ea5", "#e0a458", "#8a97a3")
 STYLE = Path(__file__).with_name("figures.mplstyle")
 # As escaped text.
 _NUMBER = re.compile(r"(?:[-+\N{MINUS SIGN}]|&lt;)?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Section:
-    """A section of a page.
-
-    Args:
-        title: plain text; may be empty.
-        html: results of the helpers of this module, concatenated.
-    """
-
-    title: str
-    html: str
-
-
-def render(title: str, sections: Sequence[Section]) -> str:
-    """Return a page.
-
-    Args:
-        title: plain text.
-        sections: in order.
-    """
-    return _template("report.html.jinja").render(title=title, sections=sections, version=__version__)
 
 
 @functools.cache
@@ -82,7 +61,7 @@ def facts(pairs: Mapping[str, object]) -> Markup:
     return _part("facts", pairs)
 
 
-def table(rows: Iterable[Mapping[str, object]], *, caption: str = "") -> Markup:
+def table(rows: Iterable[Mapping[str, object]]) -> Markup:
     """Return a table: the keys of the first row are its head, and missing cells are empty.
 
     Whole numbers get separators, others three decimals, None and NaN a dash. Columns of numbers, or of text that begins
@@ -90,7 +69,6 @@ def table(rows: Iterable[Mapping[str, object]], *, caption: str = "") -> Markup:
 
     Args:
         rows: column -> cell; a cell may be the result of another helper.
-        caption: a line below.
     """
     listed = list(rows)
     if not listed:
@@ -100,7 +78,7 @@ def table(rows: Iterable[Mapping[str, object]], *, caption: str = "") -> Markup:
     numbers = [
         all(cell in (NOTHING, "") or _NUMBER.fullmatch(cell) for cell in column) for column in zip(*cells, strict=True)
     ]
-    return _part("table", list(zip(columns, numbers, strict=True)), cells, caption)
+    return _part("table", list(zip(columns, numbers, strict=True)), cells)
 
 
 def _cell(value: object) -> Markup:
@@ -218,30 +196,54 @@ class Block:
     """A section of text and a table, which can be written as Markdown and as HTML.
 
     Args:
-        title: plain text.
+        title: plain text; may be empty.
         lines: paragraphs above the table, plain text.
         rows: of the table, all with the keys of the first; numbers as text already, or whole.
         notes: paragraphs below it.
+        html: results of the helpers of this module, concatenated, above the table; such a section is not written as
+            Markdown, which has no form for it.
     """
 
     title: str
     lines: tuple[str, ...] = ()
     rows: Sequence[Mapping[str, object]] = ()
     notes: tuple[str, ...] = ()
+    html: str = ""
 
 
-def block_files(
-    name: str, title: str, blocks: Sequence[Block], data: Any, *, more: Sequence[Section] = ()
-) -> dict[str, str]:
-    """Return the contents of NAME.md, NAME.html and, last, NAME.json; `more`: as of `to_html`."""
-    texts = to_markdown(title, blocks), to_html(title, blocks, more=more), to_json(data)
+def rows_of(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> list[dict[str, object]]:
+    """Name the cells of lines for `Block.rows`."""
+    return [dict(zip(columns, line, strict=True)) for line in lines]
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write reason -> number as text."""
+    return ", ".join(f"{number:,} ({reason})" for reason, number in counts.items()) or "nothing"
+
+
+def protocol_facts(protocol: "Protocol") -> dict[str, str]:
+    """Say what exactly was measured: name -> value."""
+    return {
+        "Model": f"{protocol.model} ({protocol.model_fingerprint or 'fingerprint unknown'})",
+        "Data": f"{protocol.data} ({protocol.data_fingerprint})",
+        "Split": protocol.split or "all",
+        "Images": f"{protocol.n:,}",
+        "Left out beforehand": counted(protocol.dropped),
+        "Face detection": protocol.detection,
+        "motivnet": protocol.version,
+    }
+
+
+def block_files(name: str, title: str, blocks: Sequence[Block], data: Any) -> dict[str, str]:
+    """Return the contents of NAME.md, NAME.html and, last, NAME.json."""
+    texts = to_markdown(title, blocks), to_html(title, blocks), to_json(data)
     return dict(zip((f"{name}.md", f"{name}.html", f"{name}.json"), texts, strict=True))
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
     """Write sections as Markdown."""
     parts = [f"# {_plain(title)}"]
-    for block in blocks:
+    for block in (block for block in blocks if not block.html):
         parts += [f"## {_plain(block.title)}", *map(_plain, block.lines)]
         if block.rows:
             columns = list(block.rows[0])
@@ -251,14 +253,14 @@ def to_markdown(title: str, blocks: Sequence[Block]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_html(title: str, blocks: Sequence[Block], *, more: Sequence[Section] = ()) -> str:
-    """Write sections as one page, followed by others that Markdown has no form for."""
+def to_html(title: str, blocks: Iterable[Block]) -> str:
+    """Write sections as one page."""
     sections = []
     for block in blocks:
-        parts = [*map(text, block.lines), *([table(block.rows)] if block.rows else [])]
+        parts = [*map(text, block.lines), block.html, *([table(block.rows)] if block.rows else [])]
         parts += [text(note, note=True) for note in block.notes]
-        sections.append(Section(block.title, "".join(parts)))
-    return render(title, [*sections, *more])
+        sections.append({"title": block.title, "html": "".join(parts)})
+    return _template("report.html.jinja").render(title=title, sections=sections, version=__version__)
 
 
 def to_json(data: Any) -> str:

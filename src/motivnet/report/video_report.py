@@ -1,6 +1,6 @@
 """The page of one video, and its timeline: the emotions of its tracks over time."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from motivnet.inference.rows import printable
 from motivnet.report import page
-from motivnet.report.page import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +43,7 @@ def video_report(
         timeline: the figure of its tracks.
         thumbnails: pictures of the first tracks of the summary.
     """
-    tracks = summary.tracks[:MAX_ROWS]
-    times = "Times in seconds from the start of the file."
+    tracks, times = summary.tracks[:MAX_ROWS], "Times in seconds from the start of the file."
     if len(summary.tracks) > MAX_ROWS:
         times += f" The {MAX_ROWS} longest visible tracks, of {len(summary.tracks):,}."
     pictures = [
@@ -54,16 +52,18 @@ def video_report(
     ]
     caption = "Probabilities of the longest visible tracks. Grey: the face is not visible."
     curves = page.figure(timeline, "Probability of each emotion over time, one panel per track", caption=caption)
-    sections = [
-        page.Section("What this page shows", "".join(map(page.text, READING))),
-        page.Section("The video", page.facts(facts)),
-        page.Section("Emotions over time", curves),
-        *([page.Section("Faces", page.thumbnails(pictures))] if pictures else []),
-        page.Section("Tracks", page.table(map(_track_row, tracks), caption=times)),
-        page.Section("Mean probabilities", _label_table(summary, lambda track: track.mean_C.tolist(), MEANS)),
-        page.Section("Share of time", _label_table(summary, lambda track: map(track.share, summary.labels), SHARES)),
+    means = [_label_row(track, summary, track.mean_C.tolist()) for track in tracks]
+    shares = [_label_row(track, summary, map(track.share, summary.labels)) for track in tracks]
+    blocks = [
+        page.Block("What this page shows", READING),
+        page.Block("The video", html=page.facts(facts)),
+        page.Block("Emotions over time", html=curves),
+        *([page.Block("Faces", html=page.thumbnails(pictures))] if pictures else []),
+        page.Block("Tracks", (), [_track_row(track) for track in tracks], (times,)),
+        page.Block("Mean probabilities", (), means, (MEANS,)),
+        page.Block("Share of time", (), shares, (SHARES,)),
     ]
-    return page.render(f"Faces in {printable(path.name)}", sections)
+    return page.to_html(f"Faces in {printable(path.name)}", blocks)
 
 
 def _track_row(track: "Track") -> dict[str, object]:
@@ -78,13 +78,8 @@ def _track_row(track: "Track") -> dict[str, object]:
     }
 
 
-def _label_table(summary: "Summary", values: "Callable[[Track], Iterable[float]]", caption: str) -> str:
-    """Return a table with a row per track and a column per label."""
-    rows = []
-    for track in summary.tracks[:MAX_ROWS]:
-        shares = map(page.percent, values(track))
-        rows.append({"track": track.name, **dict(zip(summary.labels, shares, strict=True))})
-    return page.table(rows, caption=caption)
+def _label_row(track: "Track", summary: "Summary", shares: Iterable[float]) -> dict[str, object]:
+    return {"track": track.name, **dict(zip(summary.labels, map(page.percent, shares), strict=True))}
 
 
 # Okabe and Ito's colours, distinct for colour-blind readers. Those of photographs are too pale for lines on white.
@@ -102,10 +97,6 @@ MAX_TRACKS = 8
 BINS = 600
 DPI = 160
 PANEL_IN, MARGIN_IN, WIDTH_IN = 1.35, 0.75, 9.0
-# An emotion that never reaches this probability gets no label.
-LABEL_FROM = 0.15
-# Minimum distance of two labels, as a share of a panel's height.
-LABEL_STEP = 0.135
 GAP_COLOR = "#eef1f4"
 
 
@@ -124,11 +115,13 @@ def draw_timeline(summary: "Summary", tracks: Sequence["Track"], curves: "Curves
         title: of the figure; empty for none.
     """
     height = PANEL_IN * max(1, len(tracks)) + MARGIN_IN
-    with new_figure(WIDTH_IN, height) as figure:
+    with page.new_figure(WIDTH_IN, height) as figure:
         panels = figure.subplots(max(1, len(tracks)), 1, sharex=True, squeeze=False)[:, 0]
         for place, track in enumerate(tracks):
             _draw_panel(panels[place], track, curves.time_N, curves.probs_KNC[place], summary.labels)
-        if not tracks:
+        if tracks:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        else:
             panels[0].text(0.5, 0.5, "no face was detected", ha="center", va="center", transform=panels[0].transAxes)
             panels[0].set_ylim(0, 1)
         left, right = summary.start_s, max(summary.end_s, summary.start_s + 0.04)
@@ -147,50 +140,13 @@ def _draw_panel(axes: "Axes", track: "Track", time_N: np.ndarray, probs_NC: np.n
     alone_N = ~unseen_N & np.r_[True, unseen_N[:-1]] & np.r_[unseen_N[1:], True]
     for place, label in enumerate(labels):
         color = COLORS.get(label, OTHER_COLOR)
-        axes.plot(time_N, probs_NC[:, place], color=color, linewidth=1.5, solid_capstyle="round")
+        axes.plot(time_N, probs_NC[:, place], color=color, linewidth=1.5, solid_capstyle="round", label=label)
         # A line through one point is invisible.
         axes.plot(time_N[alone_N], probs_NC[alone_N, place], ".", color=color, markersize=3)
-    _label_lines(axes, probs_NC, labels)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     title = f"{track.name}: visible for {track.visible_s:.1f} s, mostly {track.dominant}"
     axes.set_title(title, loc="left", fontsize=9, pad=3)
-
-
-def _label_lines(axes: "Axes", probs_NC: np.ndarray, labels: Sequence[str]) -> None:
-    """Write the names of the lines beside their ends, without overlap."""
-    visible_NC = probs_NC[~np.isnan(probs_NC[:, 0])]
-    if not len(visible_NC):
-        return
-    last_and_top = zip(visible_NC[-1], visible_NC.max(0), labels, strict=True)
-    ends = sorted((end, label) for end, top, label in last_and_top if top >= LABEL_FROM)
-    for height, (end, label) in zip(spread([end for end, _ in ends], LABEL_STEP), ends, strict=True):
-        color = COLORS.get(label, OTHER_COLOR)
-        axes.annotate(
-            label,
-            xy=(1, end),
-            xytext=(1.015, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=color,
-            fontsize=8,
-            fontweight="bold",
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkB": 0, "relpos": (0, 0.5)},
-        )
-
-
-def spread(heights: Sequence[float], step: float) -> list[float]:
-    """Move sorted heights, from 0 to 1, so that neighbours are at least `step` apart."""
-    moved: list[float] = []
-    for height in heights:
-        moved.append(max(height, moved[-1] + step) if moved else max(height, 0.02))
-    ceiling = max(1.0, 0.02 + step * (len(moved) - 1))
-    for place in range(len(moved) - 1, -1, -1):
-        moved[place] = min(moved[place], ceiling)
-        ceiling = moved[place] - step
-    return moved
 
 
 def write_timeline(figure: "Figure", path: Path) -> None:

@@ -64,7 +64,7 @@ class Tracker:
             (-overlap, key, position)
             for key, (known, _) in self._tracks.items()
             for position, box in enumerate(boxes)
-            if (overlap := iou(known, box)) >= self.min_iou
+            if (overlap := known.iou(box)) >= self.min_iou
         )
         matched: dict[int, int] = {}
         for _, key, position in pairs:
@@ -76,16 +76,6 @@ class Tracker:
                 self._next_id += 1
             self._tracks[matched[position]] = box, time_s
         return [matched[position] for position in range(len(boxes))]
-
-
-def iou(one: Box, other: Box) -> float:
-    """Return the intersection over union of two boxes, 0 to 1."""
-    width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
-    height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / (one.width * one.height + other.width * other.height - shared)
 
 
 class Smoother:

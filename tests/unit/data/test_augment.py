@@ -140,9 +140,9 @@ class TestDegrade:
         ("settings", "said"),
         [
             ({"prob": 1.5}, "prob must be from 0 to 1, not 1.5"),
-            ({"gain": 0.5}, "gain and gamma must be at least 1, not 0.5 and 1.8"),
-            ({"blur": -1.0}, "blur must not be negative, found -1.0"),
-            ({"side": 2}, "side must be at least 4 pixels, not 2"),
+            ({"gain": 0.5}, "gain must be from 1 to inf, not 0.5"),
+            ({"blur": -1.0}, "blur must be from 0 to inf, not -1.0"),
+            ({"side": 2}, "side must be from 4 to inf, not 2"),
             ({"quality": 0}, "quality must be from 1 to 95, not 0"),
         ],
     )

@@ -255,11 +255,8 @@ class TestGroup:
 
 
 def test_wrong_columns_are_refused():
-    predictions = predictions_of([0, 1], [0, 1])
     with pytest.raises(DataError, match="at least one group column"):
-        compare_groups(predictions, {})
-    with pytest.raises(DataError, match="'x' of 1 rows, predictions of 2"):
-        compare_groups(predictions, {"x": ["a"]})
+        compare_groups(predictions_of([0, 1], [0, 1]), {})
 
 
 def test_the_report_says_all_of_it_three_times():

@@ -85,10 +85,6 @@ class TestPredictions:
             with pytest.raises(DataError, match=message):
                 dataclasses.replace(good, **change)
 
-    def test_refuses_an_unknown_way_to_treat_unanswered_images(self):
-        with pytest.raises(DataError, match=r"'ignored'\. Allowed: counted as errors, left out"):
-            protocol_of(manifest_of(), unanswered="ignored")
-
 
 class TestOwnFile:
     def test_comes_back_as_it_was(self, tmp_path):

@@ -148,19 +148,17 @@ def test_a_weight_is_the_same_as_listing_the_image_so_often(metric, probs, targe
 
 
 def test_the_reliability_diagram_adds_up_to_the_ece():
-    probs, target = CASES["random"]
-    for weights in (None, weights_of(target, "real")):
-        bins = ProbabilityScores(probs, target).reliability(weights)
-        assert len(bins.edges) == 16
-        assert bins.share.sum() == pytest.approx(1)
-        filled = bins.share > 0
-        assert np.isnan(bins.accuracy[~filled]).all()
-        assert np.isnan(bins.confidence[~filled]).all()
-        assert (~filled).any()
-        inside = (bins.edges[:-1] <= bins.confidence) & (bins.confidence <= bins.edges[1:])
-        assert inside[filled].all()
-        gaps = bins.share * np.abs(bins.accuracy - bins.confidence)
-        assert np.nansum(gaps) == pytest.approx(ProbabilityScores(probs, target).ece(weights))
+    scores = ProbabilityScores(*CASES["random"])
+    bins = scores.reliability()
+    assert len(bins.edges) == 16
+    assert bins.share.sum() == pytest.approx(1)
+    filled = bins.share > 0
+    assert np.isnan(bins.accuracy[~filled]).all()
+    assert np.isnan(bins.confidence[~filled]).all()
+    assert (~filled).any()
+    inside = (bins.edges[:-1] <= bins.confidence) & (bins.confidence <= bins.edges[1:])
+    assert inside[filled].all()
+    assert np.nansum(bins.share * np.abs(bins.accuracy - bins.confidence)) == pytest.approx(scores.ece())
 
 
 def test_one_object_serves_many_weights_without_remembering_them():
@@ -196,7 +194,7 @@ def test_rounding_of_a_probability_is_forgiven():
         ([[0.5, 0.5]], [-1], r"target\[0\] is -1"),
         (np.empty((0, 7)), np.empty(0, np.int64), r"probs of shape \(0, 7\)"),
         ([0.5, 0.5], [0], r"probs of shape \(2,\)"),
-        ([["a", "b"]], [0], "probs of <U1"),
+        ([["a", "b"]], [0], "probs of .* <U1"),
     ],
 )
 def test_what_are_no_probabilities_is_refused(probs, target, message):
@@ -204,7 +202,7 @@ def test_what_are_no_probabilities_is_refused(probs, target, message):
         ProbabilityScores(probs, target)
 
 
-@pytest.mark.parametrize("metric", [*METRICS, "reliability"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, np.nan]])
 def test_weights_that_cannot_be_are_refused(metric, weights):
     with pytest.raises(DataError, match="weights"):

@@ -230,9 +230,9 @@ def test_mcnemar_looks_only_at_images_that_tell_the_models_apart():
     ("a", "b", "message"),
     [
         ([True], [True, False], "correct_a of 1 images, correct_b of 2"),
-        ([], [], r"correct_a of shape \(0,\)"),
-        ([1, 0], [True, False], "correct_a of shape .* and int64. Allowed: a bool per image"),
-        ([True], [0.5], "correct_b of shape .* and float64"),
+        ([], [], r"correct of shape \(0,\)"),
+        ([1, 0], [True, False], "correct of shape .* and int64. Allowed: a bool per image"),
+        ([True], [0.5], "correct of shape .* and float64"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(a, b, message):

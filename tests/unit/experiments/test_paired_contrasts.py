@@ -79,14 +79,6 @@ def test_a_true_difference_is_found() -> None:
     assert found.interval.low > 0
 
 
-@pytest.mark.parametrize(
-    ("cell", "reference", "message"),
-    [
-        (runs("10", "01"), runs("10"), "cannot be paired"),
-        (runs("100", "010"), runs("100", "010"), "cannot be paired"),
-        (runs("10"), runs("10"), "a test needs two of each"),
-    ],
-)
-def test_what_cannot_be_tested(cell: np.ndarray, reference: np.ndarray, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        contrast(cell, reference, np.array([0, 1]), rarest=1)
+def test_one_seed_cannot_be_tested() -> None:
+    with pytest.raises(DataError, match="a test needs two of each"):
+        contrast(runs("10"), runs("10"), np.array([0, 1]), rarest=1)

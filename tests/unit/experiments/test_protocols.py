@@ -172,11 +172,8 @@ class TestSubjectFolds:
     @pytest.mark.parametrize(
         ("subjects", "target", "num_folds", "message"),
         [
-            (["A", None, "B"], [0, 0, 1], 2, "row 1 has none"),
-            ([], [], 2, "there are no images"),
             (["A", "B"], [0, 1], 3, "3 folds of 2 subjects"),
             (["A", "B"], [0, 1], 1, "1 folds of 2 subjects"),
-            (["A", "B"], [0], 2, "2 subjects of images, 1 labels"),
         ],
     )
     def test_what_cannot_be_is_refused(self, subjects, target, num_folds, message):

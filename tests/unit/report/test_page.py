@@ -9,17 +9,17 @@ from PIL import Image
 
 from motivnet.evaluation.resampling import Interval
 from motivnet.report.page import (
-    Section,
+    Block,
     facts,
     figure,
     heat_map,
     new_figure,
     percent,
-    render,
     table,
     text,
     thumbnail,
     thumbnails,
+    to_html,
 )
 
 EVIL = '<script>alert("x")</script>&amp;'
@@ -79,19 +79,19 @@ def test_whatever_comes_from_data_is_escaped_everywhere():
     parts = [
         text(EVIL),
         facts({EVIL: EVIL}),
-        table([{EVIL: EVIL}], caption=EVIL),
+        table([{EVIL: EVIL}]),
         heat_map(np.eye(2), [EVIL, "b"], [EVIL, "b"], caption=EVIL),
         thumbnails([thumbnail(image, EVIL)]),
         draw(EVIL),
     ]
-    page = render(EVIL, [Section(EVIL, "".join(parts))])
+    page = to_html(EVIL, [Block(EVIL, html="".join(parts))])
     assert_self_contained(page)
     # Once in each place, as text.
     assert "".join(Balanced(page).words).count(EVIL) >= 10
 
 
 def test_a_page_has_its_sections_in_order():
-    page = render("Title", [Section("One", text("first")), Section("", text("second", note=True))])
+    page = to_html("Title", [Block("One", ("first",)), Block("", notes=("second",))])
     assert page.startswith("<!doctype html>")
     assert page.index("<h1>Title</h1>") < page.index("<h2>One</h2>") < page.index("first") < page.index("second")
     assert page.count("<h2>") == 1

@@ -71,17 +71,6 @@ class TestTimeline:
         pytest.importorskip("matplotlib")
         pytest.importorskip("jinja2")
 
-    def test_labels_keep_their_distance(self):
-        from motivnet.report.video_report import spread
-
-        assert spread([], 0.1) == []
-        assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
-        for heights in ([0.5, 0.5, 0.52], [0.97, 0.98, 0.99, 1.0], [0.0] * 5):
-            moved = spread(heights, 0.1)
-            assert np.diff(moved).min() >= 0.1 - 1e-9
-            assert moved[0] >= 0
-            assert moved[-1] <= 1
-
     @pytest.mark.parametrize("number", [0, 1, 12])
     def test_figures_of_any_number_of_tracks(self, number, tmp_path):
         from motivnet.report.video_report import MAX_TRACKS, draw_timeline, shown_tracks, write_timeline
@@ -92,4 +81,5 @@ class TestTimeline:
         figure = draw_timeline(found, tracks, curves(listed, found, tracks, 50), "a $x_1$ film.mp4")
         write_timeline(figure, tmp_path / "t.png")
         assert len(figure.axes) == max(1, min(number, MAX_TRACKS))
+        assert [text.get_text() for legend in figure.legends for text in legend.texts] == [*LABELS] * (number > 0)
         assert ("4 more tracks" in figure.axes[-1].get_xlabel()) == (number == 12)

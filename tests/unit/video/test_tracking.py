@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motivnet.preprocess import Box
-from motivnet.video.tracking import FORGET_AFTER, Smoother, Tracker, iou
+from motivnet.video.tracking import FORGET_AFTER, Smoother, Tracker
 
 LEFT, RIGHT = Box(0, 0, 40, 40), Box(100, 0, 40, 40)
 HAPPY, SAD = np.array([1.0, 0.0]), np.array([0.0, 1.0])
@@ -17,10 +17,10 @@ def moved(box: Box, x: float) -> Box:
 
 
 def test_iou() -> None:
-    assert iou(LEFT, LEFT) == 1
-    assert iou(LEFT, RIGHT) == 0
-    assert iou(LEFT, moved(LEFT, 20)) == pytest.approx(1 / 3)
-    assert iou(LEFT, moved(LEFT, 40)) == 0
+    assert LEFT.iou(LEFT) == 1
+    assert LEFT.iou(RIGHT) == 0
+    assert LEFT.iou(moved(LEFT, 20)) == pytest.approx(1 / 3)
+    assert LEFT.iou(moved(LEFT, 40)) == 0
 
 
 def test_tracks_stay_when_faces_move_and_change_their_order() -> None:

@@ -32,7 +32,6 @@ import numpy as np
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import require_folder
-from motivnet.data.sources.records import Box, Rows
 from motivnet.errors import DataError
 from motivnet.image_files import IMAGE_SUFFIXES
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
@@ -64,7 +63,7 @@ def read_affectnet(path: Path, *, classes: Literal[7, 8] = 8, root: Path | None 
     Raises:
         DataError: naming file and row of what differs from the published form.
     """
-    rows = Rows(path, WITH_CONTEMPT)
+    rows = records.Rows(path, WITH_CONTEMPT)
     lists, sets = _find_lists(path), [name for name in SETS if (path / name).is_dir()]
     if lists and sets:
         raise DataError(f"{path}: both {lists[0]} and {path / sets[0]}. Allowed: one release of AffectNet, by its path")
@@ -92,7 +91,7 @@ def _image_root(path: Path) -> Path:
     return next((found for start in starts if (found := records.first_folder(start, *IMAGE_FOLDERS))), starts[0])
 
 
-def _add_list(rows: Rows, file: Path, root: str) -> None:
+def _add_list(rows: records.Rows, file: Path, root: str) -> None:
     split = LISTS.get(file.stem, file.stem)
     groups = [records.WILD]
     for row, cells in records.read_records(file, COLUMNS, header=COLUMNS):
@@ -117,7 +116,7 @@ def _label(code: str, where: str) -> str:
     return records.label_of_code(code.strip().removesuffix(".0"), CODES, where, "expression")
 
 
-def _box(cells: Sequence[str], where: str) -> Box | None:
+def _box(cells: Sequence[str], where: str) -> records.Box | None:
     """Parse x, y, width, height; all are -1 or NULL if no face was detected."""
     if all(cell.strip() in ("-1", "NULL") for cell in cells):
         return None
@@ -129,7 +128,7 @@ def _affect(text: str, where: str, name: str) -> float | None:
     return None if value == -2.0 else records.number(text, where, name, -1.0, 1.0)
 
 
-def _add_set(rows: Rows, folder: Path, split: str) -> None:
+def _add_set(rows: records.Rows, folder: Path, split: str) -> None:
     annotations, groups = folder / "annotations", [records.WILD]
     require_folder(annotations)
     names = {name.rpartition(".")[0]: name for name in _files(folder / "images", IMAGE_SUFFIXES)}
@@ -156,10 +155,8 @@ def _add_set(rows: Rows, folder: Path, split: str) -> None:
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
     """List the file names of a folder, as text because there may be a million."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.name.lower().endswith(endings) and entry.name[0] != "."]
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 text, since there may be a million
+    return [name for name in names if name.lower().endswith(endings) and name[0] != "."]
 
 
 def _value(file: str) -> str:

@@ -79,12 +79,9 @@ def _add_sequences(rows: Rows, images: Path, emotions: Path, peak_frames: int, n
         label = _read_label(files[0])
         first, peaks = _frames(images / subject / sequence, files[0], peak_frames)
         groups = [("sequence", f"{subject}_{sequence}"), POSED]
-        if neutral:
-            rows.add(
-                path=str(first), label="neutral", split=SPLIT, subject=subject, groups=[*groups, ("frame", "first")]
-            )
-        for peak in peaks:
-            rows.add(path=str(peak), label=label, split=SPLIT, subject=subject, groups=[*groups, ("frame", "peak")])
+        found = [(first, "neutral", ("frame", "first"))] if neutral else []
+        for file, name, frame in [*found, *((peak, label, ("frame", "peak")) for peak in peaks)]:
+            rows.add(path=str(file), label=name, split=SPLIT, subject=subject, groups=[*groups, frame])
 
 
 def _read_label(file: Path) -> str:

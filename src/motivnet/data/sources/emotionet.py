@@ -32,6 +32,8 @@ COMPOUND = frozenset(
 ) | {"awed", "appalled", "hatred"}
 UNIT = re.compile(r"au_?0*(\d+)")
 FILE_COLUMNS = ("path", "file", "image")
+# Numbers of single and of compound categories -> why a row is left out.
+REASONS = {(1, 0): None, (0, 0): "no emotion category", (0, 1): "compound emotion"}
 # Absent, or not annotated.
 NOT_SET = {"", "0", "-1", "999"}
 # Of a spreadsheet when unpacked.
@@ -62,7 +64,7 @@ def read_emotionet(path: Path, *, root: Path | None = None) -> Manifest:
         where = f"{path}, row {row}"
         single = [label for name, label in columns.single.items() if _is_set(cells[name], name, where)]
         compound = [name for name in columns.compound if _is_set(cells[name], name, where)]
-        reason = _reason(len(single), len(compound))
+        reason = REASONS.get((len(single), len(compound)), "several emotion categories")
         if reason:
             rows.dropped[reason] += 1
             continue
@@ -89,10 +91,8 @@ class _Columns:
         known = {*files, *self.single, *self.compound, *self.units}
         unknown = [name for name in names if name not in known and "url" not in name]
         if not files or not self.single:
-            raise DataError(
-                f"{path}: columns of {'emotion categories' if files else 'URLs or files (path)'} are missing; found "
-                f"{', '.join(names)}. Lists of action units alone have no emotions"
-            )
+            lacking = "emotion categories" if files else "URLs or files (path)"
+            raise DataError(f"{path}: columns of {lacking} are missing; found {', '.join(names)}")
         if unknown:
             raise DataError(f"{path}: columns {unknown} are neither URL, emotion category nor action unit")
         self.file = files[0]
@@ -103,15 +103,6 @@ def _is_set(text: str, name: str, where: str) -> bool:
     if value != "1" and value not in NOT_SET:
         raise DataError(f"{where}: {name} {text!r}. Allowed: 1, 0, -1, 999, empty")
     return value == "1"
-
-
-def _reason(num_single: int, num_compound: int) -> str | None:
-    """Return why a row is left out; None if it has exactly one of the six emotions."""
-    if num_single + num_compound == 0:
-        return "no emotion category"
-    if num_single + num_compound > 1:
-        return "several emotion categories"
-    return "compound emotion" if num_compound else None
 
 
 def _local_file(folder: str, name: str, where: str) -> str:
@@ -128,18 +119,14 @@ def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         with path.open("rb") as file:
             if file.read(len(ENCRYPTED)) == ENCRYPTED:
-                raise DataError(
-                    f"{path}: is encrypted, as it is published. Allowed: saved without a password, or as CSV"
-                )
+                raise DataError(f"{path}: is encrypted, as it is published. Allowed: without a password, or as CSV")
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(member.file_size for member in archive.infolist())
         if num_bytes > MAX_BYTES:
             raise DataError(f"{path}: {num_bytes} bytes when unpacked, the limit is {MAX_BYTES}")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        lines = [
-            ["" if cell is None else str(cell) for cell in line]
-            for line in book.worksheets[0].iter_rows(values_only=True)
-        ]
+        cells = book.worksheets[0].iter_rows(values_only=True)
+        lines = [["" if cell is None else str(cell) for cell in line] for line in cells]
         book.close()
     except (OSError, zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, SyntaxError) as error:
         # openpyxl raises all of these on damaged files; SyntaxError is the XML parser's.
@@ -147,7 +134,8 @@ def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     header = lines[0] if lines else []
     check_columns(path, [name for name in header if name])
     for row, cells in enumerate(lines[1:]):
-        if any(cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if not name):
+        named = {name: cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if name or cell}
+        if "" in named:
             raise DataError(f"{path}, row {row}: a cell in a column without a name")
         if any(cells):
-            yield row, {name: cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if name}
+            yield row, named

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources import records
-from motivnet.data.sources.records import Rows
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, FER2013_ORDER
 
@@ -39,7 +38,7 @@ def read_expw(path: Path, *, min_confidence: float | None = None, root: Path | N
     if path.is_dir():
         file, folder = next((path / name for name in LIST_NAMES if (path / name).is_file()), path / LIST_NAMES[0]), path
     images = records.absolute(root or records.first_folder(folder, *IMAGE_FOLDERS) or folder)
-    rows = Rows(file, EMOTIONS)
+    rows = records.Rows(file, EMOTIONS)
     for row, cells in records.read_lines(file):
         where = f"{file}, row {row}"
         if len(cells) != len(CELLS):

@@ -11,25 +11,25 @@ Goodfellow et al., "Challenges in Representation Learning", ICML 2013; Barsoum e
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from motivnet.data.manifest import Manifest, make_manifest, read_table
 from motivnet.data.sources.folder import labelled_files
 from motivnet.data.sources.records import WILD, Rows, label_of_code, number, read_records
 from motivnet.errors import DataError
-from motivnet.labels import EMOTIONS, FER2013_ORDER, WITH_CONTEMPT
+from motivnet.labels import EMOTIONS, FER2013_ORDER, WITH_CONTEMPT, LabelSet
 
 SIDE_PX = 48
 SPLITS = ("Training", "PublicTest", "PrivateTest")
-# What annotators could vote for besides emotions, in the Parquet file and in FERPlus' CSV.
-NO_EMOTION_PARQUET = ("unknown", "not_face")
-NO_EMOTION_CSV = ("unknown", "NF")
+# What annotators could vote for besides emotions; FERPlus' CSV says NF for not_face.
+NO_EMOTION = ("unknown", "not_face")
+PARQUET_COLUMNS = {"image": "png", "label": "label", "split": "usage"}
+Columns = dict[str, list[Any]]
 
 
 def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus", "majority"] = "fer2013") -> Manifest:
@@ -53,73 +53,59 @@ def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus", "majority"
         return rows.manifest()
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    by_vote = labels == "ferplus"
-    manifest = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, by_vote=by_vote)
-    return _by_majority(path, manifest) if labels == "majority" else manifest
+    voted = (*WITH_CONTEMPT, *NO_EMOTION) if labels == "ferplus" else EMOTIONS.names
+    columns, votes_BV = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, voted)
+    most_B = votes_BV.max(axis=1)
+    if labels == "fer2013":
+        return make_manifest(columns | {"votes": votes_BV.tolist()} if most_B.any() else columns)
+    if not most_B.any():
+        raise DataError(f"{path}: labels={labels} needs FERPlus' votes, of a CSV in fer2013new.csv next to it")
+    if labels == "majority":
+        split = most_B <= votes_BV.sum(axis=1) / 2
+        return _relabel(columns, votes_BV, EMOTIONS, {"FERPlus: no emotion has more than half of the votes": split})
+    tied = (votes_BV == most_B[:, None]).sum(axis=1) > 1
+    left_out = {
+        "FERPlus: no single label has the most votes": tied,
+        "FERPlus: most votes for no emotion or no face": ~tied & (votes_BV.argmax(axis=1) >= len(WITH_CONTEMPT)),
+    }
+    return _relabel(columns, votes_BV, WITH_CONTEMPT, left_out)
 
 
-def _read_parquet(path: Path, *, by_vote: bool) -> Manifest:
-    voted = (*WITH_CONTEMPT, *NO_EMOTION_PARQUET) if by_vote else tuple(EMOTIONS)
+def _read_parquet(path: Path, voted: tuple[str, ...]) -> tuple[Columns, np.ndarray]:
+    """Return columns of a manifest, and votes, (B, V)."""
     votes_columns = [f"votes_{name}" for name in voted]
     table = read_table(path, ("usage", "label", "png", *votes_columns))
-    votes = np.stack([table[name].to_numpy() for name in votes_columns], axis=1).astype(np.float32)
-    columns = {
-        "image": table["png"].to_pylist(),
-        "label": table["label"].to_pylist(),
-        "split": table["usage"].to_pylist(),
-        "groups": [[WILD]] * len(table),
-    }
-    return _relabel(columns, votes) if by_vote else make_manifest(columns | {"votes": votes.tolist()})
+    votes_BV = np.stack([table[name].to_numpy() for name in votes_columns], axis=1).astype(np.float32)
+    columns = {name: table[theirs].to_pylist() for name, theirs in PARQUET_COLUMNS.items()}
+    return columns | {"groups": [[WILD]] * len(table)}, votes_BV
 
 
-def _read_csv(path: Path, *, by_vote: bool) -> Manifest:
+def _read_csv(path: Path, voted: tuple[str, ...]) -> tuple[Columns, np.ndarray]:
+    """Return columns of a manifest, and votes, (B, V), all 0 without FERPlus' file."""
     rows = Rows(path, EMOTIONS)
     for i, row in read_records(path, ("emotion", "pixels", "Usage")):
         where, split = f"{path}, row {i}", row["Usage"].strip()
         label = label_of_code(row["emotion"], FER2013_ORDER, where, "emotion")
-        image = encode_pixels(row["pixels"], where)
         if split not in SPLITS:
             raise DataError(f"{where}: Usage {split!r}. Allowed: {', '.join(SPLITS)}")
-        rows.add(image=image, label=label, split=split, groups=[WILD])
-    voted = (*WITH_CONTEMPT, *NO_EMOTION_CSV) if by_vote else tuple(EMOTIONS)
-    votes = _read_votes(path.parent / "fer2013new.csv", voted, len(rows.columns["label"]))
-    if by_vote:
-        if votes is None:
-            raise DataError(f"{path}: labels=ferplus needs FERPlus' fer2013new.csv next to it")
-        return _relabel(rows.columns, np.array(votes, np.float32))
-    if votes is not None:
-        rows.columns["votes"] = votes
-    return rows.manifest()
+        rows.add(image=encode_pixels(row["pixels"], where), label=label, split=split, groups=[WILD])
+    length = len(rows.manifest())
+    names = ["NF" if name == "not_face" else name for name in voted]
+    file = path.parent / "fer2013new.csv"
+    cells = list(read_records(file, names)) if file.is_file() else [(0, dict.fromkeys(names, "0"))] * length
+    if len(cells) != length:
+        raise DataError(f"{file}: {len(cells)} rows, the CSV next to it has {length}")
+    votes = [[number(row[name], f"{file}, row {i}", name, 0.0) for name in names] for i, row in cells]
+    return rows.columns, np.array(votes, np.float32)
 
 
-def _relabel(columns: Mapping[str, Sequence[Any]], votes_BV: np.ndarray) -> Manifest:
-    """Label by votes, whose columns are WITH_CONTEMPT and then the classes that are not emotions."""
-    most_B1 = votes_BV.max(axis=1, keepdims=True)
-    single_B = (votes_BV == most_B1).sum(axis=1) == 1
-    best_B = votes_BV.argmax(axis=1)
-    emotion_B = best_B < len(WITH_CONTEMPT)
-    keep = np.flatnonzero(single_B & emotion_B).tolist()
+def _relabel(columns: Columns, votes_BV: np.ndarray, labels: LabelSet, left_out: Mapping[str, np.ndarray]) -> Manifest:
+    """Label by the most votes, whose first columns are of the labels; leave out the rows that are marked."""
+    keep = np.flatnonzero(~np.any([*left_out.values()], axis=0)).tolist()
     kept = {name: [values[row] for row in keep] for name, values in columns.items()}
-    kept["label"] = [WITH_CONTEMPT.names[best_B[row]] for row in keep]
-    return make_manifest(
-        kept | {"votes": votes_BV[keep, : len(WITH_CONTEMPT)].tolist(), "row": keep},
-        WITH_CONTEMPT,
-        dropped={
-            "FERPlus: no single label has the most votes": int((~single_B).sum()),
-            "FERPlus: most votes for no emotion or no face": int((single_B & ~emotion_B).sum()),
-        },
-    )
-
-
-def _by_majority(path: Path, manifest: Manifest) -> Manifest:
-    votes_BC = manifest.votes
-    keep = votes_BC.max(1) > votes_BC.sum(1) / 2
-    if not keep.any():
-        raise DataError(f"{path}: labels=majority needs FERPlus' votes, which this file does not have")
-    table = manifest.select(keep).table
-    labels = [manifest.labels.names[best] for best in votes_BC[keep].argmax(1)]
-    table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.string()))
-    return Manifest(table, manifest.labels, {"FERPlus: no emotion has more than half of the votes": int((~keep).sum())})
+    kept["label"] = [labels.names[best] for best in votes_BV[keep].argmax(axis=1)]
+    kept |= {"votes": votes_BV[keep, : len(labels)].tolist(), "row": keep}
+    return make_manifest(kept, labels, dropped={reason: int(marked.sum()) for reason, marked in left_out.items()})
 
 
 def encode_pixels(text: str, where: str) -> bytes:
@@ -137,12 +123,3 @@ def encode_pixels(text: str, where: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(values.astype(np.uint8).reshape(SIDE_PX, SIDE_PX)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _read_votes(path: Path, voted: tuple[str, ...], num_rows: int) -> list[list[float]] | None:
-    if not path.is_file():
-        return None
-    rows = [row for _, row in read_records(path, voted)]
-    if len(rows) != num_rows:
-        raise DataError(f"{path}: {len(rows)} rows, the CSV next to it has {num_rows}")
-    return [[number(row[name], f"{path}, row {i}", name, 0.0) for name in voted] for i, row in enumerate(rows)]

@@ -32,9 +32,7 @@ def read_jaffe(path: Path) -> Manifest:
     for file in images_in(path, rows.dropped):
         match = NAME.fullmatch(file.stem)
         if not match or match[2] not in CODES:
-            raise DataError(
-                f"{file}: the name is not SUBJECT.EMOTION.NUMBER, such as KA.AN1.39.tiff, EMOTION one of"
-                f" {', '.join(CODES)}"
-            )
+            example = f"such as KA.AN1.39.tiff, EMOTION one of {', '.join(CODES)}"
+            raise DataError(f"{file}: the name is not SUBJECT.EMOTION.NUMBER, {example}")
         rows.add(path=str(file), label=CODES[match[2]], split="all", subject=match[1], groups=[POSED])
     return rows.manifest()

@@ -55,10 +55,8 @@ def read_source(text: str) -> Manifest:
     kind, colon, rest = text.partition(":")
     path, _, query = rest.partition("?")
     if not colon or not path:
-        raise DataError(
-            f"{text!r} names no data set. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND one of "
-            f"{', '.join(READERS)}"
-        )
+        kinds = ", ".join(READERS)
+        raise DataError(f"{text!r} names no data set. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND of {kinds}")
     if kind not in READERS:
         raise DataError(unknown_name("kind of data", kind, READERS))
     return READERS[kind](Path(absolute(Path(path))), **_options(kind, query))

@@ -17,7 +17,6 @@ from typing import Literal
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources import records
-from motivnet.data.sources.records import Box, Rows
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS, RAFDB_ORDER
 
@@ -45,7 +44,7 @@ def read_rafdb(path: Path, *, images: Literal["aligned", "original"] = "aligned"
     """
     root = path / "basic" if (path / "basic").is_dir() else path
     file = root / LIST_NAME
-    rows = Rows(file, EMOTIONS)
+    rows = records.Rows(file, EMOTIONS)
     folder = records.absolute(root / "Image" / images)
     manual, boxes = root / "Annotation" / "manual", root / "Annotation" / "boundingbox"
     has_attributes, has_boxes = manual.is_dir(), images == "original" and boxes.is_dir()
@@ -80,7 +79,7 @@ def _read_attributes(file: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _read_box(file: Path) -> Box:
+def _read_box(file: Path) -> records.Box:
     cells = [cell for _, line in records.read_lines(file) for cell in line]
     if len(cells) != 4:
         raise DataError(f"{file}: {len(cells)} numbers. Allowed: left, top, right, bottom")

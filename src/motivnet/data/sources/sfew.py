@@ -42,7 +42,7 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
     refuse_loose_images(path)
     found = [
         (split, "aligned" if "aligned" in str(folder.relative_to(path)).lower() else "frames", folder)
-        for split, folder in _leaves(path, path, None)
+        for split, folder in _leaves(path, None)
     ]
     kinds = sorted({kind for _, kind, folder in found if EMOTIONS.find(folder.name)})
     if images is None and len(kinds) > 1:
@@ -62,7 +62,7 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
     return rows.manifest()
 
 
-def _leaves(root: Path, folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:
+def _leaves(folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:
     """Yield every emotion folder, and every other folder with images, with its split."""
     for inside in folders_in(folder):
         named = next((name for name in SPLITS if inside.name.lower().startswith(name)), None)
@@ -79,4 +79,4 @@ def _leaves(root: Path, folder: Path, split: str | None) -> Iterator[tuple[str, 
             raise DataError(f"{inside}: is not an emotion. {LAYOUT}")
         if has_images:
             yield "test", inside
-        yield from _leaves(root, inside, belongs)
+        yield from _leaves(inside, belongs)

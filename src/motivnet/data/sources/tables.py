@@ -159,9 +159,8 @@ def _image(folder: str, cells: Mapping[str, Any], where: str) -> tuple[str | Non
         image = image.get("bytes")
     found = [cell for cell in (cells.get("path"), image) if cell]
     if len(found) != 1:
-        raise DataError(
-            f"{where}: {'both path and image' if found else 'neither path nor image'}. Allowed: one of them"
-        )
+        given = "both path and image" if found else "neither path nor image"
+        raise DataError(f"{where}: {given}. Allowed: one of them")
     if isinstance(found[0], bytes):
         return None, found[0]
     if not isinstance(found[0], str):

@@ -77,7 +77,7 @@ def test_local_file_names(write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("URL,AU 1,AU 2\nhttp://x/a.jpg,1,0\n", "columns of emotion categories are missing; .* action units alone"),
+        ("URL,AU 1,AU 2\nhttp://x/a.jpg,1,0\n", "columns of emotion categories are missing; found url, au_1, au_2"),
         ("happy,sad\n1,0\n", r"columns of URLs or files \(path\) are missing"),
         ("URL,happy,bored\nhttp://x/a.jpg,1,0\n", r"columns \['bored'\] are neither"),
         ("URL,happy,Happy\nhttp://x/a.jpg,1,0\n", "columns that differ in case or spaces only"),
