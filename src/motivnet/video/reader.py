@@ -12,6 +12,7 @@ Shape suffixes: h height, w width, c channels.
 
 import dataclasses
 import itertools
+import logging
 import math
 import os
 import threading
@@ -33,6 +34,7 @@ from motivnet.video.video_config import Selection
 if TYPE_CHECKING:
     from av import VideoFrame
 
+_log = logging.getLogger(__name__)
 # Frames decoded ahead of the one in use: enough to even out key frames, 22 MB at 1280 x 720.
 FRAMES_AHEAD = 8
 # How much earlier to seek, in seconds, one attempt after the other, as files index key frames by decoding time.
@@ -367,8 +369,9 @@ def frames_of(
         limits: of a frame; None takes the defaults.
 
     Returns:
-        An iterator of frames named by their times, such as `clip.mp4@12.000s`. If the video cannot be read, or not to
-        its end, the last item is an unreadable input named `clip.mp4`; the iterator raises nothing.
+        An iterator of frames named by their times, such as `clip.mp4@12.000s`. What was special or wrong in the file
+        is logged as a warning. If the video cannot be read, or not to its end, the last item is an unreadable input
+        named `clip.mp4`; the iterator raises nothing.
 
     Raises:
         ConfigError: if `every_s` is not positive and finite.
@@ -387,5 +390,7 @@ def _sample(path: str | os.PathLike[str], every_s: float, limits: ImageLimits | 
         with Video(path, Selection(fps=1 / every_s), limits=limits) as video:
             for frame in video:
                 yield NamedImage(f"{name}@{frame.time_s:.3f}s", frame.image_hwc_u8)
+            for note in video.notes():
+                _log.warning("%s: %s", name, note)
     except ImageError as error:
         yield NamedImage(name, ImageError(str(error).removeprefix(f"{path}: ")))

@@ -364,11 +364,18 @@ def test_options_come_from_a_config_or_by_name_which_takes_precedence(tiny_bundl
     assert Predictor.load(tiny_bundle.path, config, detector=Columns()).detector.name == "columns"
 
 
+def of_opencv(code: int, err: str) -> cv2.error:
+    error = cv2.error(err)
+    error.code, error.err = code, err
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (MemoryError(), "not enough memory for this image"),
-        (cv2.error("(-4:Insufficient memory)"), "not enough memory for this image"),
+        (of_opencv(-4, "Insufficient memory"), "not enough memory for this image"),
+        (of_opencv(-215, "!ssize.empty()"), "OpenCV fails at it: !ssize.empty()"),
         (DetectorError("detector 'yunet': no memory"), "detector 'yunet': no memory"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from motivnet.inference.predictor import Predictor
 from motivnet.video.container import upright
-from motivnet.video.reader import Frame, Position, Video
+from motivnet.video.reader import Frame, Position, Video, frames_of
 from motivnet.video.video_config import FollowConfig, Selection
 
 av = pytest.importorskip("av")
@@ -118,6 +118,12 @@ def test_an_annotated_copy_of_joined_recordings_has_all_frames_in_order(made, pr
     campaign.label(predictor, made("joined.ts"), tmp_path / "rows.csv", annotate=drawn, selection=Selection(fps=5))
     with Video(drawn) as video:
         assert [frame.time_s for frame in video] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0], abs=1e-3)
+
+
+def test_photographs_of_a_video_come_with_what_was_repaired(made, caplog: pytest.LogCaptureFixture) -> None:
+    path = made("joined.ts")
+    assert len(list(frames_of(path, every_s=0.5))) > 1
+    assert caplog.messages == [f"{path}: times that start again were continued"]
 
 
 def test_lines_of_two_moments_become_one_picture(tmp_path: Path) -> None:
