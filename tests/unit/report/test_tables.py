@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from motivnet.errors import OutputError
 from motivnet.report.page import Block, p_value, points, to_html, to_json, to_markdown
 
 BLOCKS = [
@@ -31,7 +32,7 @@ def test_html_says_the_same():
 
 def test_json_has_no_nan():
     assert to_json({"a": [1, None]}) == '{\n  "a": [\n    1,\n    null\n  ]\n}\n'
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(OutputError, match="not JSON compliant"):
         to_json({"a": math.nan})
 
 
