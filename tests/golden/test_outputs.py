@@ -228,7 +228,8 @@ def ask(predictor: Predictor) -> dict[str, dict[str, Any]]:
 
     data = {name: (Path("photographs") / name).read_bytes() for name in PHOTOGRAPHS}
     images = [{"data": base64.b64encode(content).decode(), "name": name} for name, content in data.items()]
-    with TestClient(create_app(predictor, ServerSettings(allow_urls=True))) as client:
+    app = create_app(predictor, ServerSettings(allow_urls=True))
+    with TestClient(app, "http://localhost") as client:
         answers = {
             "POST /v1/predict": client.post("/v1/predict", files=[("files", each) for each in data.items()]),
             "POST /v1/predict/base64": client.post("/v1/predict/base64", json={"images": images}),

@@ -64,7 +64,7 @@ def evaluate(
         from motivnet.evaluation import evaluate as evaluation
     found = evaluation.evaluate(model, data, settings, out=out, overwrite=overwrite, config=config, track=track)
     _print_protocol(found.predictions)
-    echo(to_json(found.to_dict(), indent=2, allow_nan=False) if as_json else _headlines(found))
+    echo(to_json(found.to_dict(), indent=2) if as_json else _headlines(found))
     echo(f"written to {out}: {', '.join(evaluation.FILES)}", err=True)
 
 

@@ -240,8 +240,6 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path}: is no manifest: {error}") from None
     if not isinstance(left_out, dict) or not all(isinstance(number, int) for number in left_out.values()):
         raise DataError(f"{path}: is no manifest: what it left out are no numbers")
-    if unknown := set(table["label"].unique().to_pylist()) - {*labels}:
-        raise DataError(f"{path}: label {unknown.pop()!r}. Allowed: {', '.join(labels)}")
     return Manifest(table, labels, left_out)
 
 

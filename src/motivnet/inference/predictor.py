@@ -221,8 +221,10 @@ class Predictor:
             detections, crops = self._crop(decoded, found)
         except (ImageError, DetectorError) as error:
             return result(status="unreadable", error=str(error)), (), ()
-        except (MemoryError, cv2.error) as error:
-            is_memory = isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
+        except MemoryError:
+            return result(status="unreadable", error="not enough memory for this image"), (), ()
+        except cv2.error as error:
+            is_memory = error.code == cv2.Error.StsNoMem
             reason = "not enough memory for this image" if is_memory else f"OpenCV fails at it: {error.err}"
             return result(status="unreadable", error=reason), (), ()
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))

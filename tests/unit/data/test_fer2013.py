@@ -204,8 +204,6 @@ def test_manifest_survives_its_file(tmp_path: Path) -> None:
         ({b"motivnet.dropped": b"[" * 100_000}, {}, "is no manifest: nested more than 100 deep"),
         ({b"motivnet.dropped": b'{"a": "b"}'}, {}, "what it left out are no numbers"),
         ({}, {"box": ["here"] * 2}, "is no manifest"),
-        ({}, {"label": ["fear", "boredom"]}, "label 'boredom'. Allowed: neutral"),
-        ({}, {"label": ["fear", None]}, "label None. Allowed: neutral"),
     ],
 )
 def test_a_manifest_of_somebody_else(

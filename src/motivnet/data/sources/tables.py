@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from motivnet.data.manifest import SCHEMA, Manifest, read_manifest
+from motivnet.data.manifest import Manifest, read_manifest
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
@@ -185,10 +185,7 @@ def read_stored(path: Path) -> Manifest:
         DataError: naming file and row of what is not allowed in a manifest.
     """
     manifest = read_manifest(path)
-    try:
-        table = manifest.table.cast(SCHEMA)
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{path}: columns have other types than a manifest's: {error}") from None
+    table = manifest.table
     known = pc.is_in(table["label"], value_set=pa.array(list(manifest.labels), pa.string()))  # type: ignore[attr-defined]
     _refuse(path, pc.invert(known), table, "label", ", ".join(manifest.labels))  # type: ignore[attr-defined]
     _refuse(path, table["split"].is_null(), table, "split", "a name")
@@ -196,7 +193,7 @@ def read_stored(path: Path) -> Manifest:
     columns = {name: table[name].to_pylist() for name in ("path", "label", "split", "row")}
     columns["box"] = [None if box is None else tuple(box) for box in table["box"].to_pylist()]
     records.check_one_label(path, columns)
-    return Manifest(table, manifest.labels, manifest.dropped)
+    return manifest
 
 
 def _refuse(path: Path, wrong: pa.ChunkedArray, table: pa.Table, column: str, allowed: str) -> None:

@@ -135,7 +135,7 @@ def test_a_stored_manifest_is_read_back(stored):
         ("split", ["train", None], "row 1: split None"),
         ("path", [None, "/data/a.png"], "row 0: path None. Allowed: a file, or an image"),
         ("box", [[0, 0, 2, 2], [0, 0, 2, 2]], "a.png with box .* is anger in row 0 .* and fear in row 1 of split test"),
-        ("valence", ["high", "low"], "columns have other types"),
+        ("valence", ["high", "low"], "is no manifest: Failed to parse"),
     ],
 )
 def test_a_manifest_that_was_edited_is_checked(stored, column, values, message):
