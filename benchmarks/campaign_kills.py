@@ -33,7 +33,7 @@ SETTINGS = (
     *("model.head.ff_dim=32", "run.batch_size=14", "run.epochs=6", "run.precision=32-true", "run.num_workers=1"),
     *("run.checkpoint_minutes=1e-9",),
 )
-PATIENCE_S = 300
+PATIENCE_S = 900
 
 
 def main() -> None:
