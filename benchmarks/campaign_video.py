@@ -4,12 +4,16 @@
 
 For each kind of `video_kinds`, the numbers and times of all frames are compared with those that are known. Then a run
 of `label_video`, with settings at random, is stopped at a random frame and continued, `--stops` times, and its table is
-compared with that of a run which was not stopped. The model is replaced by the mean of each face, as it plays no part.
+compared with that of a run which was not stopped. Where ffprobe is installed, its list of frames is compared as well,
+which has the times that are repaired here as they are. The model is replaced by the mean of each face, as it plays no
+part.
 """
 
 import argparse
 import json
 import random
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -28,6 +32,8 @@ from motivnet.video.label import LabelledVideo, label_video
 from motivnet.video.reader import Video
 from motivnet.video.video_config import FollowConfig, Selection
 
+# ffprobe prints microseconds.
+FFPROBE_TOLERANCE_S = 2e-6
 # Stops of one table.
 STOPS_A_TABLE = 10
 
@@ -72,15 +78,36 @@ def wrong_frames(kind: video_kinds.Kind, path: Path) -> int:
     ) + sum(number >= video_kinds.FRAMES for number in found)
 
 
+def beside_ffprobe(path: Path) -> str:
+    """Say how the frames and times of a file differ from those that ffprobe lists."""
+    command = ["ffprobe", "-v", "quiet", "-select_streams", "v:0", "-of", "json"]
+    command += ["-show_entries", "frame=best_effort_timestamp_time:format=start_time", str(path)]
+    listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    stated = [frame.get("best_effort_timestamp_time") for frame in listed["frames"]]
+    with Video(path) as video:
+        found = [frame.time_s for frame in video]
+    if len(found) != len(stated):
+        return f"{len(found)} frames, by ffprobe {len(stated)}"
+    if None in stated:
+        return "no times by ffprobe"
+    start_s = float(listed["format"].get("start_time", 0))
+    apart_s = max(abs(mine - float(other) + start_s) for mine, other in zip(found, stated, strict=True))
+    return "same" if apart_s < FFPROBE_TOLERANCE_S else f"times up to {apart_s:.3f} s apart"
+
+
 def campaign(stops: int, seed: int) -> dict[str, Any]:
     """Return the counts: of kinds, frames, stops, and of what was wrong."""
     counts, wrong, predictor = Counter[str](), Counter[str](), stand_in()
+    ffprobe = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in video_kinds.KINDS:
             chance, path = random.Random(f"{seed} {kind.name}"), folder / kind.name
             kind.make(path)
             counts += Counter(kinds=1, frames=video_kinds.FRAMES, wrong_frames=wrong_frames(kind, path))
+            if shutil.which("ffprobe"):
+                said = beside_ffprobe(path)
+                ffprobe[said if said == "same" else f"{kind.name}: {said}"] += 1
             for number in range(stops):
                 if number % STOPS_A_TABLE == 0:
                     options = _options(chance)
@@ -100,7 +127,7 @@ def campaign(stops: int, seed: int) -> dict[str, Any]:
                     counts["different_tables"] += 1
                     wrong[kind.name] += 1
     zeros = dict.fromkeys(("wrong_frames", "errors", "different_tables"), 0)
-    return {"seed": seed, **zeros, **counts, "wrong": dict(wrong)}
+    return {"seed": seed, **zeros, **counts, "wrong": dict(wrong), "ffprobe": dict(ffprobe)}
 
 
 def _options(chance: random.Random) -> dict[str, Any]:
