@@ -202,6 +202,14 @@ def test_other_paths_and_methods(server):
     assert read_all(server.raw(b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize(("number", "answered"), [(10, {10}), (500, set(range(18)))])
+def test_requests_before_the_answers_to_others_are_few(server, number, answered):
+    request, last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"Connection: close\r\n\r\n"
+    answer = read_all(server.raw(number * request + request[:-2] + last))
+    assert answer.count(b"HTTP/1.1 200") - (number == 10) in answered
+    assert server.ask("GET", "/healthz")[0] == 200
+
+
 def test_cors(server):
     preflight = {"Origin": "https://lab.example", "Access-Control-Request-Method": "POST"}
     status, headers, _ = server.ask("OPTIONS", "/v1/predict", headers=preflight)

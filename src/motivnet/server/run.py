@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import heapq
 import ipaddress
 import logging
 import signal
@@ -29,6 +30,10 @@ _LOG = logging.getLogger("motivnet.server")
 MAX_HEADER_BYTES = 65_536
 # What is given to the parser at once.
 FEED_BYTES = 16_384
+# Requests of a connection that wait for the answers to those before them.
+MAX_PIPELINED = 16
+# That end when there are too many, of all that there may be.
+SHARE_OF_CONNECTIONS = 32
 # Of the body of a refused request.
 MAX_DISCARDED_BYTES, LINGER_REFUSED_S = 8_000_000, 5.0
 # At shutdown, idle connections stay open for this long, as a request may be on its way.
@@ -116,7 +121,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     - Bytes that are no body (head, extensions of chunks, trailers) are counted before they are parsed.
     - A head, a body and the taking of an answer end in time.
-    - When there are too many connections, the one that has waited longest for a request ends.
+    - When there are too many connections, those that have waited longest for a request end.
+    - Few requests are taken before the answers to those before them, which uvicorn would queue without end.
     - After an early refusal, some of the rest of the body is read and discarded: a client that is cut off while it
       sends may not see the answer.
     """
@@ -136,8 +142,11 @@ class TimedProtocol(HttpToolsProtocol):
         self._start(self._settings.header_timeout_s)
         if len(self.connections) > self._settings.max_connections:
             others: Any = self.connections - {self}
-            if waiting := [other for other in others if other.is_waiting]:
-                min(waiting, key=lambda other: other._since_s).transport.abort()
+            waiting = [other for other in others if other.is_waiting]
+            # Some at once, as to look for them takes as long as for one.
+            number = max(1, self._settings.max_connections // SHARE_OF_CONNECTIONS)
+            for other in heapq.nsmallest(number, waiting, key=lambda other: other._since_s):
+                other.transport.abort()
 
     @property
     def is_waiting(self) -> bool:
@@ -168,9 +177,11 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """End a header; ValueError, which the parser makes a 400, if it is too large."""
+        """End a header; ValueError, which the parser makes a 400, if it is too large, or too many wait."""
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEADER_BYTES:
             raise ValueError("the header is too large")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests before the answers")
         self._in_header = False
         super().on_headers_complete()
 

@@ -37,7 +37,7 @@ class ServerSettings:
         500_000_000, "Bytes of bodies, fetched files and unusual images, decoded, in memory; beyond, 429."
     )
     max_connections: int = setting(
-        1024, "Concurrent connections; beyond, the oldest that waits for a request ends, or 503."
+        1024, "Concurrent connections; beyond, the oldest that wait for a request end, or 503."
     )
     max_request_bytes: int = setting(50_000_000, "Bytes of a body; beyond, 413.")
     max_images: int = setting(32, "Images of a request; beyond, 413.")
