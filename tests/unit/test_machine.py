@@ -33,7 +33,7 @@ def test_glibc_takes_the_options_and_other_systems_are_left_alone(monkeypatch):
     assert not taken
     monkeypatch.setattr(sys, "platform", "linux")
     keep_freed_memory()
-    assert taken == {-3: 32 << 20, -1: 256 << 20}
+    assert taken == {-3: 32 << 20, -1: 64 << 20}
     taken.clear()
     keep_freed_memory(KEEP_STEPS)
     assert taken == {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
