@@ -134,7 +134,8 @@ def server_page(folder: Path, photographs: list[Path]) -> Image.Image:
 
         def drop(page) -> None:
             page.set_input_files("input[type=file]", [str(path) for path in photographs])
-            page.wait_for_selector("text=happiness")
+            page.wait_for_selector(f"#thumbs li:nth-child({len(photographs)})")
+            page.wait_for_selector("#progress", state="hidden")
 
         return screenshot(address, drop)
     finally:
@@ -184,7 +185,7 @@ def screenshot(address: str, act: Callable[..., None] = lambda page: None) -> Im
         page = browser.new_page(viewport={"width": WIDTH_PX, "height": HEIGHT_PX})
         page.goto(address)
         act(page)
-        page.screenshot(path=file.name)
+        page.screenshot(path=file.name, animations="disabled")
         browser.close()
         picture = Image.open(file.name).convert("RGB")
     corner = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))

@@ -74,7 +74,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
         raise CheckpointError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
     # onnxruntime continues without a provider that cannot start.
     if session.get_providers()[0] != PROVIDERS[kind]:
-        raise ConfigError(f"device {device!r}: {PROVIDERS[kind]} cannot start here, as its libraries or hardware miss")
+        raise ConfigError(f"device {device!r}: {PROVIDERS[kind]} cannot start here: libraries or hardware are missing")
     return session
 
 

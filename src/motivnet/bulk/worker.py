@@ -1,18 +1,18 @@
 """A `PartWriter` in a process of its own, so that an image which crashes the process costs only that process.
 
 Python exceptions are caught by `PartWriter`; the crash of a library, or the system's out-of-memory killer, are not. A
-process that has been at one image for `TIMEOUT_S` ends itself. The
-part is then repeated in a new process, one input at a time, each reported before it is tried; an input at which the
-process dies `MAX_DEATHS` times becomes `failed`, and all others keep their results.
+process that has been at one image for `TIMEOUT_S` ends itself. The part is then repeated in a new process, one input at
+a time, each reported before it is tried; an input at which the process dies `MAX_DEATHS` times becomes `failed`, and
+all others keep their results.
 
     python -m motivnet.bulk.worker PARENT
 
-is that process: it reads pickled requests from its standard input and writes pickled replies to its standard output.
-It ends with its parent.
+is that process, see `motivnet.child_process`. It ends with its parent.
 """
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import pickle
@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from motivnet import child_process
 from motivnet.bulk.fsspec_files import OutputFolder
 from motivnet.bulk.parts import Counts, Outcome, Part, PartWriter, TimedPredictor
 from motivnet.errors import DataError, MotivNetError
@@ -35,8 +36,6 @@ MAX_DEATHS = 2
 # To decode an image and look for faces; and the exit code of a process that took longer.
 TIMEOUT_S, TIMEOUT_CODE = 60.0, 124
 _CHECK_EVERY_S = 0.5
-
-
 _TOO_LONG = f"took longer than {TIMEOUT_S:g} s"
 
 
@@ -91,11 +90,7 @@ class Worker:
         """End the process, if there is one, and return how it ended."""
         if self._process is None:
             return "was not running"
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
-        code = self._process.wait()
+        code = child_process.end(self._process)
         self._process = None
         if code == TIMEOUT_CODE:
             return _TOO_LONG
@@ -110,8 +105,8 @@ class Worker:
         try:
             if self._process is None:
                 self._process = self._start()
-                _send(self._process.stdin, self._arguments)
-            _send(self._process.stdin, (part, known))
+                child_process.send(self._process.stdin, self._arguments)
+            child_process.send(self._process.stdin, (part, known))
             while True:
                 yield pickle.load(self._process.stdout)  # type: ignore[arg-type]
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
@@ -120,33 +115,20 @@ class Worker:
                 self._process.wait(10)  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
         threads = self._arguments[1].threads
-        if threads is not None:
-            # Some libraries count the cores themselves.
-            environment["OMP_NUM_THREADS"] = str(threads)
-        # -P: modules in the current folder must not shadow libraries.
-        command = [sys.executable, "-P", "-m", __spec__.name, str(os.getpid())]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-
-
-def _send(pipe: Any, message: object) -> None:
-    pickle.dump(message, pipe)
-    pipe.flush()
+        # Some libraries count the cores themselves.
+        environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        return child_process.start(__spec__.name, str(os.getpid()), **environment)
 
 
 def main() -> None:
     """Answer requests until the parent ends."""
-    # Ctrl-C reaches all processes of a terminal; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = child_process.take_over_output()
     threading.Thread(target=_watch, args=(int(sys.argv[1]),), daemon=True).start()
-    # What libraries print must not mix with the replies.
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
     try:
         _serve(sys.stdin.buffer, replies)
     except MotivNetError as error:
-        _send(replies, error)
+        child_process.send(replies, error)
     except (EOFError, BrokenPipeError):
         os._exit(0)  # without waiting for threads: the parent has ended
 
@@ -157,9 +139,10 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     while True:
         part, known = pickle.load(requests)
         if known is None:
-            _send(replies, writer.write(part))
+            child_process.send(replies, writer.write(part))
         else:
-            _send(replies, writer.write_one_by_one(part, known, lambda message: _send(replies, message)))
+            send = functools.partial(child_process.send, replies)
+            send(writer.write_one_by_one(part, known, send))
 
 
 def _watch(parent: int) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from motivnet import config
+from motivnet.cli.console import echo
 from motivnet.cli.train import SetOption
 from motivnet.errors import needs_extra
 
@@ -42,11 +43,11 @@ def adapt(
         from motivnet.experiments import adaptation
     if show:
         chosen = adaptation.chosen_recipe(method, source, recipe, settings or [])
-        typer.echo(config.to_json(config.to_plain(chosen), indent=2))
+        echo(config.to_json(config.to_plain(chosen), indent=2))
         return
     found = adaptation.adapt(
         method, source, target, out, recipe=recipe, settings=settings or [], init=init, resume=resume
     )
     for way, epoch in found["chosen"].items():
         scores = ", ".join(f"{name.upper()} {100 * epoch[name]:.1f} %" for name in ("war", "uar") if name in epoch)
-        typer.echo(f"chosen by {way}: epoch {epoch['epoch']}{', ' if scores else ''}{scores}")
+        echo(f"chosen by {way}: epoch {epoch['epoch']}{', ' if scores else ''}{scores}")

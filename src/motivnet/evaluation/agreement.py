@@ -3,7 +3,8 @@
 The unit is a frame with a face. Frames that follow each other resemble each other, so intervals resample stretches of
 ten seconds. Cohen's and Fleiss' kappa and the intraclass correlation count the frames that everyone coded,
 Krippendorff's alpha those that at least two did. Our own rather than krippendorff's, statsmodels' and pingouin's: these
-take no weights, so each of a thousand resamples would repeat every frame.
+take no weights, so each of a thousand resamples would repeat every frame (scikit-learn's Cohen's kappa takes them, and
+would be a dependency for five lines).
 
 Shape suffixes: B frames, P patterns (of codes, each once), R raters, C classes.
 """

@@ -13,7 +13,6 @@ Exceptions, the other is a program with windows.
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import functools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from motivnet.config import parse_json
 from motivnet.errors import DataError
 from motivnet.inference.rows import Row
 from motivnet.inference.tables import open_table
@@ -210,7 +210,7 @@ def _read_elan(path: Path) -> Iterator[Row]:
 
 def _read_boris(path: Path) -> list[Row]:
     events = []
-    project = json.loads(path.read_text(encoding="utf-8-sig"))
+    project = parse_json(path.read_text(encoding="utf-8-sig"))
     points = {each["code"] for each in project["behaviors_conf"].values() if each["type"].startswith("Point")}
     for name, observation in project["observations"].items():
         files = observation.get("file") or {}

@@ -1,11 +1,8 @@
 """Decode unusual images in other processes, which are killed at a deadline; usual ones need no such care.
 
-Own code, as the processes of Pebble and `concurrent.futures` import the main module of the program, which may be what
-starts the server.
-
     python -m motivnet.server.decoding
 
-is such a process: it reads pickled requests from its standard input and writes pickled replies to its standard output.
+is such a process, see `motivnet.child_process`.
 """
 
 import asyncio
@@ -13,17 +10,16 @@ import contextlib
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
+from motivnet import child_process
 from motivnet.errors import ImageError
 from motivnet.images import START_OF_SCAN, NamedImage, decode_image
 from motivnet.input_limits import ImageLimits
@@ -115,57 +111,34 @@ class Decoders:
         """End the threads, and the processes when theirs have nothing more to do."""
         self._threads.shutdown(cancel_futures=True)
         for process in self._idle:
-            _end(process)
+            child_process.end(process)
 
     def _run(self, data: bytes, seconds: float) -> tuple[np.ndarray | ImageError, float]:
         """Decode in a process, within this time; return also how long it took."""
         late = ImageError(f"not decoded: such images of a request may take {self._timeout_s:g} s in all")
         if seconds <= 0:
             return late, 0.0
-        process = self._idle.pop() if self._idle else _start()
+        process = self._idle.pop() if self._idle else child_process.start(__spec__.name)
         began_s = time.monotonic()
         timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
-            _send(process.stdin, (data, self._limits))
+            child_process.send(process.stdin, (data, self._limits))
             answer = pickle.load(process.stdout)  # type: ignore[arg-type]
             self._idle.append(process)
         except (EOFError, OSError, pickle.UnpicklingError):
-            _end(process)
+            child_process.end(process)
             answer = late if time.monotonic() - began_s >= seconds else ImageError("damaged image: the decoder crashed")
         finally:
             timer.cancel()
         return answer, time.monotonic() - began_s
 
 
-def _start() -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    # -P: modules in the current folder must not shadow libraries.
-    command = [sys.executable, "-P", "-m", __spec__.name]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            pipe.close()  # type: ignore[union-attr]
-    process.wait()
-
-
-def _send(pipe: Any, message: object) -> None:
-    pickle.dump(message, pipe, protocol=pickle.HIGHEST_PROTOCOL)
-    pipe.flush()
-
-
 def main() -> None:
     """Decode until the parent ends."""
-    # Ctrl-C reaches all processes of a terminal; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = child_process.take_over_output()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             data, limits = pickle.load(sys.stdin.buffer)
@@ -173,7 +146,7 @@ def main() -> None:
                 answer: np.ndarray | ImageError = decode_image(data, limits=limits)
             except ImageError as error:
                 answer = error
-            _send(replies, answer)
+            child_process.send(replies, answer)
 
 
 if __name__ == "__main__":

@@ -233,9 +233,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     momenta = {norm: norm.momentum for norm in batch_norms(model)}
     for norm in momenta:
         norm.train().momentum = 0.0
-    yield
-    for norm, momentum in momenta.items():
-        norm.eval().momentum = momentum
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.eval().momentum = momentum
 
 
 def fit_adapted(

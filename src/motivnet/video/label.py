@@ -340,8 +340,14 @@ class _Job:
         if error is not None:
             return LabelledVideo(path=path, error=error)
         summary = summarise(self._rows(number), self.labels, self.follow.min_track_s)
-        result = LabelledVideo(path=path, corrupt=state.corrupt, damage=state.damage, summary=summary)
-        result = dataclasses.replace(result, notes=tuple(state.notes), files=tuple(files.values()))
+        result = LabelledVideo(
+            path=path,
+            corrupt=state.corrupt,
+            damage=state.damage,
+            notes=tuple(state.notes),
+            summary=summary,
+            files=tuple(files.values()),
+        )
         if "annotate" in files:
             with Video(path, self.selection, limits=self.predictor.limits) as video:
                 rows, workers = self._marked(number, result), self.predictor.workers

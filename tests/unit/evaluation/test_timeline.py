@@ -99,6 +99,7 @@ def test_elan_as_pympi_writes_it(tmp_path: Path):
         ("coded.csv", "start_s,end_s,code\n", "no stretches"),
         ("coded.eaf", "<ANNOTATION_DOCUMENT>", "cannot be read"),
         ("coded.boris", "[]", "cannot be read"),
+        ("coded.boris", "[" * 100_000, "cannot be read: nested more than 100 deep"),
         ("missing.csv", None, "cannot be read"),
     ],
 )

@@ -11,7 +11,6 @@ from PIL import Image
 from motivnet.errors import ImageError
 from motivnet.images import NamedImage, decode_image
 from motivnet.input_limits import ImageLimits
-from motivnet.server import decoding
 from motivnet.server.decoding import Decoders, is_quick
 
 SHADES = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -90,12 +89,12 @@ def test_unusual_images_are_decoded_elsewhere_and_the_others_left_alone():
 def test_a_process_that_hangs_or_crashes_is_replaced(monkeypatch, code, timeout_s, error):
     processes = []
 
-    def start():
+    def start(module):
         command = [sys.executable, "-c", code]
         processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return processes[-1]
 
-    monkeypatch.setattr(decoding, "_start", start)
+    monkeypatch.setattr("motivnet.child_process.start", start)
     first, second, held = decode(encode("WEBP"), encode("WEBP"), timeout_s=timeout_s)
     assert str(first).endswith(error)
     assert str(second).endswith(error)
