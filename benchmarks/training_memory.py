@@ -30,7 +30,7 @@ from typing import Any
 
 import lightning
 import torch
-from tables import RESULTS, PAGE, fill_block, machine, markdown_table, use_cores, write_results
+from tables import PAGE, RESULTS, fill_block, machine, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
-from tables import RESULTS, PAGE, fill_block, markdown_table, use_cores, write_results
+from tables import PAGE, RESULTS, fill_block, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config

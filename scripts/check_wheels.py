@@ -8,6 +8,7 @@ none; the versions of the core go into `docs/install.md`.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from tables import fill_block, markdown_table  # noqa: E402
 
 PAGE = ROOT / "docs" / "install.md"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+# uv takes macOS 13 otherwise, for which onnxruntime has had no wheels since 1.24.
+ENVIRONMENT = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
 # What it is called -> uv's name.
 PLATFORMS = {
     "Linux x86-64": "x86_64-manylinux_2_28",
     "Linux ARM64": "aarch64-manylinux_2_28",
-    "macOS ARM64": "aarch64-apple-darwin",
+    "macOS 14 ARM64": "aarch64-apple-darwin",
     "Windows x86-64": "x86_64-pc-windows-msvc",
 }
 
@@ -58,7 +61,8 @@ def resolve(platform: str, python: str, extras: Iterable[str]) -> dict[str, str]
     command = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
     command += ["--only-binary", ":all:", "--python-platform", PLATFORMS[platform], "--python-version", python]
     command += [word for extra in extras for word in ("--extra", extra)]
-    done = subprocess.run([*command, "pyproject.toml"], cwd=ROOT, capture_output=True, text=True, check=False)
+    command.append("pyproject.toml")
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LookupError(" ".join(done.stderr.split()))
     return dict(re.findall(r"^([\w.-]+)==(\S+)", done.stdout, re.MULTILINE))

@@ -130,7 +130,9 @@ def agreement_report(folder: Path, photographs: list[Path]) -> Image.Image:
     seen = rows[rows["emotion"] == "neutral"]["track"].iloc[0]
     codes = f"start_s,end_s,code,person\n0,5,neutral,{seen}\n5,8,sad,{seen}\n0,8,happy,{1 - seen}\n"
     (folder / "anna.csv").write_text(codes, encoding="utf-8")
-    motivnet("agree", str(folder / "rows.parquet"), str(folder / "anna.csv"), "--report", str(folder / "agreement.html"))
+    motivnet(
+        "agree", str(folder / "rows.parquet"), str(folder / "anna.csv"), "--report", str(folder / "agreement.html")
+    )
     return screenshot((folder / "agreement.html").absolute().as_uri())
 
 

@@ -20,7 +20,8 @@ def described(section: str) -> dict[str, set[str]]:
     for line in table.splitlines():
         names, second = line.split("|")[1:3]
         names = names.replace(f"`{PROBS[0]}` ... `{PROBS[-1]}`", ", ".join(f"`{name}`" for name in PROBS))
-        found |= dict.fromkeys(re.findall(r"`([^`]+)`", names), set(second.strip().split(", ")))
+        places = set(second.strip().split(", "))
+        found |= dict.fromkeys(re.findall(r"`([^`]+)`", names), places)
     return found
 
 
