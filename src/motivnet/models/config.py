@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from motivnet.config import bounded, check_bounds
+from motivnet.config import Settings, bounded, check_bounds
 from motivnet.errors import ConfigError, unknown_name
 
 HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
@@ -17,7 +17,7 @@ MAX_LAYERS, MAX_SETTING = 256, 32_768
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class VitConfig:
+class VitConfig(Settings):
     """The dimensions of a Sapiens or Sapiens2 transformer.
 
     Args:
@@ -35,23 +35,19 @@ class VitConfig:
             differ by up to 0.006.
     """
 
-    embed_dim: int = bounded(1, 8192)
-    depth: int = bounded(1, 256)
-    num_heads: int = bounded(0, 256)
-    patch_size: int = bounded(1, 256, 16)
-    patch_padding: int = bounded(0, 256, 2)
-    mlp_ratio: float = bounded(0.01, 64, 4.0)
+    embed_dim: int = bounded(min=1, max=8192)
+    depth: int = bounded(min=1, max=256)
+    num_heads: int = bounded(min=0, max=256)
+    patch_size: int = bounded(16, min=1, max=256)
+    patch_padding: int = bounded(2, min=0, max=256)
+    mlp_ratio: float = bounded(4.0, min=0.01, max=64)
     class_token: bool = False
-    num_kv_heads: int | None = bounded(1, 256, None)
+    num_kv_heads: int | None = bounded(None, min=1, max=256)
     rope_bfloat16: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the ranges, beyond which building a model would take minutes or gigabytes; ConfigError."""
-        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class HeadConfig:
+class HeadConfig(Settings):
     """The head, which maps tokens to logits.
 
     Args:
@@ -68,18 +64,14 @@ class HeadConfig:
     """
 
     kind: HeadKind = "ml_decoder"
-    dim: int = bounded(1, 8192, 768)
-    num_queries: int | None = bounded(1, 10_000, None)
+    dim: int = bounded(768, min=1, max=8192)
+    num_queries: int | None = bounded(None, min=1, max=10_000)
     learnable_queries: bool = False
-    num_layers: int = bounded(1, 64, 1)
-    num_heads: int = bounded(1, 256, 8)
-    ff_dim: int = bounded(1, 65_536, 2048)
-    dropout: float = bounded(0, 1, 0.1)
+    num_layers: int = bounded(1, min=1, max=64)
+    num_heads: int = bounded(8, min=1, max=256)
+    ff_dim: int = bounded(2048, min=1, max=65_536)
+    dropout: float = bounded(0.1, min=0, max=1)
     reference_init: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the ranges, as those of VitConfig; ConfigError."""
-        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,12 +93,12 @@ class ModelConfig:
 
     backbone: str
     image_size: tuple[int, int]
-    in_chans: int = bounded(1, 64, 3)
-    num_classes: int = bounded(1, 10_000, 7)
+    in_chans: int = bounded(3, min=1, max=64)
+    num_classes: int = bounded(7, min=1, max=10_000)
     vit: VitConfig | None = None
     transformers: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
-    drop_path: float = bounded(0, 1, 0.0)
+    drop_path: float = bounded(0.0, min=0, max=1)
     affect: bool = False
 
     def __post_init__(self) -> None:
