@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from motivnet.ahead import map_ahead, read_ahead
 from motivnet.faces import Detection
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, face_rows
 from motivnet.preprocess import Box
-from motivnet.video.ahead import map_ahead, read_ahead
 from motivnet.video.cuts import CUT, SAME
 from motivnet.video.reader import Frame
 from motivnet.video.tracking import Smoother, Tracker
