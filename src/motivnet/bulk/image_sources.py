@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 import fsspec
 from pyarrow import parquet, types
 
-from motivnet.ahead import map_ahead
 from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary, shown
 from motivnet.config import to_json
 from motivnet.errors import DataError, ImageError
+from motivnet.frames.ahead import map_ahead
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.images import ImageLimits, NamedImage
 from motivnet.preprocess import Box

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from motivnet.ahead import map_ahead
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
 from motivnet.errors import ConfigError, DetectorError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
+from motivnet.frames.ahead import map_ahead
 from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_data_url, is_tensor
 from motivnet.inference.backends import Backend, answers, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from motivnet.ahead import map_ahead, read_ahead
 from motivnet.faces import Detection
+from motivnet.frames.ahead import map_ahead, read_ahead
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, face_rows

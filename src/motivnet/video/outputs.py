@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motivnet.ahead import map_ahead
 from motivnet.errors import ImageError, OutputError
+from motivnet.frames.ahead import map_ahead
 from motivnet.inference.draw import draw_frame
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, landmarks_of

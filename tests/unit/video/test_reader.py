@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motivnet.ahead import map_ahead, read_ahead
 from motivnet.checkpoints.bundle import Bundle
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection
+from motivnet.frames.ahead import map_ahead, read_ahead
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
