@@ -40,9 +40,16 @@ def setting(default: Any, help: str, **option: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **option})
 
 
-def bounded(default: Any = dataclasses.MISSING, **bounds: float) -> Any:
-    """Declare a field that has no option, with the bounds of `RULES` that `check_bounds` checks."""
-    return dataclasses.field(default=default, metadata=bounds)
+def bounded(
+    low: float | None = None,
+    high: float | None = None,
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a field that has no option, with bounds that `check_bounds` checks; `above` and `below` are excluded."""
+    return dataclasses.field(default=default, metadata={"min": low, "max": high, "above": above, "below": below})
 
 
 def check_bounds(settings: Any) -> None:
@@ -53,10 +60,11 @@ def check_bounds(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
         for rule, (words, holds) in RULES.items():
-            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-            if rule in field.metadata and not all(holds(number, field.metadata[rule]) for number in numbers):
-                raise ConfigError(f"{field.name} {value!r}: must be {words} {field.metadata[rule]}")
+            bound = field.metadata.get(rule)
+            if bound is not None and not all(holds(number, bound) for number in numbers):
+                raise ConfigError(f"{field.name} {value!r}: must be {words} {bound}")
 
 
 class Settings:

@@ -55,12 +55,12 @@ class DegradeConfig(Settings):
         quality: lowest quality of JPEG.
     """
 
-    prob: float = bounded(0.0, min=0, max=1)
-    gain: float = bounded(2.0, min=1)
-    gamma: float = bounded(1.8, min=1)
-    blur: float = bounded(1.5, min=0)
-    side: int = bounded(20, min=4)
-    quality: int = bounded(10, min=1, max=95)
+    prob: float = bounded(default=0.0, low=0, high=1)
+    gain: float = bounded(default=2.0, low=1)
+    gamma: float = bounded(default=1.8, low=1)
+    blur: float = bounded(default=1.5, low=0)
+    side: int = bounded(default=20, low=4)
+    quality: int = bounded(default=10, low=1, high=95)
 
     def draw(self, count: int, side: int, generator: torch.Generator) -> list[Degradation]:
         """Draw the degradations of `count` faces of `side` pixels."""

@@ -36,9 +36,9 @@ class SamplingConfig:
     """
 
     kind: SamplingKind = "natural"
-    per_class: int | None = bounded(None, min=1)
-    beta: float = bounded(0.9999, min=0, below=1)
-    seed: int = bounded(0, min=0)
+    per_class: int | None = bounded(default=None, low=1)
+    beta: float = bounded(default=0.9999, low=0, below=1)
+    seed: int = bounded(default=0, low=0)
 
     def __post_init__(self) -> None:
         """Check ranges.

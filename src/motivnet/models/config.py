@@ -35,14 +35,14 @@ class VitConfig(Settings):
             differ by up to 0.006.
     """
 
-    embed_dim: int = bounded(min=1, max=8192)
-    depth: int = bounded(min=1, max=256)
-    num_heads: int = bounded(min=0, max=256)
-    patch_size: int = bounded(16, min=1, max=256)
-    patch_padding: int = bounded(2, min=0, max=256)
-    mlp_ratio: float = bounded(4.0, min=0.01, max=64)
+    embed_dim: int = bounded(1, 8192)
+    depth: int = bounded(1, 256)
+    num_heads: int = bounded(0, 256)
+    patch_size: int = bounded(1, 256, 16)
+    patch_padding: int = bounded(0, 256, 2)
+    mlp_ratio: float = bounded(0.01, 64, 4.0)
     class_token: bool = False
-    num_kv_heads: int | None = bounded(None, min=1, max=256)
+    num_kv_heads: int | None = bounded(1, 256, None)
     rope_bfloat16: bool = False
 
 
@@ -64,13 +64,13 @@ class HeadConfig(Settings):
     """
 
     kind: HeadKind = "ml_decoder"
-    dim: int = bounded(768, min=1, max=8192)
-    num_queries: int | None = bounded(None, min=1, max=10_000)
+    dim: int = bounded(1, 8192, 768)
+    num_queries: int | None = bounded(1, 10_000, None)
     learnable_queries: bool = False
-    num_layers: int = bounded(1, min=1, max=64)
-    num_heads: int = bounded(8, min=1, max=256)
-    ff_dim: int = bounded(2048, min=1, max=65_536)
-    dropout: float = bounded(0.1, min=0, max=1)
+    num_layers: int = bounded(1, 64, 1)
+    num_heads: int = bounded(1, 256, 8)
+    ff_dim: int = bounded(1, 65_536, 2048)
+    dropout: float = bounded(0, 1, 0.1)
     reference_init: bool = False
 
 
@@ -93,12 +93,12 @@ class ModelConfig:
 
     backbone: str
     image_size: tuple[int, int]
-    in_chans: int = bounded(3, min=1, max=64)
-    num_classes: int = bounded(7, min=1, max=10_000)
+    in_chans: int = bounded(1, 64, 3)
+    num_classes: int = bounded(1, 10_000, 7)
     vit: VitConfig | None = None
     transformers: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
-    drop_path: float = bounded(0.0, min=0, max=1)
+    drop_path: float = bounded(0, 1, 0.0)
     affect: bool = False
 
     def __post_init__(self) -> None:

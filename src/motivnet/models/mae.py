@@ -40,11 +40,11 @@ class MaeConfig:
         decoder_heads: attention heads, a divisor of `decoder_dim`.
     """
 
-    mask_ratio: float = bounded(0.75, above=0, below=1)
+    mask_ratio: float = bounded(default=0.75, above=0, below=1)
     normalise: bool = True
-    decoder_dim: int = bounded(512, min=1)
-    decoder_depth: int = bounded(8, min=1)
-    decoder_heads: int = bounded(16, min=1)
+    decoder_dim: int = bounded(default=512, low=1)
+    decoder_depth: int = bounded(default=8, low=1)
+    decoder_heads: int = bounded(default=16, low=1)
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -51,8 +51,8 @@ class AdaptConfig(Settings):
     """
 
     method: Method
-    weight: float = bounded(1.0, min=0.0)
-    rows: int | None = bounded(None, min=1)
+    weight: float = bounded(default=1.0, low=0.0)
+    rows: int | None = bounded(default=None, low=1)
     select: Literal["source", "information"] = "source"
 
 

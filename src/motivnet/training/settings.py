@@ -46,7 +46,7 @@ def lookup(kind: str, name: str, recipes: Mapping[str, Callable[[], T]]) -> T:
 
 
 # Seeds that every random generator accepts.
-SEED = {"min": 0, "max": 2**32 - 1}
+SEED = {"low": 0, "high": 2**32 - 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +65,10 @@ class SplitConfig(Settings):
 
     train: str
     select: str | None = None
-    hold_out: float = bounded(0.05, above=0, below=1)
-    seed: int = bounded(0, **SEED)
-    folds: int = bounded(1, min=1)
-    fold: int = bounded(0, min=0)
+    hold_out: float = bounded(default=0.05, above=0, below=1)
+    seed: int = bounded(default=0, **SEED)
+    folds: int = bounded(default=1, low=1)
+    fold: int = bounded(default=0, low=0)
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -91,10 +91,10 @@ class LossConfig(Settings):
             from the uncertainties (Kendall et al., arXiv 1705.07115).
     """
 
-    label_smoothing: float = bounded(0.1, min=0, max=1)
-    vote_weight: float = bounded(0.0, min=0, max=1)
+    label_smoothing: float = bounded(default=0.1, low=0, high=1)
+    vote_weight: float = bounded(default=0.0, low=0, high=1)
     prior_weight: float = 0.0
-    affect_weight: float | None = bounded(None, above=0, below=math.inf)
+    affect_weight: float | None = bounded(default=None, above=0, below=math.inf)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,10 +120,10 @@ class BackboneConfig(Settings):
 
     weights: str | None = None
     train: TrainedPart = "all"
-    last_blocks: int = bounded(4, min=1)
-    lora_rank: int = bounded(16, min=1)
-    lora_alpha: float = bounded(32.0, above=0)
-    layer_decay: float = bounded(1.0, above=0, max=1)
+    last_blocks: int = bounded(default=4, low=1)
+    lora_rank: int = bounded(default=16, low=1)
+    lora_alpha: float = bounded(default=32.0, above=0)
+    layer_decay: float = bounded(default=1.0, above=0, high=1)
     recompute: bool = False
 
 
@@ -146,13 +146,13 @@ class OptimizerConfig(Settings):
 
     backbone_lr: float = bounded(above=0, below=math.inf)
     head_lr: float = bounded(above=0, below=math.inf)
-    weight_decay: float = bounded(0.05, min=0)
-    betas: tuple[float, float] = bounded((0.9, 0.999), min=0, below=1)
+    weight_decay: float = bounded(default=0.05, low=0)
+    betas: tuple[float, float] = bounded(default=(0.9, 0.999), low=0, below=1)
     schedule: Schedule = "cosine"
-    warmup: float = bounded(0.05, min=0, below=1)
-    restart_epochs: float = bounded(10.0, above=0)
-    restart_factor: int = bounded(1, min=1)
-    clip_norm: float = bounded(0.0, min=0)
+    warmup: float = bounded(default=0.05, low=0, below=1)
+    restart_epochs: float = bounded(default=10.0, above=0)
+    restart_factor: int = bounded(default=1, low=1)
+    clip_norm: float = bounded(default=0.0, low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,19 +176,19 @@ class RunConfig(Settings):
         checkpoint_minutes: time between checkpoints within an epoch; every epoch ends with one in any case.
     """
 
-    epochs: int = bounded(min=1)
-    batch_size: int = bounded(min=1)
-    accumulate: int = bounded(1, min=1)
+    epochs: int = bounded(low=1)
+    batch_size: int = bounded(low=1)
+    accumulate: int = bounded(default=1, low=1)
     precision: Precision = "32-true"
-    ema_decay: float = bounded(0.999, min=0, below=1)
-    mixup: float = bounded(0.0, min=0)
-    mixup_epochs: int | None = bounded(None, min=0)
-    patience: int | None = bounded(None, min=1)
-    seed: int = bounded(0, **SEED)
-    num_workers: int = bounded(0, min=0)
+    ema_decay: float = bounded(default=0.999, low=0, below=1)
+    mixup: float = bounded(default=0.0, low=0)
+    mixup_epochs: int | None = bounded(default=None, low=0)
+    patience: int | None = bounded(default=None, low=1)
+    seed: int = bounded(default=0, **SEED)
+    num_workers: int = bounded(default=0, low=0)
     cache: bool = True
     compile: bool = False
-    checkpoint_minutes: float = bounded(15.0, above=0)
+    checkpoint_minutes: float = bounded(default=15.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,8 +252,8 @@ class Place(Settings):
         accelerator: `cpu`, `gpu`, or `auto` for what is available.
     """
 
-    devices: int = bounded(1, min=1)
-    nodes: int = bounded(1, min=1)
+    devices: int = bounded(default=1, low=1)
+    nodes: int = bounded(default=1, low=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 

@@ -31,8 +31,8 @@ class ImagesConfig:
 
     train: str | None = None
     select: str | None = None
-    hold_out: float = bounded(0.01, above=0, below=1)
-    seed: int = bounded(0, **SEED)
+    hold_out: float = bounded(default=0.01, above=0, below=1)
+    seed: int = bounded(default=0, **SEED)
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
@@ -53,8 +53,8 @@ class CropConfig:
         flip: whether half of the images are mirrored.
     """
 
-    area: tuple[float, float] = bounded((0.2, 1.0), above=0, max=1)
-    aspect: float = bounded(4 / 3, min=1, below=math.inf)
+    area: tuple[float, float] = bounded(default=(0.2, 1.0), above=0, high=1)
+    aspect: float = bounded(default=4 / 3, low=1, below=math.inf)
     flip: bool = True
 
     def __post_init__(self) -> None:
@@ -75,11 +75,11 @@ class PretrainOptimizer(Settings):
         clip_norm: largest global norm of the gradients; 0 does not clip.
     """
 
-    lr: float = bounded(1.5e-4, above=0, below=math.inf)
-    warmup_epochs: float = bounded(40.0, min=0)
-    weight_decay: float = bounded(0.05, min=0)
-    betas: tuple[float, float] = bounded((0.9, 0.95), min=0, below=1)
-    clip_norm: float = bounded(0.0, min=0)
+    lr: float = bounded(default=1.5e-4, above=0, below=math.inf)
+    warmup_epochs: float = bounded(default=40.0, low=0)
+    weight_decay: float = bounded(default=0.05, low=0)
+    betas: tuple[float, float] = bounded(default=(0.9, 0.95), low=0, below=1)
+    clip_norm: float = bounded(default=0.0, low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +108,7 @@ class PretrainRecipe:
     optimizer: PretrainOptimizer
     run: RunConfig
     recompute: bool = False
-    picture_epochs: int = bounded(10, min=1)
+    picture_epochs: int = bounded(default=10, low=1)
 
     def __post_init__(self) -> None:
         """Check that the settings are consistent; ConfigError."""
