@@ -49,7 +49,7 @@ TEACHERS: dict[str, list[str]] = {
     "faceres-1": ["split.fold=1", "model.head.kind=linear"],
 }
 # Soft labels: the share of the teacher in a labelled face's target, and that of the annotators' votes in the rest.
-# Of linear probes on a teacher's features, those of mostly votes were the best by the rule (`benchmarks/nano_probe.py`).
+# Of linear probes on a teacher's features, mostly votes were the best by the rule (`benchmarks/nano_probe.py`).
 LABELS = {"soft": ["--weight=0.3", "--vote-weight=0.75"]}
 # What a student is trained on, its settings, and the run that it starts from. The first starts from a teacher, which
 # has seen half of the labelled faces, and learns soft labels as if they were votes; the second learns FER-2013's labels
