@@ -188,7 +188,8 @@ def keep_measurements(rows: Sequence[dict[str, Any]], before: Sequence[dict[str,
         row["measured"] = measured.get((row["model"], row["size"]), row["measured"])
 
 
-CHOICE = """- **Resolution first.** A transformer's price follows its tokens, one for every 16x16 pixels. `motivnet-1b` at 512x384
+CHOICE = """\
+- **Resolution first.** A transformer's price follows its tokens, one for every 16x16 pixels. `motivnet-1b` at 512x384
   has a quarter of the tokens of 1024x768 and takes {quarter:.2f} times the arithmetic, at 768x576 {middle:.2f} times.
   What a lower resolution costs in accuracy has to be measured with the weights and the data in question: position
   embeddings are resized, not retrained.

@@ -2,8 +2,8 @@
 
     python scripts/docs_notebooks.py
 
-Blocks of commands and of Python become cells, everything else text. Without nbformat, which would be one more package for
-a dictionary: `tests/e2e/test_tutorials.py` has it check the notebooks when it runs them.
+Blocks of commands and of Python become cells, everything else text. Without nbformat, which would be one more package
+for a dictionary: `tests/e2e/test_examples.py` has it check the notebooks when it runs them.
 """
 
 import json
