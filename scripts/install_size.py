@@ -1,7 +1,7 @@
 """Weigh the installed packages of the lock files, and fail where they outgrow what a user was promised.
 
-Run it with the environment's own Python: `.venv-demo/bin/python scripts/install_size.py`. With `--extras`, and the Python
-of an environment that has all of them, it writes what each adds to the core into `docs/install.md`.
+Run it with the environment's own Python: `.venv-demo/bin/python scripts/install_size.py`. With `--extras`, and the
+Python of an environment that has all of them, it writes what each adds to the core into `docs/install.md`.
 """
 
 import re

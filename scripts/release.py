@@ -3,8 +3,8 @@
     make release
 
 Builds the source distribution and from it the wheel into `dist/`, checks them (`twine check`, `check-wheel-contents`),
-installs the wheel into an empty environment, has it find the two faces of the README's picture, and writes the section of
-the changelog to `dist/NOTES.md`. The tools are those of `requirements/release.txt`.
+installs the wheel into an empty environment, has it find the two faces of the README's picture, and writes the section
+of the changelog to `dist/NOTES.md`. The tools are those of `requirements/release.txt`.
 """
 
 import json

@@ -2,8 +2,8 @@
 
 Each block of commands has a folder of its own with the files that examples name. Plain calls of `motivnet` run in this
 process, everything else in a shell; what cannot run here is named in `NOT_HERE` with its reason, what takes minutes in
-`SLOW`. A server that a block starts, or talks to, runs as long as the block. A tutorial is run from its first block to its
-last in an empty folder, and so is the notebook that is made of it.
+`SLOW`. A server that a block starts, or talks to, runs as long as the block. A tutorial is run from its first block to
+its last in an empty folder, and so is the notebook that is made of it.
 """
 
 import dataclasses
