@@ -63,6 +63,7 @@ SLOW = {
     r"motivnet explain": "runs torch once per emotion",
 }
 TUTORIALS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("tutorial-*.md"))
+TRAINING = "docs/tutorial-train.md"
 LIMIT_S = 300
 PORT = 8000
 
@@ -347,7 +348,9 @@ def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]
     shell.close()
 
 
-@pytest.mark.parametrize("page", TUTORIALS)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page == TRAINING)) for page in TUTORIALS]
+)
 def test_tutorial_runs_and_prints_what_it_shows(page: str, beginner: Shell) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     parts = re.findall(r"^```(sh|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", text, re.DOTALL | re.MULTILINE)

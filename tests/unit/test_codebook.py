@@ -54,7 +54,7 @@ def test_tables_made_of_rows(tmp_path: Path) -> None:
 
     events = tmp_path / "events.csv"
     events.write_text("start_s,code\n1,joke\n", encoding="utf-8")
-    tables = tabulate(rows(), TablesConfig(events=events, baseline="estimated"))
+    tables = tabulate(rows(), TablesConfig(events=events, responses=tmp_path / "responses.csv", baseline="estimated"))
     assert set(tables) == {"summary", "windows", "responses"}
     section = described("## Summaries, windows and responses")
     for name, table in tables.items():
