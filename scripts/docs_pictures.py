@@ -115,19 +115,20 @@ def evaluation_report(folder: Path, photographs: list[Path]) -> Image.Image:
 
 
 def contact_sheet(folder: Path, photographs: list[Path]) -> Image.Image:
-    """Inspect shifted, scaled crops of the two faces, and show those of one label."""
+    """Inspect shifted, scaled crops of the two faces, and show the sheets of both labels, one below the other."""
     crops = folder / "crops"
     if not crops.exists():
         cut_faces(crops, photographs)
-    motivnet("data", "inspect", f"folder:{crops}", "--out", str(folder / "inspection"))
-    return Image.open(sorted((folder / "inspection").rglob("*.png"))[0])
+    motivnet("data", "inspect", f"folder:{crops}?labels=happiness,neutral", "--out", str(folder / "inspection"))
+    sheets = [Image.open(path).convert("RGB") for path in sorted((folder / "inspection").glob("*.png"))]
+    return Image.fromarray(np.concatenate([np.asarray(sheet) for sheet in sheets]))
 
 
 def agreement_report(folder: Path, photographs: list[Path]) -> Image.Image:
     """Open the report on the agreement with a coder who saw one of the two faces of a clip."""
     label_clip(folder)
     rows = pd.read_parquet(folder / "rows.parquet")
-    seen = rows[rows["emotion"] == "neutral"]["track"].iloc[0]
+    seen = int(rows.set_index("emotion")["track"]["neutral"].max())
     codes = f"start_s,end_s,code,person\n0,5,neutral,{seen}\n5,8,sad,{seen}\n0,8,happy,{1 - seen}\n"
     (folder / "anna.csv").write_text(codes, encoding="utf-8")
     motivnet(
