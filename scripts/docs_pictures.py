@@ -128,7 +128,7 @@ def agreement_report(folder: Path, photographs: list[Path]) -> Image.Image:
     """Open the report on the agreement with a coder who saw one of the two faces of a clip."""
     label_clip(folder)
     rows = pd.read_parquet(folder / "rows.parquet")
-    seen = int(rows.set_index("emotion")["track"]["neutral"].max())
+    seen = next(row["track"] for row in rows.to_dict("records") if row["emotion"] == "neutral")
     codes = f"start_s,end_s,code,person\n0,5,neutral,{seen}\n5,8,sad,{seen}\n0,8,happy,{1 - seen}\n"
     (folder / "anna.csv").write_text(codes, encoding="utf-8")
     motivnet(
