@@ -386,8 +386,8 @@ def test_notebook_runs(page: str, beginner: Shell, monkeypatch: pytest.MonkeyPat
     text = (ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8")
     notebook = nbformat.reads(text.replace(f":{PORT}", f":{beginner.port}").replace(f" {PORT}", f" {beginner.port}"), 4)
     nbformat.validate(notebook)
-    for variable in ("PATH", "PYTHONPATH"):
-        monkeypatch.setenv(variable, beginner.environment[variable])
+    monkeypatch.setenv("PATH", beginner.environment["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"), prepend=os.pathsep)
     nbclient.NotebookClient(notebook, timeout=LIMIT_S, resources={"metadata": {"path": beginner.folder}}).execute()
 
 
