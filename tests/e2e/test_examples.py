@@ -338,6 +338,7 @@ def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]
     """An empty folder of somebody who has used nothing yet and is offline."""
     study = tmp_path / "study"
     study.mkdir()
+    (tmp_path / "home").mkdir()
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
