@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from motivnet.checkpoints.load import load_model as load_model
     from motivnet.evaluation.evaluate import evaluate as evaluate
     from motivnet.faces import load_detector as load_detector
+    from motivnet.frames.reader import frames_of as frames_of
     from motivnet.images import NamedImage as NamedImage
     from motivnet.images import decode_image as decode_image
     from motivnet.inference.predictor import Predictor as Predictor
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from motivnet.training.fit import fit as fit
     from motivnet.video.camera import read_camera as read_camera
     from motivnet.video.label import label_video as label_video
-    from motivnet.video.reader import frames_of as frames_of
 
 # Module -> its extra and its public names.
 _MODULES = {
