@@ -18,11 +18,12 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from motivnet.data.clean import is_blank, pixel_hash
+from motivnet.data.clean import pixel_hash
 from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbnail
 from motivnet.data.manifest import Manifest
 from motivnet.data.sheet import contact_sheet, read_face
 from motivnet.errors import DataError, ImageError
+from motivnet.images import is_blank
 from motivnet.storage import atomic_folder, not_formula, write_json
 
 T = TypeVar("T")
@@ -144,8 +145,8 @@ def inspect_manifest(
     missing_B = _missing(manifest.table["path"], workers, track)
     found.add("missing", np.flatnonzero(missing_B))
     # Copies have the same path and box; pixels are compared only where there is an image.
-    paths, boxes = (manifest.table[name].to_pylist() for name in ("path", "box"))
-    same_file_B = first_of(path and (path, box and tuple(box)) for path, box in zip(paths, boxes, strict=True))
+    files = zip(*(manifest.table[name].to_pylist() for name in ("path", "box", "start_s", "end_s")), strict=True)
+    same_file_B = first_of(path and (path, box and tuple(box), *stretch) for path, box, *stretch in files)
     repeated = np.flatnonzero(same_file_B != rows_B)
     found.add("listed_twice", repeated, same_file_B[repeated])
     usable_B, same_B, near = ~missing_B, same_file_B, np.empty((0, 2), np.int64)
@@ -245,7 +246,7 @@ def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
 
     def check(rows: range) -> list[bool]:
         named = paths.slice(rows.start, len(rows)).to_pylist()
-        return [path is not None and not Path(path).is_file() for path in named]
+        return [path is not None and not Path(path).exists() for path in named]
 
     if paths.null_count == len(paths):
         return np.zeros(len(paths), np.bool_)

@@ -129,6 +129,8 @@ class Explainer:
             CheckpointError: if its head has no attention per class.
         """
         head = model.head
+        if config.model.num_frames:
+            raise ConfigError(f"{config.name} is a model of clips. Allowed: a model of images")
         if not isinstance(head, MLDecoder):
             raise CheckpointError(
                 f"model {config.name!r} has the head {config.model.head.kind!r}, which has no query per emotion, so "

@@ -62,6 +62,7 @@ class FaceData(lightning.LightningDataModule):
         *,
         sampler: Sampler[int] | None = None,
         select_batch_size: int | None = None,
+        num_frames: int | None = None,
     ) -> None:
         """Set rows and batches.
 
@@ -71,9 +72,10 @@ class FaceData(lightning.LightningDataModule):
             splits: rows to train and select on.
             sampler: of each epoch's training rows; None shuffles all of them.
             select_batch_size: batch size of validation; None takes the run's.
+            num_frames: of a clip; None takes one.
         """
         super().__init__()
-        self._preprocessing, self._run, self._splits = preprocessing, run, splits
+        self._preprocessing, self._run, self._splits, self._num_frames = preprocessing, run, splits, num_frames
         self._sampler, self._select_batch_size = sampler, select_batch_size or run.batch_size
 
     def check(self, world_size: int) -> None:
@@ -101,7 +103,7 @@ class FaceData(lightning.LightningDataModule):
         return self._loader(self._splits.select, rank=rank, world_size=world_size, **batches)
 
     def _loader(self, rows: Manifest, **settings: Any) -> DataLoader[Any]:
-        faces = FaceDataset(rows, self._preprocessing, cache=self._run.cache)
+        faces = FaceDataset(rows, self._preprocessing, cache=self._run.cache, num_frames=self._num_frames)
         return make_loader(faces, num_workers=self._run.num_workers, **settings)
 
 

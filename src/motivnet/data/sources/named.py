@@ -1,8 +1,10 @@
 """Data sets by name: `kind:path`, or `kind:path?option=value&option=value`.
 
-The options of a kind, and their types, are the keyword arguments of its reader.
+The options of a kind, and their types, are the keyword arguments of its reader; and `fold=NAME`, where the data have
+folds, makes that fold the split `test`, and the others `train`.
 """
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest
+from motivnet.data.sources.actors import read_cremad, read_ravdess
 from motivnet.data.sources.affectnet import read_affectnet
 from motivnet.data.sources.ckplus import read_ckplus
+from motivnet.data.sources.clip_lists import read_dfew, read_ferv39k, read_mafw
 from motivnet.data.sources.emotionet import read_emotionet
 from motivnet.data.sources.expw import read_expw
 from motivnet.data.sources.fer2013 import read_fer2013
@@ -28,17 +32,22 @@ from motivnet.labels import LabelSet
 READERS: dict[str, Callable[..., Manifest]] = {
     "affectnet": read_affectnet,
     "ckplus": read_ckplus,
+    "cremad": read_cremad,
     "csv": read_csv,
+    "dfew": read_dfew,
     "emotionet": read_emotionet,
     "expw": read_expw,
     "fer2013": read_fer2013,
+    "ferv39k": read_ferv39k,
     "folder": read_folder,
     "images": read_images,
     "jaffe": read_jaffe,
+    "mafw": read_mafw,
     "manifest": read_stored,
     "motivnet-json": read_motivnet_json,
     "parquet": read_parquet,
     "rafdb": read_rafdb,
+    "ravdess": read_ravdess,
     "sfew": read_sfew,
 }
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -59,18 +68,21 @@ def read_source(text: str) -> Manifest:
         raise DataError(f"{text!r} names no data set. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND of {kinds}")
     if kind not in READERS:
         raise DataError(unknown_name("kind of data", kind, READERS))
-    return READERS[kind](Path(absolute(Path(path))), **_options(kind, query))
+    file, options = Path(absolute(Path(path))), _options(kind, query)
+    fold = options.pop("fold", None)
+    manifest = READERS[kind](file, **options)
+    root = options.get("root") or (file if file.is_dir() else file.parent)
+    manifest = dataclasses.replace(manifest, root=absolute(root))
+    return manifest if fold is None else manifest.hold_out_fold(fold)
 
 
 def _options(kind: str, query: str) -> dict[str, Any]:
-    hints = typing.get_type_hints(READERS[kind])
+    hints = typing.get_type_hints(READERS[kind]) | {"fold": str}
     parameters = inspect.signature(READERS[kind]).parameters.values()
-    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    allowed = [*(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY), "fold"]
     options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
-        if not allowed:
-            raise DataError(f"{kind} has no options, found {part!r}")
         if name not in allowed:
             raise DataError(unknown_name(f"option of {kind}", name, allowed))
         if not equals or name in options:
