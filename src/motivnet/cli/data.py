@@ -81,14 +81,6 @@ def build(
         str | None,
         typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source."),
     ] = None,
-    detect: Annotated[
-        bool,
-        typer.Option(
-            "--detect",
-            help="Detect the largest face of each image, or one box for each clip, in place of the data set's; rows "
-            "without a face are left out and counted.",
-        ),
-    ] = False,
     as_json: JsonOption = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -100,11 +92,6 @@ def build(
         if labels not in sets:
             raise ConfigError(f"labels {labels!r}. Allowed: {', '.join(sets)}")
         manifest = manifest.restrict(sets[labels])
-    if detect:
-        from motivnet.data.boxes import find_boxes
-        from motivnet.faces import load_detector
-
-        manifest = find_boxes(manifest, load_detector(), track)
     _write(manifest, out, as_json=as_json)
 
 

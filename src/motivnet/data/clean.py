@@ -137,9 +137,7 @@ def fit_for_training(
 
 def repeated_rows(manifest: Manifest, training: Manifest) -> np.ndarray:
     """Mark the rows whose exact pixels also occur in training: bool (rows,)."""
-    own, known = (
-        [pixel_hash(each.read(row)[0]) for row in range(len(each))] for each in (manifest, training)
-    )
+    own, known = ([pixel_hash(each.read(row)[0]) for row in range(len(each))] for each in (manifest, training))
     return np.isin(own, known)
 
 

@@ -47,6 +47,7 @@ PROBLEMS = {
     "listed_twice": "the same file and box as an earlier row",
     "duplicate": "the same pixels as an earlier row",
     "near_duplicate": "a copy of an earlier row: re-encoded, resized, or with other brightness or contrast",
+    "neighbours": "near duplicates among the frames of one sequence or film, in one split",
     "two_labels": "the same pixels or file as an earlier row, with another label",
     "shared_subject": "the subject is in an earlier row of another split",
 }
@@ -191,13 +192,23 @@ class _Findings:
         self._found += zip(itertools.repeat(kind), *columns)
 
     def add_near(self, pairs: np.ndarray, difference: np.ndarray) -> None:
-        """Add each row once for every split that has an earlier copy, with the most similar one."""
+        """Add each row once for every split that has an earlier copy, with the most similar one.
+
+        Copies among the frames of one video and split are added once for all of them.
+        """
         nearest: dict[tuple[int, int], tuple[float, int]] = {}
+        groups = [dict(pairs or ()) for pairs in self.manifest.table["groups"].to_pylist()]
+        videos, frames = [each.get("sequence") or each.get("film") for each in groups], {}
         for (earlier, later), value in zip(pairs.tolist(), difference.tolist(), strict=True):
             key = later, int(self.split_B[earlier])
+            if videos[later] and (videos[later], key[1]) == (videos[earlier], self.split_B[later]):
+                frames.setdefault((videos[later], key[1]), set()).update((earlier, later))
+                continue
             nearest[key] = min(nearest.get(key, (value, earlier)), (value, earlier))
         for (later, _), (value, earlier) in nearest.items():
             self.add("near_duplicate", [later], [earlier], [f"differs by at most {value:.3f} standard deviations"])
+        for first, *rest in map(sorted, frames.values()):
+            self.add("neighbours", rest[:1], [first], [f"{1 + len(rest)} frames"])
 
     def add_shared_subjects(self) -> None:
         """Add, for every subject in several splits, the first row in each split but the first."""

@@ -271,7 +271,9 @@ def check_clips(table: pa.Table) -> None:
         raise DataError(f"row {files.index(None)}: an image among clips. Allowed: one kind of rows")
     for row, (start_s, end_s) in enumerate(zip(starts, ends, strict=True)):
         if not (start_s or 0.0) >= 0 or not (end_s is None or end_s > (start_s or 0.0)):
-            raise DataError(f"row {row}: a clip from {start_s} to {end_s} s. Allowed: an end after the start, from 0 on")
+            raise DataError(
+                f"row {row}: a clip from {start_s} to {end_s} s. Allowed: an end after the start, from 0 on"
+            )
     seen: dict[str, str | None] = {}
     for subject, fold in zip(subjects, folds, strict=True):
         if subject is not None and seen.setdefault(subject, fold) != fold:

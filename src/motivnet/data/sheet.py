@@ -19,7 +19,7 @@ INK, PALE, PAPER = "#202124", "#6b7078", "#ffffff"
 
 
 def read_face(manifest: Manifest, row: int) -> np.ndarray:
-    """Decode a row's image, or the frame in the middle of its clip, and crop it to the part of its box inside the image.
+    """Decode a row's image, or the middle of its clip, and crop it to the part of its box inside the image.
 
     Returns:
         RGB, uint8 (h, w, 3).

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
-from motivnet.errors import CheckpointError, DataError, OutputError
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.faces import FaceDetector
 from motivnet.images import decode_image
 from motivnet.inference.backends import OUTPUT_NAME, finite, load_backend

@@ -35,10 +35,10 @@ def read_predictions(
     """Read predictions for a manifest: what `Predictions.write` wrote, or the file of another tool.
 
     A row is matched by the column `row` (the manifest's), else by `path`: as it stands in the manifest, below the
-    folder of the data set or the one that all images have in common, or by the file's name alone where that is enough. There is a column of
-    probabilities per label, or only `pred`, a label. Labels may be synonyms such as `happy`, and columns of
-    probabilities may start with `prob_`. Without a column `status`, a row without an answer means that no face was
-    detected. Columns `valence` and `arousal`, if both exist, are predicted ones.
+    folder of the data set or that which all images have in common, or by the file's name alone where that is enough.
+    There is a column of probabilities per label, or only `pred`, a label. Labels may be synonyms such as `happy`, and
+    columns of probabilities may start with `prob_`. Without a column `status`, a row without an answer means that no
+    face was detected. Columns `valence` and `arousal`, if both exist, are predicted ones.
 
     Args:
         path: a Parquet or CSV file.

@@ -307,7 +307,7 @@ class Predictor:
 
 
 def _one_face(found: list[Faces]) -> Faces:
-    """Return the largest face of each frame of a clip as one face, (T, H, W, C); that of the frame before if missing."""
+    """Return the largest face of each frame of a clip as one, (T, H, W, C); without one, that of the frame before."""
     first = next(((detections, crops) for detections, crops in found if crops), None)
     if first is None:
         return (), ()

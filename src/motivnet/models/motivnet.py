@@ -21,7 +21,6 @@ from motivnet.models.heads import AttentionPoolHead, LinearHead, MlpHead
 from motivnet.models.ml_decoder import MLDecoder
 from motivnet.models.transformers_encoder import build_transformers
 
-
 # What a model of clips has beside that of images.
 FRAME_EMBED = "head.frame_embed"
 

@@ -15,18 +15,17 @@ The five test lists of DFEW and MAFW share no clip: they are the folds.
 Jiang et al., "DFEW", ACM MM 2020. Liu et al., "MAFW", ACM MM 2022. Wang et al., "FERV39k", CVPR 2022.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.folder import images_in
-from motivnet.data.sources.records import ACTED, WILD, Rows, first_folder, label_of_code, label_of_name, read_lines, read_records
+from motivnet.data.sources.records import ACTED, WILD, Rows, first_folder, label_of_code, label_of_name, read_lines
 from motivnet.errors import DataError
-from motivnet.frames.selection import VIDEO_SUFFIXES
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 
 DFEW_ORDER = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
-DFEW_CLIPS = {"aligned": "clip_224x224", "16-frames": "clip_224x224_16f", "original": "original"}
+DFEW_CLIPS = {"aligned": "clip_224x224/{}", "16-frames": "clip_224x224_16f/{}", "original": "original/{}.mp4"}
 MAFW_LABELS = LabelSet((*WITH_CONTEMPT, "anxiety", "helplessness", "disappointment"))
 FOLDS = range(1, 6)
 
@@ -41,17 +40,12 @@ def read_dfew(path: Path, *, clips: Literal["aligned", "16-frames", "original"] 
     Raises:
         DataError: naming file and row of what differs from the published form.
     """
-    rows, folder, lists = Rows(path, EMOTIONS), path / "Clip" / DFEW_CLIPS[clips], path / "EmoLabel_DataSplit"
-    lists = first_folder(lists, "test(single-labeled)", "test(single_labeled)") or lists / "test(single-labeled)"
-    videos = {}
-    if clips == "original" and folder.is_dir():
-        videos = {file.stem: file for file in images_in(folder, rows.dropped, VIDEO_SUFFIXES)}
+    rows, lists = Rows(path, EMOTIONS), path / "EmoLabel_DataSplit"
+    lists = first_folder(lists, "test(single_labeled)") or lists / "test(single-labeled)"
     for fold in FOLDS:
-        file = lists / f"set_{fold}.csv"
-        for row, cells in read_records(file, ("video_name", "label")):
-            label = label_of_code(cells["label"], DFEW_ORDER, f"{file}, row {row}", "label", first=1)
-            name = cells["video_name"].strip().zfill(5)
-            clip = videos.get(name, folder / f"{name}.mp4") if clips == "original" else folder / name
+        for name, code, where in _pairs(lists / f"set_{fold}.csv"):
+            label = label_of_code(code, DFEW_ORDER, where, "label", first=1)
+            clip = path / "Clip" / DFEW_CLIPS[clips].format(name.zfill(5))
             rows.add_clip(clip, label, fold=str(fold), groups=[ACTED])
     return rows.manifest()
 
@@ -60,17 +54,17 @@ def read_mafw(path: Path) -> Manifest:
     """Read the clips of MAFW with a single label, one of eleven, as one split `all`, in the five published folds.
 
     Args:
-        path: the folder with `data` and `Train & Test Set`. Videos are taken where there are videos and frames.
+        path: the folder with `data` and `Train & Test Set`; videos come before frames, where it has both.
 
     Raises:
         DataError: naming file and row of what differs from the published form.
     """
     rows = Rows(path, MAFW_LABELS)
-    videos, frames = first_folder(path, "data/clips", "clips"), first_folder(path, "data/frames", "frames")
-    folder = videos or frames or path / "data/clips"
+    folder = first_folder(path, "data/clips", "clips", "data/frames", "frames") or path / "data/clips"
     for fold in FOLDS:
-        for name, label in _pairs(path / f"Train & Test Set/single/no_caption/set_{fold}/test.txt", MAFW_LABELS):
-            clip = folder / (Path(name).stem if frames and not videos else name)
+        for name, word, where in _pairs(path / f"Train & Test Set/single/no_caption/set_{fold}/test.txt"):
+            clip = folder / (Path(name).stem if folder.name == "frames" else name)
+            label = label_of_name(word, where, MAFW_LABELS)
             rows.add_clip(clip, label, fold=str(fold), groups=[WILD])
     return rows.manifest()
 
@@ -86,17 +80,17 @@ def read_ferv39k(path: Path) -> Manifest:
     """
     rows = Rows(path, EMOTIONS)
     for split in ("train", "test"):
-        for name, label in _pairs(path / f"4_setups/All_scenes/{split}_All.csv", EMOTIONS):
-            groups = [("scene", name.partition("/")[0]), WILD]
+        for name, word, where in _pairs(path / f"4_setups/All_scenes/{split}_All.csv"):
+            groups, label = [("scene", name.partition("/")[0]), WILD], label_of_name(word, where, EMOTIONS)
             rows.add_clip(path / "2_ClipsforFaceCrop" / name, label, split=split, groups=groups)
     return rows.manifest()
 
 
-def _pairs(file: Path, labels: LabelSet) -> list[tuple[str, str]]:
-    """Read lines of a clip's name and its label."""
-    found = []
+def _pairs(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield a clip, its label, and file and row, of each line of a list; commas may separate them."""
     for row, cells in read_lines(file):
-        if len(cells) != 2:
-            raise DataError(f"{file}, row {row}: {len(cells)} values. Allowed: clip and label")
-        found.append((cells[0], label_of_name(cells[1], f"{file}, row {row}", labels)))
-    return found
+        pair = " ".join(cells).replace(",", " ").split()
+        if len(pair) != 2:
+            raise DataError(f"{file}, row {row}: {len(pair)} values. Allowed: clip and label")
+        if pair != ["video_name", "label"]:
+            yield pair[0], pair[1], f"{file}, row {row}"

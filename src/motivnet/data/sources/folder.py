@@ -46,9 +46,7 @@ def labelled_files(root: Path, labels: LabelSet, dropped: Skipped) -> Iterator[t
         raise no_images(root, dropped, "SPLIT/EMOTION/* or EMOTION/*, of ")
 
 
-def images_in(
-    folder: Path, dropped: Skipped | None = None, suffixes: Sequence[str] = IMAGE_SUFFIXES
-) -> list[Path]:
+def images_in(folder: Path, dropped: Skipped | None = None, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """List the images, or files with other suffixes, below a folder, as `walk_images`; `dropped` counts all others.
 
     Raises:

@@ -1,7 +1,7 @@
 """Data sets by name: `kind:path`, or `kind:path?option=value&option=value`.
 
-The options of a kind, and their types, are the keyword arguments of its reader; and `fold=NAME`, where the data have
-folds, makes that fold the split `test`, and the others `train`.
+The options of a kind, and their types, are the keyword arguments of its reader, and those of every kind: `fold=NAME`
+makes that fold the split `test`, and the others `train`; `detect=true` detects the faces.
 """
 
 import dataclasses
@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from motivnet.data.manifest import Manifest
+import numpy as np
+
+from motivnet.data.manifest import Manifest, set_columns
 from motivnet.data.sources.actors import read_cremad, read_ravdess
 from motivnet.data.sources.affectnet import read_affectnet
 from motivnet.data.sources.ckplus import read_ckplus
@@ -26,7 +28,8 @@ from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet, read_stored
-from motivnet.errors import DataError, unknown_name
+from motivnet.errors import DataError, ImageError, unknown_name
+from motivnet.faces import FaceDetector, load_detector
 from motivnet.labels import LabelSet
 
 READERS: dict[str, Callable[..., Manifest]] = {
@@ -50,6 +53,10 @@ READERS: dict[str, Callable[..., Manifest]] = {
     "ravdess": read_ravdess,
     "sfew": read_sfew,
 }
+# Options of every kind, and their types.
+GENERAL = {"fold": str, "detect": bool}
+# Frames of a clip in which its face is searched.
+BOX_FRAMES = 5
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -69,17 +76,44 @@ def read_source(text: str) -> Manifest:
     if kind not in READERS:
         raise DataError(unknown_name("kind of data", kind, READERS))
     file, options = Path(absolute(Path(path))), _options(kind, query)
-    fold = options.pop("fold", None)
+    fold, detect = (options.pop(name, None) for name in GENERAL)
     manifest = READERS[kind](file, **options)
     root = options.get("root") or (file if file.is_dir() else file.parent)
     manifest = dataclasses.replace(manifest, root=absolute(root))
-    return manifest if fold is None else manifest.hold_out_fold(fold)
+    manifest = manifest.hold_out_fold(fold) if fold else manifest
+    return with_boxes(manifest, load_detector()) if detect else manifest
+
+
+def with_boxes(manifest: Manifest, detector: FaceDetector) -> Manifest:
+    """Return the rows in which a face is found, with the box of the largest: of a clip, the median over its frames.
+
+    So training and evaluation crop the same face, and a head moves within its box; the camera has to stand still.
+
+    Args:
+        manifest: images or clips; boxes that they have are replaced.
+        detector: finds the faces.
+
+    Raises:
+        DataError: if an image cannot be read, or no face is found at all.
+    """
+    boxes: list[Any] = []
+    for row in range(len(manifest)):
+        try:
+            found = [faces[0].box for image in manifest.read(row, BOX_FRAMES) if (faces := detector.detect(image))]
+        except ImageError as error:
+            raise DataError(f"{manifest.where(row)}: {error}") from None
+        boxes.append(np.median(found, axis=0).tolist() if found else None)
+    keep = np.array([box is not None for box in boxes])
+    if not keep.any():
+        raise DataError("no face is found in any row")
+    dropped = {**manifest.dropped, "no face found": int((~keep).sum())} if not keep.all() else manifest.dropped
+    return dataclasses.replace(manifest, table=set_columns(manifest.table, box=boxes), dropped=dropped).select(keep)
 
 
 def _options(kind: str, query: str) -> dict[str, Any]:
-    hints = typing.get_type_hints(READERS[kind]) | {"fold": str}
+    hints = typing.get_type_hints(READERS[kind]) | GENERAL
     parameters = inspect.signature(READERS[kind]).parameters.values()
-    allowed = [*(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY), "fold"]
+    allowed = [*(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY), *GENERAL]
     options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")

@@ -222,7 +222,7 @@ def read_records(
     *,
     check: Callable[[Path, list[str]], None] | None = None,
     header: Sequence[str] | None = None,
-    rename: Mapping[str, str] | None = None,
+    named: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a CSV file, and yield row numbers (0-based, without the header) and column -> cell.
 
@@ -231,7 +231,7 @@ def read_records(
         needed: the required columns.
         check: another check of the columns, which raises DataError.
         header: the columns of files that are published with or without a header; None: the first line has them.
-        rename: column -> the name under which its cells are given, after `needed` was checked and before `check`.
+        named: as for `rename_columns`.
 
     Raises:
         DataError: if it is missing, not CSV, lacks columns, or has a row of another length.
@@ -245,8 +245,8 @@ def read_records(
                 names = list(header)
                 file.seek(0)
                 lines = csv.reader(file, skipinitialspace=True)
+            names = rename_columns(path, names, named or {})
             check_columns(path, names, needed)
-            names = [(rename or {}).get(name, name) for name in names]
             if check:
                 check(path, names)
             for row, cells in enumerate(line for line in lines if line):
@@ -255,6 +255,23 @@ def read_records(
                 yield row, dict(zip(names, cells, strict=True))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def rename_columns(path: Path, names: Sequence[str], named: Mapping[str, str]) -> list[str]:
+    """Return the names of columns under which we know them.
+
+    Args:
+        path: the file, for messages.
+        names: of its columns.
+        named: our name -> the name in the file; a column that has ours already takes the other's.
+
+    Raises:
+        DataError: if there is no such column.
+    """
+    given = {name: own for own, name in named.items() if name != own}
+    check_columns(path, names, list(given))
+    both = {own: name for name, own in given.items()} | given
+    return [both.get(name, name) for name in names]
 
 
 def check_columns(path: Path, names: Sequence[str], needed: Sequence[str] = ()) -> None:

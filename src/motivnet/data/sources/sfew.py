@@ -43,10 +43,7 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
         DataError: if a folder is neither split nor emotion, or both kinds of images exist and none was chosen.
     """
     refuse_loose_images(path)
-    found = [
-        (split, _kind(path, folder), folder)
-        for split, folder in _leaves(path, None)
-    ]
+    found = [(split, _kind(path, folder), folder) for split, folder in _leaves(path, None)]
     kinds = sorted({kind for _, kind, folder in found if EMOTIONS.find(folder.name)})
     if images is None and len(kinds) > 1:
         raise DataError(f"{path}: both aligned faces and whole frames. Allowed: ?images=aligned or ?images=frames")

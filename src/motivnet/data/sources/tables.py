@@ -13,8 +13,9 @@
 | x, y, width, height | the face in pixels of the image |
 | any other | a group, unless most images have a value of their own, as a number that identifies them |
 
-`label`, and `path` or `image`, are required; the options `label`, `image` and `subject` name these columns in the file. An empty cell is an unknown value. Of Parquet, `unlabelled=true`
-reads no labels, and `box=X,Y,WIDTH,HEIGHT` is the face in every image that has no box of its own.
+`label`, and `path` or `image`, are required; the options `label`, `image` and `subject` name these columns in the file.
+An empty cell is an unknown value. Of Parquet, `unlabelled=true` reads no labels, and `box=X,Y,WIDTH,HEIGHT` is the face
+in every image that has no box of its own.
 """
 
 import json
@@ -70,9 +71,8 @@ def read_csv(
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    rename = _renamed(label=label, image=image, subject=subject)
-    lines = records.read_records(path, _given(rename), check=_check_names, rename=rename)
-    return _read(path, lines, root, split, labels)
+    names = {"label": label, "image": image, "subject": subject}
+    return _read(path, records.read_records(path, check=_check_names, named=names), root, split, labels)
 
 
 def read_parquet(
@@ -103,19 +103,9 @@ def read_parquet(
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    rename = _renamed(label=label, image=image, subject=subject)
-    lines = _parquet_records(path, rename, unlabelled=unlabelled)
+    names = {"label": label, "image": image, "subject": subject}
+    lines = _parquet_records(path, names, unlabelled=unlabelled)
     return _read(path, lines, root, split, labels, unlabelled=unlabelled, box=box)
-
-
-def _renamed(**given: str) -> dict[str, str]:
-    """Return names in the file -> ours; a column that has one of ours already takes the other's name."""
-    pairs = [(name, own) for own, name in given.items() if name != own]
-    return {own: name for name, own in pairs} | dict(pairs)
-
-
-def _given(rename: Mapping[str, str]) -> list[str]:
-    return [name for name, own in rename.items() if own in COLUMNS]
 
 
 def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
@@ -128,12 +118,11 @@ def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> N
         raise DataError(f"{path}: columns {reserved} are a manifest's, which is read as manifest:PATH")
 
 
-def _parquet_records(path: Path, rename: Mapping[str, str], *, unlabelled: bool) -> Lines:
+def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) -> Lines:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            records.check_columns(path, schema.names, _given(rename))
-            names = [rename.get(name, name) for name in schema.names]
+            names = records.rename_columns(path, schema.names, named)
             _check_names(path, names, unlabelled=unlabelled)
             for name, kind in zip(names, schema.types, strict=True):
                 if name not in COLUMNS and any(check(kind) for check in NOT_SCALAR):
