@@ -38,7 +38,7 @@ CHANGES = {
     "jpeg 30": lambda image: jpeg(image, 30),
     "half size": lambda image: image.resize((48, 48), Image.Resampling.BICUBIC),
     "twice the size": lambda image: image.resize((192, 192), Image.Resampling.BILINEAR),
-    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.05),
     "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
     "less contrast": lambda image: ImageEnhance.Contrast(image).enhance(0.6),
     "grey": lambda image: image.convert("L").convert("RGB"),

@@ -132,7 +132,7 @@ def test_the_summary_counts_them(faulty: Manifest) -> None:
 
 
 def test_without_pixels_no_image_is_opened(faulty: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motivnet.data.sheet.decode_image", lambda source: pytest.fail(f"opened {source}"))
+    monkeypatch.setattr("motivnet.data.manifest.decode_image", lambda source, **_: pytest.fail(f"opened {source}"))
     found = inspect_manifest(faulty, pixels=False)
     assert set(found.count_problems()) == {"missing", "listed_twice", "shared_subject"}
     assert listed(found, "missing") == [(109, None)]
