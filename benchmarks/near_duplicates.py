@@ -1,7 +1,7 @@
 """Calibrate the distance at which `motivnet data inspect` calls two images near duplicates.
 
 - Copies of FER-2013's training images, encoded, resized and lit anew: which share is found at each distance.
-- Made laboratory sets: twenty photographs each of one person before one wall, with other mouths and brows and a head that
+- Made laboratory sets: twenty photographs each of one person before one wall, with other mouths and brows, whose head
   moves by a quarter to one percent of the picture: which share passes for a copy of another. The faces are public.
 - FER-2013 itself at the distance in use: exact duplicates, whose number is published with the data, and near ones.
 

@@ -4,7 +4,6 @@ Shape suffixes: B images, C channels, H height, W width.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable
 
@@ -150,7 +149,7 @@ def degrade(
     batch = len(pixels_BCHW)
     drawn = config.draw(batch * world_size, pixels_BCHW.shape[3], generator)[rank::world_size]
     # All frames of a clip alike.
-    changes = itertools.chain.from_iterable(itertools.repeat(each, len(faces_BHWC_u8) // batch) for each in drawn)
+    changes = [each for each in drawn for _ in range(len(faces_BHWC_u8) // batch)]
     degraded = np.stack([change(face) for change, face in zip(changes, faces_BHWC_u8, strict=True)])
     clips = degraded.reshape(batch, -1, *degraded.shape[1:])
     return torch.from_numpy(preprocessing.normalise(clips)).to(pixels_BCHW)

@@ -6,6 +6,7 @@ Shape suffixes: h height, w width, c channels.
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,36 +62,28 @@ class Clip:
             ImageError: if the clip is missing, damaged, or has no frame.
             MissingExtraError: if PyAV is not installed, for a video.
         """
-        files = self.files()
-        if os.path.isdir(self.path):  # noqa: PTH112
-            places = (np.arange(num_frames) + 0.5) * len(files) / num_frames
-            frames = {place: decode_image(files[place], limits=limits) for place in set(places.astype(int).tolist())}
-            return [frames[int(place)] for place in places]
+        files, parts = self.files(), np.arange(num_frames) + 0.5
+        if files != [Path(self.path)]:
+            places = (parts * len(files) / num_frames).astype(int)
+            return [decode_image(files[place], limits=limits) for place in places]
         with needs_extra("av", "video"):
             import av  # noqa: F401
+        shown: list[np.ndarray] = []
+        image: Any = None
         try:
-            return self._read_video(num_frames, limits)
+            selection = Selection(start_s=self.start_s, end_s=self.end_s)
+            with Video(self.path, selection, limits=limits) as video:
+                end_s = self.end_s or video.info.duration_s or 0.0
+                end_s = end_s if end_s > self.start_s else max(frame.time_s for frame in video)
+            due_s = self.start_s + parts * (end_s - self.start_s) / num_frames
+            with Video(self.path, selection, limits=limits) as video:
+                for frame in video:
+                    while image is not None and len(shown) < num_frames and frame.time_s > due_s[len(shown)]:
+                        shown.append(image)
+                    image = frame.image_hwc_u8
         except ConfigError as error:
             raise ImageError(str(error)) from None
-
-    def _read_video(self, num_frames: int, limits: ImageLimits | None) -> list[np.ndarray]:
-        with Video(self.path, Selection(start_s=self.start_s, end_s=self.end_s), limits=limits) as video:
-            stated_s = self.end_s or video.info.duration_s or 0.0
-            end_s = stated_s if stated_s > self.start_s else max(frame.time_s for frame in video)
-        step_s = (end_s - self.start_s) / num_frames
-        shown: list[np.ndarray] = []
-        image: np.ndarray | None = None
-
-        def due_s(part: int) -> float:
-            return self.start_s + (part + 0.5) * step_s
-
-        with Video(self.path, video.selection, limits=limits) as video:
-            for frame in video:
-                while image is not None and len(shown) < num_frames and frame.time_s > due_s(len(shown)):
-                    shown.append(image)
-                image = frame.image_hwc_u8
-        assert image is not None  # otherwise the reader has raised
-        return [*shown, *[image] * num_frames][:num_frames]
+        return shown + [image] * (num_frames - len(shown))
 
 
 def is_clip(path: str) -> bool:

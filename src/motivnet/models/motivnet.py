@@ -40,9 +40,7 @@ class Outputs(NamedTuple):
 class MotivNet(nn.Module):
     """Backbone and head."""
 
-    def __init__(
-        self, backbone: Backbone, head: nn.Module, *, affect: bool = False, num_frames: int | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, *, affect: bool = False, num_frames: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -111,7 +109,7 @@ def build_model(config: ModelConfig) -> MotivNet:
     try:
         backbone = build_backbone(config)
         head = build_head(config.head, backbone.embed_dim, config.num_classes, affect=config.affect)
-        return MotivNet(backbone, head, affect=config.affect, num_frames=config.num_frames)
+        return MotivNet(backbone, head, affect=config.affect, num_frames=config.num_frames or 0)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
 

@@ -235,14 +235,7 @@ def run(
         return open_bundle(bundle)
     manifest = read_source(data) if isinstance(data, str) else data
     job = prepare(manifest, checkpoint is None)
-    faces = FaceData(
-        recipe.preprocessing,
-        recipe.run,
-        job.rows,
-        sampler=job.sampler,
-        select_batch_size=job.select_batch_size,
-        num_frames=recipe.model.num_frames,
-    )
+    faces = FaceData(recipe, job.rows, sampler=job.sampler, select_batch_size=job.select_batch_size)
     faces.check(place.world_size)
     lightning.seed_everything(recipe.run.seed, verbose=False)
     module = job.build()

@@ -26,6 +26,7 @@ from motivnet.labels import EMOTIONS, LabelSet
 
 RAVDESS = re.compile(r"0[12]-(0[12])-(0[1-8])-(0[12])-(0[12])-0[12]-(0[1-9]|1\d|2[0-4])")
 RAVDESS_ORDER = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
+CALM = {"drop": "", "neutral": "neutral", "own": "calm"}
 CHANNELS, STRENGTHS, STATEMENTS = ("speech", "song"), ("normal", "strong"), ("kids", "dogs")
 WITH_CALM = LabelSet((*EMOTIONS, "calm"))
 CREMAD = re.compile(r"(1\d{3})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX?)")
@@ -48,10 +49,8 @@ def read_ravdess(path: Path, *, calm: Literal["drop", "neutral", "own"] = "drop"
     rows, seen = Rows(path, WITH_CALM if calm == "own" else EMOTIONS), set()
     for file, codes in _videos(rows, RAVDESS, "01-01-06-01-02-01-12.mp4", folds):
         channel, emotion, strength, statement, actor = (int(code) - 1 for code in codes)
-        label, twin = RAVDESS_ORDER[emotion], file.stem[3:]
-        if calm == "neutral":
-            label = label.replace("calm", "neutral")
-        if twin in seen or (label == "calm" and calm == "drop"):
+        label, twin = RAVDESS_ORDER[emotion].replace("calm", CALM[calm]), file.stem[3:]
+        if twin in seen or not label:
             rows.dropped["the same without sound" if twin in seen else "calm"] += 1
             continue
         seen.add(twin)

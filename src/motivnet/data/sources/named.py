@@ -27,31 +27,18 @@ from motivnet.data.sources.jaffe import read_jaffe
 from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
-from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet, read_stored
+from motivnet.data.sources.tables import read_csv, read_manifest, read_motivnet_json, read_parquet
 from motivnet.errors import DataError, ImageError, unknown_name
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.labels import LabelSet
 
 READERS: dict[str, Callable[..., Manifest]] = {
-    "affectnet": read_affectnet,
-    "ckplus": read_ckplus,
-    "cremad": read_cremad,
-    "csv": read_csv,
-    "dfew": read_dfew,
-    "emotionet": read_emotionet,
-    "expw": read_expw,
-    "fer2013": read_fer2013,
-    "ferv39k": read_ferv39k,
-    "folder": read_folder,
-    "images": read_images,
-    "jaffe": read_jaffe,
-    "mafw": read_mafw,
-    "manifest": read_stored,
-    "motivnet-json": read_motivnet_json,
-    "parquet": read_parquet,
-    "rafdb": read_rafdb,
-    "ravdess": read_ravdess,
-    "sfew": read_sfew,
+    each.__name__.removeprefix("read_").replace("_", "-"): each
+    for each in (
+        *(read_affectnet, read_ckplus, read_cremad, read_csv, read_dfew, read_emotionet, read_expw, read_fer2013),
+        *(read_ferv39k, read_folder, read_images, read_jaffe, read_mafw, read_manifest, read_motivnet_json),
+        *(read_parquet, read_rafdb, read_ravdess, read_sfew),
+    )
 }
 # Options of every kind, and their types.
 GENERAL = {"fold": str, "detect": bool}
@@ -94,7 +81,7 @@ def with_boxes(manifest: Manifest, detector: FaceDetector) -> Manifest:
         detector: finds the faces.
 
     Raises:
-        DataError: if an image cannot be read, or no face is found at all.
+        DataError: if an image cannot be read.
     """
     boxes: list[Any] = []
     for row in range(len(manifest)):
@@ -104,8 +91,6 @@ def with_boxes(manifest: Manifest, detector: FaceDetector) -> Manifest:
             raise DataError(f"{manifest.where(row)}: {error}") from None
         boxes.append(np.median(found, axis=0).tolist() if found else None)
     keep = np.array([box is not None for box in boxes])
-    if not keep.any():
-        raise DataError("no face is found in any row")
     dropped = {**manifest.dropped, "no face found": int((~keep).sum())} if not keep.all() else manifest.dropped
     return dataclasses.replace(manifest, table=set_columns(manifest.table, box=boxes), dropped=dropped).select(keep)
 

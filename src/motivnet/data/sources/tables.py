@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from motivnet.data.manifest import Manifest, check_clips, read_manifest
+from motivnet.data import manifest as manifests
+from motivnet.data.manifest import Manifest, check_clips
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
@@ -204,13 +205,13 @@ def _box(cells: Mapping[str, Any], where: str) -> Box | None:
     return records.make_box([text or "" for text in texts], BOX_COLUMNS, where) if any(texts) else None
 
 
-def read_stored(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     """Read a manifest and check it, as it may have been edited.
 
     Raises:
         DataError: naming file and row of what is not allowed in a manifest.
     """
-    manifest = read_manifest(path)
+    manifest = manifests.read_manifest(path)
     table = manifest.table
     known = pc.is_in(table["label"], value_set=pa.array(list(manifest.labels), pa.string()))  # type: ignore[attr-defined]
     _refuse(path, pc.invert(known), table, "label", ", ".join(manifest.labels))  # type: ignore[attr-defined]
