@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterable
 import cv2
 import numpy as np
 
+from motivnet.errors import needs_extra
+
 # Large enough to tell faces apart, small enough to hide the effects of JPEG and resizing.
 THUMB_PX = 32
 # Thumbnails are compared on a grid of half their side, which ignores lost detail.
@@ -46,9 +48,12 @@ def near_duplicates(thumbs_BTT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         Positions, int64 (P, 2), the smaller first, sorted; and the maximum difference of each pair, float32 (P,).
-    """
-    from scipy.spatial import KDTree
 
+    Raises:
+        MissingExtraError: if scipy is not installed.
+    """
+    with needs_extra("scipy", "evaluate"):
+        from scipy.spatial import KDTree
     if len(thumbs_BTT) < 2:
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
     cells = _standardise(thumbs_BTT).reshape(len(thumbs_BTT), -1)
