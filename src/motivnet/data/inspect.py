@@ -33,11 +33,6 @@ pc: Any = pyarrow.compute
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
-def no_progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    """Return the items without a progress bar."""
-    return items
-
-
 # Kinds of problem, in the order in which they are listed.
 PROBLEMS = {
     "missing": "the file does not exist",
@@ -101,7 +96,7 @@ class Inspection:
             count["other_label"] += row["other_label"] not in (None, row["label"])
         return counts
 
-    def write(self, folder: Path, *, track: Track = no_progress) -> None:
+    def write(self, folder: Path, *, track: Track = lambda items, *_: items) -> None:
         """Write the problems, a summary, and, if images were decoded, a contact sheet per class.
 
         Files of an earlier inspection are replaced, others stay.
@@ -131,7 +126,7 @@ def written_files(folder: Path) -> list[Path]:
 
 
 def inspect_manifest(
-    manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track = no_progress
+    manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track = lambda items, *_: items
 ) -> Inspection:
     """Find all kinds of problems in PROBLEMS.
 

@@ -205,8 +205,7 @@ class Manifest:
         """
         folds = self.table["fold"].to_pylist()
         if name not in folds:
-            allowed = ", ".join(sorted(set(folds) - {None})) or "none, as this data set has no folds"
-            raise DataError(f"no rows in fold {name!r}. Allowed: {allowed}")
+            raise DataError(f"no rows in fold {name!r}. Allowed: {', '.join(sorted(set(folds) - {None})) or 'none'}")
         splits = ["test" if fold == name else "train" for fold in folds]
         return dataclasses.replace(self, table=set_columns(self.table, split=splits))
 
@@ -271,9 +270,7 @@ def check_clips(table: pa.Table) -> None:
         raise DataError(f"row {files.index(None)}: an image among clips. Allowed: one kind of rows")
     for row, (start_s, end_s) in enumerate(zip(starts, ends, strict=True)):
         if not (start_s or 0.0) >= 0 or not (end_s is None or end_s > (start_s or 0.0)):
-            raise DataError(
-                f"row {row}: a clip from {start_s} to {end_s} s. Allowed: an end after the start, from 0 on"
-            )
+            raise DataError(f"row {row}: a clip from {start_s} to {end_s} s. Allowed: an end after the start")
     seen: dict[str, str | None] = {}
     for subject, fold in zip(subjects, folds, strict=True):
         if subject is not None and seen.setdefault(subject, fold) != fold:

@@ -73,7 +73,7 @@ def test_ferv39k(write, tmp_path):
         (str(faces / "Action/Angry/0268"), "anger", "test"),
     ]
     assert [dict(groups)["scene"] for (groups,) in columns(manifest, "groups")] == ["Action", "Crime", "Action"]
-    with pytest.raises(DataError, match=r"no rows in fold '1'\. Allowed: none, as this data set has no folds"):
+    with pytest.raises(DataError, match=r"no rows in fold '1'\. Allowed: none"):
         read_source(f"ferv39k:{tmp_path}?fold=1")
 
 

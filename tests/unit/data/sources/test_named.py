@@ -50,7 +50,7 @@ def test_every_kind_of_the_contract_has_a_reader():
         ("rafdb:x?images=alligned", "unknown value 'alligned'; did you mean 'aligned'"),
         ("expw:x?min_confidence=high", "expected float, found 'high'"),
         ("jaffe:~nobody-by-that-name/x", "nobody-by-that-name.*home directory"),
-        ("jaffe:x?root=y", "unknown option of jaffe 'root'.*Allowed: fold, detect"),
+        ("jaffe:x?root=y", "unknown option of jaffe 'root'.*Allowed: detect, fold"),
         ("images:x?labels=y", "unknown option of images 'labels'"),
     ],
 )
