@@ -20,8 +20,8 @@ those of all others are; and how uniform sampling changes that gap. Groups:
 
 The gap of a run is averaged over seeds. Intervals: a bootstrap over images (of one set), joined with the variance of
 the seeds as in `motivnet ablate`, whole people where they are known; p-values with Holm's correction over all groups
-and sets. Beside it, `motivnet audit --by data` of nano on the two sets together: FER-2013 was found by search terms, the
-development faces are film stills and photographs of the press.
+and sets. Beside it, `motivnet audit --by data` of nano on the two sets together: FER-2013 was found by search terms,
+the development faces are film stills and photographs of the press.
 """
 
 import argparse
@@ -232,10 +232,11 @@ def gaps(
 
 
 def shown(each: Mapping[str, Any]) -> dict[str, object]:
-    row = {name: each[name] for name in ("set", "column", "group", "neutral faces")}
-    row |= {f"gap, {kind}": points(each[kind]) for kind in KINDS}
     low, high = each["interval"]
-    return row | {"change": f"{points(each['change'])} [{points(low)}, {points(high)}]", "p": f"{each['p_holm']:.3f}"}
+    row: dict[str, object] = {name: each[name] for name in ("set", "column", "group", "neutral faces")}
+    row |= {f"gap, {kind}": points(each[kind]) for kind in KINDS}
+    row |= {"change": f"{points(each['change'])} [{points(low)}, {points(high)}]", "p": f"{each['p_holm']:.3f}"}
+    return row
 
 
 def points(value: float) -> str:
