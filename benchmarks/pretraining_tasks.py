@@ -174,7 +174,7 @@ def learn(options: argparse.Namespace, task: str, train: Manifest) -> None:
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         print(f"{task}, epoch {epoch}: loss {np.mean(losses):.4f}", flush=True)
     config = BundleConfig(
         name=f"mini-{task}",

@@ -17,9 +17,7 @@ from motivnet.inference.predictor_config import PredictorConfig
 @derive_options
 def audit(
     *,
-    data: Annotated[
-        list[str], typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled images; repeatable, see --by.")
-    ],
+    data: Annotated[list[str], typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled; repeatable.")],
     by: Annotated[
         list[str],
         typer.Option(

@@ -10,8 +10,6 @@ from motivnet.cli.train import SetOption
 from motivnet.config import to_json, to_plain
 from motivnet.errors import needs_extra
 
-Numbers = list[float] | None
-
 
 def probe(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe of `motivnet train`.")] = "mini-fer2013",
@@ -19,8 +17,8 @@ def probe(
     out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the comparison.")],
     data: Annotated[str, typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled faces, in splits.")],
     settings: SetOption = None,
-    rates: Annotated[Numbers, typer.Option("--rate", help="Learning rate to try; repeatable.")] = None,
-    decays: Annotated[Numbers, typer.Option("--decay", help="Weight decay to try; repeatable.")] = None,
+    rates: Annotated[list[float] | None, typer.Option("--rate", help="Learning rate to try; repeatable.")] = None,
+    decays: Annotated[list[float] | None, typer.Option("--decay", help="Weight decay to try; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Runs per probe.")] = 3,
     report_split: Annotated[str, typer.Option("--report", metavar="SPLIT", help="Split to score.")] = "PrivateTest",
     resume: Annotated[bool, typer.Option("--resume", help="Continue with what DIR holds.")] = False,
@@ -29,7 +27,7 @@ def probe(
     """Compare probes on a frozen encoder, `--set backbone.weights=...` (needs the extras `train` and `evaluate`).
 
     The encoder's tokens are computed once, without augmentation. Each run takes the learning rate and weight decay that
-    are best on the selection split, which is not the one that is scored.
+    are best on the selection split, which is not the one that is scored. DIR/report has tables and tests.
     """
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source

@@ -30,19 +30,16 @@ def read_together(data: Sequence[str]) -> Manifest:
 
     Rows are numbered anew, and nobody is shown in two of them.
     """
-    first, *others = map(read_source, data)
-    if not others:
-        return first
-    tables = [
-        set_columns(
-            part.table,
-            subject=[who and f"{name} {who}" for who in part.table["subject"].to_pylist()],
-            groups=[[*(pairs or ()), ("data", name)] for pairs in part.table["groups"].to_pylist()],
-        )
-        for name, part in zip(data, (first, *(other.restrict(first.labels) for other in others)), strict=True)
-    ]
+    parts, tables = [read_source(name) for name in data], []
+    if len(parts) == 1:
+        return parts[0]
+    for name, part in zip(data, parts, strict=True):
+        table = part.restrict(parts[0].labels).table
+        subject = [who and f"{name} {who}" for who in table["subject"].to_pylist()]
+        groups = [[*(pairs or ()), ("data", name)] for pairs in table["groups"].to_pylist()]
+        tables.append(set_columns(table, subject=subject, groups=groups))
     table = pa.concat_tables(tables)
-    return Manifest(set_columns(table, row=range(len(table))), first.labels)
+    return Manifest(set_columns(table, row=range(len(table))), parts[0].labels)
 
 
 def group_columns(

@@ -85,7 +85,7 @@ def ablate(
     report_split: str | None = None,
     resume: bool = False,
     say: Callable[[str], object] = print,
-    train_run: "Callable[..., Trained] | None" = None,
+    train_run: "TrainRun | None" = None,
 ) -> dict[str, Any] | None:
     """Run every cell of a grid with every seed, and write the report; completed runs are not repeated.
 
@@ -332,6 +332,7 @@ def _begin(plan: Plan, out: Path, *, resume: bool) -> None:
 
 # The predictions for the reported split, the report on the rows, and what was selected.
 Trained = tuple[Predictions, Mapping[str, Any], Mapping[str, Any]]
+TrainRun = Callable[..., Trained]
 
 
 def train_from_images(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path) -> Trained:
@@ -357,9 +358,7 @@ def train_from_images(plan: Plan, cell: str, seed: int, train: Manifest, others:
     return answers, rows.report, bundle.config.provenance["selected"]
 
 
-def _run(
-    plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path, train_run: Callable[..., Trained]
-) -> str:
+def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path, train_run: TrainRun) -> str:
     """Do one run, write its result, and return a line about it."""
     began = time.monotonic()
     result: dict[str, Any] = {"cell": cell, "seed": seed, "status": "finished", "reason": None}

@@ -32,12 +32,11 @@ from motivnet.training import fit, init_weights, losses, optimizers, recipes
 from motivnet.training.data_module import Rows
 from motivnet.training.settings import Recipe
 
-# Probe -> kind of its head; `bn-linear` is made here. The last is what the others are compared with.
+# Probe -> kind of its head; `bn-linear` is made here.
 PROBES = {"linear": "linear", "bn-linear": "linear", "attentive": "attention_pool", "ml-decoder": "ml_decoder"}
 RATES, DECAYS = (3e-4, 1e-3, 3e-3), (0.01, 0.3)
 # Whatever the recipe says: tokens do not change, and a probe tells classes.
 FIXED = (*("backbone.train=none", "backbone.layer_decay=1.0", "backbone.recompute=false"), "model.affect=false")
-BATCH_SIZE = 256  # without gradients
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -65,13 +64,12 @@ def probe_grid(
     Raises:
         ConfigError: if there is no such recipe or setting.
     """
-    *others, reference = PROBES
     return Grid(
         name="probe",
         question="What do probes read out of the tokens of the frozen encoder?",
         recipe=init_weights.follow_folder(config.override(recipes.recipe(recipe), [*settings, *FIXED])),
         cells={name: Cell(settings=(f"model.head.kind={kind}",)) for name, kind in PROBES.items()},
-        comparisons=tuple((name, reference) for name in others),
+        comparisons=tuple((name, "ml-decoder") for name in PROBES if name != "ml-decoder"),
         report_split=report_split,
         sweep={"optimizer.head_lr": tuple(rates), "optimizer.weight_decay": tuple(decays)},
     )
@@ -96,8 +94,8 @@ def train_on_tokens(plan: Plan, cell: str, seed: int, train: Manifest, others: M
     tried, heads = [], []
     for values in itertools.product(*plan.grid.sweep.values()):
         chosen = dict(zip(plan.grid.sweep, values, strict=True))
-        recipe = plan.grid.recipe_of(cell, seed)
-        recipe = config.override(recipe, [f"{name}={value}" for name, value in chosen.items()])
+        settings = [f"{name}={value}" for name, value in chosen.items()]
+        recipe = config.override(plan.grid.recipe_of(cell, seed), settings)
         heads.append(fit_probe(cell, recipe, rows, train_BND))
         preds_B = _outputs(heads[-1], _parts(select_BND), recipe).argmax(1)
         scores = metrics.class_scores(("war", "uar"), preds_B, rows.select.targets, recipe.model.num_classes)
@@ -173,7 +171,7 @@ def _outputs(module: nn.Module, batches: Iterable[Any], recipe: Recipe, dtype: t
 
 
 def _parts(array: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(array, len(array) // BATCH_SIZE + 1)
+    return np.array_split(array, len(array) // 256 + 1)
 
 
 def _answer(module: nn.Module, inputs: np.ndarray | Tensor, recipe: Recipe) -> Tensor:
