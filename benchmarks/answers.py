@@ -33,7 +33,7 @@ FER, FACES, ENCODER = "fer2013.parquet", "faces/", "--encoder runs/mae/bundle"
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, its command, and what that costs on one core."""
+    """A question, its command, and about how long that takes on one idle core."""
 
     text: str
     command: str
@@ -93,7 +93,7 @@ def main() -> None:
                 "effect, 95 % interval": "<br>".join(found.get("effects", [])) or "",
                 "n": found.get("n", ""),
                 "seeds": found.get("seeds", ""),
-                "core-time": f"about {question.cost}" if minutes is None else f"{minutes:.0f} minutes",
+                "wall time on one core": f"about {question.cost}" if minutes is None else f"{minutes:.0f} minutes",
                 "command": f"`{found.get('command', question.command)}`",
             }
         )

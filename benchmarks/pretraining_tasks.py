@@ -249,7 +249,7 @@ def report(options: argparse.Namespace, manifest: Manifest) -> None:
     answer = "; ".join(
         f"{way}: " + ", ".join(verdict(each) for each in first if each["way"] == way) for way in (*PROBES, "fine-tuned")
     )
-    effects = [f"{each['way']}, {each['set']}: {told(each)}" for each in war]
+    effects = [f"{each['way']}: {told(each)}" for each in first]
     n = ", ".join(f"{size:,} of {title}" for title, size in sizes.items())
     shared = {"n": n, "seeds": options.seeds, "minutes": minutes}
     write_answer("pretraining_tasks", f"{answer}.", effects, **shared, differences=found, tables=tables)

@@ -118,7 +118,7 @@ def report(options: argparse.Namespace, manifest: Manifest) -> None:
         f"{each['set']}, {each['column']} {each['group']}: {points(each['natural'])} natural, "
         f"{points(each['uniform'])} uniform; change {points(each['change'])} "
         f"[{points(each['interval'][0])}, {points(each['interval'][1])}], p {each['p_holm']:.3f}"
-        for each in found
+        for each in better + worse or sorted(found, key=lambda each: each["p_value"])[:1]
     ]
     n = ", ".join(f"{size:,} of {title}" for title, size in sizes.items())
     write_answer(
