@@ -84,7 +84,7 @@ def main() -> None:
     rows = []
     for name, question in QUESTIONS.items():
         file = RESULTS / f"{name}.json"
-        found = json.loads(file.read_text(encoding="utf-8"))["answer"] if file.is_file() else {}
+        found = json.loads(file.read_text(encoding="utf-8")).get("answer", {}) if file.is_file() else {}
         minutes = found.get("minutes")
         rows.append(
             {
