@@ -33,7 +33,7 @@ FER, FACES, ENCODER = "fer2013.parquet", "faces/", "--encoder runs/mae/bundle"
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, its command, and about how long that takes on one idle core."""
+    """A question, its command, and about how long that takes on one idle core; an estimate."""
 
     text: str
     command: str
@@ -44,12 +44,12 @@ QUESTIONS = {
     "head_ablation": Question(
         "Does ML-Decoder read more out of an encoder's tokens than simpler heads do?",
         f"python benchmarks/head_ablation.py {FER} {ENCODER}",
-        "1 hour",
+        "2.5 hours",
     ),
     "adaptation": Question(
         "Does adaptation to faces without labels help, and which method most?",
         f"python benchmarks/adaptation.py --fer2013 {FER} --faces {FACES} --size small",
-        "2 hours",
+        "1 hour",
     ),
     "affect_pair": Question(
         "Do valence and arousal beside the categories make the categories better?",
@@ -64,7 +64,7 @@ QUESTIONS = {
     "pretraining_tasks": Question(
         "Which pre-training task is best for emotions?",
         f"python benchmarks/pretraining_tasks.py {FER} --faces {FACES}",
-        "4 hours",
+        "2 hours",
     ),
     "longer_pair": Question(
         "How far do random weights catch up with pre-trained ones in 15 epochs?",
