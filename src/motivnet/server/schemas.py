@@ -152,6 +152,35 @@ class Explanations(BaseModel):
     results: list[ExplainedResult]
 
 
+class VideoResult(BaseModel):
+    """The result of one video.
+
+    Args:
+        source: its name.
+        notes: what was special or wrong in the file, and what was done about it.
+        rows: one per face and frame, with the columns of a table of results.
+    """
+
+    source: str
+    notes: list[str]
+    rows: list[dict[str, str | float | bool | None]]
+
+
+class VideoAnswer(BaseModel):
+    """One result, of the one video of the request."""
+
+    results: list[VideoResult]
+
+
+class VideoLimits(BaseModel):
+    """What a video may be at most; of its frames, so many per second are looked at."""
+
+    seconds: float
+    bytes: int
+    pixels: int
+    fps: float
+
+
 class Model(BaseModel):
     """The model that answers.
 
@@ -162,6 +191,7 @@ class Model(BaseModel):
         labels: its emotions, in the order of the probabilities.
         affect: whether it predicts valence and arousal.
         attention: whether /v1/explain answers.
+        video: limits of /v1/video; None if it does not answer.
         preprocessing: fingerprint of the preprocessing.
         scores: data set -> metric -> measured value.
     """
@@ -172,6 +202,7 @@ class Model(BaseModel):
     labels: list[str]
     affect: bool
     attention: bool
+    video: VideoLimits | None
     preprocessing: str
     scores: dict[str, dict[str, float]]
 

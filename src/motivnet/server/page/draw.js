@@ -46,6 +46,9 @@ export async function decode(blob) {
   return { image, width, height };
 }
 
+/** The number of a face: its column `track` in a table of results, or of a photograph `face`. */
+export const numberOf = (face) => face.track ?? face.face;
+
 /** The box of a face, [x, y, width, height], in pixels of the photograph. */
 export const boxOf = ({ x, y, width, height }) => [x, y, width, height];
 
@@ -94,7 +97,7 @@ export function paint(canvas, picture, faces, { selected = null, attention = nul
     const others = boxes.filter((_, other) => other !== number);
     drawLabel(
       context,
-      labels(faces[number], number, faces.length),
+      labels(faces[number], faces.length),
       boxes[number],
       faceColor(faces[number]),
       shown,
@@ -119,9 +122,10 @@ function drawBox(context, box, color) {
 }
 
 /** Return the possible labels of a face, best first: in a crowd there is only room for a number. */
-function labels(face, number, count) {
+function labels(face, count) {
   const name = `${face.emotion}${face.abstained ? "?" : ""} ${Math.round(face.probs[face.emotion] * 100)}%`;
-  return count > 1 ? [`${number + 1}  ${name}`, String(number + 1)] : [name];
+  const number = `#${numberOf(face)}`;
+  return count > 1 || face.track != null ? [`${number}  ${name}`, number] : [name];
 }
 
 /** Keep the edges of a box that reaches beyond the photograph visible. */
