@@ -1,12 +1,12 @@
 // Pictures: decoding, boxes with emotions, heat maps. Lengths are CSS pixels, or pixels of the photograph where stated.
 
-// Okabe and Ito's palette, distinguishable with any colour vision; labels name the emotions in any case.
+// Those of motivnet.inference.draw; labels name the emotions in any case.
 const COLORS = {
-  neutral: "#c4cad2",
-  happiness: "#f0e442",
-  sadness: "#56b4e9",
-  surprise: "#e69f00",
-  fear: "#cc79a7",
+  neutral: "#767f88",
+  happiness: "#e69f00",
+  sadness: "#3a84d6",
+  surprise: "#56b4e9",
+  fear: "#d884b4",
   disgust: "#009e73",
   anger: "#d55e00",
 };
@@ -24,6 +24,8 @@ const RAMP = [
 
 /** Return the colour of a label. */
 export const colorOf = (label) => COLORS[label] ?? OTHER;
+/** The same for a line: white, of other labels, would not be seen. */
+export const lineColorOf = (label) => COLORS[label] ?? "currentColor";
 const faceColor = (face) => (face.abstained ? OTHER : colorOf(face.emotion));
 
 /**

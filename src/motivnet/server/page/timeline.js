@@ -1,7 +1,7 @@
 // The emotions of a video's faces over time: a chart of lines per face, with a legend and a table of their means.
 
 import { byId, make, number, percent } from "./dom.js";
-import { colorOf } from "./draw.js";
+import { colorOf, lineColorOf } from "./draw.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 1000;
@@ -93,7 +93,7 @@ export class Timeline {
     const chart = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     chart.setAttribute("aria-label", `Timeline. ${title}`);
     for (const y of [0, HEIGHT / 2, HEIGHT]) chart.append(draw("line", { class: "grid", x1: 0, x2: WIDTH, y1: y, y2: y }));
-    for (const label of labels) chart.append(draw("path", { d: this.#line(seen, label, step), stroke: colorOf(label) }));
+    for (const label of labels) chart.append(draw("path", { d: this.#line(seen, label, step), stroke: lineColorOf(label) }));
     const cursor = draw("line", { class: "cursor", x1: 0, x2: 0, y1: 0, y2: HEIGHT });
     this.#cursors.push(cursor);
     chart.append(cursor);
