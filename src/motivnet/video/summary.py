@@ -68,7 +68,7 @@ class Track:
         self.last_s = row["time_s"]
         self.mean_C = self.mean_C + (_probs(row, labels) - self.mean_C) / self.frames
         box = (row["x"], row["y"], row["width"], row["height"])
-        found = (row["prob"] * row["face_score"], row["time_s"], box)
+        found = (row[f"prob_{row['emotion']}"] * row["face_score"], row["time_s"], box)
         self._typical[row["emotion"]] = max(self._typical.get(row["emotion"], found), found, key=lambda it: it[0])
 
 
