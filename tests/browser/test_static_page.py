@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PATIENCE_MS, encoded
 from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -21,6 +20,15 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 from motivnet.server.static_page import write_page
+
+
+PATIENCE_MS = 30_000
+
+
+def encoded(image_hwc_u8: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_hwc_u8).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,8 @@ def bundle_modules(entry: str) -> str:
                 add(imported)
         names = ", ".join(name for _, name in _EXPORT.findall(code))
         code = _IMPORT.sub(lambda found: f"const {{ {found[1].replace(' as ', ': ')} }} = modules.{found[2]};\n", code)
-        done[name] = f"modules.{name} = (() => {{\n{_EXPORT.sub(r'\1', code)}\nreturn {{ {names} }};\n}})();\n"
+        code = _EXPORT.sub(r"\1", code)
+        done[name] = f"modules.{name} = (() => {{\n{code}\nreturn {{ {names} }};\n}})();\n"
 
     add(entry)
     return "\n".join(('"use strict";\nconst modules = {};', *done.values()))

@@ -1,24 +1,28 @@
 """Videos over HTTP: the rows of `motivnet video`, within limits, one at a time."""
 
 import asyncio
+import contextlib
+import io
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 av = pytest.importorskip("av")
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from test_app import TOKEN, ask, flat, form, serving, until
-
 from motivnet import child_process
 from motivnet.images import NamedImage
 from motivnet.inference.predictor import Predictor
+from motivnet.server import ServerSettings, create_app
 from motivnet.server.schemas import VideoAnswer
 from motivnet.server.videos import Videos
 from motivnet.video.label import label_video
@@ -43,6 +47,41 @@ def clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Pat
     return path
 
 
+@contextlib.asynccontextmanager
+async def serving(predictor, **settings) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(predictor, ServerSettings(**settings))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        yield client
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def ask(predictor, method: str, path: str, *, settings=None, **request) -> httpx.Response:
+    async def go() -> httpx.Response:
+        async with serving(predictor, **(settings or {})) as client:
+            return await client.request(method, path, **request)
+
+    return asyncio.run(go())
+
+
+def form(*files: tuple[str, bytes]) -> list:
+    return [("files", file) for file in files]
+
+
+def flat() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def predictor(tiny_bundle) -> Predictor:
     return Predictor.load(tiny_bundle.path)
@@ -65,7 +104,7 @@ class TestAnswers:
         assert (result.source, result.notes) == ("=clip.mp4", [])
 
     def test_what_is_no_video_has_a_row_that_says_so(self, predictor, clip):
-        for data in (b"not a video", b"", flat(90), clip.read_bytes()[:900]):
+        for data in (b"not a video", b"", flat(), clip.read_bytes()[:900]):
             got = send(predictor, "a.mp4", data)
             assert got.status_code == 200
             (row,) = got.json()["results"][0]["rows"]
@@ -109,7 +148,7 @@ class TestLimits:
 
     def test_token(self, predictor):
         assert send(predictor, "a.mp4", b"", token="s3cret").status_code == 401
-        with_it = ask(predictor, "POST", "/v1/video", files=form(("a", b"")), headers=TOKEN, settings={"token": "s3cret"})
+        with_it = ask(predictor, "POST", "/v1/video", files=form(("a", b"")), headers={"Authorization": "Bearer s3cret"}, settings={"token": "s3cret"})
         assert with_it.status_code == 200
 
     def test_the_model_states_them(self, predictor):
@@ -149,7 +188,7 @@ class TestTurns:
                 videos._predictor.detector = slow
                 first = asyncio.create_task(client.post("/v1/video", files=form(("a", data))))
                 await until(slow.began.is_set)
-                image = await client.post("/v1/predict", files=form(("b", flat(90))))
+                image = await client.post("/v1/predict", files=form(("b", flat())))
                 second = asyncio.create_task(client.post("/v1/video", files=form(("a", data))))
                 await until(lambda: videos._number == 2)
                 third = await client.post("/v1/video", files=form(("c", data)))
