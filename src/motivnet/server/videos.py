@@ -88,7 +88,7 @@ class Videos:
             self._number -= 1
 
     async def _label_in_time(self, video: NamedImage) -> dict[str, Any]:
-        process = await asyncio.to_thread(child_process.start, __spec__.name)
+        process = child_process.start(__spec__.name)
         call = asyncio.ensure_future(asyncio.to_thread(self._label, process, video))
         try:
             async with asyncio.timeout(self._settings.video_timeout_s):

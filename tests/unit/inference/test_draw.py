@@ -67,7 +67,7 @@ def test_what_the_model_abstains_from_has_a_question_mark_and_no_colour():
 
 def test_labels_of_neighbours_do_not_cover_each_other():
     boxes = [Box(100, 200, 40, 40), Box(110, 200, 40, 40)]
-    one = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0])])
+    one = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0]), face(Box(500, 400, 40, 40), "anger")])
     both = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0]), face(boxes[1], "anger")])
     above = (slice(150, 198), slice(100, 240))
     np.testing.assert_array_equal(np.asarray(one)[above], np.asarray(both)[above])
@@ -119,9 +119,8 @@ class TestFrames:
         assert (drawn[145, 100] != 100).any()
         assert (drawn[145, 160] == 100).all()
         panel = drawn[60:98, 100:220]
-        yellow, blue = (
-            np.abs(panel.astype(int) - color).sum(axis=2) < 12 for color in ((255, 210, 63), (90, 169, 255))
-        )
+        wanted = (tuple(bytes.fromhex(COLORS[name][1:])) for name in ("happiness", "sadness"))
+        yellow, blue = (np.abs(panel.astype(int) - color).sum(axis=2) < 12 for color in wanted)
         bar = np.nonzero(yellow.sum(axis=1) > 60)[0]
         assert yellow[bar[0]].sum() == pytest.approx(3 * blue[bar[0]].sum(), abs=4)
 

@@ -206,9 +206,11 @@ class TestTurns:
         start = child_process.start
 
         def hang(module: str) -> "subprocess.Popen[bytes]":
-            sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-            processes.append(subprocess.Popen(sleep, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-            return processes[-1] if len(processes) == 1 else start(module)
+            if not processes:
+                sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+                processes.append(subprocess.Popen(sleep, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+                return processes[0]
+            return start(module)
 
         async def go():
             async with serving(predictor, video_timeout_s=20.0) as client:
