@@ -21,7 +21,6 @@ from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 from motivnet.server.static_page import write_page
 
-
 # The runtime starts once a page, and one core computes.
 PATIENCE_MS = 240_000
 
@@ -122,7 +121,9 @@ def test_answers_are_those_of_python(visit_file, photographs):
         }
         for face, expected in zip(one["faces"], other["faces"], strict=True):
             assert list(face) == list(expected)
-            assert [face[key] for key in ("face", "emotion", "tiny")] == [expected[key] for key in ("face", "emotion", "tiny")]
+            assert [face[key] for key in ("face", "emotion", "tiny")] == [
+                expected[key] for key in ("face", "emotion", "tiny")
+            ]
             numbers = ("x", "y", "width", "height")
             assert [face[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=0.05), name
             assert face["face_score"] == pytest.approx(expected["face_score"], abs=1e-3), name

@@ -50,7 +50,8 @@ PANEL_OPACITY = 0.78
 def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Image":
     """Return a copy of an RGB photograph with a box, the emotion, its probability and known landmarks of every face.
 
-    Of several faces, each has its number, the column `face` of a table. Where the model abstains, the emotion has a question mark and no colour.
+    Of several faces, each has its number, the column `face` of a table. Where the model abstains, the emotion has a
+    question mark and no colour.
     """
     from PIL import Image, ImageDraw
 

@@ -35,7 +35,7 @@ _REFUSALS = {
     422: "A broken body, or no image",
     429: "Too busy: retry after Retry-After seconds",
     500: "The model failed",
-    501: "This server has no attention maps, or reads no videos",
+    501: "This server has no attention maps",
     503: "Starting, or shutting down",
     504: "The prediction took too long",
 }
@@ -110,7 +110,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         ("predict", service.predict, schemas.Answer, form, (), "Predict the images of a form"),
         ("predict/base64", service.predict_base64, schemas.Answer, base64, (), "Predict images given as text"),
         ("predict/urls", service.predict_urls, schemas.Answer, urls, (), "Predict images at URLs, if allowed"),
-        ("video", service.video, schemas.VideoAnswer, form, (501,), "Predict the frames of one video"),
+        ("video", service.video, schemas.VideoAnswer, form, (), "Predict the frames of one video"),
         ("explain", service.explain, schemas.Explanations, form, (501,), "Predict one image with attention maps"),
     ):
         app.add_api_route(

@@ -164,7 +164,7 @@ class Batcher:
         return called.result()
 
     def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
-        """Classify faces as `Predictor.classify` does, called in any thread, in the model's thread between two batches."""
+        """Classify faces as the predictor does, for any thread, in the model's thread between two batches."""
         return self._thread.submit(self._predictor.classify, faces_HWC_u8).result()
 
     async def close(self) -> None:

@@ -172,15 +172,6 @@ class VideoAnswer(BaseModel):
     results: list[VideoResult]
 
 
-class VideoLimits(BaseModel):
-    """What a video may be at most; of its frames, so many per second are looked at."""
-
-    seconds: float
-    bytes: int
-    pixels: int
-    fps: float
-
-
 class Model(BaseModel):
     """The model that answers.
 
@@ -191,7 +182,7 @@ class Model(BaseModel):
         labels: its emotions, in the order of the probabilities.
         affect: whether it predicts valence and arousal.
         attention: whether /v1/explain answers.
-        video: limits of /v1/video; None if it does not answer.
+        video: limits of /v1/video, as the server's settings name them.
         preprocessing: fingerprint of the preprocessing.
         scores: data set -> metric -> measured value.
     """
@@ -202,7 +193,7 @@ class Model(BaseModel):
     labels: list[str]
     affect: bool
     attention: bool
-    video: VideoLimits | None
+    video: dict[str, float]
     preprocessing: str
     scores: dict[str, dict[str, float]]
 

@@ -26,7 +26,7 @@ from motivnet.server.attention import Attention
 from motivnet.server.batching import Batcher
 from motivnet.server.decoding import Decoders
 from motivnet.server.limits import Gate, Hold, RefusedError, check_token, read_base64, read_multipart, read_urls
-from motivnet.server.settings import ServerSettings
+from motivnet.server.settings import VIDEO_LIMITS, ServerSettings
 from motivnet.server.telemetry import SECURITY_HEADERS, Metrics
 from motivnet.server.videos import Videos
 
@@ -123,7 +123,7 @@ class Service:
             labels=list(config.labels),
             affect=config.model.affect,
             attention=self._attention is not None,
-            video=self._videos.limits,  # pyright: ignore[reportArgumentType]
+            video={name: getattr(self._settings, name) for name in VIDEO_LIMITS},
             preprocessing=config.preprocessing.fingerprint,
         )
         return schemas.Models(models=[model])

@@ -7,6 +7,9 @@ from motivnet.config import setting
 from motivnet.errors import ConfigError
 from motivnet.input_limits import ImageLimits
 
+# Settings that a client sees.
+VIDEO_LIMITS = ("max_video_s", "max_video_bytes", "max_video_pixels", "video_fps")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSettings:

@@ -39,7 +39,9 @@ class Track:
     time_s: dict[str, float] = dataclasses.field(default_factory=dict)
     short: bool = False
     # Of each label: how typical the frame is, its time, and the box of the face.
-    _typical: dict[str, tuple[float, float, tuple[float, float, float, float]]] = dataclasses.field(default_factory=dict)
+    _typical: dict[str, tuple[float, float, tuple[float, float, float, float]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def name(self) -> str:

@@ -93,11 +93,10 @@ class _Encoder:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         self._sound = iter(()) if sound is None else _sound(sound, start_s)
-        self._heard = next(self._sound, None)
+        self._heard, self._audio = next(self._sound, None), None
         if self._heard is not None:
             layout = "mono" if self._heard.layout.nb_channels == 1 else "stereo"
-            audio = self._container.add_stream(SOUND_CODEC, rate=SOUND_HZ, layout=layout)
-            self._audio = cast("AudioStream", audio)
+            self._audio = cast("AudioStream", self._container.add_stream(SOUND_CODEC, rate=SOUND_HZ, layout=layout))
 
     def write(self, frame: "VideoFrame", time_s: float) -> None:
         frame = frame.reformat(self._stream.width, self._stream.height)
@@ -106,13 +105,13 @@ class _Encoder:
         frame.pts, frame.time_base = self._last, TIME_BASE
         self._container.mux(self._stream.encode(frame))
         until_s = float(self._last * TIME_BASE) + self._frame_s
-        while self._heard is not None and (self._heard.time or 0) < until_s:
+        while self._audio and self._heard is not None and (self._heard.time or 0) < until_s:
             self._container.mux(self._audio.encode(self._heard))
             self._heard = next(self._sound, None)
 
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
-        if hasattr(self, "_audio"):
+        if self._audio:
             self._container.mux(self._audio.encode(None))
         self._container.close()
 

@@ -174,7 +174,9 @@ def test_text_and_lines_in_the_colours_can_be_read():
 
 def test_several_faces_have_their_numbers():
     one = draw_faces(Image.new("RGB", (640, 480)), [face(Box(50, 200, 80, 100))])
-    both = draw_faces(Image.new("RGB", (640, 480)), [face(Box(50, 200, 80, 100)), face(Box(400, 200, 80, 100), "anger")])
+    both = draw_faces(
+        Image.new("RGB", (640, 480)), [face(Box(50, 200, 80, 100)), face(Box(400, 200, 80, 100), "anger")]
+    )
     # The label is wider by the number.
     assert np.ptp(pixels_of(both, COLORS["happiness"])[:, 1]) > np.ptp(pixels_of(one, COLORS["happiness"])[:, 1]) + 10
 

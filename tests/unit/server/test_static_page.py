@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from motivnet.checkpoints.bundle import open_bundle, write_config
+from motivnet.config import from_plain, to_plain
 from motivnet.errors import CheckpointError, ConfigError, OutputError
-from motivnet.server.static_page import PAGE, RUNTIME, bundle_modules, write_page
+from motivnet.preprocess import Preprocessing
+from motivnet.server.static_page import PAGE, RUNTIME, write_page
 
 
 @pytest.fixture(scope="module")
@@ -21,47 +23,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict:
-    text = (folder / "weights.js").read_text(encoding="utf-8")
+    text = (folder / "page" / "contents.js").read_text(encoding="utf-8")
     return json.loads(text.removeprefix("globalThis.motivnet = ").removesuffix(";\n"))
 
 
 def test_it_holds_all_that_it_names(folder):
     html = (folder / "index.html").read_text(encoding="utf-8")
-    named = set(re.findall(r'(?:href|src)="([^"#]+)"', html))
-    assert named <= {file.name for file in folder.iterdir()}
-    assert named >= {"page.js", "weights.js", "ort.wasm.min.js", "style.css"}
-    assert 'data-engine="local"' in html
+    named = set(re.findall(r'(?:href|src)="page/([^"]+)"', html))
+    held = {file.name for file in (folder / "page").iterdir()}
+    assert held == named | {"LICENSE-onnxruntime-web.txt", "LICENSE-yunet.txt"}
+    assert named == {"ort.wasm.min.js", "contents.js", "boot.js", "style.css", "icon.svg"}
     assert "connect-src 'none'" in html
-    assert "page/" not in html
-    assert {file.name for file in folder.glob("LICENSE*")} == {"LICENSE-onnxruntime-web.txt", "LICENSE-yunet.txt"}
+    assert 'type="module"' not in html
 
 
-def test_model_and_settings(folder):
+def test_model_modules_and_settings(folder):
     held, bundle = contents(folder), open_bundle("nano")
     assert base64.b64decode(held["data"]["model"]) == bundle.onnx.read_bytes()
-    assert held["model"]["labels"] == list(bundle.config.labels)
-    assert held["preprocessing"]["filter"] == bundle.config.preprocessing.filter
-    assert held["calibration"]["temperature"] == bundle.config.calibration.temperature
-    assert held["detector"]["min_score"] == 0.6
-
-
-def test_modules_become_one_script():
-    code = bundle_modules("app")
-    assert not re.search(r"^(?:import|export)\b", code, re.MULTILINE)
-    files = {path.stem for path in PAGE.glob("*.js")} - {"local"}  # which is in the place of "api"
-    assert set(re.findall(r"^modules\.(\w+) = ", code, re.MULTILINE)) == files
-    # In the place of the one that asks the server.
-    assert "ort.InferenceSession" in code
-    assert "v1/predict" not in code
+    assert from_plain(Preprocessing, held["config"]["preprocessing"]) == bundle.config.preprocessing
+    assert held["config"]["calibration"] == to_plain(bundle.config.calibration)
+    assert (held["detector"]["min_score"], held["fingerprint"]) == (0.6, bundle.config.preprocessing.fingerprint)
+    assert set(held["modules"]) == {path.stem for path in PAGE.glob("*.js")}
 
 
 def test_what_exists_is_replaced_only_if_it_is_a_page(tmp_path):
     write_page(tmp_path / "faces")
     with pytest.raises(OutputError, match="exists already"):
         write_page(tmp_path / "faces")
-    (tmp_path / "faces" / "page.js").write_text("old")
+    (tmp_path / "faces" / "page" / "boot.js").write_text("old")
     write_page(tmp_path / "faces", overwrite=True)
-    assert (tmp_path / "faces" / "page.js").read_text() != "old"
+    assert (tmp_path / "faces" / "page" / "boot.js").read_text() != "old"
     with pytest.raises(OutputError, match="exists already"):
         write_page(tmp_path, overwrite=True)
 
@@ -70,10 +61,10 @@ def test_models_that_the_page_cannot_run(tiny_bundle, tmp_path):
     config = tiny_bundle.config
     stretched = dataclasses.replace(config.preprocessing, geometry="stretch")
     write_config(tmp_path / "a", dataclasses.replace(config, preprocessing=stretched))
-    with pytest.raises(ConfigError, match="no preprocessing stretch, .* Allowed: square"):
+    with pytest.raises(ConfigError, match=r"no preprocessing stretch, .* Allowed: square"):
         write_page(tmp_path / "page", model=tmp_path / "a")
     write_config(tmp_path / "b", config)
-    with pytest.raises(CheckpointError, match=r"model.onnx: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"model.onnx"):
         write_page(tmp_path / "page", model=tmp_path / "b")
     with pytest.raises(CheckpointError):
         write_page(tmp_path / "page", model="nobody")

@@ -110,9 +110,10 @@ def hear(path: Path) -> tuple[np.ndarray, int]:
 def test_sound_is_kept_in_time(tmp_path: Path, codec: str, layout: str, suffix: str, start_s: float) -> None:
     source = tmp_path / f"a.{suffix}"
     write_sounding(source, 440, codec, layout)
-    with Video(source, Selection(start_s=start_s, end_s=2.0)) as video, write_video(
-        tmp_path / "b.mp4", fps=10, sound=source
-    ) as write:
+    with (
+        Video(source, Selection(start_s=start_s, end_s=2.0)) as video,
+        write_video(tmp_path / "b.mp4", fps=10, sound=source) as write,
+    ):
         for frame in video:
             write(encodable(frame.image_hwc_u8), frame.time_s)
     heard, rate = hear(tmp_path / "b.mp4")

@@ -119,7 +119,7 @@ async function analyse(job) {
   const options = { signal: work.signal, onWait };
   if (!isVideo(job.file)) return keep(job, await api.predict(job.file, job.name, options));
   if (!videoLimits) throw new ApiError("video", "");
-  if (job.file.size > videoLimits.bytes) throw new ApiError("large", `the limit is ${bytes(videoLimits.bytes)}`);
+  if (job.file.size > videoLimits.max_video_bytes) throw new ApiError("large", `the limit is ${bytes(videoLimits.max_video_bytes)}`);
   showProgress(job, "a video takes a while");
   return keep(job, withStatus(await api.video(job.file, job.name, options)));
 }

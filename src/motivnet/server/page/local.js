@@ -1,5 +1,5 @@
 // The model in the browser, in place of the server: the same answers, and no image leaves the page.
-// `motivnet page` writes the weights and the runtime as scripts, which set globalThis.motivnet and globalThis.ort.
+// `motivnet page` writes what this takes from globalThis.motivnet; globalThis.ort is onnxruntime-web.
 
 import { crop, resize, roundEven } from "./resize.js";
 
@@ -26,13 +26,15 @@ export class Api {
 
   /** Return the description of the model, as a server's. */
   async model() {
-    return { ...globalThis.motivnet.model, attention: false, video: null };
+    const { config, fingerprint } = globalThis.motivnet;
+    return { ...config, labels: config.labels.names, preprocessing: fingerprint, attention: false, video: null };
   }
 
   /** Return the result of one image, as a server's. */
   async predict(image, name) {
-    const { detector, preprocessing, calibration, model } = globalThis.motivnet;
-    const result = { source: name, status: "ok", error: null, model: model.name, preprocessing: model.preprocessing };
+    const { detector, config, fingerprint } = globalThis.motivnet;
+    const { preprocessing, calibration, labels } = config;
+    const result = { source: name, status: "ok", error: null, model: config.name, preprocessing: fingerprint };
     const pixels = await pixelsOf(image).catch((error) => error);
     if (pixels instanceof Error) return { ...result, status: "unreadable", error: pixels.message, faces: [] };
     this.#sessions ??= open();
@@ -51,7 +53,7 @@ export class Api {
         width,
       ]);
       const outputs = await classify.run({ pixels: input });
-      faces.push(answer(face, faces.length, probsOf(outputs.logits.data, calibration), outputs.affect, model.labels));
+      faces.push(answer(face, faces.length, probsOf(outputs.logits.data, calibration), outputs.affect, labels.names));
     }
     return { ...result, status: faces.length ? "ok" : "no_face", faces };
   }
@@ -60,7 +62,7 @@ export class Api {
 /** Start the runtime, once, with what the scripts of the page hold. */
 async function open() {
   const { ort, motivnet } = globalThis;
-  const glue = new Blob([await inflate(motivnet.data.glue)], { type: "text/javascript" });
+  const glue = new Blob([await inflate(motivnet.data.mjs)], { type: "text/javascript" });
   // One thread: more need headers that a folder of files has not.
   Object.assign(ort.env.wasm, {
     numThreads: 1,

@@ -14,8 +14,8 @@ export function describeModel(model) {
     byId("files").accept = "image/*,video/*";
     byId("choose").textContent = "Choose photographs or videos";
     byId("video-note").textContent =
-      `Videos up to ${number(video.seconds)} s, ${bytes(video.bytes)} and ${(video.pixels / 1e6).toFixed(1)} megapixels; ` +
-      `${plural(video.fps, "frame")} of a second are looked at.`;
+      `Videos up to ${number(video.max_video_s)} s, ${bytes(video.max_video_bytes)} and ` +
+      `${(video.max_video_pixels / 1e6).toFixed(1)} megapixels; ${plural(video.video_fps, "frame")} of a second are looked at.`;
   }
   byId("video-note").hidden = !video;
   const score = inWords(model.scores);
