@@ -37,9 +37,11 @@ export class Api {
     return this.#send("v1/predict", image, name, options);
   }
 
-  /** Return the result of one video, which has rows. See #send. */
-  video(file, name, options) {
-    return this.#send("v1/video", file, name, { ...options, timeoutMs: VIDEO_TIMEOUT_MS });
+  /** Return the result of one video, which has rows, and what those of photographs have. See #send. */
+  async video(file, name, options) {
+    const result = await this.#send("v1/video", file, name, { ...options, timeoutMs: VIDEO_TIMEOUT_MS });
+    const { status, error } = result.rows.find((row) => row.status === "ok") ?? result.rows[0];
+    return { ...result, status, error, faces: [] };
   }
 
   /** Return the result of one image with an attention map per face. See #send. */

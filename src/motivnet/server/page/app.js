@@ -3,10 +3,10 @@
 import { Api, ApiError } from "./api.js";
 import { Camera } from "./camera.js";
 import { byId, bytes, make, number, plural } from "./dom.js";
-import { decode, paint } from "./draw.js";
+import { decode, fit, paint } from "./draw.js";
 import { download, toCsv, toJson } from "./export.js";
 import { FaceList, faceTable, inWords } from "./faces.js";
-import { describe, History, summarise, tracksIn } from "./history.js";
+import { describe, History, summarise } from "./history.js";
 import { acceptFiles } from "./intake.js";
 import { Messages } from "./messages.js";
 import { isVideo, Player } from "./player.js";
@@ -121,14 +121,7 @@ async function analyse(job) {
   if (!videoLimits) throw new ApiError("video", "");
   if (job.file.size > videoLimits.max_video_bytes) throw new ApiError("large", `the limit is ${bytes(videoLimits.max_video_bytes)}`);
   showProgress(job, "a video takes a while");
-  return keep(job, withStatus(await api.video(job.file, job.name, options)));
-}
-
-/** Give the result of a video what those of photographs have. */
-function withStatus(result) {
-  const { rows } = result;
-  const { status, error } = rows.find((row) => row.status === "ok") ?? rows[0];
-  return { ...result, status, error, faces: [] };
+  return keep(job, await api.video(job.file, job.name, options));
 }
 
 async function keep(job, result) {
@@ -138,11 +131,7 @@ async function keep(job, result) {
   const entry = { ...job, size, result: { ...result, source: job.name } };
   history.add(entry, decoded);
   byId("history").hidden = false;
-  const entries = history.entries;
-  const faces = entries.reduce((sum, { result: it }) => sum + (it.rows ? tracksIn(it) : it.faces.length), 0);
-  const kind = entries.some((it) => it.result.rows) ? "file" : "photograph";
-  byId("history-note").textContent =
-    `${plural(entries.length, kind)}, ${plural(faces, "face")}. In this tab's memory only.`;
+  byId("history-note").textContent = `${history.summary()}. In this tab's memory only.`;
   if (!camera.on) await show(entry, decoded);
 }
 
@@ -198,19 +187,15 @@ async function show(entry, decoded = undefined) {
   showTable(result.faces);
   byId("heat").disabled = result.faces.length === 0;
   sayShown();
-  if (plays) play(entry);
+  if (plays) player.show(entry, cannotPlay);
   else player.stop();
   redraw();
   await fetchHeat();
 }
 
-function play(entry) {
-  const { image_width: width, image_height: height } = entry.result.rows[0];
-  fit(byId("player"), { width, height });
-  player.show(entry, () => {
-    byId("player").hidden = true;
-    byId("broken").hidden = false;
-  });
+function cannotPlay() {
+  byId("player").hidden = true;
+  byId("broken").hidden = false;
 }
 
 /** Show the faces of a video's frame. */
@@ -225,12 +210,6 @@ function showFrame(faces, size) {
 function showTable(faces) {
   byId("table").hidden = faces.length === 0;
   byId("table-body").replaceChildren(...(faces.length ? [faceTable(faces)] : []));
-}
-
-/** Set an element's aspect ratio to the photograph's; small photographs are enlarged at most twofold. */
-function fit(element, { width, height }) {
-  element.style.setProperty("--ratio", width / height);
-  element.style.setProperty("--widest", `${Math.max(360, 2 * width)}px`);
 }
 
 function redraw() {

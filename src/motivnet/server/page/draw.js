@@ -48,6 +48,12 @@ export async function decode(blob) {
   return { image, width, height };
 }
 
+/** Set an element's aspect ratio to the photograph's; small photographs are enlarged at most twofold. */
+export function fit(element, { width, height }) {
+  element.style.setProperty("--ratio", width / height);
+  element.style.setProperty("--widest", `${Math.max(360, 2 * width)}px`);
+}
+
 /** The number of a face: its column `track` in a table of results, or of a photograph `face`. */
 export const numberOf = (face) => face.track ?? face.face;
 

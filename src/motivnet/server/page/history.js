@@ -50,6 +50,13 @@ export class History {
     }
   }
 
+  /** Count the files and their faces. */
+  summary() {
+    const faces = this.entries.reduce((sum, { result: it }) => sum + (it.rows ? tracksIn(it) : it.faces.length), 0);
+    const kind = this.entries.some(({ result }) => result.rows) ? "file" : "photograph";
+    return `${plural(this.entries.length, kind)}, ${plural(faces, "face")}`;
+  }
+
   clear() {
     this.entries = [];
     this.#buttons.clear();

@@ -1,7 +1,7 @@
 // A video of the session: it plays in the browser, with the faces of the frame on show drawn on it.
 
 import { byId } from "./dom.js";
-import { paint } from "./draw.js";
+import { fit, paint } from "./draw.js";
 import { facesAt, framesOf, Timeline } from "./timeline.js";
 
 const NAMES = /\.(3gp|asf|avi|flv|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|mxf|ogv|ts|vob|webm|wmv)$/i;
@@ -38,6 +38,7 @@ export class Player {
     this.#frames = framesOf(result.rows);
     const { image_width: width, image_height: height } = result.rows[0];
     this.#size = { width, height };
+    fit(byId("player"), this.#size);
     this.#clip.src = URL.createObjectURL(file);
     this.#clip.addEventListener("error", onFail, { once: true });
     this.#timeline.show(this.#frames);
