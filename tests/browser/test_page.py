@@ -24,6 +24,8 @@ from motivnet.server.schemas import Explanations
 
 TOKEN = "s3cret"
 SMALL_BYTES = 200_000
+# Machines that test may be slow.
+PATIENCE_MS = 120_000
 ORANGE = tuple(bytes.fromhex(COLORS["happiness"][1:]))
 # Notes when images are sent, and how many at once.
 WATCH = """
@@ -41,7 +43,7 @@ WATCH = """
 def upload(page, *files, finished: int | None = None) -> None:
     """Choose files, and wait until they are answered; `finished` is the length of the history then."""
     page.set_input_files("#files", list(files))
-    expect(page.locator("#thumbs li")).to_have_count(len(files) if finished is None else finished)
+    expect(page.locator("#thumbs li")).to_have_count(len(files) if finished is None else finished, timeout=PATIENCE_MS)
     expect(page.locator("#progress")).to_be_hidden()
 
 
