@@ -60,7 +60,7 @@ class Gate:
         self._requests = self._bytes = 0
 
     @contextlib.contextmanager
-    def admit(self, request: Request, settings: ServerSettings) -> Iterator[Hold]:
+    def admit(self, request: Request, settings: ServerSettings | None = None) -> Iterator[Hold]:
         """Admit a request before anything of its body is read, and yield what counts its bytes as they arrive.
 
         What a body declares counts for nothing: who declares much and sends little would lock out everybody.
@@ -68,6 +68,7 @@ class Gate:
         Raises:
             RefusedError: 413 if the body declares too large a size, 429 if there is no place, or no room for its bytes.
         """
+        settings = settings or self._settings
         # The HTTP parser has checked that the header is a number, if there is one.
         length = request.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > settings.max_request_bytes:

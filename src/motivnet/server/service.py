@@ -49,7 +49,7 @@ class Service:
         self._decoders = Decoders(settings.image_limits, settings.decode_timeout_s)
         # Of a host, as long as something is fetched from it.
         self._hosts: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
-        self._videos = Videos(predictor, settings, self._batcher.classify)
+        self._videos = Videos(predictor, settings, self._batcher)
         # A decoded photograph is large: one at a time.
         self._explaining = asyncio.Lock()
         self._fetchers = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")

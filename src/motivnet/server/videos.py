@@ -13,16 +13,15 @@ import os
 import pickle
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from motivnet import child_process
 from motivnet.errors import ConfigError, ImageError
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.inference.predictor import Answer, Predictor
+from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import Row, printable
+from motivnet.server.batching import Batcher
 from motivnet.server.decoding import NICENESS
 from motivnet.server.limits import RefusedError
 from motivnet.server.settings import ServerSettings
@@ -30,23 +29,21 @@ from motivnet.video.follow import follow
 from motivnet.video.reader import Frame, Video
 from motivnet.video.video_config import Selection
 
-Classify = Callable[[list[np.ndarray]], Iterator[Answer]]
-
 
 class Videos:
     """Labels the videos of all requests, one after another, as `motivnet video` would."""
 
-    def __init__(self, predictor: Predictor, settings: ServerSettings, classify: Classify) -> None:
+    def __init__(self, predictor: Predictor, settings: ServerSettings, batcher: Batcher) -> None:
         """Prepare.
 
         Args:
             predictor: of the server.
             settings: limits of a video, and of how many there are.
-            classify: stands for the predictor's: takes its turn with the images of other requests.
+            batcher: classifies the faces, in turns with those of images.
         """
         self._predictor, self._settings = copy.copy(predictor), settings
         # One thread detects faces, so that images find others.
-        self._predictor.workers, self._predictor.classify = 1, classify
+        self._predictor.workers, self._predictor.classify = 1, batcher.classify
         self._turn, self._number = asyncio.Lock(), 0
 
     def check_room(self) -> None:
