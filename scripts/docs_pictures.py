@@ -134,7 +134,7 @@ def page_video(folder: Path, photographs: list[Path]) -> Image.Image:
     def act(page) -> None:
         drop(page, [clip])
         page.evaluate("document.querySelector('#clip').currentTime = 4")
-        page.wait_for_function("!document.querySelector('#clip').seeking")
+        page.wait_for_function("() => !document.querySelector('#clip').seeking")
         page.wait_for_timeout(500)
         page.evaluate("scrollTo(0, document.querySelector('.work').offsetTop - 20)")
 
