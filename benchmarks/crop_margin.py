@@ -8,7 +8,7 @@ is given the latter, so `motivnet.preprocess.NANO` widens the box by the median 
 Only rows of the Training split are looked at. Each face is enlarged, given a border (so that a box may reach
 beyond the image) and shown to the offline detector.
 
-    python benchmarks/crop_margin.py [--data ../shared/data/fer2013/fer2013.parquet] [--rows 1500]
+    python benchmarks/crop_margin.py [--data fer2013.parquet] [--rows 1500]
 """
 
 import argparse

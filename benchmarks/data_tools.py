@@ -7,7 +7,7 @@
   of other images pass for copies (precision). Faces that were given another's mouth, which is what one person's next
   expression looks like: which share passes for a copy.
 
-    python benchmarks/data_tools.py --data ../shared/data/fer2013/fer2013.parquet [--rows 1000000] [--cores 2]
+    python benchmarks/data_tools.py --data fer2013.parquet [--rows 1000000] [--cores 2]
 """
 
 import argparse

@@ -12,7 +12,7 @@ pass and optimizer. Weights and faces are random, which the time does not depend
 Then, with the recipe `nano-fer2013`: the share of an epoch that goes by waiting for data, by number of workers and with
 and without the cache of decoded faces; and the share of a step that the warnings cost.
 
-The tables are also put into `docs/training.md`.
+The tables are also put into `docs/benchmarks.md`.
 
     python benchmarks/training_speed.py [--only nano 0.3b loading] [--cores 2]
 """
@@ -35,9 +35,10 @@ from typing import Any, NamedTuple, cast
 import lightning
 import numpy as np
 import torch
+from data_time import SECONDS, WAITING, DataTime
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
-from tables import RESULTS, TRAINING_PAGE, fill_block, markdown_table, use_cores, write_results
+from tables import PAGE, RESULTS, fill_block, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config
@@ -47,7 +48,6 @@ from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.labels import EMOTIONS
 from motivnet.models.motivnet import build_model
 from motivnet.training import recipes
-from motivnet.training.callbacks.data_time import SECONDS, WAITING
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.data_module import FaceData, Rows
 from motivnet.training.fit import prepare_model
@@ -133,7 +133,7 @@ def main() -> None:
     tables = ([row for case in CASES for row in results.get(case, [])], loading.get("rows"), loading.get("warnings"))
     text = "\n\n".join(markdown_table(rows) for rows in tables if rows)
     print(text)
-    fill_block(TRAINING_PAGE, "training-speed", text)
+    fill_block(PAGE, "training-speed", text)
     print(f"written: {path}", file=sys.stderr)
 
 
@@ -330,7 +330,7 @@ def wait(workers: int, cache: bool) -> None:
     """Train two epochs; tell how much of the second went by waiting, and how long it took."""
     settings = ["run.epochs=2", f"run.num_workers={workers}", f"run.cache={json.dumps(cache)}"]
     with talk_on_stderr() as tell:
-        found = train(resolve("nano", settings), draw("nano", EPOCH_ROWS)).callback_metrics
+        found = train(resolve("nano", settings), draw("nano", EPOCH_ROWS), DataTime()).callback_metrics
         tell({"waiting": float(found[WAITING]), "seconds": float(found[SECONDS])})
 
 

@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 
 from motivnet.config import replace, to_plain
-from motivnet.data.sources.named import read_source
 from motivnet.errors import DataError
 from motivnet.evaluation.evaluate import prediction_source
 from motivnet.evaluation.evaluation_config import AuditConfig
-from motivnet.evaluation.groups import Column, group_columns
+from motivnet.evaluation.groups import Column, group_columns, read_together
 from motivnet.evaluation.metrics import Weights, ratio
 from motivnet.evaluation.predictions import Predictions, Protocol, Track, no_progress
 from motivnet.evaluation.resampling import Interval, bootstrap, holm, number_units
@@ -157,7 +156,7 @@ class Audit:
 
 def audit(
     model: str | Path | None,
-    data: str,
+    data: str | Sequence[str],
     settings: AuditConfig | None = None,
     *,
     by: Sequence[str],
@@ -171,7 +170,7 @@ def audit(
 
     Args:
         model: as for `evaluate`, as are `data`, `config` and `track`.
-        data: `KIND:PATH`.
+        data: `KIND:PATH`, or several: see `read_together`.
         settings: split, detection and so on; None takes the defaults.
         by: names of the columns that divide the images into groups; see `group_columns`.
         out: folder to write FILES to; None writes nothing.
@@ -187,11 +186,12 @@ def audit(
         check_folder(out, FILES, overwrite=overwrite)
     settings = replace(settings or AuditConfig(), options)
     predict = prediction_source(model, settings, config=config, track=track)
-    whole = read_source(data)
+    names = [data] if isinstance(data, str) else data
+    whole = read_together(names)
     manifest = whole.split(settings.split) if settings.split else whole
     # Before the model runs: a mistake in a column is found sooner.
     columns = group_columns(manifest, by, whole=whole, table=settings.groups_csv)
-    answers = predict(manifest, data=data, split=settings.split)
+    answers = predict(manifest, data=" and ".join(names), split=settings.split)
     # The answers are without the images of labels that the model does not know.
     kept = [row for row, label in enumerate(manifest.table["label"].to_pylist()) if label in answers.labels.names]
     columns = {name: [column[row] for row in kept] for name, column in columns.items()}

@@ -22,7 +22,6 @@ from motivnet.errors import ConfigError, DataError, ImageError
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import Track, no_progress, predict_manifest
 from motivnet.experiments.distillation_config import DistillationConfig
-from motivnet.images import decode_image
 from motivnet.inference.backends import Backend, Outputs
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
@@ -192,7 +191,7 @@ def _read_unlabelled(name: str, split: str, track: Track, say: Callable[[str], o
     found, errors = read_source(name), {}
     for row in track(range(len(found)), total=len(found), what=name):
         try:
-            decode_image(found.source(row))
+            found.read(row)
         except ImageError as error:
             errors[row] = f"{found.where(row)}: {error}"
     if errors:

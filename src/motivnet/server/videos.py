@@ -18,6 +18,8 @@ from typing import Any
 
 from motivnet import child_process
 from motivnet.errors import ConfigError, ImageError
+from motivnet.frames.reader import Frame, Video
+from motivnet.frames.selection import Selection
 from motivnet.images import ImageLimits, NamedImage
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import Row, printable
@@ -26,8 +28,6 @@ from motivnet.server.decoding import NICENESS
 from motivnet.server.limits import RefusedError
 from motivnet.server.settings import ServerSettings
 from motivnet.video.follow import follow
-from motivnet.video.reader import Frame, Video
-from motivnet.video.video_config import Selection
 
 
 class Videos:

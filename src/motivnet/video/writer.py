@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from motivnet.frames.container import open_container
 from motivnet.storage import atomic_path
-from motivnet.video.container import open_container
 
 if TYPE_CHECKING:
     from av import AudioFrame, VideoFrame

@@ -22,13 +22,13 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 import av
 
 from motivnet import child_process
+from motivnet.frames.selection import Selection
 from motivnet.images import NamedImage
 from motivnet.inference.predictor import Predictor
 from motivnet.server import ServerSettings, create_app
 from motivnet.server.schemas import VideoAnswer
 from motivnet.server.videos import Videos
 from motivnet.video.label import label_video
-from motivnet.video.video_config import Selection
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from motivnet.errors import ImageError, OutputError
-from motivnet.video.reader import Video
-from motivnet.video.video_config import Selection
+from motivnet.frames.reader import Video
+from motivnet.frames.selection import Selection
 from motivnet.video.writer import encodable, write_video
 
 av = pytest.importorskip("av")
