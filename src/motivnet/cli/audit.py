@@ -39,6 +39,8 @@ def audit(
     """Compare the scores of groups of faces (needs the extra `evaluate`).
 
     A gap that is found does not change the exit code.
+
+    Example: motivnet audit --model nano --data fer2013:fer2013.parquet@PrivateTest --by agreement --out audit
     """
     with needs_extra("pyarrow", "evaluate"):
         import scipy  # noqa: F401 - an error now rather than after the work

@@ -74,6 +74,8 @@ def train(
 
     `DIR/metrics.csv` holds the loss curve. `motivnet train` alone lists the recipes, `motivnet train RECIPE --show`
     describes one, with its cost and expected scores.
+
+    Example: motivnet train own-faces --data folder:faces --out runs/own
     """
     with needs_extra("torch", "train"):
         from motivnet.training.recipes import RECIPES
@@ -126,11 +128,18 @@ def choose_recipe(
     return None
 
 
+def best_epoch(bundle: Any) -> str:
+    """Say by which rows and score the epoch of a bundle was selected."""
+    selected = bundle.config.provenance["selected"]
+    scores = [f"{name} {value:.4f}" for name, value in selected.items() if name != "split"]
+    return f"the epoch with the best {', '.join(scores)} on {selected['split'] or 'the rows that were held out'}"
+
+
 def _export(bundle: Any) -> None:
     with needs_extra("onnx", "train"):
         from motivnet.export.onnx import export_onnx, verify_onnx
 
     export_onnx(bundle)
     largest = verify_onnx(bundle)
-    echo(f"{bundle.path}: selected at {bundle.config.provenance['selected']}")
+    echo(f"{bundle.path}: {best_epoch(bundle)}")
     echo(f"ONNX differs from torch by at most {largest:.1e}")

@@ -14,10 +14,9 @@ import torch
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import replace
-from motivnet.data.clean import fit_for_training, picture_keys, share_pictures
+from motivnet.data.clean import fit_for_training, picture_keys, unfitted
 from motivnet.data.manifest import Manifest, set_columns, write_manifest
-from motivnet.data.sampling import fold_of
-from motivnet.data.sources.named import read_source
+from motivnet.data.sources.named import read_source, split_off
 from motivnet.errors import ConfigError, DataError, ImageError
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import Track, no_progress, predict_manifest
@@ -116,7 +115,9 @@ def distil(
     if not teachers or not (unlabelled or settings.weight):
         raise ConfigError("nothing to distil. Allowed: at least one teacher, and --weight above 0 or --unlabelled")
     opened = {str(name): _open(str(name), config or PredictorConfig()) for name in teachers}
-    data = read_source(data) if isinstance(data, str) else data
+    if isinstance(data, str):
+        source, split = split_off(data)
+        data, settings = read_source(source), replace(settings, {"split": split or settings.split})
     faces = _gather(data.restrict(EMOTIONS), unlabelled, settings.split, track, say)
     masks = _assign(opened, faces, settings)
     sum_BC = np.zeros((len(faces.manifest), len(EMOTIONS)))
@@ -132,33 +133,6 @@ def distil(
     found = _with_targets(faces, Calibration(temperature=settings.temperature).probs(mean_BC), settings)
     write_manifest(found, out)
     return found
-
-
-def unfitted(provenance: Any, subjects: Sequence[str | None], keys: np.ndarray) -> np.ndarray:
-    """Mark the rows whose labels neither a model nor those that it started from were trained on.
-
-    These are the rows of the fold that its training left out, or all, if its training set was another one: it had none
-    of the pictures by which its provenance describes the set (`some_pictures`). A model whose provenance is not of
-    `motivnet train` is taken to be trained elsewhere.
-
-    Args:
-        provenance: of a bundle.
-        subjects: person shown in each row, or None.
-        keys: of each row's picture.
-
-    Returns:
-        bool (B,).
-    """
-    rows = np.ones(len(keys), np.bool_)
-    while isinstance(provenance, Mapping):
-        # Pre-training, which uses no labels, has no split.
-        split, report = provenance.get("recipe", {}).get("split"), provenance.get("training_rows", {})
-        if split and ("pictures" not in report or share_pictures(report["pictures"], keys)):
-            folds = split.get("folds", 1)
-            rows &= (fold_of(subjects, keys.tolist(), folds) == split["fold"]) if folds > 1 else False
-        init = provenance.get("init")
-        provenance = init.get("provenance") if isinstance(init, Mapping) else None
-    return rows
 
 
 def _open(name: str, config: PredictorConfig) -> Predictor | Path:
@@ -189,16 +163,7 @@ def _gather(data: Manifest, unlabelled: Sequence[str], split: str, track: Track,
 
 def _read_unlabelled(name: str, split: str, track: Track, say: Callable[[str], object]) -> pa.Table:
     """Read faces without their labels, and leave out those that cannot be decoded."""
-    found, errors = read_source(name), {}
-    for row in track(range(len(found)), total=len(found), what=name):
-        try:
-            decode_image(found.source(row))
-        except ImageError as error:
-            errors[row] = f"{found.where(row)}: {error}"
-    if errors:
-        named = "; ".join([*errors.values()][:NUM_REASONS])
-        say(f"{name}: {len(errors):,} of {len(found):,} faces cannot be read and are left out: {named}")
-    kept = found.select(~np.isin(np.arange(len(found)), [*errors])).without_labels()
+    kept = readable(read_source(name), skip=True).without_labels()
     return set_columns(kept.table, split=[split] * len(kept))
 
 

@@ -114,7 +114,7 @@ class Service:
             attention=self._attention is not None,
             preprocessing=config.preprocessing.fingerprint,
         )
-        return schemas.Models(models=[model])
+        return schemas.Models(models=[model], notice=self._settings.notice)
 
     async def healthz(self) -> schemas.Status:
         """Answer as long as the process runs."""

@@ -4,6 +4,7 @@ The options of a kind, and their types, are the keyword arguments of its reader.
 """
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet, read_stored
-from motivnet.errors import DataError, unknown_name
+from motivnet.errors import ConfigError, DataError, unknown_name
 from motivnet.labels import LabelSet
 
 READERS: dict[str, Callable[..., Manifest]] = {
@@ -60,6 +61,28 @@ def read_source(text: str) -> Manifest:
     if kind not in READERS:
         raise DataError(unknown_name("kind of data", kind, READERS))
     return READERS[kind](Path(absolute(Path(path))), **_options(kind, query))
+
+
+def split_off(text: str, split: str | None = None, *, required: bool = False) -> tuple[str, Any]:
+    """Take the split off `KIND:PATH@SPLIT`, unless a file of that name exists.
+
+    Args:
+        text: a data set, with or without a split.
+        split: that was named elsewhere.
+        required: whether there must be one.
+
+    Returns:
+        The data set as `read_source` takes it, and the split; None for all of them.
+
+    Raises:
+        ConfigError: if the two name different splits, or none is named where one is required.
+    """
+    source, _, named = text.rpartition("@")
+    if not source or re.search(r"[/\\:=]", named) or Path(text.partition(":")[2]).exists():
+        source, named = text, ""
+    if (split and named and split != named) or (required and not (split or named)):
+        raise ConfigError(f"{text} with split {split}. Allowed: one split, as in KIND:PATH@SPLIT")
+    return source, named or split
 
 
 def _options(kind: str, query: str) -> dict[str, Any]:
