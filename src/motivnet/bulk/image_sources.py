@@ -183,7 +183,7 @@ def _open_table(location: str, image_column: str | None) -> "TableSource":
         columns = _input_columns(schema, image_column)
         if not {*columns} - {"box"}:
             found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-            wanted = f"{image_column} (binary or string)" if image_column else "bytes or image (binary), or path (string)"
+            wanted = image_column or "bytes or image (binary), or path (string)"
             raise DataError(f"{location}: no column {wanted}, among {found}")
         if not metadata.num_rows:
             raise DataError(f"{location}: holds no inputs")

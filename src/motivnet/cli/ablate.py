@@ -48,8 +48,9 @@ def ablate(
         from motivnet.data.sources.named import read_source
         from motivnet.experiments import ablation
         from motivnet.experiments.grids import make_grid
-        from motivnet.report.ablation_report import FILES, headline
         from motivnet.training.fit import without_folders
+    with needs_extra("jinja2", "evaluate"):
+        from motivnet.report.ablation_report import FILES, headline
 
     if report_only:
         report = ablation.write_report(out, name=name)

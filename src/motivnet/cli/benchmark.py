@@ -18,8 +18,7 @@ DataSets = Annotated[
     typer.Option(
         metavar="[NAME=]KIND:PATH[@SPLIT]",
         show_default=False,
-        help="Labelled images, such as fer2013:fer2013.parquet@PrivateTest or 'FERPlus=manifest:ferplus.parquet'; the "
-        "name finds published results; repeatable.",
+        help="Labelled images: fer2013:FILE@PrivateTest, FERPlus=manifest:FILE; the name finds results; repeatable.",
     ),
 ]
 Detect = Annotated[
@@ -64,7 +63,7 @@ def benchmark(
 
     Exit code 1: something was skipped; the tables say what and why.
 
-    Example: motivnet benchmark --model nano --model runs/own/bundle --data fer2013:fer2013.parquet@PrivateTest --out benchmark
+    Example: motivnet benchmark --model nano --data fer2013:fer2013.parquet@PrivateTest --out benchmark
     """
     settings = dataclasses.replace(settings, detect=detect or (), trained_on=parse_trained_on(trained_on or ()))
     with needs_extra("pyarrow", "evaluate"):

@@ -56,7 +56,9 @@ def bulk(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of engine ray, each with the model.")] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Inputs per file; a killed worker's part is repeated.")] = 1000,
-    image_column: Annotated[str | None, typer.Option(metavar="NAME", help="With the images, of a Parquet file.")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With the images, of a Parquet file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     *,
     predictor: Annotated[PredictorConfig, _OPTIONS],
@@ -94,7 +96,7 @@ def _progress() -> "Iterator[Callable[[Progress], None]]":
         def update(now: "Progress") -> None:
             nonlocal next_s
             if show:
-                show("inputs", now.held + now.done, now.inputs, pace(now))
+                show("inputs", now.held + now.done, now.inputs)
             elif time.monotonic() >= next_s:
                 next_s = time.monotonic() + LOG_EVERY_S
                 echo(f"{now.held + now.done:,} of {now.inputs:,} inputs, {pace(now)}", err=True)

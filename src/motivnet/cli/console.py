@@ -1,7 +1,6 @@
 """Tables on the standard output, and progress bars on stderr."""
 
 import contextlib
-import datetime
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,32 +50,33 @@ def waiting(what: str) -> Iterator[None]:
 def open_bar() -> Iterator[Callable[..., None] | None]:
     """Yield a function that shows the progress of a step; None if stderr is not a terminal.
 
-    Its arguments are a description of the step, the number done, the total or None, and the rate as text; each step
-    has its own line. Without a rate, it is measured.
+    Its arguments are a description of the step, the number done, and the total or None; each step has its own line.
     """
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     what, rate_text = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[rate]"))
-    columns = (what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), rate_text)
+    columns = (what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), rate_text)
     # What is printed in the meantime appears above the bar; results that are sent to a file stay there.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
-    ) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         tasks: dict[str, Any] = {}
 
-        def show(what: str, done: int, total: int | None, rate: str | None = None) -> None:
+        def show(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total, completed=max(0, done - 1), rate="")
-            task = bar.tasks[tasks[what]]
-            if rate is None and task.speed:
-                left_s = task.time_remaining
-                left = "" if left_s is None else f", {datetime.timedelta(seconds=left_s)} left"
-                rate = f"{task.speed:.1f}/s{left}"
-            bar.update(task.id, completed=done, total=max(done, total) if total else None, rate=rate or "")
+            speed = bar.tasks[tasks[what]].speed
+            rate, total = f"{speed:.1f}/s" if speed else "", max(done, total) if total else None
+            bar.update(tasks[what], completed=done, total=total, rate=rate)
 
         yield show
 

@@ -26,7 +26,7 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="KIND:PATH[@SPLIT], such as fer2013:fer2013.parquet or folder:faces; KIND:PATH?OPTION=VALUE sets an option.",
+        help="KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
     ),
 ]
 ManifestOption = Annotated[Path, typer.Option(metavar="FILE", help="The manifest to write, a .parquet file.")]

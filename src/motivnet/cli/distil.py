@@ -39,7 +39,7 @@ def distil(
 
     Train the student with `--data manifest:FILE --set loss.vote_weight=1 --set loss.label_smoothing=0`.
 
-    Example: motivnet distil --teacher runs/a/bundle --teacher runs/b/bundle --data fer2013:fer2013.parquet@Training --out soft.parquet
+    Example: motivnet distil --teacher runs/a/bundle --data fer2013:fer2013.parquet@Training --out soft.parquet
     """
     with needs_extra("torch", "train"):
         from motivnet.experiments import distillation

@@ -98,7 +98,9 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
             (fields,) = extras or (Fields(),)
             declared, types_of = fields.of(cls), typing.get_type_hints(cls)
             for name, how in declared.items():
-                panel = "Face detection" if name in DETECTION else re.sub("(Config|Settings|Options)$", "", cls.__name__)
+                panel = (
+                    "Face detection" if name in DETECTION else re.sub("(Config|Settings|Options)$", "", cls.__name__)
+                )
                 parameters.append(_option(name, types_of[name], **{"rich_help_panel": panel, **how}))
             settings[parameter.name] = cls, {name: how.get("parse") for name, how in declared.items()}
         else:

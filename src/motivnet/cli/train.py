@@ -130,9 +130,8 @@ def choose_recipe(
 
 def best_epoch(bundle: Any) -> str:
     """Say by which rows and score the epoch of a bundle was selected."""
-    selected = bundle.config.provenance["selected"]
-    scores = [f"{name} {value:.4f}" for name, value in selected.items() if name != "split"]
-    return f"the epoch with the best {', '.join(scores)} on {selected['split'] or 'the rows that were held out'}"
+    (_, split), (name, score) = bundle.config.provenance["selected"].items()
+    return f"the epoch with the best {name}, {score:.4f}, on {split or 'the rows that were held out'}"
 
 
 def _export(bundle: Any) -> None:

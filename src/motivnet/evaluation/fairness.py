@@ -215,10 +215,7 @@ def _caution(model: str | Path | None, manifest: Manifest) -> str | None:
     keys, _ = picture_keys(manifest, unreadable=True)
     if unfitted(open_bundle(model).config.provenance, manifest.table["subject"].to_pylist(), keys).all():
         return None
-    return (
-        f"{model} was trained on images of this data: on them it errs less than on others, and gaps are hidden. "
-        "Audit it on a split that had no part in its training."
-    )
+    return f"{model} was trained on such images, which hides gaps. Take a split that had no part in its training."
 
 
 def compare_groups(

@@ -47,7 +47,7 @@ def quantize(
         model: an embedded model, or folder of a bundle.
         data: `KIND:PATH` or `KIND:PATH@SPLIT`, such as `fer2013:fer2013.parquet@Training`.
         settings: how; None takes the defaults.
-        split: if `data` does not name it: whose faces the ranges of int8 are found on: one that the model was trained on.
+        split: whose faces the ranges of int8 are found on, one that the model was trained on; if `data` names none.
         evaluate: split to measure both files on, without face detection.
         overwrite: replace a file that exists, or change a model of the package.
         track: shows progress.

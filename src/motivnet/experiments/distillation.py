@@ -17,21 +17,20 @@ from motivnet.config import replace
 from motivnet.data.clean import fit_for_training, picture_keys, unfitted
 from motivnet.data.manifest import Manifest, set_columns, write_manifest
 from motivnet.data.sources.named import read_source, split_off
-from motivnet.errors import ConfigError, DataError, ImageError
+from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import Track, no_progress, predict_manifest
 from motivnet.experiments.distillation_config import DistillationConfig
-from motivnet.images import decode_image
 from motivnet.inference.backends import Backend, Outputs
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.tables import check_output
 from motivnet.labels import EMOTIONS
+from motivnet.training.data_module import readable
 from motivnet.training.losses import blend_targets
 
 # In place of a probability of 0, of which there is no logarithm.
 SMALLEST_PROB = 1e-12
-NUM_REASONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +117,7 @@ def distil(
     if isinstance(data, str):
         source, split = split_off(data)
         data, settings = read_source(source), replace(settings, {"split": split or settings.split})
-    faces = _gather(data.restrict(EMOTIONS), unlabelled, settings.split, track, say)
+    faces = _gather(data.restrict(EMOTIONS), unlabelled, settings.split, say)
     masks = _assign(opened, faces, settings)
     sum_BC = np.zeros((len(faces.manifest), len(EMOTIONS)))
     # Files first: they are read in a moment, and may be wrong.
@@ -146,10 +145,11 @@ def _open(name: str, config: PredictorConfig) -> Predictor | Path:
     return predictor
 
 
-def _gather(data: Manifest, unlabelled: Sequence[str], split: str, track: Track, say: Callable[[str], object]) -> Faces:
+def _gather(data: Manifest, unlabelled: Sequence[str], split: str, say: Callable[[str], object]) -> Faces:
     """Collect and clean the faces to label."""
     data.split(split)  # raises if there is none
-    pool = [_read_unlabelled(name, split, track, say) for name in unlabelled]
+    pool = [readable(read_source(name), skip=True).without_labels() for name in unlabelled]
+    pool = [set_columns(each.table, split=[split] * len(each)) for each in pool]
     both = dataclasses.replace(data, table=pa.concat_tables([data.table, *pool]))
     keys_B, blank_B = picture_keys(both)
     own_B = np.arange(len(both)) < len(data)
@@ -159,12 +159,6 @@ def _gather(data: Manifest, unlabelled: Sequence[str], split: str, track: Track,
     left_out = [int((mask & ~keep_B & ~others_B).sum()) for mask in (own_B, ~own_B)]
     say(f"left out as blank or copies: {left_out[0]:,} labelled faces, {left_out[1]:,} without labels")
     return Faces(both.select(keep_B), own_B[keep_B], keys_B[keep_B], both.select(others_B))
-
-
-def _read_unlabelled(name: str, split: str, track: Track, say: Callable[[str], object]) -> pa.Table:
-    """Read faces without their labels, and leave out those that cannot be decoded."""
-    kept = readable(read_source(name), skip=True).without_labels()
-    return set_columns(kept.table, split=[split] * len(kept))
 
 
 def _assign(

@@ -19,7 +19,7 @@ class QuantizationConfig:
     faces: int = setting(
         128, "Most faces of the split, drawn at random, to find ranges on, in 32s; memory grows too.", min=MIN_FACES
     )
-    calibrator: str = setting("percentile", "How a range follows from its values.", metavar="|".join(CALIBRATORS))
+    calibrator: str = setting("percentile", f"How a range follows from its values: {', '.join(CALIBRATORS)}.")
     percentile: float = setting(99.999, "Share of the values inside a range, in %.", min=50, max=100)
     per_channel: bool = setting(True, "One scale for each output channel of a weight, or one for all.")
     reduce_range: bool = setting(

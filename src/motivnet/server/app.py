@@ -5,11 +5,11 @@ relative URLs, so that it also works behind a proxy that serves it below a path.
 """
 
 import copy
-import importlib.resources
 import mimetypes
 from pathlib import Path
 from typing import Any
 
+import fastapi_swagger
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
@@ -166,10 +166,9 @@ def _add_page(app: FastAPI, *, docs: bool) -> None:
 
     app.mount("/page", files)
     if docs:
-        swagger = importlib.resources.files("fastapi_swagger").joinpath("resources")
 
         @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
         async def show_docs(request: Request) -> Response:
             return await files.get_response("docs.html", request.scope)
 
-        app.mount("/docs/files", _Page(directory=str(swagger)))
+        app.mount("/docs/files", _Page(directory=Path(fastapi_swagger.__file__).with_name("resources")))

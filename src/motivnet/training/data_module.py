@@ -5,7 +5,6 @@ Shape suffixes: C classes, G groups of rows that must stay together.
 
 import dataclasses
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import lightning
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from motivnet.data.clean import fit_for_training, picture_keys, some_pictures
+from motivnet.data.inspect import decode_images, no_progress
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
-from motivnet.data.sheet import read_face
-from motivnet.errors import DataError, ImageError, for_terminal
+from motivnet.errors import DataError, for_terminal
 from motivnet.labels import AFFECT
 from motivnet.machine import usable_cores
 from motivnet.preprocess import Preprocessing
@@ -176,27 +175,17 @@ def readable(manifest: Manifest, *, skip: bool) -> Manifest:
         DataError: if there are any, unless they are to be skipped; each is named on stderr.
     """
     announce(f"checking {len(manifest):,} images: each is decoded, and copies are looked for")
-
-    def problem(row: int) -> str | None:
-        try:
-            read_face(manifest, row)
-        except (ImageError, DataError) as error:
-            return f"{manifest.where(row)}: {error}"
-        return None
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        problems = [*pool.map(problem, range(len(manifest)))]
-    found = [*filter(None, problems)]
-    if not found:
+    *_, errors = decode_images(manifest, np.ones(len(manifest), np.bool_), usable_cores(), no_progress)
+    if not errors:
         return manifest
-    announce("\n".join(map(for_terminal, found)))
+    announce(for_terminal("\n".join(f"{manifest.where(row)}: {errors[row][1]}" for row in sorted(errors))))
     if not skip:
         raise DataError(
-            f"{len(found):,} of {len(manifest):,} images cannot be read, named above. Allowed: to repair or remove them, "
-            "or --set run.skip_unreadable=true, which leaves them out"
+            f"{len(errors):,} of {len(manifest):,} images cannot be read, named above. Allowed: to repair or remove "
+            "them, or --set run.skip_unreadable=true, which leaves them out"
         )
-    kept = manifest.select(np.array([each is None for each in problems]))
-    return dataclasses.replace(kept, dropped={**manifest.dropped, "unreadable": len(found)})
+    kept = manifest.select(~np.isin(np.arange(len(manifest)), [*errors]))
+    return dataclasses.replace(kept, dropped={**manifest.dropped, "unreadable": len(errors)})
 
 
 def clean_split(manifest: Manifest, train: str, select: str | None) -> tuple[Manifest, np.ndarray, dict[str, Any]]:

@@ -209,8 +209,8 @@ class RunConfig:
         cache: keep decoded faces in memory.
         compile: compile the model with torch.compile.
         checkpoint_minutes: time between checkpoints within an epoch; every epoch ends with one in any case.
-        logger: Lightning's, which also gets the curves: `tensorboard`, `mlflow` or `wandb`, with the settings that these
-            take from the environment; or `none`. It may change when a run is resumed.
+        logger: of Lightning, which also gets the curves: `tensorboard`, `mlflow` or `wandb`, with the settings that
+            these take from the environment; or `none`. It may change when a run is resumed.
         skip_unreadable: leave out, and count, images that cannot be read, which otherwise are named before training.
     """
 
