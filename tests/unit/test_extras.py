@@ -35,7 +35,10 @@ def packages(requirements: list[str]) -> set[str]:
 
 
 CORE = packages(PROJECT["dependencies"])
+# torch has requirements of its own, which cannot be missing where it is.
+BROUGHT = {"torch": {"jinja2"}}
 EXTRAS = {name: packages(wanted) for name, wanted in PROJECT["optional-dependencies"].items()}
+EXTRAS = {name: found.union(*(BROUGHT.get(each, set()) for each in found)) for name, found in EXTRAS.items()}
 
 
 def imports(body: list[ast.stmt]) -> Iterator[str]:

@@ -48,9 +48,8 @@ def ablate(
         from motivnet.data.sources.named import read_source
         from motivnet.experiments import ablation
         from motivnet.experiments.grids import make_grid
-        from motivnet.training.fit import without_folders
-    with needs_extra("jinja2", "evaluate"):
         from motivnet.report.ablation_report import FILES, headline
+        from motivnet.training.fit import without_folders
 
     if report_only:
         report = ablation.write_report(out, name=name)

@@ -56,9 +56,7 @@ def bulk(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of engine ray, each with the model.")] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Inputs per file; a killed worker's part is repeated.")] = 1000,
-    image_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With the images, of a Parquet file.")
-    ] = None,
+    image_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of images in Parquet.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     *,
     predictor: Annotated[PredictorConfig, _OPTIONS],

@@ -9,15 +9,10 @@ from motivnet.cli.console import echo, track
 from motivnet.cli.options import Overwrite
 from motivnet.errors import needs_extra
 
-Scored = Annotated[
-    str | None,
-    typer.Option(metavar="[NAME=]KIND:PATH[@SPLIT]", help="Score it on these faces, and record the scores in it."),
-]
-
 
 def card(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", show_default=False, help="Folder of a bundle.")],
-    data: Scored = None,
+    data: Annotated[str | None, typer.Option(metavar="[NAME=]KIND:PATH[@SPLIT]", help="Faces to score it on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model card of a bundle, README.md, from what it records (needs the extras `evaluate` and `hub`).

@@ -55,20 +55,16 @@ def open_bar() -> Iterator[Callable[..., None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
+    import rich.progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    what, rate_text = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[rate]"))
-    columns = (what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), rate_text)
+    what, rate = (bars.TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[rate]"))
+    times = bars.TimeElapsedColumn(), bars.TimeRemainingColumn()
+    columns = (what, bars.BarColumn(), bars.MofNCompleteColumn(), *times, rate)
     # What is printed in the meantime appears above the bar; results that are sent to a file stay there.
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with bars.Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    ) as bar:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int | None) -> None:

@@ -97,11 +97,10 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
         if isinstance(cls, type) and dataclasses.is_dataclass(cls):
             (fields,) = extras or (Fields(),)
             declared, types_of = fields.of(cls), typing.get_type_hints(cls)
+            panel = re.sub("(Config|Settings|Options)$", "", cls.__name__)
             for name, how in declared.items():
-                panel = (
-                    "Face detection" if name in DETECTION else re.sub("(Config|Settings|Options)$", "", cls.__name__)
-                )
-                parameters.append(_option(name, types_of[name], **{"rich_help_panel": panel, **how}))
+                own = "Face detection" if name in DETECTION else panel
+                parameters.append(_option(name, types_of[name], **{"rich_help_panel": own, **how}))
             settings[parameter.name] = cls, {name: how.get("parse") for name, how in declared.items()}
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))

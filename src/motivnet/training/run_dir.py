@@ -89,8 +89,7 @@ def is_finished(recipe: Any, out: Path) -> bool:
     """Return whether a folder holds the bundle of a run that is to have no more epochs than it had."""
     # In this order: the first process may be about to go on with the run, see `begin`.
     plan = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError).read_plan()
-    longer = plan is not None and plan["run"]["epochs"] < recipe.run.epochs
-    return (out / BUNDLE_NAME).is_dir() and not longer
+    return (out / BUNDLE_NAME).is_dir() and not (plan and plan["run"]["epochs"] < recipe.run.epochs)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -110,9 +110,7 @@ def _own_labels(root: Path) -> LabelSet | None:
     require_folder(root)
     names = tuple(folder.name for folder in folders_in(root))
     other = any(WITH_CONTEMPT.find(name) or name.lower() in SPLITS for name in names)
-    holding = all(
-        any(not skip_reason(file.name) and file.is_file() for file in (root / name).iterdir()) for name in names
-    )
+    holding = all(any(not skip_reason(file.name) for file in (root / name).iterdir()) for name in names)
     return LabelSet(names) if len(names) > 1 and holding and not other else None
 
 
