@@ -50,7 +50,7 @@ slow: .venv/installed
 # `make lock UPGRADE=` keeps the versions that still fit. The smaller lock files follow the large one, so that what is tested is what the demo and the container run.
 COMPILE = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-strip-markers --python .venv-lock/bin/python
 UPGRADE = --upgrade
-# gpu and openvino would each replace onnxruntime; tflite, executorch and coreml are for exports alone.
+# gpu and openvino would each replace onnxruntime; tflite and executorch are for exports alone.
 EXTRAS = parquet evaluate heif demo hub torch train video scale serve notebook docs dev
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock:

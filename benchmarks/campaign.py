@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tables import RESULTS, write_results
 
-CAMPAIGNS = ("images", "files", "video", "kills", "server")
+CAMPAIGNS = ("images", "decoder", "files", "video", "kills", "server")
 
 
 def main() -> None:

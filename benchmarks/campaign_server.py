@@ -179,7 +179,9 @@ def try_politely(port: int, request: bytes) -> float | None:
 
 def memory_mb(pid: int) -> float:
     """Return the resident memory of a process and its children, in megabytes."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    # Linux lists the children of each thread.
+    lists = [file.read_text(encoding="ascii") for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = " ".join(lists).split()
     pages = [int(Path(f"/proc/{each}/statm").read_text(encoding="ascii").split()[1]) for each in (pid, *children)]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 

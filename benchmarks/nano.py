@@ -48,20 +48,17 @@ TEACHERS: dict[str, list[str]] = {
     "faceres-0": ["split.fold=0"],
     "faceres-1": ["split.fold=1", "model.head.kind=linear"],
 }
-# Soft labels by name: the share of the teacher in a labelled face's target, and the share of the annotators' votes in
-# the rest of it. Of linear probes on a teacher's features, those of mostly votes were the best by the rule
-# (`benchmarks/nano_probe.py`). The embedded model is of `student`; `student-half` has not been trained to its end.
-LABELS = {
-    "soft": ["--weight=0.3", "--vote-weight=0.75"],
-    "soft-half": ["--weight=0.3", "--vote-weight=0.5"],
+# Soft labels: the share of the teacher in a labelled face's target, and that of the annotators' votes in the rest.
+# Of linear probes on a teacher's features, mostly votes were the best by the rule (`benchmarks/nano_probe.py`).
+LABELS = {"soft": ["--weight=0.3", "--vote-weight=0.75"]}
+# What a student is trained on, its settings, and the run that it starts from. The first starts from a teacher, which
+# has seen half of the labelled faces, and learns soft labels as if they were votes; the second learns FER-2013's labels
+# and votes alike, of labelled faces alone.
+STUDENTS: dict[str, tuple[str, list[str], str]] = {
+    "student": ("soft", ["loss.vote_weight=1", "run.epochs=6", "run.mixup_epochs=4"], "teacher-faceres-0"),
+    "student-half": ("data", ["loss.vote_weight=0.5", "run.epochs=6", "run.mixup_epochs=4"], "student"),
 }
-# Soft labels, epochs, epochs with mixup, and the run that a student starts from. The first starts from a teacher, which
-# has seen half of the labelled faces.
-STUDENTS: dict[str, tuple[str, int, int, str]] = {
-    "student": ("soft", 6, 4, "teacher-faceres-0"),
-    "student-half": ("soft-half", 8, 6, "student"),
-}
-STUDENT = ["split.select=Selection", "loss.vote_weight=1", "loss.label_smoothing=0"]
+STUDENT = ["split.select=Selection", "loss.label_smoothing=0"]
 # Shares of the log frequency of the classes that are taken off the logits, to choose from.
 PRIORS = tuple(round(0.1 * i, 1) for i in range(8))
 TEACHER = ["split.select=Selection", "split.folds=2", "run.epochs=8", "run.mixup_epochs=6"]
@@ -72,7 +69,7 @@ def main() -> None:
     parser.add_argument("--faceres", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
     parser.add_argument(
-        "--only", nargs="+", help="steps to run: data, teacher-NAME, soft, soft-half, student, student-half, choose"
+        "--only", nargs="+", help="steps to run: data, teacher-NAME, soft, student, student-half, choose"
     )
     arguments = parser.parse_args()
     chain = Chain(arguments.faceres, arguments.fer2013, arguments.faces, arguments.out)
@@ -127,9 +124,8 @@ class Chain:
 
     def study(self, name: str) -> None:
         """Train a student."""
-        labels, epochs, mixup_epochs, start = STUDENTS[name]
-        settings = [*STUDENT, f"run.epochs={epochs}", f"run.mixup_epochs={mixup_epochs}"]
-        self.train(name, self.out / f"{labels}.parquet", settings, init=self.out / start / "bundle")
+        labels, settings, start = STUDENTS[name]
+        self.train(name, self.out / f"{labels}.parquet", [*STUDENT, *settings], init=self.out / start / "bundle")
 
     def label(self, name: str) -> None:
         """Write soft labels of the teachers, for the labelled and for the unlabelled faces."""
@@ -143,10 +139,10 @@ class Chain:
 
     def choose(self) -> None:
         """Score every model that was trained, choose by the rule, and write the chosen one to `chosen/`."""
-        soft, data = read_manifest(self.out / "soft.parquet"), read_manifest(self.data)
-        sets = selection_sets(self.fer2013, self.faces / "dev.parquet")
-        shares_BC = soft.split("Training").votes
-        log_prior_C = np.log((shares_BC / shares_BC.sum(1, keepdims=True)).mean(0))
+        data, sets = read_manifest(self.data), selection_sets(self.fer2013, self.faces / "dev.parquet")
+        votes_BC = data.split("Training").votes
+        voted_BC = votes_BC[votes_BC.sum(1) > 0]
+        log_prior_C = np.log((voted_BC / voted_BC.sum(1, keepdims=True)).mean(0))
         tried = [
             {"model": folder.parent.name, "prior": prior, **numbers}
             for folder in sorted(self.out.glob("*/bundle"))

@@ -9,6 +9,7 @@ import enum
 import hashlib
 import json
 import math
+import operator
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -18,6 +19,13 @@ from motivnet.errors import ConfigError, OutputError, unknown_name
 
 T = TypeVar("T")
 MAX_NESTING = 100
+# Bounds of a field: the words of a message, and what must hold; NaN holds nowhere.
+RULES = {
+    "min": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "max": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
 
 
 def setting(default: Any, help: str, **option: Any) -> Any:
@@ -32,23 +40,41 @@ def setting(default: Any, help: str, **option: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **option})
 
 
-def bounded(low: float, high: float, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a field that has no option and that `check_bounds` checks."""
-    return dataclasses.field(default=default, metadata={"min": low, "max": high})
+def bounded(
+    low: float | None = None,
+    high: float | None = None,
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a field that has no option, with bounds that `check_bounds` checks; `above` and `below` are excluded."""
+    return dataclasses.field(default=default, metadata={"min": low, "max": high, "above": above, "below": below})
 
 
 def check_bounds(settings: Any) -> None:
-    """Check the fields of a dataclass against the `min` and `max` that they were declared with.
+    """Check the fields of a dataclass against the bounds that they were declared with.
 
     Raises:
-        ConfigError: if a value is out of range; None always passes.
+        ConfigError: if a value, or one of a tuple, is out of range; None always passes.
     """
     for field in dataclasses.fields(settings):
-        value, low, high = getattr(settings, field.name), field.metadata.get("min"), field.metadata.get("max")
-        if value is not None and low is not None and not value >= low:
-            raise ConfigError(f"{field.name} {value!r}: must be at least {low}")
-        if value is not None and high is not None and not value <= high:
-            raise ConfigError(f"{field.name} {value!r}: must be at most {high}")
+        value = getattr(settings, field.name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        for rule, (words, holds) in RULES.items():
+            bound = field.metadata.get(rule)
+            if bound is not None and not all(holds(number, bound) for number in numbers):
+                raise ConfigError(f"{field.name} {value!r}: must be {words} {bound}")
+
+
+class Settings:
+    """Base of dataclasses whose values are checked against the bounds that their fields were declared with."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self)
 
 
 def replace(settings: T, changes: Mapping[str, Any]) -> T:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 # Options of <malloc.h> and their values, in bytes.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 KEEP_IMAGES = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
+KEEP_LITTLE = {M_MMAP_THRESHOLD: 1 << 20, M_TRIM_THRESHOLD: 1 << 20}
 KEEP_STEPS = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20, M_MMAP_MAX: 0}
 
 
@@ -23,8 +24,8 @@ def keep_freed_memory(options: Mapping[int, int] = KEEP_IMAGES) -> None:
 
     Args:
         options: of glibc's `mallopt`, with their values: `KEEP_IMAGES`, of which detection allocates about 15 MB each,
-            so that 64 MB kept are enough for those of two threads and more, and the threshold is glibc's greatest; or
-            `KEEP_STEPS` for training.
+            so that 64 MB kept are enough for those of two threads and more, and the threshold is glibc's greatest;
+            `KEEP_STEPS` for training; or `KEEP_LITTLE` where a rare large image must leave nothing behind.
     """
     import ctypes
 

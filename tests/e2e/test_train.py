@@ -262,7 +262,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_by_another_recipe(
         (["train", "nano-fer2013", "--data", "fer2013:absent.csv"], "no such file"),
         (["train", "nano-fer2013", "--data", "x", "--devices", "9999"], "--devices 9999: there are"),
         (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.hed_lr=1"], "did you mean 'head_lr'"),
-        (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.head_lr=0"], "head_lr must be positive"),
+        (["train", "nano-fer2013", "--data", "x", "--set", "optimizer.head_lr=0"], "head_lr 0.0: must be above 0"),
         (["train", "nano-fer2013"], "--data is missing"),
         (["export", "absent"], "unknown model 'absent'"),
     ],

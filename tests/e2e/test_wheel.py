@@ -22,6 +22,7 @@ from skimage import data
 ROOT = Path(__file__).parents[2]
 MAX_WHEEL_BYTES = 25_000_000
 NEEDED = {
+    "motivnet/__init__.pyi",
     "motivnet/py.typed",
     "motivnet/assets/nano/config.json",
     "motivnet/assets/nano/model.onnx",

@@ -193,12 +193,12 @@ def test_inspection(
 ) -> None:
     arch = GOLDENS[name]["arch"]
     found = inspect_weights(released(name), num_heads=arch.get("num_heads"))
-    assert (found.format, found.image_size, found.num_classes) == (form, image_size, classes)
-    assert found.embed_dim == (arch.get("embed_dim") or arch["in_dim"])
-    assert (found.depth, found.num_heads) == (arch.get("depth"), arch.get("num_heads"))
-    assert found.dtype == "float32"
+    assert (found["format"], found["image_size"], found["num_classes"]) == (form, image_size, classes)
+    assert found["embed_dim"] == (arch.get("embed_dim") or arch["in_dim"])
+    assert (found["depth"], found["num_heads"]) == (arch.get("depth"), arch.get("num_heads"))
+    assert found["dtype"] == "float32"
     dropped = {"sapiens_task": ("head.final_layer.weight",), "sapiens_pretrain": ("backbone.cls_token",)}
-    assert found.dropped == dropped.get(name, ())
+    assert found["dropped"] == dropped.get(name, ())
 
 
 def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -261,7 +261,7 @@ def test_however_it_is_packed(tmp_path: Path, name: str, packed: str) -> None:
 def test_kept_in_bfloat16(released: Callable, tmp_path: Path, packed: str) -> None:
     path = tmp_path / "weights.bin"
     PACKED[packed]({name: tensor.bfloat16() for name, tensor in weights("sapiens_task").items()}, path)
-    assert inspect_weights(path).dtype == "bfloat16"
+    assert inspect_weights(path)["dtype"] == "bfloat16"
     exact, found = load_backbone(released("sapiens_task"), num_heads=3), load_backbone(path, num_heads=3)
     own = found.state_dict()
     assert all(torch.equal(own[name], tensor.bfloat16().float()) for name, tensor in exact.state_dict().items())

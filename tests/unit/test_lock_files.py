@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# gpu and openvino would each replace onnxruntime; the other three are for exports alone, and tflite fits no lock file.
-UNLOCKED = {"gpu", "openvino", "tflite", "executorch", "coreml"}
+# gpu and openvino would each replace onnxruntime; the other two are for exports alone, and tflite fits no lock file.
+UNLOCKED = {"gpu", "openvino", "tflite", "executorch"}
 CONTENT = {
     "core": PROJECT["dependencies"],
     "demo": PROJECT["dependencies"] + EXTRAS["demo"],

@@ -17,12 +17,12 @@ import bisect
 import collections
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from pyarrow import parquet, types
 from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary, shown
 from motivnet.config import to_json
 from motivnet.errors import ConfigError, DataError, ImageError
+from motivnet.frames.ahead import map_ahead
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.images import ImageLimits, NamedImage
 from motivnet.preprocess import Box
@@ -164,17 +165,8 @@ class ListSource:
 
     def read(self, limits: ImageLimits) -> Iterator[Input]:
         """Read the inputs in order; URLs are fetched ahead."""
-        queue: collections.deque[Future[Input]] = collections.deque()
-        pool = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")
-        try:
-            for name in self.names:
-                queue.append(pool.submit(_read_input, name, limits))
-                if len(queue) >= NUM_FETCHERS:
-                    yield queue.popleft().result()
-            while queue:
-                yield queue.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        read = functools.partial(_read_input, limits=limits)
+        return map_ahead(read, self.names, NUM_FETCHERS, depth=NUM_FETCHERS - 1)
 
 
 def _open_table(location: str, image_column: str | None) -> "TableSource":

@@ -101,46 +101,17 @@ class Contents:
             raise CheckpointError(f"{self.path}: {error}") from None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Inspection:
-    """A summary of a weight file.
+def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> dict[str, Any]:
+    """Return what `motivnet weights inspect` shows of a weight file, as plain data.
 
-    Args:
-        format: of its names.
-        container: how the tensors are packed: safetensors, pickle, torchscript.
-        embed_dim: token width of the encoder.
-        depth: number of blocks of the encoder.
-        num_heads: attention heads of the encoder; None if unknown.
-        image_size: (height, width) in pixels.
-        num_classes: number of logits; None without a head.
-        labels: names of the logits; None if unknown.
-        dtype: of the weights; several are joined by `+`.
-        parameters: number of values in the tensors that are used.
-        size_bytes: of the file.
-        dropped: names of tensors that are dropped on purpose; the class token is kept at the size of pre-training.
-        taken_off: keys that the tensors are under, such as `'state_dict'`, and prefixes of all names.
-    """
-
-    format: str
-    container: str
-    embed_dim: int | None
-    depth: int | None
-    num_heads: int | None
-    image_size: tuple[int, int] | None
-    num_classes: int | None
-    labels: tuple[str, ...] | None
-    dtype: str
-    parameters: int
-    size_bytes: int
-    dropped: tuple[str, ...]
-    taken_off: tuple[str, ...]
-
-
-def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspection:
-    """Summarise a weight file without loading it.
+    Returns:
+        `format`, as in `Contents`; `container`, as in `WeightsFile`; the dimensions `embed_dim`, `depth`, `num_heads`
+        and `image_size` (height, width) of an encoder and `num_classes` of a head, each None if there is none or it
+        cannot be known; `labels`, None if unknown; `dtype`, several joined by `+`; `parameters` and `size_bytes`;
+        `dropped`, the tensors that loading leaves out on purpose; and `taken_off`, wrappers and prefixes of names.
 
     Raises:
-        CheckpointError: if it cannot be read, or is of no known format.
+        CheckpointError: if the file cannot be read, its format is unknown, or tensors are missing or unexpected.
     """
     file = open_weights(path)
     contents = identify(file, num_heads=num_heads)
@@ -148,21 +119,21 @@ def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> Inspec
     in_dim = contents.tensors["embed.weight"].shape[1] if contents.part == "head" else None
     from_pretraining = contents.part == "backbone" and contents.backbone == "sapiens"
     class_token = [name for name in file.tensors if from_pretraining and name.split(".")[-1] == "cls_token"]
-    return Inspection(
-        format=contents.format,
-        container=file.container,
-        embed_dim=vit.embed_dim if vit else in_dim,
-        depth=vit.depth if vit else None,
-        num_heads=vit.num_heads or None if vit else None,
-        image_size=contents.image_size,
-        num_classes=contents.num_classes,
-        labels=EMOTIONS.names if contents.format == "motivnet" and contents.num_classes == len(EMOTIONS) else None,
-        dtype="+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in contents.tensors.values()})),
-        parameters=sum(tensor.numel() for tensor in contents.tensors.values()),
-        size_bytes=file.path.stat().st_size,
-        dropped=contents.dropped + tuple(class_token),
-        taken_off=contents.taken_off,
-    )
+    return {
+        "format": contents.format,
+        "container": file.container,
+        "embed_dim": vit.embed_dim if vit else in_dim,
+        "depth": vit.depth if vit else None,
+        "num_heads": vit.num_heads or None if vit else None,
+        "image_size": contents.image_size,
+        "num_classes": contents.num_classes,
+        "labels": EMOTIONS.names if contents.format == "motivnet" and contents.num_classes == len(EMOTIONS) else None,
+        "dtype": "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in contents.tensors.values()})),
+        "parameters": sum(tensor.numel() for tensor in contents.tensors.values()),
+        "size_bytes": file.path.stat().st_size,
+        "dropped": (*contents.dropped, *class_token),
+        "taken_off": contents.taken_off,
+    }
 
 
 def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Size = None) -> Contents:

@@ -128,27 +128,6 @@ _SAPIENS2_RULES: dict[str, str | None] = {
 }
 
 
-def _mobilenet_v2_rules() -> dict[str, str | None]:
-    """Torchvision numbers the 17 inverted residuals consecutively; timm numbers stages and blocks within them."""
-    rules: dict[str, str | None] = {
-        "features.0.0": "conv_stem",
-        "features.0.1": "bn1",
-        "features.1.conv.0.0": "blocks.0.0.conv_dw",
-        "features.1.conv.0.1": "blocks.0.0.bn1",
-        "features.1.conv.1": "blocks.0.0.conv_pw",
-        "features.1.conv.2": "blocks.0.0.bn2",
-        "features.18.0": "conv_head",
-        "features.18.1": "bn2",
-        "classifier": None,
-    }
-    parts = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
-    places = [(stage, block) for stage, blocks in enumerate((2, 3, 4, 3, 3, 1), start=1) for block in range(blocks)]
-    for number, (stage, block) in enumerate(places, start=2):
-        for theirs, ours in parts.items():
-            rules[f"features.{number}.conv.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
-    return rules
-
-
 def _torchvision_vit_rules() -> dict[str, str | None]:
     theirs, ours = "encoder.layers.encoder_layer_{i}.", "blocks.{i}."
     return {
@@ -216,9 +195,6 @@ MOTIVNET_RELEASED = KeyMap(
     _prefixed(_sapiens_rules("projection"), "pose_encoder.", "backbone.net.")
     | _prefixed(_ml_decoder_rules("self_attn"), "decoder.", "head."),
 )
-
-# torchvision's mobilenet_v2, onto timm's mobilenetv2_100.
-TORCHVISION_MOBILENET_V2 = KeyMap("torchvision mobilenet_v2", _mobilenet_v2_rules())
 
 # torchvision's vision transformers, onto timm's.
 TORCHVISION_VIT = KeyMap("torchvision vision transformer", _torchvision_vit_rules())

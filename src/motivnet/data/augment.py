@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from motivnet.config import Settings, bounded
 from motivnet.data.degradations import Degradation
-from motivnet.errors import ConfigError
 from motivnet.preprocess import Preprocessing
 
 
@@ -43,7 +43,7 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class DegradeConfig:
+class DegradeConfig(Settings):
     """Random degradations of training faces.
 
     Args:
@@ -55,20 +55,12 @@ class DegradeConfig:
         quality: lowest quality of JPEG.
     """
 
-    prob: float = 0.0
-    gain: float = 2.0
-    gamma: float = 1.8
-    blur: float = 1.5
-    side: int = 20
-    quality: int = 10
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        bounds = {"prob": (0, 1), "gain": (1, math.inf), "gamma": (1, math.inf), "blur": (0, math.inf)}
-        bounds |= {"side": (4, math.inf), "quality": (1, 95)}
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"degrade: {name} must be from {low} to {high}, not {getattr(self, name)}")
+    prob: float = bounded(default=0.0, low=0, high=1)
+    gain: float = bounded(default=2.0, low=1)
+    gamma: float = bounded(default=1.8, low=1)
+    blur: float = bounded(default=1.5, low=0)
+    side: int = bounded(default=20, low=4)
+    quality: int = bounded(default=10, low=1, high=95)
 
     def draw(self, count: int, side: int, generator: torch.Generator) -> list[Degradation]:
         """Draw the degradations of `count` faces of `side` pixels."""

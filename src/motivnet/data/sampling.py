@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from motivnet.config import bounded, check_bounds
 from motivnet.errors import ConfigError, DataError
 from motivnet.labels import LabelSet
 
@@ -35,9 +36,9 @@ class SamplingConfig:
     """
 
     kind: SamplingKind = "natural"
-    per_class: int | None = None
-    beta: float = 0.9999
-    seed: int = 0
+    per_class: int | None = bounded(default=None, low=1)
+    beta: float = bounded(default=0.9999, low=0, below=1)
+    seed: int = bounded(default=0, low=0)
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -49,12 +50,7 @@ class SamplingConfig:
             raise ConfigError(f"sampling: kind {self.kind!r}. Allowed: {', '.join(get_args(SamplingKind))}")
         if self.per_class is not None and self.kind != "uniform":
             raise ConfigError(f"sampling: per_class belongs to kind 'uniform', not to {self.kind!r}")
-        if self.per_class is not None and self.per_class < 1:
-            raise ConfigError(f"sampling: per_class must be at least 1, not {self.per_class}")
-        if not 0 <= self.beta < 1:
-            raise ConfigError(f"sampling: beta must be from 0 to below 1, not {self.beta}")
-        if self.seed < 0:
-            raise ConfigError(f"sampling: seed must not be negative, found {self.seed}")
+        check_bounds(self)
 
 
 def uniform_rows(target_B: np.ndarray, labels: LabelSet, *, per_class: int | None = None, seed: int = 0) -> np.ndarray:

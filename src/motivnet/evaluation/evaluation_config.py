@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from motivnet.config import check_bounds, setting
+from motivnet.config import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class AuditConfig(SourceConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AgreementConfig:
+class AgreementConfig(Settings):
     """How agreement with human coders is measured; each field states its meaning. Times are in seconds."""
 
     tolerance_s: float = setting(
@@ -68,7 +68,3 @@ class AgreementConfig:
         metavar="EMOTION",
     )
     seed: int = setting(0, "Of resamples.", min=0)
-
-    def __post_init__(self) -> None:
-        """Check the ranges; ConfigError if one is left."""
-        check_bounds(self)

@@ -90,18 +90,17 @@ class Explanation:
     filled: Box
     input_size: tuple[int, int]
 
-    def heat(self, emotion: str | None = None, *, bare: bool = False) -> np.ndarray:
+    def heat(self, emotion: str | None = None) -> np.ndarray:
         """Resize a map to `seen`.
 
         Args:
             emotion: a label; None takes the face's.
-            bare: the attention weights on the tokens instead of the map.
 
         Returns:
             The map relative to a uniform one over the whole input, float32 (h, w) of the size of `seen`: 1 is the value
             of every place of a uniform map.
         """
-        heat_HW = spread((self.attention if bare else self.maps)[emotion or self.face.emotion], self.input_size)
+        heat_HW = spread(self.maps[emotion or self.face.emotion], self.input_size)
         x, y, w, h = (round(value) for value in self.filled)
         seen_w, seen_h = round(self.seen.width), round(self.seen.height)
         return cv2.resize(heat_HW[y : y + h, x : x + w], (seen_w, seen_h), interpolation=cv2.INTER_LINEAR)
@@ -268,7 +267,6 @@ def explain(
     *,
     out: Path | None = None,
     emotion: str | None = None,
-    bare: bool = False,
     overwrite: bool = False,
     detector: str | FaceDetector | None = None,
     config: PredictorConfig | None = None,
@@ -281,7 +279,6 @@ def explain(
         image: as of `decode_image`.
         out: PNG file to draw the maps to; None draws nothing.
         emotion: draw this one alone, larger; None draws all.
-        bare: draw the bare attention weights on the model's tokens.
         overwrite: replace `out`.
         detector: a name that `load_detector` knows, or a detector; None takes that of `config`.
         config: options of the predictor; None takes the defaults.
@@ -314,11 +311,9 @@ def explain(
             raise DataError("no face found; --detector whole takes the whole image for one")
         from motivnet.report.heatmaps import draw_explanations
 
-        head, how = explainer.config.model.head, "evidence for the emotion, traced through attention to its place"
-        if bare:
-            how = f"bare attention: last of {head.num_layers} layer(s), mean of {head.num_heads} heads"
-        fill, note, picture = explainer.config.preprocessing.fill, f"{explainer.config.name}, {how}", io.BytesIO()
-        draw_explanations(image_hwc_u8, found, name, fill=fill, note=note, bare=bare).save(picture, format="PNG")
+        note = f"{explainer.config.name}, evidence for the emotion, traced through attention to its place"
+        fill, picture = explainer.config.preprocessing.fill, io.BytesIO()
+        draw_explanations(image_hwc_u8, found, name, fill=fill, note=note).save(picture, format="PNG")
         write_bytes(out, picture.getvalue())
     return found
 

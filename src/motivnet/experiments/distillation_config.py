@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from motivnet.config import check_bounds, setting
+from motivnet.config import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class DistillationConfig:
+class DistillationConfig(Settings):
     """The options of `distil`: what soft labels consist of."""
 
     split: str = setting("Training", "Split of the labelled faces that get soft labels; the others are copied.")
@@ -21,7 +21,3 @@ class DistillationConfig:
         0.5, "Share of the annotators' votes in the rest of the target, where there are any.", min=0.0, max=1.0
     )
     flip: bool = setting(True, "Average the logits of each face and its mirror image, or take those of the face.")
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        check_bounds(self)

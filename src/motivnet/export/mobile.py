@@ -1,7 +1,6 @@
-"""Export for phones and small boards: TFLite, ExecuTorch with XNNPACK, Core ML; one face in, uncalibrated logits out.
+"""Export for phones and small boards: TFLite, and ExecuTorch with XNNPACK; one face in, uncalibrated logits out.
 
-A Core ML package has labels, preprocessing and calibration in its metadata; the other formats have no place for them,
-and get the settings of the bundle in FILE.json. Only a Mac runs Core ML: elsewhere it is not compared with torch.
+These formats have no place for labels, preprocessing and calibration: the settings of the bundle stand in FILE.json.
 
 Shape suffixes: B images, C channels, H height, W width.
 """
@@ -9,7 +8,6 @@ Shape suffixes: B images, C channels, H height, W width.
 # The libraries of the formats are not part of the environment that is tested.
 # pyright: reportMissingImports=false
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,13 +19,13 @@ from motivnet.checkpoints.bundle import Bundle
 from motivnet.checkpoints.load import load_bundle
 from motivnet.config import to_plain
 from motivnet.errors import OutputError, needs_extra
-from motivnet.export.onnx import TOLERANCES, compare, metadata, quiet
-from motivnet.inference.backends import AFFECT_NAME, INPUT_NAME, OUTPUT_NAME, Outputs
+from motivnet.export.onnx import TOLERANCES, compare, quiet
+from motivnet.inference.backends import Outputs
 from motivnet.models.motivnet import AllOutputs
-from motivnet.storage import atomic_folder, atomic_path, write_bytes, write_json
+from motivnet.storage import atomic_path, write_bytes, write_json
 
 # Format, which is also the name of the extra -> suffix of its files.
-SUFFIXES = {"tflite": ".tflite", "executorch": ".pte", "coreml": ".mlpackage"}
+SUFFIXES = {"tflite": ".tflite", "executorch": ".pte"}
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -52,7 +50,7 @@ class MobileBackend:
         return Outputs(logits, affect[0] if affect else None)
 
 
-def export_mobile(bundle: Bundle, form: str, path: Path) -> float | None:
+def export_mobile(bundle: Bundle, form: str, path: Path) -> float:
     """Export the weights of a bundle in float32, and compare the file with torch on random faces.
 
     Args:
@@ -61,7 +59,7 @@ def export_mobile(bundle: Bundle, form: str, path: Path) -> float | None:
         path: of the file, with that suffix. It is replaced.
 
     Returns:
-        The largest absolute difference of any probability, valence or arousal; None if the file cannot run here.
+        The largest absolute difference of any probability, valence or arousal.
 
     Raises:
         CheckpointError: if the weights are missing, damaged or of another model.
@@ -74,9 +72,8 @@ def export_mobile(bundle: Bundle, form: str, path: Path) -> float | None:
     model, config = load_bundle(bundle), bundle.config
     pixels_BCHW = torch.zeros(1, config.model.in_chans, *config.model.image_size)
     with needs_extra(form, form), quiet():
-        _FORMATS[form][0](_PlainOutputs(model) if config.model.affect else model, pixels_BCHW, path, bundle)
-    if form == "coreml" and sys.platform != "darwin":
-        return None
+        _FORMATS[form][0](_PlainOutputs(model) if config.model.affect else model, pixels_BCHW, path)
+    write_json(path.with_name(f"{path.name}.json"), to_plain(config), ensure_ascii=False)
     return compare(bundle, lambda: MobileBackend(form, path), path, tolerance=TOLERANCES[torch.float32])
 
 
@@ -87,49 +84,21 @@ class _PlainOutputs(AllOutputs):
         return tuple(output for output in super().forward(pixels_BCHW) if output is not None)
 
 
-def _write_tflite(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:
+def _write_tflite(net: nn.Module, pixels_BCHW: Tensor, path: Path) -> None:
     import litert_torch
 
     converted = litert_torch.convert(net, (pixels_BCHW,))
     with atomic_path(path) as temporary:
         converted.export(str(temporary))
-    _write_settings(path, bundle)
 
 
-def _write_executorch(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:
+def _write_executorch(net: nn.Module, pixels_BCHW: Tensor, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     program = torch.export.export(net, (pixels_BCHW,))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     write_bytes(path, lowered.to_executorch().buffer)
-    _write_settings(path, bundle)
-
-
-def _write_coreml(net: nn.Module, pixels_BCHW: Tensor, path: Path, bundle: Bundle) -> None:
-    import coremltools
-
-    program = torch.export.export(net, (pixels_BCHW,)).run_decompositions({})
-    for node in program.graph.nodes:
-        # coremltools 9 does not know this operator, which only passes its input on.
-        if node.target is torch.ops.aten.alias.default:
-            node.replace_all_uses_with(node.args[0])
-            program.graph.erase_node(node)
-    names = [OUTPUT_NAME, AFFECT_NAME] if bundle.config.model.affect else [OUTPUT_NAME]
-    package = coremltools.convert(
-        program,
-        inputs=[coremltools.TensorType(name=INPUT_NAME, shape=pixels_BCHW.shape)],
-        outputs=[coremltools.TensorType(name=name) for name in names],
-        compute_precision=coremltools.precision.FLOAT32,
-        minimum_deployment_target=coremltools.target.iOS15,
-    )
-    package.user_defined_metadata.update(metadata(bundle, torch.float32))
-    with atomic_folder(path) as temporary:
-        package.save(str(temporary))
-
-
-def _write_settings(path: Path, bundle: Bundle) -> None:
-    write_json(path.with_name(f"{path.name}.json"), to_plain(bundle.config), ensure_ascii=False)
 
 
 def _load_tflite(path: Path) -> Run:
@@ -152,20 +121,7 @@ def _load_executorch(path: Path) -> Run:
     return lambda pixels_BCHW: [output.numpy().copy() for output in method.execute([torch.from_numpy(pixels_BCHW)])]
 
 
-def _load_coreml(path: Path) -> Run:
-    import coremltools
-
-    package = coremltools.models.MLModel(str(path))
-
-    def answers(pixels_BCHW: np.ndarray) -> list[np.ndarray]:
-        found = package.predict({INPUT_NAME: pixels_BCHW})
-        return [found[name] for name in (OUTPUT_NAME, AFFECT_NAME) if name in found]
-
-    return answers
-
-
 _FORMATS = {
     "tflite": (_write_tflite, _load_tflite),
     "executorch": (_write_executorch, _load_executorch),
-    "coreml": (_write_coreml, _load_coreml),
 }

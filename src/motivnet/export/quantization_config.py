@@ -6,7 +6,6 @@ from motivnet.config import check_bounds, setting
 from motivnet.errors import ConfigError
 from motivnet.models.config import PRECISIONS
 
-CALIBRATORS = ("percentile", "minmax", "entropy")
 # And the size of a batch of them.
 MIN_FACES = 32
 
@@ -19,9 +18,7 @@ class QuantizationConfig:
     faces: int = setting(
         128, "Most faces of the split, drawn at random, to find ranges on, in 32s; memory grows too.", min=MIN_FACES
     )
-    calibrator: str = setting("percentile", f"How a range follows from its values: {', '.join(CALIBRATORS)}.")
     percentile: float = setting(99.999, "Share of the values inside a range, in %.", min=50, max=100)
-    per_channel: bool = setting(True, "One scale for each output channel of a weight, or one for all.")
     reduce_range: bool = setting(
         True, "Weights in 7 bits: those of 8 bits overflow on CPUs with AVX2 or AVX-512 and without VNNI."
     )
@@ -39,5 +36,3 @@ class QuantizationConfig:
         check_bounds(self)
         if self.precision not in PRECISIONS[1:]:
             raise ConfigError(f"precision {self.precision!r}. Allowed: {', '.join(PRECISIONS[1:])}")
-        if self.calibrator not in CALIBRATORS:
-            raise ConfigError(f"calibrator {self.calibrator!r}. Allowed: {', '.join(CALIBRATORS)}")

@@ -24,12 +24,6 @@ from motivnet.export.onnx import data_path, quiet
 from motivnet.export.quantization_config import MIN_FACES, QuantizationConfig
 from motivnet.inference.backends import INPUT_NAME, OnnxBackend
 
-METHODS = {
-    "percentile": CalibrationMethod.Percentile,
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-}
-
 
 def require_quantizable(bundle: Bundle) -> OnnxBackend:
     """Return a bundle's float32 model, if it can be quantised.
@@ -79,13 +73,13 @@ def _int8(prepared: Path, settings: QuantizationConfig, pixels_BCHW: np.ndarray)
         prepared,
         written,
         _Faces(pixels_BCHW),
-        per_channel=settings.per_channel,
+        per_channel=True,
         reduce_range=settings.reduce_range,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         # Not the only one: a model of one convolution is quantised whole.
         nodes_to_exclude=convolutions[: min(settings.float_convolutions, len(convolutions) - 1)],
-        calibrate_method=METHODS[settings.calibrator],
+        calibrate_method=CalibrationMethod.Percentile,
         extra_options={"WeightSymmetric": True, "CalibPercentile": settings.percentile},
     )
     return onnx.load(written)

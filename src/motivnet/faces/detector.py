@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from motivnet.config import check_bounds, setting
+from motivnet.config import Settings, setting
 from motivnet.preprocess import Box
 
 
@@ -55,7 +55,7 @@ class FaceDetector(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorConfig:
+class DetectorConfig(Settings):
     """Settings of a detector.
 
     Args:
@@ -72,14 +72,6 @@ class DetectorConfig:
     min_score: float = setting(0.6, "Minimum score of a detection.", min=0, max=1)
     min_face: float = setting(0.0, "Minimum of a box's shorter side, in pixels.", min=0)
     device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: if a value is out of range.
-        """
-        check_bounds(self)
 
     def resize(self, image_hwc_u8: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
         """Resize an image to the detector's input size.

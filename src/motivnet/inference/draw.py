@@ -17,9 +17,6 @@ from motivnet.inference.rows import marked
 from motivnet.storage import write_bytes
 
 if TYPE_CHECKING:
-    from motivnet.inference.results import FaceResult
-
-if TYPE_CHECKING:
     import numpy as np
     from PIL import Image, ImageDraw
 

@@ -3,7 +3,6 @@
 Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or classes (probs, logits).
 """
 
-import collections
 import dataclasses
 import functools
 import itertools
@@ -22,6 +21,7 @@ from motivnet.checkpoints.released import HUB_PREFIX
 from motivnet.config import replace
 from motivnet.errors import ConfigError, DetectorError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
+from motivnet.frames.ahead import map_ahead
 from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_data_url, is_tensor
 from motivnet.inference.backends import Backend, answers, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
@@ -194,21 +194,15 @@ class Predictor:
         """
         known = itertools.repeat(None) if boxes is None else boxes
         numbered = enumerate(zip(inputs, known, strict=boxes is not None))
+
+        def detect(item: "tuple[int, tuple[Input, Box | None]]") -> Detected:
+            position, (source, box) = item
+            return self._detect(source, position, color, box)
+
         if self.workers == 1:
-            yield from (self._detect(source, position, color, box) for position, (source, box) in numbered)
-            return
-        queue: collections.deque[Future[Detected]] = collections.deque()
-        try:
-            for position, (source, box) in numbered:
-                queue.append(self._pool.submit(self._detect, source, position, color, box))
-                # Enough to keep the threads busy during one batch, with bounded memory.
-                if len(queue) >= 4 * self.workers:
-                    yield queue.popleft().result()
-            while queue:
-                yield queue.popleft().result()
-        finally:
-            for future in queue:
-                future.cancel()
+            return map(detect, numbered)
+        # Enough to keep the threads busy during one batch, with bounded memory.
+        return map_ahead(detect, numbered, self.workers, depth=4 * self.workers - 1, pool=self._pool)
 
     def _detect(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> Detected:
         name, source = (given.name, given.image) if isinstance(given, NamedImage) else (_name(given, position), given)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from motivnet.config import bounded, check_bounds
+from motivnet.config import Settings, bounded, check_bounds
 from motivnet.errors import ConfigError, unknown_name
 
 HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
@@ -17,7 +17,7 @@ MAX_LAYERS, MAX_SETTING = 256, 32_768
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class VitConfig:
+class VitConfig(Settings):
     """The dimensions of a Sapiens or Sapiens2 transformer.
 
     Args:
@@ -45,13 +45,9 @@ class VitConfig:
     num_kv_heads: int | None = bounded(1, 256, None)
     rope_bfloat16: bool = False
 
-    def __post_init__(self) -> None:
-        """Check the ranges, beyond which building a model would take minutes or gigabytes; ConfigError."""
-        check_bounds(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class HeadConfig:
+class HeadConfig(Settings):
     """The head, which maps tokens to logits.
 
     Args:
@@ -76,10 +72,6 @@ class HeadConfig:
     ff_dim: int = bounded(1, 65_536, 2048)
     dropout: float = bounded(0, 1, 0.1)
     reference_init: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the ranges, as those of VitConfig; ConfigError."""
-        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

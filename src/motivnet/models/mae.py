@@ -18,6 +18,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from motivnet.config import bounded, check_bounds
 from motivnet.errors import ConfigError
 from motivnet.models.backbone import Backbone
 
@@ -39,11 +40,11 @@ class MaeConfig:
         decoder_heads: attention heads, a divisor of `decoder_dim`.
     """
 
-    mask_ratio: float = 0.75
+    mask_ratio: float = bounded(default=0.75, above=0, below=1)
     normalise: bool = True
-    decoder_dim: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
+    decoder_dim: int = bounded(default=512, low=1)
+    decoder_depth: int = bounded(default=8, low=1)
+    decoder_heads: int = bounded(default=16, low=1)
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -51,11 +52,8 @@ class MaeConfig:
         Raises:
             ConfigError: at a number out of range.
         """
-        if not 0 < self.mask_ratio < 1:
-            raise ConfigError(f"mae: mask_ratio must be between 0 and 1, not {self.mask_ratio}")
-        if self.decoder_depth < 1 or self.decoder_heads < 1:
-            raise ConfigError("mae: decoder_depth and decoder_heads must be at least 1")
-        if self.decoder_dim < 1 or self.decoder_dim % 4 or self.decoder_dim % self.decoder_heads:
+        check_bounds(self)
+        if self.decoder_dim % 4 or self.decoder_dim % self.decoder_heads:
             raise ConfigError(
                 f"mae: decoder_dim {self.decoder_dim} must be divisible by 4, as positions need, and by "
                 f"decoder_heads {self.decoder_heads}"

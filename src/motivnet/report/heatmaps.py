@@ -29,7 +29,6 @@ def draw_explanations(
     *,
     fill: int | None,
     note: str,
-    bare: bool = False,
 ) -> Image.Image:
     """Draw one row per face: its crop, then the map of every emotion, or of one.
 
@@ -41,14 +40,13 @@ def draw_explanations(
         emotion: the one to show; None shows all.
         fill: the model's value of pixels outside the photograph; None repeats the edge.
         note: how the maps were made, one line.
-        bare: show the attention weights on the tokens instead of the maps.
     """
     shown = [emotion] if emotion else list(explanations[0].maps)
     side = PANEL_PX["one" if emotion else "many"]
     font_px = 22 if emotion else side // 11
     font = ImageFont.load_default(font_px)
     caption_px, cell_px = 2 * font_px, side + GAP_PX
-    heats = [[explanation.heat(name, bare=bare) for name in shown] for explanation in explanations]
+    heats = [[explanation.heat(name) for name in shown] for explanation in explanations]
     top = max(LOWEST_TOP, *(float(heat.max()) for row in heats for heat in row))
     row_px = side + caption_px
     size = (GAP_PX + (len(shown) + 1) * cell_px, GAP_PX + len(explanations) * row_px + 4 * NOTE_PX)

@@ -23,6 +23,7 @@ from motivnet import child_process
 from motivnet.errors import ImageError
 from motivnet.images import START_OF_SCAN, NamedImage, decode_image
 from motivnet.input_limits import ImageLimits
+from motivnet.machine import KEEP_LITTLE, keep_freed_memory
 
 NUM_PROCESSES = 2
 # Their priority is lower by this, so that the others' images stay quick.
@@ -137,6 +138,7 @@ class Decoders:
 def main() -> None:
     """Decode until the parent ends."""
     replies = child_process.take_over_output()
+    keep_freed_memory(KEEP_LITTLE)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from motivnet.checkpoints.bundle import Bundle
-from motivnet.config import check_bounds, from_plain, setting
+from motivnet.config import Settings, bounded, from_plain
 from motivnet.data.loader import Batch
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
@@ -39,7 +39,7 @@ RAMP = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AdaptConfig:
+class AdaptConfig(Settings):
     """How a model is adapted.
 
     Args:
@@ -51,13 +51,9 @@ class AdaptConfig:
     """
 
     method: Method
-    weight: float = setting(1.0, "", min=0.0)
-    rows: int | None = setting(None, "", min=1)
+    weight: float = bounded(default=1.0, low=0.0)
+    rows: int | None = bounded(default=None, low=1)
     select: Literal["source", "information"] = "source"
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ from motivnet.training.module import blocks_of, check_precision
 from motivnet.training.optimizers import parameter_groups
 from motivnet.training.recipes import RECIPES
 from motivnet.training.settings import Place, Precision
-from motivnet.training.trainer import AnyRecipe, sharding_problem
+from motivnet.training.trainer import AnyRecipe
 
 # What a GPU holds besides tensors: its context with the loaded kernels, and the workspaces of its libraries.
 RESERVE_BYTES = 1_000_000_000
@@ -41,6 +41,14 @@ RESERVE_BYTES = 1_000_000_000
 RESERVE_SHARE = 0.05
 # AdamW keeps two moments of each trained parameter, in the parameter's own precision.
 ADAMW_STATES = 2
+
+
+# What takes less memory, the cheapest first.
+REMEDIES = (
+    "Try --set run.precision=bf16-mixed, backbone.recompute=true (of pre-training: recompute=true), a smaller "
+    "run.batch_size with a larger run.accumulate, --strategy fsdp on several devices, backbone.train=lora, or a lower "
+    "model.image_size and preprocessing.size."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,48 +80,21 @@ class Memory:
         object.__setattr__(self, "total", sum(parts))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """What a run takes.
-
-    Args:
-        recipe: its name.
-        parameters: of the model, LoRA included.
-        trained_parameters: those with a gradient.
-        groups: number of parameters in each group of the optimizer.
-        tokens: per image, from the backbone to the head, or from the encoder to the decoder.
-        images_per_step: per optimizer step, on all devices.
-        flops_per_image: of forward pass, backward pass and recomputation; a multiply-add counts as two.
-        flops_per_step: per optimizer step, on all devices.
-        memory: of each device.
-        device_bytes: memory of a device; None if unknown.
-        reserve_bytes: what must stay free of it, for context, libraries and fragmentation.
-        fits: whether memory and reserve fit the device; None if its memory is unknown.
-        suggestion: options with which it fits, and what it takes then; None if it fits already or that is unknown.
-    """
-
-    recipe: str
-    parameters: int
-    trained_parameters: int
-    groups: dict[str, int]
-    tokens: int
-    images_per_step: int
-    flops_per_image: int
-    flops_per_step: int
-    memory: Memory
-    device_bytes: int | None
-    reserve_bytes: int
-    fits: bool | None
-    suggestion: str | None
-
-
-def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None) -> Estimate:
+def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None) -> dict[str, Any]:
     """Calculate what a recipe takes.
 
     Args:
         recipe: of training or pre-training.
         place: devices.
         device_gb: memory of one device in GB (10^9 bytes); None if unknown.
+
+    Returns:
+        Plain data: the parameters of the model (LoRA included), those that are trained, and their number in each
+        group of the optimizer; tokens per image, from the backbone to the head or from the encoder to the decoder;
+        images per optimizer step, on all devices; FLOPs of forward pass, backward pass and recomputation, per image
+        and per optimizer step on all devices, where a multiply-add counts as two; bytes of each device, as in
+        `Memory`; those that it has, and those that must stay free, for context, libraries and fragmentation; and
+        whether memory and reserve fit. Of a device whose memory is unknown, both are None.
 
     Raises:
         ConfigError: if dimensions or settings are inconsistent, or `device_gb` is not positive.
@@ -129,22 +110,19 @@ def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None)
     sizes = {group["name"]: sum(parameter.numel() for parameter in group["params"]) for group in groups}
     tokens, flops_per_image = count(recipe)
     memory = step_memory(recipe, place)
-    enough = fits(memory, device_bytes)
-    return Estimate(
-        recipe=recipe.name,
-        parameters=num_parameters(model),
-        trained_parameters=sum(sizes.values()),
-        groups=sizes,
-        tokens=tokens,
-        images_per_step=images_per_step,
-        flops_per_image=flops_per_image,
-        flops_per_step=flops_per_image * images_per_step,
-        memory=memory,
-        device_bytes=device_bytes,
-        reserve_bytes=_reserve(device_bytes),
-        fits=enough,
-        suggestion=_suggestion(recipe, place, device_bytes) if enough is False else None,
-    )
+    return {
+        "parameters": num_parameters(model),
+        "trained_parameters": sum(sizes.values()),
+        "groups": sizes,
+        "tokens": tokens,
+        "images_per_step": images_per_step,
+        "flops_per_image": flops_per_image,
+        "flops_per_step": flops_per_image * images_per_step,
+        "memory": config.to_plain(memory),
+        "device_bytes": device_bytes,
+        "reserve_bytes": _reserve(device_bytes),
+        "fits": fits(memory, device_bytes),
+    }
 
 
 def step_memory(recipe: AnyRecipe, place: Place) -> Memory:
@@ -171,31 +149,6 @@ def sharded(whole: Memory, world_size: int, *, largest: int, outside: int) -> Me
     """
     shares = {name: -(-getattr(whole, name) // world_size) for name in ("weights", "gradients", "optimizer", "average")}
     return dataclasses.replace(whole, **shares, exchanged=outside + 3 * largest)
-
-
-def _suggestion(recipe: AnyRecipe, place: Place, device_bytes: int | None) -> str:
-    """Return the first change that is enough, each on top of those before, those that keep the result first."""
-    run, changes, strategy = recipe.run, [], ""
-    steps = {
-        "run.precision=bf16-mixed": run.precision == "32-true",
-        "recompute=true" if isinstance(recipe, PretrainRecipe) else "backbone.recompute=true": True,
-        f"run.batch_size=1 run.accumulate={run.accumulate * run.batch_size}": run.batch_size > 1,
-        "--strategy fsdp": place.world_size > 1 and place.strategy == "ddp" and not sharding_problem(recipe),
-        "backbone.train=lora": not isinstance(recipe, PretrainRecipe) and recipe.backbone.train == "all",
-    }
-    for step in [step for step, helps in steps.items() if helps]:
-        if step.startswith("--"):
-            place, strategy, tried = dataclasses.replace(place, strategy="fsdp"), f" {step}", changes
-        else:
-            tried = [*changes, *step.split()]
-        try:
-            memory = step_memory(config.override(recipe, tried), place)
-        except ConfigError:  # the model does not support it
-            continue
-        changes = tried
-        if fits(memory, device_bytes):
-            return " ".join(f"--set {change}" for change in changes) + f"{strategy}: {memory.total / 1e9:.1f} GB"
-    return "a lower model.image_size and preprocessing.size, a smaller model, or fsdp on more devices"
 
 
 def fits(memory: Memory, device_bytes: int | None) -> bool | None:
@@ -325,7 +278,7 @@ def dry_run(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None) 
     changed = {name: named.get(name) for name in now if name not in named or now[name] != named[name]}
     found = estimate(recipe, place, device_gb=device_gb)
     plain = {"recipe": config.to_plain(recipe), "changed": changed, "place": config.to_plain(place)}
-    return plain | {"estimate": config.to_plain(found)}
+    return plain | {"estimate": found}
 
 
 def dry_run_text(found: dict[str, Any]) -> str:
@@ -348,4 +301,4 @@ def dry_run_text(found: dict[str, Any]) -> str:
         return "\n".join([*lines, f"A device needs {needed}. --device-gb says if it fits."])
     verdict = "FITS" if what["fits"] else "DOES NOT FIT"
     lines.append(f"{verdict}: {needed}, on a device of {what['device_bytes'] / 1e9:g} GB.")
-    return "\n".join(lines if what["fits"] else [*lines, f"Try {what['suggestion']}"])
+    return "\n".join(lines if what["fits"] else [*lines, REMEDIES])

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
+from motivnet.config import Settings, bounded, check_bounds
 from motivnet.data.augment import AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import ConfigError, unknown_name
@@ -45,18 +46,12 @@ def lookup(kind: str, name: str, recipes: Mapping[str, Callable[[], T]]) -> T:
     return recipes[name]()
 
 
-def check_betas(betas: tuple[float, float]) -> None:
-    """Check the betas of AdamW; ConfigError."""
-    require(all(0 <= beta < 1 for beta in betas), f"optimizer: betas must be from 0 to below 1, not {betas}")
-
-
-def check_seed(where: str, seed: int) -> None:
-    """Refuse a seed that not every random generator accepts; ConfigError."""
-    require(0 <= seed < 2**32, f"{where}: seed must be from 0 to {2**32 - 1}, not {seed}")
+# Seeds that every random generator accepts.
+SEED = {"low": 0, "high": 2**32 - 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SplitConfig:
+class SplitConfig(Settings):
     """The splits that are used.
 
     Args:
@@ -71,24 +66,21 @@ class SplitConfig:
 
     train: str
     select: str | None = None
-    hold_out: float = 0.05
-    seed: int = 0
-    folds: int = 1
-    fold: int = 0
+    hold_out: float = bounded(default=0.05, above=0, below=1)
+    seed: int = bounded(default=0, **SEED)
+    folds: int = bounded(default=1, low=1)
+    fold: int = bounded(default=0, low=0)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.folds >= 1, f"split: folds must be at least 1, not {self.folds}")
-        in_range = 0 <= self.fold < self.folds
-        require(in_range, f"split: fold must be from 0 to {self.folds - 1} with folds={self.folds}, not {self.fold}")
-        require(0 < self.hold_out < 1, f"split: hold_out must be between 0 and 1, not {self.hold_out}")
-        check_seed("split", self.seed)
+        check_bounds(self)
+        require(self.fold < self.folds, f"split: fold must be below folds={self.folds}, not {self.fold}")
         other = f"split: select must be another split than train, {self.train!r}, or null to hold out"
         require(self.select != self.train, other)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
+class LossConfig(Settings):
     """Cross-entropy against a blend of label and votes; for valence and arousal, 1 - CCC.
 
     Args:
@@ -100,22 +92,14 @@ class LossConfig:
             from the uncertainties (Kendall et al., arXiv 1705.07115).
     """
 
-    label_smoothing: float = 0.1
-    vote_weight: float = 0.0
+    label_smoothing: float = bounded(default=0.1, low=0, high=1)
+    vote_weight: float = bounded(default=0.0, low=0, high=1)
     prior_weight: float = 0.0
-    affect_weight: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        for name in ("label_smoothing", "vote_weight"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"loss: {name} must be from 0 to 1, not {value}")
-        weight = self.affect_weight
-        require(weight is None or 0 < weight < math.inf, f"loss: affect_weight must be positive, not {weight}")
+    affect_weight: float | None = bounded(default=None, above=0, below=math.inf)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class BackboneConfig:
+class BackboneConfig(Settings):
     """Initial weights of the encoder, and how much of it is trained.
 
     Args:
@@ -137,22 +121,15 @@ class BackboneConfig:
 
     weights: str | None = None
     train: TrainedPart = "all"
-    last_blocks: int = 4
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    layer_decay: float = 1.0
+    last_blocks: int = bounded(default=4, low=1)
+    lora_rank: int = bounded(default=16, low=1)
+    lora_alpha: float = bounded(default=32.0, above=0)
+    layer_decay: float = bounded(default=1.0, above=0, high=1)
     recompute: bool = False
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        positive = min(self.last_blocks, self.lora_rank) >= 1 and self.lora_alpha > 0
-        require(positive, "backbone: last_blocks and lora_rank must be at least 1, lora_alpha positive")
-        decay = self.layer_decay
-        require(0 < decay <= 1, f"backbone: layer_decay must be above 0 and at most 1, not {decay}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """AdamW with a linear warm-up and a schedule that is stepped with every optimizer step.
 
     Args:
@@ -168,30 +145,19 @@ class OptimizerConfig:
         clip_norm: largest global norm of the gradients; 0 does not clip.
     """
 
-    backbone_lr: float
-    head_lr: float
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
+    backbone_lr: float = bounded(above=0, below=math.inf)
+    head_lr: float = bounded(above=0, below=math.inf)
+    weight_decay: float = bounded(default=0.05, low=0)
+    betas: tuple[float, float] = bounded(default=(0.9, 0.999), low=0, below=1)
     schedule: Schedule = "cosine"
-    warmup: float = 0.05
-    restart_epochs: float = 10.0
-    restart_factor: int = 1
-    clip_norm: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        for name, rate in (("backbone_lr", self.backbone_lr), ("head_lr", self.head_lr)):
-            freeze = "; to freeze the backbone, set backbone.train=none" if name == "backbone_lr" else ""
-            require(0 < rate < math.inf, f"optimizer: {name} must be positive, not {rate}{freeze}")
-        in_range = 0 <= self.warmup < 1 and self.weight_decay >= 0 and self.clip_norm >= 0
-        require(in_range, "optimizer: warmup must be from 0 to below 1, weight_decay and clip_norm not negative")
-        check_betas(self.betas)
-        in_range = self.restart_epochs > 0 and self.restart_factor >= 1
-        require(in_range, "optimizer: restart_epochs must be positive, restart_factor at least 1")
+    warmup: float = bounded(default=0.05, low=0, below=1)
+    restart_epochs: float = bounded(default=10.0, above=0)
+    restart_factor: int = bounded(default=1, low=1)
+    clip_norm: float = bounded(default=0.0, low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
+class RunConfig(Settings):
     """Length of the run, batches, precision, and how data is loaded.
 
     Args:
@@ -214,33 +180,21 @@ class RunConfig:
         skip_unreadable: leave out, and count, images that cannot be read, which otherwise are named before training.
     """
 
-    epochs: int
-    batch_size: int
-    accumulate: int = 1
+    epochs: int = bounded(low=1)
+    batch_size: int = bounded(low=1)
+    accumulate: int = bounded(default=1, low=1)
     precision: Precision = "32-true"
-    ema_decay: float = 0.999
-    mixup: float = 0.0
-    mixup_epochs: int | None = None
-    patience: int | None = None
-    seed: int = 0
-    num_workers: int = 0
+    ema_decay: float = bounded(default=0.999, low=0, below=1)
+    mixup: float = bounded(default=0.0, low=0)
+    mixup_epochs: int | None = bounded(default=None, low=0)
+    patience: int | None = bounded(default=None, low=1)
+    seed: int = bounded(default=0, **SEED)
+    num_workers: int = bounded(default=0, low=0)
     cache: bool = True
     compile: bool = False
-    checkpoint_minutes: float = 15.0
+    checkpoint_minutes: float = bounded(default=15.0, above=0)
     logger: Logger = "tensorboard"
     skip_unreadable: bool = False
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
-        require(positive, "run: epochs, batch_size and accumulate must be at least 1")
-        require(0 <= self.ema_decay < 1, f"run: ema_decay must be from 0 to below 1, not {self.ema_decay}")
-        require(self.mixup_epochs is None or self.mixup_epochs >= 0, "run: mixup_epochs must not be negative")
-        in_range = self.mixup >= 0 and self.num_workers >= 0 and self.checkpoint_minutes > 0
-        require(in_range, "run: mixup and num_workers must not be negative, checkpoint_minutes must be positive")
-        patience = self.patience
-        require(patience is None or patience >= 1, f"run: patience must be at least 1 epoch, or null, not {patience}")
-        check_seed("run", self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,7 +246,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Place(Settings):
     """The devices of a run, which are not part of its recipe.
 
     The batch of an optimizer step grows with the devices: `run.batch_size` x `run.accumulate` x devices x nodes.
@@ -304,14 +258,10 @@ class Place:
         accelerator: `cpu`, `gpu`, or `auto` for what is available.
     """
 
-    devices: int = 1
-    nodes: int = 1
+    devices: int = bounded(default=1, low=1)
+    nodes: int = bounded(default=1, low=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        require(min(self.devices, self.nodes) >= 1, "--devices and --nodes must be at least 1")
 
     @property
     def world_size(self) -> int:

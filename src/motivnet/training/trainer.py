@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -37,7 +37,7 @@ AnyRecipe = Recipe | PretrainRecipe
 class FastAttention(Callback):
     """Choose the faster of torch's two implementations of attention, once the device is known."""
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose."""
         if trainer.strategy.root_device.type == "cpu" and str(trainer.precision).startswith("bf16"):
             write_out_short_attention(pl_module)
@@ -108,7 +108,7 @@ class LastCheckpoint(Checkpoint):
         self._path, self._seconds = path, 60 * minutes
         self._saved_at, self._step, self._batches = 0.0, 0, 0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and skip the batches that a resumed epoch has had."""
         self._saved_at, self._step = time.monotonic(), trainer.global_step
         # Lightning would save the position of a loader as well, but does not restore it once the schedule has asked for
@@ -117,7 +117,7 @@ class LastCheckpoint(Checkpoint):
             cast(ResumableLoader, trainer.train_dataloader).skip(self._batches)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, except after the last batch, since the epoch is about to be saved."""
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
@@ -128,7 +128,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after validation, when the best checkpoint and early stopping have seen its score."""
         self._save(trainer)
 
@@ -140,7 +140,7 @@ class LastCheckpoint(Checkpoint):
         """Restore it."""
         self._batches = state_dict["batches"]
 
-    def _save(self, trainer: lightning.Trainer) -> None:
+    def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._path)
         self._saved_at = time.monotonic()
 
@@ -155,7 +155,7 @@ def make_trainer(
     pretrained: bool = False,
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
-) -> tuple[lightning.Trainer, ModelCheckpoint]:
+) -> tuple[Trainer, ModelCheckpoint]:
     """Make the trainer of a run. Fit inside `stopping.handle_exits`.
 
     Args:
@@ -195,7 +195,7 @@ def make_trainer(
         strategy = ModelParallelStrategy(
             data_parallel_size=place.world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
-    trainer = lightning.Trainer(
+    trainer = Trainer(
         accelerator=place.accelerator,
         devices=place.devices,
         num_nodes=place.nodes,

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from motivnet.faces import Detection
+from motivnet.frames.ahead import map_ahead, read_ahead
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, face_rows
 from motivnet.preprocess import Box
-from motivnet.video.ahead import map_ahead, read_ahead
 from motivnet.video.cuts import CUT, SAME
 from motivnet.video.reader import Frame
 from motivnet.video.tracking import Smoother, Tracker

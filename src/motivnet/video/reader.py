@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from motivnet.errors import ConfigError, ImageError, needs_extra
+from motivnet.frames.ahead import read_ahead
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.video.ahead import read_ahead
 from motivnet.video.container import open_container, shown_size, upright, video_info, video_stream
 from motivnet.video.cuts import SAME, Picture, compare
 from motivnet.video.deinterlace import Shown, deinterlace

@@ -94,7 +94,9 @@ class Handler(BaseHTTPRequestHandler):
             hub.made.append(made := json.loads(body))
             told = {"url": f"{hub.address}/{made['organization']}/{made['name']}"}
         elif self.path.endswith("/preupload/main"):
-            told = {"files": [file | {"uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]}
+            told = {
+                "files": [file | {"uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            }
         elif commit := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":

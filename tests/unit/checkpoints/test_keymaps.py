@@ -8,10 +8,8 @@ from motivnet.checkpoints.keymaps import (
     MOTIVNET_RELEASED,
     SAPIENS,
     SAPIENS2,
-    TORCHVISION_MOBILENET_V2,
     KeyMap,
 )
-from motivnet.checkpoints.load import load_strict
 from motivnet.errors import CheckpointError
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.models.motivnet import build_backbone, build_head, build_model
@@ -30,7 +28,6 @@ SHARED_HEADS = ModelConfig(
     image_size=(64, 48),
     vit=VitConfig(embed_dim=32, depth=18, num_heads=4, num_kv_heads=2, patch_padding=0),
 )
-MOBILENET = ModelConfig(backbone="timm:mobilenetv2_100", image_size=(64, 64), head=HeadConfig(kind="linear"))
 
 NETS = {
     "sapiens": (SAPIENS, lambda: build_backbone(PLAIN)),
@@ -39,7 +36,6 @@ NETS = {
     "ml-decoder": (ML_DECODER_UPSTREAM, lambda: build_head(HEAD, 24, 7)),
     "motivnet": (MOTIVNET_RELEASED, lambda: build_model(PLAIN)),
     "motivnet with class token": (MOTIVNET_RELEASED, lambda: build_model(WITH_TOKEN)),
-    "mobilenet": (TORCHVISION_MOBILENET_V2, lambda: build_backbone(MOBILENET).net),
 }
 MAPS = {keymap.format: keymap for keymap, _ in NETS.values()}
 
@@ -112,18 +108,6 @@ def test_sapiens2_agrees_with_timms_own_filter() -> None:
     assert dropped == ("rope_embed.periods", "mask_token")
     assert {f"net.{name}" for name in theirs} == ours.keys() == own.keys()
     assert all(theirs[name] is ours[f"net.{name}"] for name in theirs)
-
-
-def test_torchvision_mobilenet_answers_as_torchvision_does() -> None:
-    theirs = pytest.importorskip("torchvision.models").mobilenet_v2(weights=None).eval()
-    ours = build_backbone(MOBILENET).eval()
-    state, dropped = TORCHVISION_MOBILENET_V2.apply(theirs.state_dict())
-    assert dropped == ("classifier.1.weight", "classifier.1.bias")
-    load_strict(ours.net, state, "torchvision")
-    pixels = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        expected = theirs.features(pixels).flatten(2).transpose(1, 2)
-        torch.testing.assert_close(ours(pixels), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

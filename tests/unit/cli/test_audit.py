@@ -96,7 +96,10 @@ def test_results_are_not_overwritten(tmp_path, faces):
 @pytest.mark.parametrize("own", [True, False])
 def test_images_that_the_model_was_trained_on_are_warned_of(tmp_path, tiny_bundle, faces, own):
     keys = picture_keys(read_source(faces))[0] if own else ["0" * 40]
-    provenance = {"recipe": {"split": {"train": "Training"}}, "training_rows": {"pictures": some_pictures(np.array(keys))}}
+    provenance = {
+        "recipe": {"split": {"train": "Training"}},
+        "training_rows": {"pictures": some_pictures(np.array(keys))},
+    }
     shutil.copytree(tiny_bundle.path, tmp_path / "trained")
     write_config(tmp_path / "trained", dataclasses.replace(tiny_bundle.config, provenance=provenance))
     done = run("--model", tmp_path / "trained", "--data", faces, "--by", "site", "--out", tmp_path / "out")

@@ -41,7 +41,7 @@ def test_draws_all_emotions_and_names_the_face(photograph, tmp_path):
         assert picture.width > 3 * picture.height
     assert {path.name for path in tmp_path.iterdir()} == {"astronaut.png", "heat.png"}
     assert isinstance(run(photograph, "--out", out).exception, OutputError)
-    assert run(photograph, "--out", out, "--emotion", "Angry", "--bare", "--overwrite").exit_code == 0
+    assert run(photograph, "--out", out, "--emotion", "Angry", "--overwrite").exit_code == 0
     with Image.open(out) as picture:
         assert 700 < picture.width < 900
 
@@ -110,13 +110,6 @@ def test_the_brightest_place_of_a_panel_is_where_the_map_is_highest():
     assert panel[20, 380].sum() > 128 * 3 + 60
     assert panel[20, 380, 0] > panel[20, 380, 2]
     assert (panel[200:, :200].sum(axis=2) < 128 * 3).all()
-
-
-def test_bare_attention_is_drawn_where_it_is_asked_for():
-    image = np.full((300, 300, 3), 128, np.uint8)
-    shown = explanation((0, 3), Box(40, 60, 200, 200))
-    picture = np.asarray(draw_explanations(image, [shown], "anger", fill=None, note="", bare=True)).astype(int)
-    assert picture[10 + 380, 420 + 380].sum() > picture[10 + 20, 420 + 380].sum() + 60
 
 
 def test_what_lies_outside_the_photograph_is_shown_as_the_model_sees_it():

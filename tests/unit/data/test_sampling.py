@@ -117,8 +117,8 @@ class TestClassWeights:
         ({"kind": "fair"}, "kind 'fair'. Allowed: natural, uniform"),
         ({"kind": "balanced", "per_class": 5}, "per_class belongs to kind 'uniform'"),
         ({"kind": "uniform", "per_class": 0}, "at least 1, not 0"),
-        ({"beta": 1.0}, "beta must be from 0 to below 1"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"beta": 1.0}, "beta 1.0: must be below 1"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
     ],
 )
 def test_wrong_settings(settings: dict, message: str) -> None:

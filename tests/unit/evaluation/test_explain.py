@@ -225,13 +225,6 @@ class TestPlaces:
         shown = explanation(np.eye(3) / 3, seen=Box(0, 0, 31, 57), filled=Box(0, 0, 24, 32), input_size=(32, 24))
         np.testing.assert_allclose(shown.heat("fear"), np.ones((57, 31)), atol=1e-6)
 
-    def test_bare_attention_is_drawn_out_alike(self):
-        shown = explanation(np.ones((4, 4)) / 16, seen=Box(0, 0, 60, 60), filled=Box(0, 0, 32, 32), input_size=(32, 32))
-        heat = shown.heat("anger", bare=True)
-        assert heat[5, 5] == pytest.approx(3)
-        assert heat[5, 55] == pytest.approx(0, abs=1e-6)
-        np.testing.assert_allclose(shown.heat(), np.ones((60, 60)), atol=1e-6)
-
     def test_padding_of_the_input_is_no_part_of_the_photograph(self):
         # Attention on the padding rows alone, a quarter of the input's height at each end.
         map_ij = np.zeros((8, 4))

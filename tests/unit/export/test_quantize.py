@@ -165,7 +165,6 @@ def no_product(bundle: Bundle) -> None:
         (None, {"split": "test"}, DataError, "9 faces to find the ranges of int8 on. Allowed: at least 32"),
         (None, {"faces": 1}, ConfigError, "faces 1: must be at least 32"),
         (None, {"precision": "int4"}, ConfigError, "precision 'int4'. Allowed: fp16, int8"),
-        (None, {"calibrator": "guess"}, ConfigError, "calibrator 'guess'. Allowed: percentile, minmax, entropy"),
         (None, {"precison": "int8"}, ConfigError, "did you mean 'precision'"),
         (no_onnx, {}, CheckpointError, r"model\.onnx: no such file"),
         (weights_apart, {}, ExportError, r"model\.onnx\.data: only models whose weights are in the ONNX file"),
@@ -215,7 +214,7 @@ def test_nothing_is_replaced_unasked(bundle: Bundle, faces: str) -> None:
 
 def test_from_the_command_line(bundle: Bundle, faces: str) -> None:
     arguments = ["quantize", str(bundle.path), "--data", faces, "--split", "train", "--evaluate", "test"]
-    result = CliRunner().invoke(app, [*arguments, "--faces", "32", "--calibrator", "minmax"])
+    result = CliRunner().invoke(app, [*arguments, "--faces", "32"])
     assert result.exit_code == 0, result.output
     assert "100.00%" in result.stdout
     assert "100.0% of the answers are equal" in result.stdout

@@ -170,9 +170,9 @@ class TestFolds:
         assert fold_of(["anna", None, "anna"], ["x", "anna", "y"], 1000).tolist() == [332] * 3
 
     def test_out_of_range(self) -> None:
-        with pytest.raises(ConfigError, match="fold must be from 0 to 1 with folds=2, not 2"):
+        with pytest.raises(ConfigError, match="fold must be below folds=2, not 2"):
             SplitConfig(train="train", folds=2, fold=2)
-        with pytest.raises(ConfigError, match="folds must be at least 1, not 0"):
+        with pytest.raises(ConfigError, match="folds 0: must be at least 1"):
             SplitConfig(train="train", folds=0)
 
 

@@ -18,7 +18,6 @@ from motivnet.models.backbone import keep_depthwise_float32
 from motivnet.models.cost import PeakMemory, cost
 from motivnet.models.motivnet import build_model
 from motivnet.training.estimate import (
-    Estimate,
     Memory,
     count,
     dry_run,
@@ -106,18 +105,16 @@ def test_calculated_as_lightning_trains(chosen: Recipe) -> None:
 def test_parts_add_up() -> None:
     found = estimate(small("run.ema_decay=0.9"), HERE)
     model = build_model(small().model)
-    assert found.parameters == found.trained_parameters == sum(p.numel() for p in model.parameters())
-    assert set(found.groups) == {"backbone", "backbone_no_decay", "head", "head_no_decay"}
-    assert sum(found.groups.values()) == found.trained_parameters
-    memory = found.memory
+    assert found["parameters"] == found["trained_parameters"] == sum(p.numel() for p in model.parameters())
+    assert set(found["groups"]) == {"backbone", "backbone_no_decay", "head", "head_no_decay"}
+    assert sum(found["groups"].values()) == found["trained_parameters"]
+    memory = found["memory"]
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    assert memory.gradients == 4 * found.parameters
-    assert memory.optimizer == 2 * memory.gradients
-    assert memory.weights == memory.average == memory.gradients + buffers
-    assert memory.total == sum(
-        getattr(memory, field.name) for field in dataclasses.fields(memory) if field.name != "total"
-    )
-    assert (found.device_bytes, found.fits, found.suggestion) == (None, None, None)
+    assert memory["gradients"] == 4 * found["parameters"]
+    assert memory["optimizer"] == 2 * memory["gradients"]
+    assert memory["weights"] == memory["average"] == memory["gradients"] + buffers
+    assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
+    assert (found["device_bytes"], found["fits"]) == (None, None)
 
 
 def test_optimizer_states_are_those_of_adamw() -> None:
@@ -146,9 +143,9 @@ def test_arithmetic() -> None:
 
 def test_images_and_arithmetic_of_a_step() -> None:
     found = estimate(small("run.accumulate=3"), Place(devices=2, nodes=2))
-    assert found.images_per_step == BATCH * 3 * 4
-    assert found.flops_per_step == found.images_per_step * found.flops_per_image
-    assert found.memory.exchanged == found.memory.gradients
+    assert found["images_per_step"] == BATCH * 3 * 4
+    assert found["flops_per_step"] == found["images_per_step"] * found["flops_per_image"]
+    assert found["memory"]["exchanged"] == found["memory"]["gradients"]
 
 
 def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
@@ -178,10 +175,10 @@ def test_half_precision_halves_everything() -> None:
 def test_a_frozen_encoder_has_neither_gradients_nor_activations() -> None:
     found = estimate(small("backbone.train=none"), HERE)
     head = sum(p.numel() for p in build_model(small().model).head.parameters())
-    assert found.trained_parameters == head
-    assert set(found.groups) == {"head", "head_no_decay"}
-    assert found.memory.gradients == 4 * head
-    assert found.memory.activations < 0.5 * profile(small()).activations
+    assert found["trained_parameters"] == head
+    assert set(found["groups"]) == {"head", "head_no_decay"}
+    assert found["memory"]["gradients"] == 4 * head
+    assert found["memory"]["activations"] < 0.5 * profile(small()).activations
 
 
 def test_last_blocks_and_additions() -> None:
@@ -222,40 +219,11 @@ def test_depthwise_convolutions_are_not_for_bfloat16() -> None:
         profile(nano("run.precision=bf16-true"))
 
 
-def with_options(chosen: Recipe, found: Estimate) -> tuple[Recipe, Place]:
-    """Follow a suggestion as a user would."""
-    assert found.suggestion is not None
-    options, _, _ = found.suggestion.partition(":")
-    words = options.split()
-    settings = [value for name, value in zip(words[::2], words[1::2], strict=True) if name == "--set"]
-    return config.override(chosen, settings), Place(devices=4, strategy="fsdp" if "fsdp" in words else "ddp")
-
-
-@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
-def test_what_is_suggested_fits(share: float) -> None:
-    large = small("run.batch_size=4096")  # so that activations are gigabytes, beside which the reserve is small
-    total = step_memory(large, Place(devices=4)).total
-    device_gb = (share * total + 1e9) / 0.95 / 1e9
-    found = estimate(large, Place(devices=4), device_gb=device_gb)
-    assert found.fits is False
-    changed, place = with_options(large, found)
-    after = step_memory(changed, place)
-    assert after.total + found.reserve_bytes <= device_gb * 1e9
-    assert f"{after.total / 1e9:.1f} GB" in str(found.suggestion)
-    assert changed.run.batch_size * changed.run.accumulate == 4096
-
-
-def test_nothing_is_enough() -> None:
-    found = estimate(small(), HERE, device_gb=1)
-    assert found.fits is False
-    assert str(found.suggestion).startswith("a lower model.image_size")
-
-
 def test_the_reserve_counts() -> None:
     total = step_memory(small(), HERE).total
     enough = (total + 1e9) / 0.95 / 1e9
-    assert estimate(small(), HERE, device_gb=enough * 1.001).fits is True
-    assert estimate(small(), HERE, device_gb=enough * 0.999).fits is False
+    assert estimate(small(), HERE, device_gb=enough * 1.001)["fits"] is True
+    assert estimate(small(), HERE, device_gb=enough * 0.999)["fits"] is False
 
 
 @pytest.mark.parametrize("device_gb", [0, -1.0])
@@ -267,11 +235,11 @@ def test_a_device_without_memory(device_gb: float) -> None:
 def test_pretraining() -> None:
     plain = config.override(pretrain_recipe("mae"), ["model.vit.depth=1", "mae.decoder_depth=1"])
     found = estimate(plain, HERE)
-    assert found.tokens == 9 + 1  # a quarter of 36 patches, and the class token
-    assert set(found.groups) == {"backbone", "backbone_no_decay", "decoder", "decoder_no_decay"}
-    assert sum(found.groups.values()) == found.trained_parameters < found.parameters  # positions are fixed
+    assert found["tokens"] == 9 + 1  # a quarter of 36 patches, and the class token
+    assert set(found["groups"]) == {"backbone", "backbone_no_decay", "decoder", "decoder_no_decay"}
+    assert sum(found["groups"].values()) == found["trained_parameters"] < found["parameters"]  # positions are fixed
     again = profile(dataclasses.replace(plain, recompute=True))
-    assert again.activations < found.memory.activations
+    assert again.activations < found["memory"]["activations"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts the most memory anew")
@@ -287,7 +255,7 @@ def test_nothing_is_allocated() -> None:
 
 
 def test_it_can_be_written_as_json() -> None:
-    plain = config.to_plain(estimate(small(), HERE, device_gb=8))
+    plain = json.loads(json.dumps(estimate(small(), HERE, device_gb=8)))
     assert plain["memory"]["total"] == sum(value for name, value in plain["memory"].items() if name != "total")
     assert plain["fits"] is True
 
@@ -309,10 +277,10 @@ def test_text(chosen: Recipe) -> None:
     assert cells(printed, "run.batch_size") == ["run.batch_size", "8", "64"]
     assert cells(printed, "backbone.weights") == ["backbone.weights", '"here"', "null"]
     assert cells(printed, "run.epochs") == ["run.epochs", str(chosen.run.epochs)]
-    assert cells(printed, "trained")[-1] == f"{found.trained_parameters:,}"
-    assert cells(printed, "head_no_decay")[-1] == f"{found.groups['head_no_decay']:,}"
+    assert cells(printed, "trained")[-1] == f"{found['trained_parameters']:,}"
+    assert cells(printed, "head_no_decay")[-1] == f"{found['groups']['head_no_decay']:,}"
     assert cells(printed, "images per optimizer step")[-1] == "8"
-    assert cells(printed, "memory per device, total")[-2:] == [f"{found.memory.total / 1e9:.3g}", "GB"]
+    assert cells(printed, "memory per device, total")[-2:] == [f"{found['memory']['total'] / 1e9:.3g}", "GB"]
     assert "average" not in printed
     assert "--device-gb says if it fits" in printed
 
@@ -327,7 +295,7 @@ def test_fits(chosen: Recipe) -> None:
 def test_does_not_fit_and_is_no_failure(chosen: Recipe) -> None:
     printed = dry_run_text(dry_run(chosen, Place(), device_gb=1))
     assert "DOES NOT FIT: " in printed
-    assert "Try a lower model.image_size" in printed
+    assert "Try --set run.precision=bf16-mixed" in printed
 
 
 def test_json(chosen: Recipe) -> None:
@@ -336,7 +304,7 @@ def test_json(chosen: Recipe) -> None:
     assert config.from_plain(Recipe, printed["recipe"]) == chosen
     assert config.from_plain(Place, printed["place"]) == place
     assert printed["changed"] == {"run.batch_size": 64, "model.vit.depth": 4, "backbone.weights": None}
-    assert printed["estimate"] == config.to_plain(estimate(chosen, place, device_gb=24))
+    assert printed["estimate"] == estimate(chosen, place, device_gb=24)
 
 
 def test_a_recipe_that_nobody_knows_has_no_changes(chosen: Recipe) -> None:

@@ -231,11 +231,11 @@ def test_by_name(faces: Manifest, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("run.seed=-1", "run: seed must be from 0 to 4294967295, not -1"),
-        ("run.mixup_epochs=-1", "run: mixup_epochs must not be negative"),
-        ("split.seed=4294967296", "split: seed must be"),
-        ("loss.label_smoothing=2", "label_smoothing must be from 0 to 1"),
-        ("loss.affect_weight=0", "affect_weight must be positive"),
+        ("run.seed=-1", "seed -1: must be at least 0"),
+        ("run.mixup_epochs=-1", "mixup_epochs -1: must be at least 0"),
+        ("split.seed=4294967296", "seed 4294967296: must be at most 4294967295"),
+        ("loss.label_smoothing=2", "label_smoothing 2.0: must be at most 1"),
+        ("loss.affect_weight=0", "affect_weight 0.0: must be above 0"),
     ],
 )
 def test_numbers_out_of_range(setting: str, said: str) -> None:

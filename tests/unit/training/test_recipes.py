@@ -128,23 +128,18 @@ def test_runs_out_of_range(change: dict[str, Any]) -> None:
     ],
 )
 def test_optimizers_out_of_range(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="optimizer:"):
+    with pytest.raises(ConfigError, match="must be"):
         OptimizerConfig(**{"backbone_lr": 1e-3, "head_lr": 1e-3, **change})
-
-
-def test_a_rate_of_zero_says_how_to_freeze() -> None:
-    with pytest.raises(ConfigError, match=r"backbone_lr must be positive, not 0\.0; .*backbone\.train=none"):
-        OptimizerConfig(backbone_lr=0.0, head_lr=1e-3)
 
 
 @pytest.mark.parametrize("change", [{"layer_decay": 0.0}, {"layer_decay": 1.1}, {"last_blocks": 0}, {"lora_rank": 0}])
 def test_backbones_out_of_range(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="backbone:"):
+    with pytest.raises(ConfigError, match="must be"):
         BackboneConfig(**change)
 
 
 def test_splits_and_places_out_of_range() -> None:
-    with pytest.raises(ConfigError, match="hold_out must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"hold_out 1\.0: must be below 1"):
         SplitConfig(train="train", hold_out=1.0)
     with pytest.raises(ConfigError, match="another split than train"):
         SplitConfig(train="train", select="train")

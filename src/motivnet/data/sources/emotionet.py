@@ -1,9 +1,9 @@
-"""EmotioNet: the list of images with emotion categories, as the published spreadsheet or saved as CSV.
+"""EmotioNet: the list of images with emotion categories, saved as CSV.
 
 `URLsWithEmotionCat_aws.xlsx` has a column with the URL of every image, and sixteen columns of emotion categories that
 are 1 if the category applies: six single ones, and compounds such as `happily_surprised`, which are not among the seven
-emotions and are left out and counted. There is no neutral. The spreadsheet is published with a password, and must be
-saved without one. Columns `AU 1` to `AU 60`, if present, become the group `action_units`, such as `6+12`.
+emotions and are left out and counted. There is no neutral. The spreadsheet is published with a password: open it with
+that, and save it as CSV. Columns `AU 1` to `AU 60`, if present, become the group `action_units`, such as `6+12`.
 
 URLs are published, not images. The downloaded file is expected in the folder of images, at the path that follows
 `/Images/` in the URL, or at the last part of it alone. The lists of action units (`dataFile_0001.txt`) have no emotions
@@ -12,16 +12,12 @@ and cannot be read.
 Benitez-Quiroz et al., "EmotioNet", CVPR 2016; arXiv 1703.01210 (the challenge).
 """
 
-import itertools
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.records import WILD, Rows, absolute, check_columns, first_folder, image_path, read_records
+from motivnet.data.sources.records import WILD, Rows, absolute, first_folder, image_path, read_records
 from motivnet.errors import DataError
 from motivnet.labels import EMOTIONS
 
@@ -36,17 +32,13 @@ FILE_COLUMNS = ("path", "file", "image")
 REASONS = {(1, 0): None, (0, 0): "no emotion category", (0, 1): "compound emotion"}
 # Absent, or not annotated.
 NOT_SET = {"", "0", "-1", "999"}
-# Of a spreadsheet when unpacked.
-MAX_BYTES = 500_000_000
-# The signature of an encrypted Office file, which is not a ZIP archive.
-ENCRYPTED = bytes.fromhex("d0cf11e0a1b11ae1")
 
 
 def read_emotionet(path: Path, *, root: Path | None = None) -> Manifest:
     """Read EmotioNet's emotion categories, as one split `all`.
 
     Args:
-        path: the table, .xlsx or .csv.
+        path: the table, as CSV.
         root: the folder of the images; None: the folder `images` next to the table, or the table's own.
 
     Raises:
@@ -54,9 +46,10 @@ def read_emotionet(path: Path, *, root: Path | None = None) -> Manifest:
     """
     folder = absolute(root or first_folder(path.parent, "images", "Images", "IMAGES") or path.parent)
     rows = Rows(path, EMOTIONS)
-    records = _read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_records(path)
+    if path.suffix.lower() == ".xlsx":
+        raise DataError(f"{path}: a spreadsheet, which is published with a password. Allowed: saved as CSV")
     columns: _Columns | None = None
-    for row, raw in records:
+    for row, raw in read_records(path):
         cells = {name.strip().lower().replace(" ", "_"): cell.strip() for name, cell in raw.items()}
         if len(cells) != len(raw):
             raise DataError(f"{path}: columns that differ in case or spaces only, of {', '.join(raw)}")
@@ -111,31 +104,3 @@ def _local_file(folder: str, name: str, where: str) -> str:
     address = urlsplit(name).path
     nested = image_path(folder, address.rpartition("/Images/")[2].lstrip("/"), where)
     return nested if Path(nested).is_file() else image_path(folder, address.rpartition("/")[2], where)
-
-
-def _read_xlsx(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    import openpyxl
-
-    try:
-        with path.open("rb") as file:
-            if file.read(len(ENCRYPTED)) == ENCRYPTED:
-                raise DataError(f"{path}: is encrypted, as it is published. Allowed: without a password, or as CSV")
-        with zipfile.ZipFile(path) as archive:
-            num_bytes = sum(member.file_size for member in archive.infolist())
-        if num_bytes > MAX_BYTES:
-            raise DataError(f"{path}: {num_bytes} bytes when unpacked, the limit is {MAX_BYTES}")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        cells = book.worksheets[0].iter_rows(values_only=True)
-        lines = [["" if cell is None else str(cell) for cell in line] for line in cells]
-        book.close()
-    except (OSError, zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, SyntaxError) as error:
-        # openpyxl raises all of these on damaged files; SyntaxError is the XML parser's.
-        raise DataError(f"{path}: cannot be read as a spreadsheet: {error}") from None
-    header = lines[0] if lines else []
-    check_columns(path, [name for name in header if name])
-    for row, cells in enumerate(lines[1:]):
-        named = {name: cell for name, cell in itertools.zip_longest(header, cells, fillvalue="") if name or cell}
-        if "" in named:
-            raise DataError(f"{path}, row {row}: a cell in a column without a name")
-        if any(cells):
-            yield row, named

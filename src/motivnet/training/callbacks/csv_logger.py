@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from motivnet.storage import write_text
 
@@ -83,7 +84,7 @@ class Curve(Callback):
         """Mean loss of the epoch so far."""
         return self._epoch_sum / max(1, self._epoch_steps)
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file of the steps, without rows after the checkpoint that the run resumes from."""
         self._step = trainer.global_step
         if trainer.is_global_zero:
@@ -91,19 +92,15 @@ class Curve(Callback):
             columns = ["step", "epoch", "loss", *(f"lr_{name}" for name in names)]
             self._metrics = CsvFile(self._out / METRICS_NAME, columns, until=self._step)
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the averages; Lightning does not call this when a run resumes within an epoch."""
         self._epoch_sum, self._epoch_steps = 0.0, 0
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Keep the learning rates of the step: when the batch ends, they are those of the next one."""
         self.rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Write a row if the batch completed a step."""
         # Lightning has divided the loss by the number of batches per step.
         self._batches.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
@@ -118,7 +115,7 @@ class Curve(Callback):
         if self._metrics:
             self._metrics.write([self._step, trainer.current_epoch, _short(self.last_loss), *self.rates.values()])
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores of the epoch, and its mean training loss."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
@@ -133,20 +130,16 @@ class Curve(Callback):
         losses = map(_short, [self.epoch_loss, *scores.values()])
         self._validation.write([self._step, trainer.current_epoch, *losses])
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Make sure that no checkpoint is ahead of the files."""
         for file in filter(None, (self._metrics, self._validation)):
             file.sync()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the files, since Lightning does not call `teardown` after an exception."""
         self.teardown(trainer, pl_module, "fit")
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the files."""
         for file in filter(None, (self._metrics, self._validation)):
             file.close()

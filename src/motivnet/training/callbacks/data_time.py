@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -53,7 +53,7 @@ class DataTime(Callback):
         self.profiler = FetchProfiler()
         self._start = self._paused_at = 0.0
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the profiler, unless the user has chosen another one."""
         if isinstance(cast(Any, trainer).profiler, PassThroughProfiler):
             cast(Any, trainer).profiler = self.profiler
@@ -61,27 +61,25 @@ class DataTime(Callback):
             self._done = torch.cuda.Event()
             self.profiler.is_busy = lambda: not self._done.query()
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start timing the epoch."""
         self.profiler.seconds, self._start = 0.0, time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Mark the end of the device's work on this batch."""
         if trainer.strategy.root_device.type == "cuda":
             self._done.record()
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pause."""
         self._paused_at = time.perf_counter()
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue, as if the epoch had started later."""
         if self._start:
             self._start += time.perf_counter() - self._paused_at
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log both; of several processes, those of the slowest."""
         # The start of an epoch that was resumed is unknown.
         if cast(Any, trainer).profiler is not self.profiler or not self._start:

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from motivnet.config import to_json
 from motivnet.storage import write_text
@@ -84,25 +85,21 @@ class Diagnostics(Callback):
         self._first_loss: float | None = None
         self._epoch_losses: list[float] = []
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove warnings from after the checkpoint that the run resumes from: they will be given again."""
         if trainer.is_global_zero and self._file.is_file():
             lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and _key(json.loads(line)) in self._said]
             write_text(self._file, "".join(kept))
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Copy some rows of the encoder's weights."""
         early = self._pretrained and len(self._epoch_losses) < self._config.early_epochs
         if early and trainer.global_step % self._config.every == 0:
             some = [_some(parameter) for group in _encoder_groups([optimizer]) for parameter in group["params"]]
             self._before = [(rows, rows.clone()) for rows in some]
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Measure how far the step moved the encoder."""
         if trainer.global_step == 1 and self._first_loss is None:
             self._first_loss = self._curves.last_loss
@@ -112,7 +109,7 @@ class Diagnostics(Callback):
                 self._changes.append(_norm(torch._foreach_sub(after, before)) / size)
             self._before = []
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the recall of each class."""
         if trainer.sanity_checking:
             return
@@ -128,13 +125,13 @@ class Diagnostics(Callback):
                 )
                 self._warn(trainer, "class not recognised", message, about=name)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the epoch."""
         self._epoch_losses.append(self._curves.epoch_loss)
         self._check_convergence(trainer)
         self._check_gap(trainer)
 
-    def _check_convergence(self, trainer: lightning.Trainer) -> None:
+    def _check_convergence(self, trainer: Trainer) -> None:
         early, losses, first = self._config.early_epochs, self._epoch_losses, self._first_loss
         if len(losses) != 2 * early or first is None or not self._changes or not first > min(losses):
             return
@@ -150,7 +147,7 @@ class Diagnostics(Callback):
         )
         self._warn(trainer, "encoder converges early", message)
 
-    def _check_gap(self, trainer: lightning.Trainer) -> None:
+    def _check_gap(self, trainer: Trainer) -> None:
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if {"train/war", "val/war"} <= found.keys():
             trained, validated = found["train/war"], found["val/war"]
@@ -167,7 +164,7 @@ class Diagnostics(Callback):
             )
             self._warn(trainer, "training and validation apart", f"{numbers}: {remedy}")
 
-    def _warn(self, trainer: lightning.Trainer, kind: str, message: str, *, about: str = "") -> None:
+    def _warn(self, trainer: Trainer, kind: str, message: str, *, about: str = "") -> None:
         """Give a warning once, from the first process."""
         line = {"step": trainer.global_step, "epoch": trainer.current_epoch, "kind": kind, "about": about}
         if _key(line) in self._said:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
@@ -39,7 +39,7 @@ IGNORED: tuple[tuple[type[Warning], str], ...] = (
 class StopEarly(EarlyStopping):
     """Early stopping that does not start another epoch when a stopped run is resumed."""
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once if the run had stopped."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
@@ -57,23 +57,19 @@ class StopAtNan(Callback):
         """
         self._curves, self._last = curves, out / LAST
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Check the loss; TrainingError if it is not finite."""
         # Gradients need no check: in half precision some overflow is expected, and the scaler skips these steps.
         if not math.isfinite(self._curves.last_loss):
             raise self._error(trainer, f"the loss is {self._curves.last_loss}")
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Check the weights; TrainingError if they are not all finite."""
         finite = all(bool(torch.isfinite(local(parameter.detach())).all()) for parameter in pl_module.parameters())
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise self._error(trainer, "weights are not finite")
 
-    def _error(self, trainer: lightning.Trainer, what: str) -> TrainingError:
+    def _error(self, trainer: Trainer, what: str) -> TrainingError:
         rates = ", ".join(dict.fromkeys(f"{rate:.3g}" for rate in self._curves.rates.values()))
         kept = f"; {self._last} is from before" if self._last.is_file() else ""
         return TrainingError(
@@ -83,7 +79,7 @@ class StopAtNan(Callback):
 
 
 @contextlib.contextmanager
-def handle_exits(trainer: lightning.Trainer, out: Path) -> Iterator[None]:
+def handle_exits(trainer: Trainer, out: Path) -> Iterator[None]:
     """Fit inside: turn what ends a run from outside into errors with a clear message.
 
     SIGTERM ends the run after the current batch: Lightning handles it, if nobody else does.
@@ -119,7 +115,7 @@ def handle_exits(trainer: lightning.Trainer, out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _end_others(trainer: lightning.Trainer) -> Iterator[None]:
+def _end_others(trainer: Trainer) -> Iterator[None]:
     """At an error, let the first process report it, and end those that it started, which may wait for it forever."""
     try:
         yield

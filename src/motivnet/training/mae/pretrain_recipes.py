@@ -8,10 +8,11 @@ import functools
 import math
 from collections.abc import Callable
 
+from motivnet.config import Settings, bounded, check_bounds
 from motivnet.models.config import ModelConfig, preset
 from motivnet.models.mae import MaeConfig
 from motivnet.preprocess import Preprocessing
-from motivnet.training.settings import RunConfig, check_betas, check_seed, lookup, require
+from motivnet.training.settings import SEED, RunConfig, lookup, require
 
 # The batch size that learning rates refer to, as in Goyal et al., arXiv 1706.02677.
 LR_BATCH = 256
@@ -30,13 +31,12 @@ class ImagesConfig:
 
     train: str | None = None
     select: str | None = None
-    hold_out: float = 0.01
-    seed: int = 0
+    hold_out: float = bounded(default=0.01, above=0, below=1)
+    seed: int = bounded(default=0, **SEED)
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        require(0 < self.hold_out < 1, f"images: hold_out must be between 0 and 1, not {self.hold_out}")
-        check_seed("images", self.seed)
+        check_bounds(self)
         if self.select is not None:
             other = f"images: select must be another split than train, {self.train!r}, or null to hold out"
             require(self.select != self.train, other)
@@ -53,19 +53,18 @@ class CropConfig:
         flip: whether half of the images are mirrored.
     """
 
-    area: tuple[float, float] = (0.2, 1.0)
-    aspect: float = 4 / 3
+    area: tuple[float, float] = bounded(default=(0.2, 1.0), above=0, high=1)
+    aspect: float = bounded(default=4 / 3, low=1, below=math.inf)
     flip: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges; ConfigError."""
-        low, high = self.area
-        require(0 < low <= high <= 1, f"crop: area must be two shares above 0 and up to 1, in order, not {self.area}")
-        require(1 <= self.aspect < math.inf, f"crop: aspect must be at least 1, not {self.aspect}")
+        check_bounds(self)
+        require(self.area[0] <= self.area[1], f"crop: area must be two shares in order, not {self.area}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainOptimizer:
+class PretrainOptimizer(Settings):
     """AdamW with a linear warm-up and a cosine to zero that is stepped with every optimizer step.
 
     Args:
@@ -76,18 +75,11 @@ class PretrainOptimizer:
         clip_norm: largest global norm of the gradients; 0 does not clip.
     """
 
-    lr: float = 1.5e-4
-    warmup_epochs: float = 40.0
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check ranges; ConfigError."""
-        require(0 < self.lr < math.inf, f"optimizer: lr must be positive, not {self.lr}")
-        smallest = min(self.warmup_epochs, self.weight_decay, self.clip_norm)
-        require(smallest >= 0, "optimizer: warmup_epochs, weight_decay and clip_norm must not be negative")
-        check_betas(self.betas)
+    lr: float = bounded(default=1.5e-4, above=0, below=math.inf)
+    warmup_epochs: float = bounded(default=40.0, low=0)
+    weight_decay: float = bounded(default=0.05, low=0)
+    betas: tuple[float, float] = bounded(default=(0.9, 0.95), low=0, below=1)
+    clip_norm: float = bounded(default=0.0, low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,17 +108,17 @@ class PretrainRecipe:
     optimizer: PretrainOptimizer
     run: RunConfig
     recompute: bool = False
-    picture_epochs: int = 10
+    picture_epochs: int = bounded(default=10, low=1)
 
     def __post_init__(self) -> None:
         """Check that the settings are consistent; ConfigError."""
+        check_bounds(self)
         pixels, model = self.preprocessing, self.model
         sizes = f"preprocessing.size {pixels.size} and model.image_size {model.image_size} must be equal"
         require(pixels.size == model.image_size, sizes)
         channels = f"preprocessing.channels {pixels.channels!r} and model.in_chans {model.in_chans} must fit together"
         require(pixels.num_channels == model.in_chans, channels)
         require(not self.run.mixup, "run: mixup blends labels, which pre-training does not have. Allowed: 0")
-        require(self.picture_epochs >= 1, f"picture_epochs must be at least 1, not {self.picture_epochs}")
 
 
 # FER-2013's own format: 48 x 48 grey pixels.

@@ -28,16 +28,34 @@ def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             iterator.close()
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """Apply a function to items in threads, a few ahead of the caller, in order; errors are raised in the caller."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="motivnet-map") as pool:
-        ahead: collections.deque[Future[R]] = collections.deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
+def map_ahead(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    workers: int,
+    *,
+    depth: int | None = None,
+    pool: ThreadPoolExecutor | None = None,
+) -> Generator[R, None, None]:
+    """Apply a function to items in threads, a few ahead of the caller, in order; errors are raised in the caller.
+
+    Args:
+        function: of an item.
+        items: iterated by the caller.
+        workers: number of threads.
+        depth: most items ahead; None: two per thread.
+        pool: threads to use; None: some of its own, which end with the generator.
+    """
+    running = pool or ThreadPoolExecutor(workers, thread_name_prefix="motivnet-map")
+    ahead: collections.deque[Future[R]] = collections.deque()
+    try:
+        for item in items:
+            ahead.append(running.submit(function, item))
+            if len(ahead) > (2 * workers if depth is None else depth):
                 yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+        if pool is None:
+            running.shutdown()

@@ -1,0 +1,1 @@
+"""Video files: upright RGB frames with their times, and clips of them."""
