@@ -111,7 +111,7 @@ class Window:
         from PIL import Image, ImageTk
 
         image = Image.fromarray(image_hwc_u8)
-        image.thumbnail((self._root.winfo_screenwidth(), self._root.winfo_screenheight() - 80))
+        image.thumbnail((self._root.winfo_screenwidth(), self._root.winfo_screenheight() - 160))
         try:
             # Tk itself keeps no reference to the picture.
             self._picture = ImageTk.PhotoImage(image, master=self._root)

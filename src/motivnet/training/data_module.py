@@ -178,12 +178,11 @@ def readable(manifest: Manifest, *, skip: bool) -> Manifest:
     *_, errors = decode_images(manifest, np.ones(len(manifest), np.bool_), usable_cores(), no_progress)
     if not errors:
         return manifest
-    announce(for_terminal("\n".join(f"{manifest.where(row)}: {errors[row][1]}" for row in sorted(errors))))
+    said = f"{len(errors):,} of {len(manifest):,} images cannot be read"
+    named = (f"{manifest.where(row)}: {errors[row][1]}" for row in sorted(errors))
+    announce(for_terminal("\n".join([f"{said}{' and are left out' if skip else ''}:", *named])))
     if not skip:
-        raise DataError(
-            f"{len(errors):,} of {len(manifest):,} images cannot be read, named above. Allowed: to repair or remove "
-            "them, or --set run.skip_unreadable=true, which leaves them out"
-        )
+        raise DataError(f"{said}, see above. Allowed: to repair or remove them, or --set run.skip_unreadable=true")
     kept = manifest.select(~np.isin(np.arange(len(manifest)), [*errors]))
     return dataclasses.replace(kept, dropped={**manifest.dropped, "unreadable": len(errors)})
 

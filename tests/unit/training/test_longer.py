@@ -108,9 +108,7 @@ class TestBrokenImages:
     def test_all_are_named_before_anything_is_written(
         self, broken: Manifest, tiny: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(
-            DataError, match=r"5 of 70 images cannot be read, named above\. .*run\.skip_unreadable=true"
-        ):
+        with pytest.raises(DataError, match=r"5 of 70 images cannot be read, see above\. .*run\.skip_unreadable=true"):
             fit(tiny(), broken, tmp_path / "run", progress=False)
         said = capsys.readouterr().err
         assert all(f"{name}: " in said for name in ("row 0", "absent.png", "row 7", "large.png", "row 63"))
