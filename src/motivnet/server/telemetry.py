@@ -156,7 +156,7 @@ class Telemetry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                policy = {"Content-Security-Policy": _DOCS_POLICY} if scope["path"] == "/docs" else {}
+                policy = {"Content-Security-Policy": _DOCS_POLICY} if scope["path"].endswith("/docs") else {}
                 MutableHeaders(scope=message).update({REQUEST_ID: request_id, **SECURITY_HEADERS, **policy})
             await send(message)
 
