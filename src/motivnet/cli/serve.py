@@ -38,7 +38,7 @@ def serve(
 ) -> None:
     """Recognise the emotions of faces in photographs over HTTP, and serve a page (needs the extra `serve`).
 
-    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes in /openapi.json.
+    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes in /openapi.json, and at /docs to be tried.
 
     Example: motivnet serve --port 8000
     """

@@ -123,7 +123,7 @@ class Predictor:
     @classmethod
     def from_pretrained(cls, model: str | Path = "nano", *args: Any, **options: Any) -> "Predictor":
         """Load as `load` does; and `OWNER/NAME`, a repository of the Hugging Face hub, unless such a folder exists."""
-        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) and not Path(model).exists()
+        on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(model)) and not Path(model).exists()
         return cls.load(f"{HUB_PREFIX}{model}" if on_hub else model, *args, **options)
 
     def predict(self, inputs: "Input | Iterable[Input]", *, color: ColorOrder = "rgb") -> Results:
