@@ -81,7 +81,7 @@ def split_off(text: str, split: str | None = None, *, required: bool = False) ->
     if not source or re.search(r"[/\\:=]", named) or Path(text.partition(":")[2]).exists():
         source, named = text, ""
     if (split and named and split != named) or (required and not (split or named)):
-        raise ConfigError(f"{text} with split {split}. Allowed: one split, as in KIND:PATH@SPLIT")
+        raise ConfigError(f"{text}: {'another split than ' + split if split else 'no split'}. Allowed: KIND:PATH@SPLIT")
     return source, named or split
 
 

@@ -185,9 +185,12 @@ def test_a_file_with_such_a_name_has_no_split(tmp_path):
     assert split_off(f"folder:{tmp_path}/me@home@all", required=True) == (f"folder:{tmp_path}/me@home", "all")
 
 
-@pytest.mark.parametrize(("text", "split", "required"), [("a:b@c", "d", False), ("a:b", None, True)])
-def test_two_splits_or_none_where_one_is_needed(text, split, required):
-    with pytest.raises(ConfigError, match="Allowed: one split, as in KIND:PATH@SPLIT"):
+@pytest.mark.parametrize(
+    ("text", "split", "required", "message"),
+    [("a:b@c", "d", False, "a:b@c: another split than d"), ("a:b", None, True, "a:b: no split")],
+)
+def test_two_splits_or_none_where_one_is_needed(text, split, required, message):
+    with pytest.raises(ConfigError, match=f"{message}. Allowed: KIND:PATH@SPLIT"):
         split_off(text, split, required=required)
 
 
