@@ -38,7 +38,8 @@ def serve(
 ) -> None:
     """Recognise the emotions of faces in photographs over HTTP, and serve a page (needs the extra `serve`).
 
-    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes in /openapi.json, and at /docs to be tried.
+    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes are in /openapi.json,
+    and can be tried at /docs.
 
     Example: motivnet serve --port 8000
     """

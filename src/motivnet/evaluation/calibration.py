@@ -76,7 +76,7 @@ def calibrate(
     _check_place(bundle, out, overwrite=overwrite)
     data, split = split_off(data, split, required=True)
     predictor = Predictor.load(bundle.path, detector="yunet" if detect else "whole")
-    manifest = read_source(data).split(split)
+    manifest = read_source(data).split(str(split))
     predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=track)
     config = calibrated_config(bundle.config, predictions, exponent=exponent, accuracy=accuracy)
     onnx_too = CALIBRATION_KEY in getattr(predictor.backend, "metadata", {})

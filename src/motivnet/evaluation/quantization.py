@@ -74,7 +74,7 @@ def quantize(
     backend = require_quantizable(bundle)
     data, split = split_off(data, split, required=True)
     source = read_source(data).restrict(bundle.config.labels)
-    drawn, measured = _draw(source.split(split), settings), source.split(evaluate)
+    drawn, measured = _draw(source.split(str(split)), settings), source.split(evaluate)
     faces = FaceDataset(drawn, bundle.config.preprocessing)
     pixels_BCHW = faces.__getitems__(list(range(len(drawn)))).pixels.numpy()
 
