@@ -53,7 +53,7 @@ TEACHERS: dict[str, list[str]] = {
 LABELS = {"soft": ["--weight=0.3", "--vote-weight=0.75"]}
 # What a student is trained on, its settings, and the run that it starts from. The first starts from a teacher, which
 # has seen half of the labelled faces, and learns soft labels as if they were votes; the second learns FER-2013's labels
-# and votes alike, of labelled faces alone.
+# and votes alike, of labelled faces alone, and is behind by the rule.
 STUDENTS: dict[str, tuple[str, list[str], str]] = {
     "student": ("soft", ["loss.vote_weight=1", "run.epochs=6", "run.mixup_epochs=4"], "teacher-faceres-0"),
     "student-half": ("data", ["loss.vote_weight=0.5", "run.epochs=6", "run.mixup_epochs=4"], "student"),
@@ -139,10 +139,10 @@ class Chain:
 
     def choose(self) -> None:
         """Score every model that was trained, choose by the rule, and write the chosen one to `chosen/`."""
-        data, sets = read_manifest(self.data), selection_sets(self.fer2013, self.faces / "dev.parquet")
-        votes_BC = data.split("Training").votes
-        voted_BC = votes_BC[votes_BC.sum(1) > 0]
-        log_prior_C = np.log((voted_BC / voted_BC.sum(1, keepdims=True)).mean(0))
+        soft, data = read_manifest(self.out / "soft.parquet"), read_manifest(self.data)
+        sets = selection_sets(self.fer2013, self.faces / "dev.parquet")
+        shares_BC = soft.split("Training").votes
+        log_prior_C = np.log((shares_BC / shares_BC.sum(1, keepdims=True)).mean(0))
         tried = [
             {"model": folder.parent.name, "prior": prior, **numbers}
             for folder in sorted(self.out.glob("*/bundle"))

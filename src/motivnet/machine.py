@@ -27,12 +27,21 @@ def keep_freed_memory(options: Mapping[int, int] = KEEP_IMAGES) -> None:
             so that 64 MB kept are enough for those of two threads and more, and the threshold is glibc's greatest;
             `KEEP_STEPS` for training; or `KEEP_LITTLE` where a rare large image must leave nothing behind.
     """
+    for option, value in options.items():
+        _call_glibc("mallopt", option, value)
+
+
+def return_freed_memory() -> None:
+    """Give the system what glibc keeps, also between blocks in use; this takes milliseconds."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    if mallopt is not None:
-        for option, value in options.items():
-            mallopt(option, value)
+    found = getattr(ctypes.CDLL(None), function, None) if sys.platform.startswith("linux") else None
+    if found is not None:
+        found(*arguments)
 
 
 def prepare_for_images() -> None:

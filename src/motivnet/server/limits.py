@@ -19,12 +19,15 @@ from starlette.requests import ClientDisconnect, Request
 
 from motivnet.errors import ImageError
 from motivnet.images import NamedImage, decode_data_url, is_data_url
+from motivnet.machine import return_freed_memory
 from motivnet.server.schemas import MAX_TEXT, Base64Request, UrlsRequest
 from motivnet.server.settings import ServerSettings
 from motivnet.server.telemetry import Metrics
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+# Of requests that hold more, glibc keeps so much, in pieces, that it is given back after a while.
+LARGE_BYTES, TIDY_AFTER_S = 16 << 20, 1.0
 # Counts bytes that a request holds in memory; RefusedError 429 if there is no room for them.
 Hold = Callable[[int], None]
 
@@ -58,6 +61,7 @@ class Gate:
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._requests = self._bytes = 0
+        self._tidying: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def admit(self, request: Request) -> Iterator[Hold]:
@@ -86,6 +90,12 @@ class Gate:
             yield hold
         finally:
             self._bytes -= held
+            if held > LARGE_BYTES and not self._tidying:
+                self._tidying = asyncio.get_running_loop().call_later(TIDY_AFTER_S, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        return_freed_memory()
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:

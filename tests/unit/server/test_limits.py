@@ -69,6 +69,26 @@ def test_a_body_that_says_that_it_is_too_large():
     assert caught.value.status == 413
 
 
+def test_memory_is_given_back_once_after_large_requests(monkeypatch):
+    calls = []
+    monkeypatch.setattr("motivnet.server.limits.TIDY_AFTER_S", 0)
+    monkeypatch.setattr("motivnet.server.limits.return_freed_memory", lambda: calls.append(None))
+    gate = Gate(ServerSettings(max_held_bytes=100 << 20), Metrics())
+
+    async def ask(*sizes: int) -> None:
+        for size in sizes:
+            with gate.admit(request()) as hold:
+                hold(size)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(ask(1 << 20))
+    assert not calls
+    asyncio.run(ask(20 << 20, 20 << 20))
+    assert len(calls) == 1
+    asyncio.run(ask(20 << 20))
+    assert len(calls) == 2
+
+
 def part(contents: bytes, disposition: bytes = b'form-data; name="files"; filename="a.png"', *more: bytes) -> bytes:
     head = b"\r\n".join([b"--XX", b"Content-Disposition: " + disposition, *more])
     return head + b"\r\n\r\n" + contents + b"\r\n"
