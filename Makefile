@@ -5,7 +5,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 LOCKED = --require-hashes
 EDITABLE = --no-deps --no-build-isolation -e .
 
-.PHONY: demo test slow docs lock campaign scores clean
+.PHONY: demo test slow docs lock wheels release campaign scores clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/python scripts/install_size.py
@@ -60,7 +60,19 @@ lock:
 	$(COMPILE) --extra demo -c requirements/test.txt -o requirements/demo.txt pyproject.toml
 	$(COMPILE) --extra serve -c requirements/test.txt -o requirements/serve.txt pyproject.toml
 	$(COMPILE) -c requirements/test.txt -o requirements/core.txt pyproject.toml
+	printf 'build\ncheck-wheel-contents\nhatchling\ntwine\nuv\n' | $(COMPILE) -c requirements/test.txt -o requirements/release.txt -
 	printf 'hatchling\neditables\n' | $(COMPILE) -c requirements/test.txt -o requirements/build.txt -
+
+# Whether the core has wheels for every Python and platform; what a release consists of, built and checked in dist/.
+wheels: .venv-release/installed
+	.venv-release/bin/python scripts/check_wheels.py
+release: .venv-release/installed
+	.venv-release/bin/python scripts/release.py
+
+.venv-release/installed: requirements/release.txt
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install $(PIP_FLAGS) $(LOCKED) -r requirements/release.txt
+	touch $@
 
 # Hostile input, strangers and kills, in an hour: what does not hold ends it with an error.
 campaign: .venv/installed
@@ -71,4 +83,4 @@ scores: .venv/installed
 	.venv/bin/python scripts/render_scores.py
 
 clean:
-	rm -rf .venv .venv-demo .venv-lock demo-output dist build site
+	rm -rf .venv .venv-demo .venv-lock .venv-release demo-output dist build site

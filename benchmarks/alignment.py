@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from nano import development_faces, motivnet, precision
 from PIL import Image
-from tables import FACES_PAGE, fill_block, markdown_table, write_results
+from tables import PAGE, fill_block, markdown_table, write_results
 
 from motivnet.data.manifest import Manifest, make_manifest, write_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
@@ -67,7 +67,7 @@ def main() -> None:
             for row in compare(name, "annotated", *answer(options.model, manifest, crops))
         ]
         print(markdown_table(results["scores"]))
-        fill_block(FACES_PAGE, "alignment", markdown_table(results["scores"]))
+        fill_block(PAGE, "alignment", markdown_table(results["scores"]))
     if "train" in options.only:
         results["trained"] = train(options.start, draw(training, TRAIN_ROWS), sets, options.out, options.seeds)
         print(markdown_table(results["trained"]))

@@ -6,7 +6,7 @@ model and starting Ray stand apart. `images/s per core` comes from a run that is
 
     python benchmarks/bulk_scaling.py [--images 2000] [--part-size 50] [--model nano] [--against CHECKOUT]
 
-writes results/bulk.json, and the block of figures in docs/bulk.md.
+writes results/bulk.json, and the block of figures in docs/benchmarks.md.
 """
 
 import argparse
@@ -26,11 +26,10 @@ import matplotlib
 import numpy as np
 from PIL import Image
 from skimage import data
-from tables import add_against, fill_block, machine, markdown_table, measure_other, write_results
+from tables import PAGE, add_against, fill_block, machine, markdown_table, measure_other, write_results
 
 from motivnet.bulk.job import Progress, Summary, run_bulk
 
-PAGE = Path(__file__).parents[1] / "docs" / "bulk.md"
 HEIGHT, WIDTH = 480, 640
 SAMPLE_EVERY_S = 0.25
 # Of a core hour: an assumption to reckon with, nobody's offer.

@@ -26,11 +26,12 @@ import numpy as np
 import video_kinds
 
 from motivnet.errors import MotivNetError
+from motivnet.frames.reader import Video
+from motivnet.frames.selection import Selection
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.video.label import LabelledVideo, label_video
-from motivnet.video.reader import Video
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig
 
 # ffprobe prints microseconds.
 FFPROBE_TOLERANCE_S = 2e-6

@@ -3,7 +3,7 @@
 Calculating takes a minute and no memory. With --measure, a forward pass of one image is timed as well, in a process for
 each model and dtype, with random weights (the time does not depend on them). What would take longer than --longest, or
 more memory than is free, is not measured. Measurements of earlier runs on the same processor, with the same torch, are
-kept; without --measure, all are. The table goes to docs/cost.md.
+kept; without --measure, all are. The tables go to docs/benchmarks.md, what follows from them to docs/cost.md.
 
     python benchmarks/cost_table.py [--measure] [--only MODEL ...] [--longest 40] [--cores 2]
 """
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables import RESULTS, machine, markdown_table, use_cores, write_results
+from tables import PAGE, RESULTS, fill_block, machine, markdown_table, use_cores, write_results
 
 from motivnet.inference.torch_backend import TorchBackend
 from motivnet.models.config import PRESETS, ModelConfig
 from motivnet.models.cost import cost
 from motivnet.models.motivnet import MotivNet, build_model
 
-PAGE = Path(__file__).parents[1] / "docs" / "cost.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "cost.md"
 SIZES = [(1024, 768), (768, 576), (512, 384), (256, 192)]
 DTYPES = ("float32", "bfloat16")
 # Beside weights and activations: Python, torch, what the allocator keeps, and a margin for the rest of the machine.
@@ -59,9 +59,11 @@ def main() -> None:
     if options.measure:
         measure_all(rows, options.only, options.longest)
     path = write_results("cost_table", {"measured_on": here, "rows": rows})
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(rows, here), encoding="utf-8")
-    print(f"written: {path}, {PAGE}")
+    fill_block(GUIDE, "cost-choice", choice(rows))
+    fill_block(PAGE, "cost-models", markdown_table([model_row(rows_of(rows, name)[-1]) for name in PRESETS]))
+    measured_on = "Seconds on {cores} cores of *{cpu}* with torch {torch}:".format(**here)
+    fill_block(PAGE, "cost-images", f"{measured_on}\n\n{markdown_table([image_row(row) for row in rows])}")
+    print(f"written: {path}, {PAGE}, {GUIDE}")
 
 
 def sizes(config: ModelConfig) -> list[tuple[int, int]]:
@@ -186,71 +188,32 @@ def keep_measurements(rows: Sequence[dict[str, Any]], before: Sequence[dict[str,
         row["measured"] = measured.get((row["model"], row["size"]), row["measured"])
 
 
-TEXT = """# What a model costs
-
-Written by `python benchmarks/cost_table.py --measure`; do not edit. The numbers are in
-`benchmarks/results/cost_table.json`. The same calculation for any other model, resolution or dtype is
-`motivnet.models.cost.cost(config)`; it takes a second and no memory.
-
-## How to choose
-
+CHOICE = """\
 - **Resolution first.** A transformer's price follows its tokens, one for every 16x16 pixels. `motivnet-1b` at 512x384
   has a quarter of the tokens of 1024x768 and takes {quarter:.2f} times the arithmetic, at 768x576 {middle:.2f} times.
   What a lower resolution costs in accuracy has to be measured with the weights and the data in question: position
-  embeddings are resized, not trained anew.
+  embeddings are resized, not retrained.
 - **Memory is weights, then activations.** Weights are held once, whatever the resolution; activations come on top for
   every image of a batch. bfloat16 halves both.
   {memory}
 - **bfloat16 where the processor has it** (AVX-512 BF16 or AMX, any recent GPU).
   {speedup}
 - **Sapiens2 0.1b is the practical transformer**, with {small_share:.0%} of the arithmetic of `motivnet-1b`.
-- **`nano` is the choice without a GPU**: {nano:,.0f} times less arithmetic than `motivnet-1b`. `motivnet predict`
-  runs it through onnxruntime, not through torch as in this table: `benchmarks/results/speed_nano.json` has its speed.
-
-## Models
-
-Weights in memory, at each model's largest resolution. A GB is 10^9 bytes, an MB 10^6.
-
-{models}
-
-## An image
-
-One forward pass of backbone and head with one image; decoding it and finding faces come on top.
-
-- **TFLOPs** count a multiplication and an addition as two. Halve them for the multiply-accumulates that many papers
-  call FLOPs, those of Sapiens and MotivNet (4.64 T) among them. The figures of Sapiens2's authors are about the
-  multiply-accumulates of the weights alone, without attention: they give 0.342 T for the 0.1b encoder, whose weights
-  take 0.351 T and whose whole forward pass takes 0.526 T.
-- **Activations** are calculated: the most that is alive at once, input included, attention fused.
-- **Seconds** are measured on {cores} cores of *{cpu}* with torch {torch}, as `Predictor` runs them. Another processor
-  needs its own run of the script.
-- **Process** is the most memory that the whole Python process held in that run.
-- A dash was not measured: it takes too long, does not fit the memory, or (`nano`) gains nothing.
-
-{images}
-"""
+- **`nano` is the choice without a GPU**: {nano:,.0f} times less arithmetic than `motivnet-1b`."""
 
 
-def page(rows: Sequence[dict[str, Any]], measured_on: dict[str, Any]) -> str:
-    """Write the page."""
-    found = {(row["model"], row["size"]): row for row in rows}
-    flops = {key: row["flops"] for key, row in found.items()}
+def choice(rows: Sequence[dict[str, Any]]) -> str:
+    """Write what the tables mean for the choice of a model."""
+    flops = {(row["model"], row["size"]): row["flops"] for row in rows}
     large = flops["motivnet-1b", "1024x768"]
-    return TEXT.format(
+    return CHOICE.format(
         quarter=flops["motivnet-1b", "512x384"] / large,
         middle=flops["motivnet-1b", "768x576"] / large,
         small_share=flops["motivnet-sapiens2-0.1b", "1024x768"] / large,
         nano=large / flops["nano", "96x96"],
         memory=memory_text(rows),
         speedup=speedup_text(rows),
-        models=markdown_table([model_row(found[name, size_of(name)]) for name in PRESETS]),
-        images=markdown_table([image_row(row) for row in rows]),
-        **measured_on,
     )
-
-
-def size_of(name: str) -> str:
-    return "{}x{}".format(*sizes(PRESETS[name])[0])
 
 
 def memory_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -278,7 +241,7 @@ def speedup_text(rows: Sequence[dict[str, Any]]) -> str:
     ]
     if not gains:
         return "Its gain was not measured here."
-    return f"On the processor named below an image takes {min(gains):.1f} to {max(gains):.1f} times less time."
+    return f"On the processor of the table an image takes {min(gains):.1f} to {max(gains):.1f} times less time."
 
 
 def model_row(row: dict[str, Any]) -> dict[str, object]:

@@ -20,7 +20,7 @@ from library_detector import LibraryDetector  # isort: split
 import cv2
 import numpy as np
 from speed_predict import make_photographs
-from tables import FACES_PAGE, fill_block, markdown_table, write_results
+from tables import PAGE, fill_block, markdown_table, write_results
 
 from motivnet.faces import DetectorConfig
 from motivnet.faces.yunet import YuNet
@@ -67,7 +67,7 @@ def main() -> None:
         for case, found in times.items()
     ]
     print(markdown_table(rows))
-    fill_block(FACES_PAGE, "detector_speed", markdown_table(rows))
+    fill_block(PAGE, "detector_speed", markdown_table(rows))
     write_results("detector_speed", {**vars(options), "rows": rows})
 
 

@@ -3,7 +3,7 @@
 Each file that the bundle has, in each runtime that is installed: `model.onnx`, `model-fp16.onnx` and
 `model-int8.onnx` in onnxruntime and OpenVINO, `model.tflite` in LiteRT, `model.pte` in ExecuTorch. The files take turns
 in each round of the timing, so that what else the machine does hits all alike. Scores are on FER-2013's images,
-labelled by the majority of FERPlus' votes. The table goes to docs/weights.md.
+labelled by the majority of FERPlus' votes. The table goes to docs/benchmarks.md.
 
     python benchmarks/edge_table.py fer2013.parquet [--model nano] [--against OLD_BUNDLE] [--rounds 50]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import fill_block, machine, markdown_table, use_cores, write_results
+from tables import PAGE, fill_block, machine, markdown_table, use_cores, write_results
 
 from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, open_bundle
 from motivnet.data.sources.named import read_source
@@ -33,7 +33,6 @@ from motivnet.faces import load_detector
 from motivnet.inference.backends import INPUT_NAME, OUTPUT_NAME, Backend, OnnxBackend, Outputs
 from motivnet.inference.predictor import Predictor
 
-PAGE = Path(__file__).parents[1] / "docs" / "weights.md"
 SPLITS = ("PublicTest", "PrivateTest")
 THREADS = (1, 2)
 # Batch size -> calls in a turn: several small ones, so that most find the weights in the cache.

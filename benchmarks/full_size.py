@@ -8,7 +8,7 @@ are missing. The image is the face in a photograph that scikit-image ships. Ever
 - `int8`: OpenVINO with weights in int8 and activations quantised on the way, if `openvino` and `nncf` are installed.
 
 Before each, the system is asked to forget the file, so that loading reads it from the disk. Linux only: it tells the
-most memory that a process ever held. Only a run of all models is written to `results/` and `docs/weights.md`.
+most memory that a process ever held. Only a run of all models is written to `results/` and `docs/benchmarks.md`.
 
     python benchmarks/full_size.py [--only MODEL ...] [--runs 3] [--folder scratch] [--cores 2]
 """
@@ -17,7 +17,6 @@ import argparse
 import importlib.util
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -30,15 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from skimage import data
-from tables import markdown_table, use_cores, write_results
+from tables import PAGE, fill_block, markdown_table, use_cores, write_results
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.faces import load_detector
 from motivnet.preprocess import PREPROCESSINGS
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "weights.md"
-BLOCK = re.compile(r"(?<=<!-- full-size:begin -->\n).*?(?=<!-- full-size:end -->)", re.DOTALL)
 PREPROCESSING = "motivnet-pad"
 
 
@@ -81,11 +78,11 @@ def main() -> None:
         model = prepare_model(folder, name)
         rows += measure_model(name, model, pixels, options.runs)
         commands += time_commands(name, model, photograph)
-    tables = f"{markdown_table([table_row(row) for row in rows])}\n\n{markdown_table(commands)}\n"
+    tables = f"{markdown_table([table_row(row) for row in rows])}\n\n{markdown_table(commands)}"
     print(tables)
     if set(options.only) == set(MODELS):
         path = write_results("full_size", {"cores_used": cores, "rows": rows, "commands": commands})
-        PAGE.write_text(BLOCK.sub(lambda _: tables, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        fill_block(PAGE, "full-size", tables)
         print(f"written: {path}, {PAGE}")
 
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from alignment import detector, draw
 from nano import development_faces
-from tables import FACES_PAGE, fill_block, markdown_table, write_results
+from tables import PAGE, fill_block, markdown_table, write_results
 
 from motivnet.data.manifest import Manifest
 from motivnet.faces.pose import MEAN_FACE, Pose, head_pose
@@ -37,7 +37,7 @@ def main() -> None:
     ]
     photographs = changed(draw(development_faces(options.faces / "dev.parquet"), options.rows))
     for name, rows in (("projections", projections), ("photographs", photographs)):
-        fill_block(FACES_PAGE, f"head_pose_{name}", markdown_table(rows))
+        fill_block(PAGE, f"head_pose_{name}", markdown_table(rows))
     print(f"written: {write_results('head_pose', {'projections': projections, 'photographs': photographs})}")
 
 

@@ -9,7 +9,7 @@ Three questions, each to servers of their own, over the loopback interface, from
   everything else alike), taking turns for several rounds; the queue is long enough for all, so none is refused.
 
 Images are crops of a face of 96x96 pixels with the detector `whole`, where the model is most of the work, and
-photographs of 512x512 pixels, where looking for faces is. The tables go into docs/server.md. Needs scikit-image.
+photographs of 512x512 pixels, where looking for faces is. The tables go into docs/benchmarks.md. Needs scikit-image.
 
     python benchmarks/server_load.py [--model nano] [--seconds 60] [--rounds 5] [--round-seconds 10] [--clients 200]
         [--against CHECKOUT]
@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from skimage import data
-from tables import add_against, fill_block, markdown_table, measure_other, use_cores, write_results
+from tables import PAGE, add_against, fill_block, markdown_table, measure_other, use_cores, write_results
 
 from motivnet.server.settings import ServerSettings
 
@@ -43,7 +43,6 @@ CLIENT = Path(__file__).with_name("server_client.py")
 CROPS = ["--detector", "whole"]
 # Versions before this option had no limit.
 NO_LIMIT = ["--max-wait-ms", "1000000"] if hasattr(ServerSettings, "max_wait_ms") else []
-PAGE = Path(__file__).parents[1] / "docs" / "server.md"
 
 
 def main() -> None:

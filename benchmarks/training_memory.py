@@ -9,7 +9,7 @@ runs twice: once with glibc told to give every freed block of over 64 kB back to
 holds what is alive, which is what is compared; and once as `motivnet train` runs, which keeps freed memory because that
 is faster. Linux only.
 
-The tables are also put into `docs/training.md`.
+The tables are also put into `docs/benchmarks.md`.
 
 With --full, one step of the recipe `motivnet-1b` as it is, on one image: 20 GB of memory must be free.
 
@@ -30,7 +30,7 @@ from typing import Any
 
 import lightning
 import torch
-from tables import RESULTS, TRAINING_PAGE, fill_block, machine, markdown_table, use_cores, write_results
+from tables import PAGE, RESULTS, fill_block, machine, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config
@@ -120,7 +120,7 @@ def main() -> None:
         tables["training-step"] = markdown_table([full_row(full)])
     for name, table in tables.items():
         print(f"{table}\n")
-        fill_block(TRAINING_PAGE, name, table)
+        fill_block(PAGE, name, table)
 
 
 def compare(name: str, recipe: str, settings: list[str]) -> dict[str, Any]:

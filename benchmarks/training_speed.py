@@ -12,7 +12,7 @@ pass and optimizer. Weights and faces are random, which the time does not depend
 Then, with the recipe `nano-fer2013`: the share of an epoch that goes by waiting for data, by number of workers and with
 and without the cache of decoded faces; and the share of a step that the warnings cost.
 
-The tables are also put into `docs/training.md`.
+The tables are also put into `docs/benchmarks.md`.
 
     python benchmarks/training_speed.py [--only nano 0.3b loading] [--cores 2]
 """
@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
-from tables import RESULTS, TRAINING_PAGE, fill_block, markdown_table, use_cores, write_results
+from tables import PAGE, RESULTS, fill_block, markdown_table, use_cores, write_results
 from torch.utils.data import DataLoader
 
 from motivnet import config
@@ -133,7 +133,7 @@ def main() -> None:
     tables = ([row for case in CASES for row in results.get(case, [])], loading.get("rows"), loading.get("warnings"))
     text = "\n\n".join(markdown_table(rows) for rows in tables if rows)
     print(text)
-    fill_block(TRAINING_PAGE, "training-speed", text)
+    fill_block(PAGE, "training-speed", text)
     print(f"written: {path}", file=sys.stderr)
 
 

@@ -26,9 +26,9 @@ from tables import markdown_table, write_results
 from video_clip import draw_clip
 
 from motivnet.faces import Detection, load_detector
+from motivnet.frames.reader import Video
 from motivnet.preprocess import Box, crop
 from motivnet.video.follow import between
-from motivnet.video.reader import Video
 from motivnet.video.tracking import Tracker
 
 EVERY = (2, 3, 5, 10)

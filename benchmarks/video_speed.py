@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tables import markdown_table, use_cores, write_results
+from tables import PAGE, fill_block, markdown_table, use_cores, write_results
 from video_clip import FPS, HEIGHT, WIDTH, draw_clip
 
 HERE = Path(__file__).parents[1]
@@ -53,19 +53,19 @@ def main() -> None:
             for _ in range(options.runs):
                 for name, path in checkouts.items():
                     timed[name].append(time_video(path, folder, clip, arguments))
-            shown = " ".join("drawn.mp4" if argument.endswith(".mp4") else argument for argument in arguments)
+            named = " ".join("drawn.mp4" if argument.endswith(".mp4") else argument for argument in arguments)
             for name, runs in timed.items():
                 median, cpu = map(statistics.median, zip(*runs, strict=True))
                 rows.append(
                     {
                         "checkout": name,
-                        "options": shown,
+                        "options": named,
                         "runs": len(runs),
                         "seconds, median": round(median, 2),
                         "frames/s": round(options.frames / median, 1),
                         "frames/s without start": round((options.frames - 1) / (median - starts[name]), 1),
                         "CPU ms/frame": round(1000 * cpu / options.frames, 1),
-                        "target": TARGETS.get(shown, ""),
+                        "target": TARGETS.get(named, ""),
                     }
                 )
                 print(rows[-1], flush=True)
@@ -77,6 +77,13 @@ def main() -> None:
         "start_seconds": {name: round(value, 2) for name, value in starts.items()},
     }
     write_results("video_speed", settings | {"rows": rows})
+    fill_block(PAGE, "video-speed", markdown_table([shown(row) for row in rows if row["checkout"] == "this"]))
+
+
+def shown(row: dict[str, object]) -> dict[str, object]:
+    """Lay out what the page shows of a row."""
+    numbers = ("frames/s", "frames/s without start", "CPU ms/frame")
+    return {"options": f"`{row['options']}`" if row["options"] else "none"} | {name: row[name] for name in numbers}
 
 
 def time_video(checkout: Path, folder: Path, video: Path, arguments: list[str]) -> tuple[float, float]:

@@ -19,7 +19,8 @@ why, if the command itself is at fault.
 """
 # Where a command is told at more length: page and title.
 INPUTS, VIDEO, EVIDENCE = ("inputs.md", "Inputs"), ("video.md", "Video and camera"), ("evidence.md", "Evidence")
-TRAINING, WEIGHTS = ("training.md", "Training"), ("weights.md", "Released weights")
+TRAINING, WEIGHTS = ("training.md", "Train and fine-tune"), ("weights.md", "Released weights")
+METHODS = ("training-recipes.md", "Recipes and methods")
 GUIDES = {
     "predict": (INPUTS, ("quickstart.md", "Quick start")),
     "video": (VIDEO,),
@@ -29,9 +30,8 @@ GUIDES = {
     "models": (("models.md", "Models"), WEIGHTS, ("cost.md", "Cost")),
     "card": (("models.md", "Models"),),
     "weights": (WEIGHTS,),
-    "train": (TRAINING,),
-    "pretrain": (TRAINING,),
-    "ablate": (TRAINING,),
+    "train": (TRAINING, ("training-scale.md", "Several devices, resume, speed")),
+    **dict.fromkeys(("pretrain", "ablate", "distil"), (METHODS,)),
     "export": (TRAINING,),
     "data": (("datasets.md", "Data sets"),),
     **dict.fromkeys(("evaluate", "benchmark", "audit", "calibrate", "explain"), (EVIDENCE,)),

@@ -3,6 +3,7 @@
 Warnings end `mkdocs build --strict`. The functions named `on_*` are called by MkDocs.
 """
 
+import json
 import logging
 import posixpath
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from docs_commands import command_pages
 from docs_external import external_loads
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -24,6 +26,8 @@ MOUNTED = (
     "benchmarks/ablations/**/*.png",
     "src/motivnet/assets/nano/README.md",
 )
+# Words that people look for and that each page could easily forget.
+SEARCHED = ("excel", "heic", "elan", "gpu")
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 _log = logging.getLogger("mkdocs.hooks.docs")
 
@@ -91,7 +95,18 @@ def rewrite_links(markdown: str, uri: str, known: set[str]) -> str:
     return LINK.sub(replace, markdown)
 
 
+@event_priority(-100)
 def on_post_build(*, config: MkDocsConfig) -> None:
-    """Warn of everything that the site would load from another host."""
+    """Warn of everything that the site would load from another host, and of words that its search does not find."""
     for file, address in external_loads(Path(config.site_dir)):
         _log.warning("%s loads %s from elsewhere", file, address)
+    index = json.loads((Path(config.site_dir) / "search" / "search_index.json").read_text(encoding="utf-8"))
+    for word in not_found(index):
+        _log.warning("a search for %s finds nothing", word)
+
+
+def not_found(index: dict) -> list[str]:
+    """Give the words of SEARCHED that an index of MkDocs' search has nowhere."""
+    text = " ".join(f"{entry.get('title', '')} {entry.get('text', '')}" for entry in index["docs"])
+    known = set(re.findall(r"\w+", text.lower()))
+    return [word for word in SEARCHED if word not in known]

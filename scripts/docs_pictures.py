@@ -107,19 +107,34 @@ def heat_maps(folder: Path, photographs: list[Path]) -> Image.Image:
 def evaluation_report(folder: Path, photographs: list[Path]) -> Image.Image:
     """Open the report of an evaluation of shifted, scaled crops of the two faces."""
     crops = folder / "crops"
-    rng = np.random.default_rng(0)
-    for photograph, label in zip(photographs, ("happiness", "neutral"), strict=True):
-        (face,) = Predictor.load("nano").predict(photograph)[0].faces[:1]
-        (crops / label).mkdir(parents=True, exist_ok=True)
-        image = Image.open(photograph)
-        for number in range(40):
-            x, y, width, height = (float(value) for value in face.box)
-            dx, dy, zoom = rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), rng.uniform(0.8, 1.4)
-            box = (x + dx * width, y + dy * height, x + (dx + zoom) * width, y + (dy + zoom) * height)
-            image.crop(box).save(crops / label / f"{photograph.stem}-{number}.png")
+    if not crops.exists():
+        cut_faces(crops, photographs)
     options = ("--data", f"folder:{crops}", "--split", "all", "--out", str(folder / "evaluation"))
     motivnet("evaluate", "--model", "nano", *options)
     return screenshot((folder / "evaluation" / "report.html").absolute().as_uri())
+
+
+def contact_sheet(folder: Path, photographs: list[Path]) -> Image.Image:
+    """Inspect shifted, scaled crops of the two faces, and show the sheets of both labels, one below the other."""
+    crops = folder / "crops"
+    if not crops.exists():
+        cut_faces(crops, photographs)
+    motivnet("data", "inspect", f"folder:{crops}?labels=happiness,neutral", "--out", str(folder / "inspection"))
+    sheets = [Image.open(path).convert("RGB") for path in sorted((folder / "inspection").glob("*.png"))]
+    return Image.fromarray(np.concatenate([np.asarray(sheet) for sheet in sheets]))
+
+
+def agreement_report(folder: Path, photographs: list[Path]) -> Image.Image:
+    """Open the report on the agreement with a coder who saw one of the two faces of a clip."""
+    label_clip(folder)
+    rows = pd.read_parquet(folder / "rows.parquet")
+    seen = next(row["track"] for row in rows.to_dict("records") if row["emotion"] == "neutral")
+    codes = f"start_s,end_s,code,person\n0,5,neutral,{seen}\n5,8,sad,{seen}\n0,8,happy,{1 - seen}\n"
+    (folder / "anna.csv").write_text(codes, encoding="utf-8")
+    motivnet(
+        "agree", str(folder / "rows.parquet"), str(folder / "anna.csv"), "--report", str(folder / "agreement.html")
+    )
+    return screenshot((folder / "agreement.html").absolute().as_uri())
 
 
 def server_page(folder: Path, photographs: list[Path]) -> Image.Image:
@@ -147,10 +162,10 @@ def table(folder: Path, photographs: list[Path]) -> Image.Image:
     """Show the rows of a clip as pandas reads them."""
     label_clip(folder)
     rows = pd.read_parquet(folder / "rows.parquet")
-    columns = ["frame", "time_s", "track", "emotion", "face_score", *(name for name in rows if name.startswith("prob"))]
+    columns = ["frame", "time_s", "track", "emotion", *(name for name in rows if name.startswith("prob"))]
     page = folder / "table.html"
-    kept = [name for name in columns if name in rows]
-    page.write_text(rows[kept].head(12).round(3).to_html(index=False, border=0), encoding="utf-8")
+    style = "<style>table { font: 13px sans-serif; border-spacing: 10px 4px } td { text-align: right }</style>"
+    page.write_text(style + rows[columns].head(12).round(3).to_html(index=False, border=0), encoding="utf-8")
     return screenshot(page.absolute().as_uri())
 
 
@@ -162,9 +177,25 @@ PICTURES: dict[str, Callable[[Path, list[Path]], Image.Image]] = {
     "live": live,
     "heat_maps": heat_maps,
     "evaluation_report": evaluation_report,
+    "contact_sheet": contact_sheet,
+    "agreement_report": agreement_report,
     "server_page": server_page,
     "table": table,
 }
+
+
+def cut_faces(crops: Path, photographs: list[Path]) -> None:
+    """Write shifted, scaled crops of the two faces into a folder for each label."""
+    rng = np.random.default_rng(0)
+    for photograph, label in zip(photographs, ("happiness", "neutral"), strict=True):
+        (face,) = Predictor.load("nano").predict(photograph)[0].faces[:1]
+        (crops / label).mkdir(parents=True)
+        image = Image.open(photograph)
+        for number in range(40):
+            x, y, width, height = (float(value) for value in face.box)
+            dx, dy, zoom = rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), rng.uniform(0.8, 1.4)
+            box = (x + dx * width, y + dy * height, x + (dx + zoom) * width, y + (dy + zoom) * height)
+            image.crop(box).save(crops / label / f"{photograph.stem}-{number}.png")
 
 
 def label_clip(folder: Path) -> None:

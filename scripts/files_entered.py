@@ -60,9 +60,9 @@ def photograph(path: Path) -> set[str]:
 
 def frame(folder: Path) -> set[str]:
     """Return the files from a frame of a video to its row."""
+    from motivnet.frames.reader import Video
     from motivnet.inference.predictor import Predictor
     from motivnet.video.follow import follow
-    from motivnet.video.reader import Video
     from motivnet.video.writer import write_video
 
     with write_video(folder / "clip.mp4", fps=25) as write:

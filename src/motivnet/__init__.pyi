@@ -8,6 +8,7 @@ from motivnet.checkpoints.load import load_model as load_model
 from motivnet.errors import MotivNetError as MotivNetError
 from motivnet.evaluation.evaluate import evaluate as evaluate
 from motivnet.faces import load_detector as load_detector
+from motivnet.frames.reader import frames_of as frames_of
 from motivnet.images import NamedImage as NamedImage
 from motivnet.images import decode_image as decode_image
 from motivnet.inference.predictor import Predictor as Predictor
@@ -24,4 +25,3 @@ from motivnet.training.fit import fit as fit
 from motivnet.version import __version__ as __version__
 from motivnet.video.camera import read_camera as read_camera
 from motivnet.video.label import label_video as label_video
-from motivnet.video.reader import frames_of as frames_of

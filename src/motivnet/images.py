@@ -114,6 +114,11 @@ def decode_image(source: "ImageSource", *, color: ColorOrder = "rgb", limits: Im
     return decode_reduced(source, None, color=color, limits=limits).image_hwc_u8
 
 
+def is_blank(image_hwc_u8: np.ndarray) -> bool:
+    """Return whether all values of an image are the same."""
+    return bool(image_hwc_u8.min() == image_hwc_u8.max())
+
+
 def decode_reduced(
     source: "ImageSource", long_side: int | None, *, color: ColorOrder = "rgb", limits: ImageLimits | None = None
 ) -> Decoded:

@@ -206,15 +206,19 @@ class Preprocessing:
         return source.width >= target.width and source.height >= target.height
 
     def normalise(self, faces_BHWC_u8: np.ndarray) -> np.ndarray:
-        """Normalise faces returned by `face`, uint8 (B, H, W, C), to the model's input, float32 (B, C, H, W)."""
+        """Normalise faces returned by `face`, uint8 (B, H, W, C), to the model's input, float32 (B, C, H, W).
+
+        The T frames of clips, (B, T, H, W, C), become (B, T * C, H, W).
+        """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        pixels_BHWC = (faces_BHWC_u8.astype(np.float32) - mean) / std
-        return np.ascontiguousarray(pixels_BHWC.transpose(0, 3, 1, 2))
+        pixels = np.moveaxis((faces_BHWC_u8.astype(np.float32) - mean) / std, -1, -3)
+        return np.ascontiguousarray(pixels.reshape(len(pixels), -1, *pixels.shape[-2:]))
 
     def denormalise(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """Undo `normalise`, of float32 (B, C, H, W): uint8 (B, H, W, C), rounded and clipped."""
+        """Undo `normalise`, of float32 (B, C, H, W): uint8 (B, H, W, C), rounded and clipped; of clips every frame."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return np.clip(np.rint(pixels_BCHW.transpose(0, 2, 3, 1) * std + mean), 0, 255).astype(np.uint8)
+        frames = pixels_BCHW.reshape(-1, self.num_channels, *pixels_BCHW.shape[2:])
+        return np.clip(np.rint(frames.transpose(0, 2, 3, 1) * std + mean), 0, 255).astype(np.uint8)
 
     def __call__(self, image_hwc_u8: np.ndarray, box: Box | None = None) -> np.ndarray:
         """Crop, resize and normalise one face of an upright RGB image: float32 (C, H, W)."""

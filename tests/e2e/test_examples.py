@@ -1,8 +1,9 @@
-"""The examples of the README and of the first pages of `docs` are run as they are written, block by block.
+"""The examples of the README, of the first pages of `docs` and of its tutorials are run as they are written.
 
 Each block of commands has a folder of its own with the files that examples name. Plain calls of `motivnet` run in this
 process, everything else in a shell; what cannot run here is named in `NOT_HERE` with its reason, what takes minutes in
-`SLOW`. A server that a block starts, or talks to, runs as long as the block.
+`SLOW`. A server that a block starts, or talks to, runs as long as the block. A tutorial is run from its first block to
+its last in an empty folder, and so is the notebook that is made of it.
 """
 
 import dataclasses
@@ -61,6 +62,8 @@ SLOW = {
     r"--engine ray": "starts Ray",
     r"motivnet explain": "runs torch once per emotion",
 }
+TUTORIALS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("tutorial-*.md"))
+TRAINING = "docs/tutorial-train.md"
 LIMIT_S = 300
 PORT = 8000
 
@@ -328,6 +331,65 @@ def test_first_example_shows_both_statuses(capsys: pytest.CaptureFixture[str]) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok [('happiness', 0.")
     assert lines[1:] == ["unreadable []"]
+
+
+@pytest.fixture
+def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """An empty folder of somebody who has used nothing yet and is offline."""
+    study = tmp_path / "study"
+    study.mkdir()
+    (tmp_path / "home").mkdir()
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    shell = Shell(study)
+    yield shell
+    shell.close()
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page == TRAINING)) for page in TUTORIALS]
+)
+def test_tutorial_runs_and_prints_what_it_shows(page: str, beginner: Shell) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    parts = re.findall(r"^```(sh|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", text, re.DOTALL | re.MULTILINE)
+    assert len(parts) > 4
+    for kind, code, shown in parts:
+        if "motivnet serve" in code:
+            beginner.run(code.strip())
+            continue
+        program = ["bash", "-e", "-o", "pipefail", "-c"] if kind == "sh" else ["python", "-c"]
+        done = subprocess.run(
+            [*program, code.replace(str(PORT), str(beginner.port))],
+            cwd=beginner.folder,
+            env=beginner.environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+        if shown:
+            assert done.stdout == shown, code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_notebook_runs(page: str, beginner: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("nbclient", "ipykernel"):
+        pytest.importorskip(package)
+    import nbclient
+    import nbformat
+
+    name = Path(page).stem.removeprefix("tutorial-")
+    text = (ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text.replace(f":{PORT}", f":{beginner.port}").replace(f" {PORT}", f" {beginner.port}"), 4)
+    nbformat.validate(notebook)
+    monkeypatch.setenv("PATH", beginner.environment["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"), prepend=os.pathsep)
+    nbclient.NotebookClient(notebook, timeout=LIMIT_S, resources={"metadata": {"path": beginner.folder}}).execute()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ COMMANDS = [(name, words) for name, page in PAGES.items() for words in commands(
 COMMANDS += [("README.md", words_of(line)) for line in re.findall(r"`motivnet ([^`]+)`", README)]
 # Settings without a command, line by line, are those of any recipe of MotivNet.
 LOOSE = [
-    shlex.split(line, comments=True) for line in shell_lines(PAGES["docs/training.md"]) if line.startswith("--set")
+    shlex.split(line, comments=True)
+    for name, page in PAGES.items()
+    for line in shell_lines(page)
+    if name.startswith("docs/training") and line.startswith("--set")
 ]
 RECIPES = {"train": recipe, "pretrain": pretrain_recipe}
 RUNS = [words for _, words in COMMANDS if words[0] in RECIPES and words[1:] and words[1][0] != "-"]
@@ -99,6 +102,10 @@ def test_recipe_exists_with_its_settings(words: list[str]) -> None:
 @pytest.mark.parametrize("words", LOOSE, ids=" ".join)
 def test_setting_exists(words: list[str]) -> None:
     config.override(recipe("motivnet-1b"), settings_in(words))
+
+
+def test_readme_is_short() -> None:
+    assert len(README.split()) <= 900
 
 
 def test_two_make_commands_exist() -> None:

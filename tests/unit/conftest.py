@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
@@ -131,3 +132,23 @@ def pixels() -> "Callable[..., Tensor]":
         return torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape)
 
     return make
+
+
+@pytest.fixture
+def draw_clip() -> Callable[..., Path]:
+    """Write a video of 32 x 32 pixels, 10 frames per second; each frame has one of the given brightnesses."""
+    av = pytest.importorskip("av")
+
+    def write(path: Path, brightnesses: Iterable[int]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.height = stream.width = 32
+            stream.pix_fmt = "yuv420p"
+            for brightness in brightnesses:
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), brightness, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write

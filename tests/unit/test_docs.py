@@ -5,7 +5,9 @@ Whether it builds is checked by `make docs`, which `make test` runs.
 
 import html
 import importlib
+import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -171,6 +173,9 @@ def test_a_site_that_loads_from_elsewhere_is_warned_of(
     from mkdocs.config.defaults import MkDocsConfig
 
     (tmp_path / "index.html").write_text(LOADING["script.html"], encoding="utf-8")
+    (tmp_path / "search").mkdir()
+    found = {"docs": [{"text": " ".join(hook.SEARCHED)}]}
+    (tmp_path / "search" / "search_index.json").write_text(json.dumps(found), encoding="utf-8")
     config = MkDocsConfig()
     config["site_dir"] = str(tmp_path)
     # What MkDocs' strict mode counts is a warning below the logger `mkdocs`.
@@ -199,6 +204,32 @@ def test_what_pages_link_to_comes_along(hook: ModuleType) -> None:
     assert hook.linked_files("weights.md") == set()
     assert "benchmarks/evidence/README.md" in hook.linked_files("limits.md")
     assert "benchmarks/evidence/audit.md" in hook.linked_files("benchmarks/evidence/README.md")
+
+
+def test_what_people_search_for_is_found(hook: ModuleType) -> None:
+    entries = [{"title": "Tables", "text": "for Excel (xlsx)"}, {"title": "HEIC", "text": ""}, {"text": "elans; GPUs"}]
+    assert hook.not_found({"docs": entries}) == ["elan", "gpu"]
+    everything = [{"title": "", "text": path.read_text(encoding="utf-8")} for path in DOCS.glob("*.md")]
+    assert hook.not_found({"docs": everything}) == []
+
+
+def test_notebooks_are_those_of_the_tutorials() -> None:
+    make = script("docs_notebooks")
+    notebooks = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in make.OUT.glob("*.ipynb")}
+    assert notebooks == {name: make.notebook(page) for name, page in make.TUTORIALS.items()}
+
+
+def test_installation_names_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"^\| `(\w+)` \|", (DOCS / "install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(named) == set(project["optional-dependencies"]) - {"docs", "dev"}
+
+
+@pytest.mark.parametrize("picture", sorted((DOCS / "assets" / "pictures").glob("*.png")), ids=lambda path: path.stem)
+def test_every_picture_is_shown_and_made_by_the_script(picture: Path) -> None:
+    made = (ROOT / "scripts" / "docs_pictures.py").read_text(encoding="utf-8")
+    assert f'"{picture.stem}": {picture.stem},' in made
+    assert any(f"pictures/{picture.name})" in page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
 
 
 def test_measured_limits_are_those_of_the_evidence() -> None:

@@ -19,6 +19,7 @@ CONTENT = {
     "demo": PROJECT["dependencies"] + EXTRAS["demo"],
     "serve": PROJECT["dependencies"] + EXTRAS["serve"],
     "build": [*PYPROJECT["build-system"]["requires"], "editables"],
+    "release": ["build", "check-wheel-contents", "hatchling", "twine", "uv"],
     "test": PROJECT["dependencies"] + [each for name in EXTRAS.keys() - UNLOCKED for each in EXTRAS[name]],
 }
 PIN = re.compile(r"(?P<pin>[^ ].*?)(?P<hashes>( --hash=sha256:[0-9a-f]{64})+)")

@@ -330,6 +330,7 @@ def _digest(bundle: Bundle, precision: str) -> str:
     del head["reference_init"]  # only of the start
     added = (
         (model, "affect"),
+        (model, "num_frames"),
         (model, "transformers"),
         (vit, "rope_bfloat16"),
         (head, "learnable_queries"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motivnet.errors import DataError, ImageError
+from motivnet.frames.selection import VIDEO_SUFFIXES, is_video
 from motivnet.image_files import Skipped, describe_skipped, is_special, no_images, walk_images
-from motivnet.video.video_config import VIDEO_SUFFIXES, is_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +57,8 @@ def open_inputs(inputs: "Iterable[Named]", every_s: float) -> "Iterator[Input]":
         ConfigError: if `every_s` is not positive and finite.
         MissingExtraError: if there is a video, and PyAV is not installed.
     """
+    from motivnet.frames.reader import frames_of
     from motivnet.images import ImageLimits, NamedImage
-    from motivnet.video.reader import frames_of
 
     for named in inputs:
         if isinstance(named, Path) and is_video(named):

@@ -11,10 +11,11 @@ from motivnet.cli.console import echo, open_bar
 from motivnet.cli.inputs import find_videos
 from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, derive_options
 from motivnet.errors import one_line
+from motivnet.frames.selection import Selection
 from motivnet.image_files import Skipped, describe_skipped
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
-from motivnet.video.video_config import FollowConfig, Selection, TablesConfig
+from motivnet.video.video_config import FollowConfig, TablesConfig
 
 if TYPE_CHECKING:
     from motivnet.video.label import LabelledVideo

@@ -146,9 +146,13 @@ def degrade(
     if config.prob == 0:
         return pixels_BCHW
     faces_BHWC_u8 = preprocessing.denormalise(pixels_BCHW.float().cpu().numpy())
-    drawn = config.draw(len(faces_BHWC_u8) * world_size, pixels_BCHW.shape[3], generator)[rank::world_size]
-    degraded = [change(face) for change, face in zip(drawn, faces_BHWC_u8, strict=True)]
-    return torch.from_numpy(preprocessing.normalise(np.stack(degraded))).to(pixels_BCHW)
+    batch = len(pixels_BCHW)
+    drawn = config.draw(batch * world_size, pixels_BCHW.shape[3], generator)[rank::world_size]
+    # All frames of a clip alike.
+    changes = [each for each in drawn for _ in range(len(faces_BHWC_u8) // batch)]
+    degraded = np.stack([change(face) for change, face in zip(changes, faces_BHWC_u8, strict=True)])
+    clips = degraded.reshape(batch, -1, *degraded.shape[1:])
+    return torch.from_numpy(preprocessing.normalise(clips)).to(pixels_BCHW)
 
 
 def mix(pixels_BCHW: Tensor, target_BC: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ import numpy as np
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import fold_of
 from motivnet.errors import DataError, ImageError
-from motivnet.images import decode_image
+from motivnet.frames.clips import Clip
+from motivnet.images import decode_image, is_blank
 
 # Copies of images of up to this size are found by their pixels, of larger ones by the last bytes of their files.
 KEY_BYTES = 16 * 1024
@@ -43,17 +44,12 @@ def pixel_hash(image_hwc_u8: np.ndarray) -> str:
     return hashlib.sha1(image_hwc_u8.tobytes() + str(image_hwc_u8.shape).encode(), usedforsecurity=False).hexdigest()
 
 
-def is_blank(image_hwc_u8: np.ndarray) -> bool:
-    """Return whether all values of an image are the same."""
-    return bool(image_hwc_u8.min() == image_hwc_u8.max())
-
-
 def picture_keys(manifest: Manifest, *, unreadable: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return keys that are equal for copies of an image, without decoding large files.
 
     The key of an image of up to 16 KiB is the hash of its pixels; of a larger one, of its size and last 16 KiB. So
     copies of large images are found only if the files are identical, and blank images only if they are small files,
-    as they usually are.
+    as they usually are. The key of a clip is that of its file and stretch.
 
     Args:
         manifest: the rows.
@@ -67,9 +63,8 @@ def picture_keys(manifest: Manifest, *, unreadable: bool = False) -> tuple[np.nd
     """
     keys, blank = [], []
     for row in range(len(manifest)):
-        source = manifest.source(row)
         try:
-            key, flat = _key(source)
+            key, flat = _key(manifest.source(row))
         except (OSError, ImageError) as error:
             if not unreadable:
                 raise DataError(f"{manifest.where(row)}: {error}") from None
@@ -111,7 +106,12 @@ def unfitted(provenance: Any, subjects: Sequence[str | None], keys: np.ndarray) 
     return rows
 
 
-def _key(source: str | bytes) -> tuple[str, bool]:
+def _key(source: str | bytes | Clip) -> tuple[str, bool]:
+    stretch = ""
+    if isinstance(source, Clip):
+        # Of a folder, the frame in the middle.
+        files, stretch = source.files(), f" {source.start_s} {source.end_s}"
+        source = str(files[len(files) // 2])
     if isinstance(source, bytes):
         length, end = len(source), source[-KEY_BYTES:]
     else:
@@ -119,8 +119,8 @@ def _key(source: str | bytes) -> tuple[str, bool]:
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - KEY_BYTES))
             end = file.read()
-    if length > KEY_BYTES:
-        return hashlib.sha1(end + str(length).encode(), usedforsecurity=False).hexdigest(), False
+    if length > KEY_BYTES or stretch:
+        return hashlib.sha1(end + f"{length}{stretch}".encode(), usedforsecurity=False).hexdigest(), False
     image = decode_image(end)
     return pixel_hash(image), is_blank(image)
 
@@ -167,9 +167,7 @@ def fit_for_training(
 
 def repeated_rows(manifest: Manifest, training: Manifest) -> np.ndarray:
     """Mark the rows whose exact pixels also occur in training: bool (rows,)."""
-    own, known = (
-        [pixel_hash(decode_image(each.source(row))) for row in range(len(each))] for each in (manifest, training)
-    )
+    own, known = ([pixel_hash(each.read(row)[0]) for row in range(len(each))] for each in (manifest, training))
     return np.isin(own, known)
 
 

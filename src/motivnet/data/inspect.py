@@ -18,11 +18,12 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from motivnet.data.clean import is_blank, pixel_hash
+from motivnet.data.clean import pixel_hash
 from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbnail
 from motivnet.data.manifest import Manifest
 from motivnet.data.sheet import contact_sheet, read_face
 from motivnet.errors import DataError, ImageError
+from motivnet.images import is_blank
 from motivnet.storage import atomic_folder, not_formula, write_json
 
 T = TypeVar("T")
@@ -30,11 +31,6 @@ T = TypeVar("T")
 pc: Any = pyarrow.compute
 # Yields the items and may show progress. Arguments: items, their number, what they are.
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
-
-def no_progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    """Return the items without a progress bar."""
-    return items
 
 
 # Kinds of problem, in the order in which they are listed.
@@ -46,6 +42,7 @@ PROBLEMS = {
     "listed_twice": "the same file and box as an earlier row",
     "duplicate": "the same pixels as an earlier row",
     "near_duplicate": "a copy of an earlier row: re-encoded, resized, or with other brightness or contrast",
+    "neighbours": "near duplicates among the frames of one sequence or film, in one split",
     "two_labels": "the same pixels or file as an earlier row, with another label",
     "shared_subject": "the subject is in an earlier row of another split",
 }
@@ -99,7 +96,7 @@ class Inspection:
             count["other_label"] += row["other_label"] not in (None, row["label"])
         return counts
 
-    def write(self, folder: Path, *, track: Track = no_progress) -> None:
+    def write(self, folder: Path, *, track: Track = lambda items, *_: items) -> None:
         """Write the problems, a summary, and, if images were decoded, a contact sheet per class.
 
         Files of an earlier inspection are replaced, others stay.
@@ -129,7 +126,7 @@ def written_files(folder: Path) -> list[Path]:
 
 
 def inspect_manifest(
-    manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track = no_progress
+    manifest: Manifest, *, pixels: bool = True, workers: int = 2, track: Track = lambda items, *_: items
 ) -> Inspection:
     """Find all kinds of problems in PROBLEMS.
 
@@ -144,8 +141,8 @@ def inspect_manifest(
     missing_B = _missing(manifest.table["path"], workers, track)
     found.add("missing", np.flatnonzero(missing_B))
     # Copies have the same path and box; pixels are compared only where there is an image.
-    paths, boxes = (manifest.table[name].to_pylist() for name in ("path", "box"))
-    same_file_B = first_of(path and (path, box and tuple(box)) for path, box in zip(paths, boxes, strict=True))
+    files = zip(*(manifest.table[name].to_pylist() for name in ("path", "box", "start_s", "end_s")), strict=True)
+    same_file_B = first_of(path and (path, box and tuple(box), *stretch) for path, box, *stretch in files)
     repeated = np.flatnonzero(same_file_B != rows_B)
     found.add("listed_twice", repeated, same_file_B[repeated])
     usable_B, same_B, near = ~missing_B, same_file_B, np.empty((0, 2), np.int64)
@@ -190,13 +187,23 @@ class _Findings:
         self._found += zip(itertools.repeat(kind), *columns)
 
     def add_near(self, pairs: np.ndarray, difference: np.ndarray) -> None:
-        """Add each row once for every split that has an earlier copy, with the most similar one."""
+        """Add each row once for every split that has an earlier copy, with the most similar one.
+
+        Copies among the frames of one video and split are added once for all of them.
+        """
         nearest: dict[tuple[int, int], tuple[float, int]] = {}
+        groups = [dict(pairs or ()) for pairs in self.manifest.table["groups"].to_pylist()]
+        videos, frames = [each.get("sequence") or each.get("film") for each in groups], {}
         for (earlier, later), value in zip(pairs.tolist(), difference.tolist(), strict=True):
             key = later, int(self.split_B[earlier])
+            if videos[later] and (videos[later], key[1]) == (videos[earlier], self.split_B[later]):
+                frames.setdefault((videos[later], key[1]), set()).update((earlier, later))
+                continue
             nearest[key] = min(nearest.get(key, (value, earlier)), (value, earlier))
         for (later, _), (value, earlier) in nearest.items():
             self.add("near_duplicate", [later], [earlier], [f"differs by at most {value:.3f} standard deviations"])
+        for first, *rest in map(sorted, frames.values()):
+            self.add("neighbours", rest[:1], [first], [f"{1 + len(rest)} frames"])
 
     def add_shared_subjects(self) -> None:
         """Add, for every subject in several splits, the first row in each split but the first."""
@@ -245,7 +252,7 @@ def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
 
     def check(rows: range) -> list[bool]:
         named = paths.slice(rows.start, len(rows)).to_pylist()
-        return [path is not None and not Path(path).is_file() for path in named]
+        return [path is not None and not Path(path).exists() for path in named]
 
     if paths.null_count == len(paths):
         return np.zeros(len(paths), np.bool_)

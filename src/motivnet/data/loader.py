@@ -15,7 +15,6 @@ from torch.utils.data.distributed import DistributedSampler
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import balanced_rows
 from motivnet.errors import DataError, ImageError
-from motivnet.images import decode_image
 from motivnet.preprocess import Box, Preprocessing
 
 
@@ -23,7 +22,7 @@ class Batch(NamedTuple):
     """A batch.
 
     Attributes:
-        pixels: normalised faces, float32 (B, C, H, W).
+        pixels: normalised faces, float32 (B, C, H, W), or clips, (B, T * C, H, W).
         labels: label indices, int64 (B,).
         votes: annotators per label, float32 (B, C); zeros if unknown.
         affect: valence and arousal, float32 (B, 2); NaN if unknown.
@@ -36,15 +35,18 @@ class Batch(NamedTuple):
 
 
 class FaceDataset(Dataset[Batch]):
-    """The faces of a manifest: the `box` of an image, or the whole image."""
+    """The faces of a manifest: the `box` of an image, or the whole image; or frames of its clips."""
 
-    def __init__(self, manifest: Manifest, preprocessing: Preprocessing, *, cache: bool = False) -> None:
+    def __init__(
+        self, manifest: Manifest, preprocessing: Preprocessing, *, cache: bool = False, num_frames: int | None = None
+    ) -> None:
         """Wrap a manifest.
 
         Args:
             manifest: the rows.
             preprocessing: turns images into pixels.
             cache: keep decoded faces in memory, as uint8.
+            num_frames: of a clip; None takes the one in the middle. An image is repeated.
         """
         self.manifest = manifest
         self.preprocessing = preprocessing
@@ -52,7 +54,8 @@ class FaceDataset(Dataset[Batch]):
         self.votes = manifest.votes
         self.affect = manifest.affect
         height, width = preprocessing.size
-        shape = (len(manifest), height, width, preprocessing.num_channels)
+        self.num_frames = num_frames or 1
+        shape = (len(manifest), self.num_frames, height, width, preprocessing.num_channels)
         self._faces = np.zeros(shape, np.uint8) if cache else None
         self._known = np.zeros(len(manifest), np.bool_)
 
@@ -65,18 +68,19 @@ class FaceDataset(Dataset[Batch]):
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """Return rows as one batch; torch's `DataLoader` calls this with the rows of a batch."""
-        faces_BHWC = np.stack([self._face(row) for row in rows])
-        pixels_BCHW = torch.from_numpy(self.preprocessing.normalise(faces_BHWC))
+        faces_BTHWC = np.stack([self._face(row) for row in rows])
+        pixels_BCHW = torch.from_numpy(self.preprocessing.normalise(faces_BTHWC))
         columns = (self.labels, self.votes, self.affect)
         return Batch(pixels_BCHW, *(torch.from_numpy(column[rows]) for column in columns))
 
     def _face(self, row: int) -> np.ndarray:
         if self._faces is not None and self._known[row]:
             return self._faces[row]
-        source, box = self.manifest.source(row), self.manifest.table["box"][row].as_py()
+        box = self.manifest.table["box"][row].as_py()
         try:
-            image = decode_image(source)
-            face = self.preprocessing.face(image, box and Box(*box).inside(image.shape))
+            images = self.manifest.read(row, self.num_frames)
+            faces = [self.preprocessing.face(image, box and Box(*box).inside(image.shape)) for image in images]
+            face = np.stack(faces * (self.num_frames // len(faces)))
         except ImageError as error:
             raise DataError(f"{self.manifest.where(row)}: {error}") from None
         if self._faces is not None:

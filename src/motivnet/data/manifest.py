@@ -1,11 +1,13 @@
-"""The table that every reader returns, and that samplers, training and evaluation use.
+"""The table that every reader returns, and that samplers, training and evaluation use. A row is an image or a clip.
 
 | column | type | meaning |
 |---|---|---|
-| path | string or null | image file |
+| path | string or null | image file; of a clip a video, or a folder of frames |
 | image | binary or null | bytes of an image file, if the data set is a single file |
 | label | string | the emotion |
 | split | string | the published split |
+| fold | string or null | the published fold, or one that shares no person with the others |
+| start_s, end_s | float or null | of a clip, in seconds; start_s is null for an image, end_s where the file ends |
 | box | four floats or null | the face: x, y, width, height in pixels of the upright image; null: whole image |
 | subject | string or null | the person shown |
 | groups | map of strings | such as race, gender, age group |
@@ -28,6 +30,9 @@ import pyarrow.parquet as pq
 
 from motivnet.config import parse_json, to_json
 from motivnet.errors import DataError
+from motivnet.frames.clips import Clip
+from motivnet.images import decode_image
+from motivnet.input_limits import ImageLimits
 from motivnet.labels import AFFECT, EMOTIONS, LabelSet
 from motivnet.storage import atomic_path
 
@@ -37,6 +42,9 @@ SCHEMA = pa.schema(
         ("image", pa.binary()),
         ("label", pa.string()),
         ("split", pa.string()),
+        ("fold", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
         ("box", pa.list_(pa.float32())),
         ("subject", pa.string()),
         ("groups", pa.map_(pa.string(), pa.string())),
@@ -46,23 +54,27 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),
     ]
 )
+# Columns that manifests of older versions lack.
+ADDED = ("fold", "start_s", "end_s")
 LABELS_KEY = b"motivnet.labels"
 DROPPED_KEY = b"motivnet.dropped"
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Labelled images.
+    """Labelled images, or clips.
 
     Args:
         table: rows of SCHEMA.
         labels: the label set of `label` and `votes`.
         dropped: reason why rows of the source are left out -> their number.
+        root: folder of the data set; None if unknown.
     """
 
     table: pa.Table
     labels: LabelSet = EMOTIONS
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    root: str | None = None
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -86,15 +98,37 @@ class Manifest:
         columns = [self.table[name].to_numpy(zero_copy_only=False) for name in AFFECT]
         return np.stack(columns, axis=1).astype(np.float32)
 
-    def source(self, row: int) -> str | bytes:
-        """Return the path of a row's image, or its bytes, for `decode_image`."""
-        path = self.table["path"][row].as_py()
+    @property
+    def clips(self) -> bool:
+        """Whether the rows are clips."""
+        return self.table["start_s"].null_count < len(self)
+
+    def source(self, row: int) -> str | bytes | Clip:
+        """Return the path of a row's image, or its bytes, for `decode_image`; or its clip."""
+        path, start_s, end_s = (self.table[name][row].as_py() for name in ("path", "start_s", "end_s"))
+        if start_s is not None:
+            return Clip(path, start_s, end_s)
         return self.table["image"][row].as_py() if path is None else path
+
+    def read(self, row: int, num_frames: int = 1, *, limits: ImageLimits | None = None) -> list[np.ndarray]:
+        """Decode a row's image, or evenly spaced frames of its clip: upright RGB, uint8 (h, w, 3).
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        source = self.source(row)
+        if isinstance(source, Clip):
+            return source.read(num_frames, limits=limits)
+        return [decode_image(source, limits=limits)]
 
     def where(self, row: int) -> str:
         """Return what identifies a row in messages: its path, or its number in the source."""
-        path = self.table["path"][row].as_py()
-        return f"row {self.table['row'][row].as_py()}" if path is None else path
+        source = self.source(row)
+        return f"row {self.table['row'][row].as_py()}" if isinstance(source, bytes) else str(source)
+
+    def relative(self, path: str | None) -> str | None:
+        """Return a path relative to the data set's folder, if it is known and the path is in it."""
+        return path and path.removeprefix(self.root.rstrip("/") + "/") if self.root else path
 
     def select(self, keep: np.ndarray) -> "Manifest":
         """Return the rows of a boolean mask, or of an array of row positions."""
@@ -124,13 +158,13 @@ class Manifest:
                 for row in table["votes"].to_pylist()
             ]
             table = set_columns(table, votes=votes)
-        return Manifest(table, labels, dict(Counter(self.dropped) + left_out))
+        return dataclasses.replace(self, table=table, labels=labels, dropped=dict(Counter(self.dropped) + left_out))
 
     def without_labels(self) -> "Manifest":
         """Return the same images with nothing that was known of what they show: each has the first emotion as label."""
         nothing: dict[str, Any] = {"label": EMOTIONS.names[0], "valence": None, "arousal": None, "votes": None}
         table = set_columns(self.table, **{name: [value] * len(self) for name, value in nothing.items()})
-        return Manifest(table, EMOTIONS, self.dropped)
+        return dataclasses.replace(self, table=table, labels=EMOTIONS)
 
     def fingerprint(self) -> str:
         """Return the letter `d` and 12 hex digits that change if a label, split, box or image changes.
@@ -141,7 +175,7 @@ class Manifest:
         paths = self.table["path"].to_pylist()
         named = [path for path in paths if path is not None]
         root = os.path.commonpath([path.rpartition("/")[0] for path in named]) if named else ""
-        for name in ("label", "split", "box"):
+        for name in ("label", "split", "box", *(("start_s", "end_s") if self.clips else ())):
             digest.update(repr(self.table[name].to_pylist()).encode())
         for path, image in zip(paths, self.table["image"], strict=True):
             if path is None:
@@ -162,6 +196,18 @@ class Manifest:
         if not len(part):
             raise DataError(f"no rows in split {name!r}. Allowed: {', '.join(sorted(set(splits)))}")
         return part
+
+    def hold_out_fold(self, name: str) -> "Manifest":
+        """Return the rows of one fold as split `test`, and all others as `train`.
+
+        Raises:
+            DataError: if there are no rows in this fold.
+        """
+        folds = self.table["fold"].to_pylist()
+        if name not in folds:
+            raise DataError(f"no rows in fold {name!r}. Allowed: {', '.join(sorted(set(folds) - {None})) or 'none'}")
+        splits = ["test" if fold == name else "train" for fold in folds]
+        return dataclasses.replace(self, table=set_columns(self.table, split=splits))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of rows: split -> label -> number, in label order."""
@@ -189,7 +235,8 @@ def make_manifest(
         dropped: reason why rows of the source are left out -> their number.
 
     Raises:
-        DataError: if a column is unknown, a label is not in the set, or a row has no image.
+        DataError: if a column is unknown, a label is not in the set, a row has no image, a clip ends before it starts,
+            or folds share a person.
     """
     unknown = columns.keys() - set(SCHEMA.names)
     if unknown:
@@ -202,11 +249,32 @@ def make_manifest(
             raise DataError(f"row {row}: label {label!r}. Allowed: {', '.join(labels)}")
         if path is None and image is None:
             raise DataError(f"row {row}: neither path nor image")
+    table = pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()})
+    check_clips(table)
     return Manifest(
-        pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()}),
+        table,
         labels,
         {reason: number for reason, number in (dropped or {}).items() if number},
     )
+
+
+def check_clips(table: pa.Table) -> None:
+    """Check the stretches of clips, and that no two folds share a person.
+
+    Raises:
+        DataError: naming the row, or person and folds.
+    """
+    starts, ends, subjects, folds = (table[name].to_pylist() for name in ("start_s", "end_s", "subject", "fold"))
+    files = [None if start_s is None else path for start_s, path in zip(starts, table["path"].to_pylist(), strict=True)]
+    if None in files and starts.count(None) < len(starts):
+        raise DataError(f"row {files.index(None)}: an image among clips. Allowed: one kind of rows")
+    for row, (start_s, end_s) in enumerate(zip(starts, ends, strict=True)):
+        if not (start_s or 0.0) >= 0 or not (end_s is None or end_s > (start_s or 0.0)):
+            raise DataError(f"row {row}: a clip from {start_s} to {end_s} s. Allowed: an end after the start")
+    seen: dict[str, str | None] = {}
+    for subject, fold in zip(subjects, folds, strict=True):
+        if subject is not None and seen.setdefault(subject, fold) != fold:
+            raise DataError(f"subject {subject} is in folds {seen[subject]} and {fold}: folds must not share a person")
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -229,12 +297,14 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         DataError: if it cannot be read, or lacks columns.
     """
-    table = read_table(path, SCHEMA.names)
+    table = read_table(path, set(SCHEMA.names) - set(ADDED))
     metadata = table.schema.metadata or {}
     names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
     try:
         labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
         left_out = parse_json(dropped.decode()) if dropped else {}
+        for name in set(ADDED) - set(table.schema.names):
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
         table = table.select(SCHEMA.names).cast(SCHEMA)
     except (ValueError, DataError, pa.ArrowException) as error:
         raise DataError(f"{path}: is no manifest: {error}") from None

@@ -7,7 +7,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from motivnet.data.manifest import Manifest
 from motivnet.errors import DataError, ImageError
-from motivnet.images import decode_image
 from motivnet.preprocess import Box, crop
 
 TILE_PX = 96
@@ -20,13 +19,16 @@ INK, PALE, PAPER = "#202124", "#6b7078", "#ffffff"
 
 
 def read_face(manifest: Manifest, row: int) -> np.ndarray:
-    """Decode a row's image and crop it to the part of its box inside the image: RGB uint8 (h, w, 3).
+    """Decode a row's image, or the middle of its clip, and crop it to the part of its box inside the image.
+
+    Returns:
+        RGB, uint8 (h, w, 3).
 
     Raises:
         ImageError: if the image cannot be decoded.
         DataError: if the box is not at least half in the image.
     """
-    image = decode_image(manifest.source(row))
+    (image,) = manifest.read(row)
     box = manifest.table["box"][row].as_py()
     if box is None:
         return image

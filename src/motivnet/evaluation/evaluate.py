@@ -329,16 +329,17 @@ def _robustness(predictions: Predictions, units: Units, resamples: Mapping[str, 
 
 
 def _groups(predictions: Predictions) -> Iterator[dict[str, Any]]:
-    """Score each value of each group column, and each split where there are several."""
+    """Score each value of each group column, each fold, and each split where there are several."""
     table = predictions.manifest.table
     members: dict[tuple[str, str], list[int]] = {}
     for row, pairs in enumerate(table["groups"].to_pylist()):
         for group, value in pairs or ():
             if value is not None:
                 members.setdefault((group, value), []).append(row)
-    splits = table["split"].to_pylist()
-    for row, split in enumerate(splits if len(set(splits)) > 1 else ()):
-        members.setdefault(("split", split), []).append(row)
+    for name in ("fold", "split"):
+        values = table[name].to_pylist()
+        for row, value in enumerate(values if len(set(values)) > 1 else ()):
+            members.setdefault((name, str(value)), []).append(row)
     for (group, value), rows in sorted(members.items()):
         preds_B, target_B, num_classes = predictions.classes
         scores = metrics.class_scores(("war", "uar"), preds_B[rows], target_B[rows], num_classes)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
-from motivnet.errors import CheckpointError, DataError, OutputError
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
 from motivnet.faces import FaceDetector
 from motivnet.images import decode_image
 from motivnet.inference.backends import OUTPUT_NAME, finite, load_backend
@@ -128,6 +128,8 @@ class Explainer:
             CheckpointError: if its head has no attention per class.
         """
         head = model.head
+        if config.model.num_frames:
+            raise ConfigError(f"{config.name} is a model of clips. Allowed: a model of images")
         if not isinstance(head, MLDecoder):
             raise CheckpointError(
                 f"model {config.name!r} has the head {config.model.head.kind!r}, which has no query per emotion, so "

@@ -35,10 +35,10 @@ def read_predictions(
     """Read predictions for a manifest: what `Predictions.write` wrote, or the file of another tool.
 
     A row is matched by the column `row` (the manifest's), else by `path`: as it stands in the manifest, below the
-    folder that all images have in common, or by the file's name alone where that is enough. There is a column of
-    probabilities per label, or only `pred`, a label. Labels may be synonyms such as `happy`, and columns of
-    probabilities may start with `prob_`. Without a column `status`, a row without an answer means that no face was
-    detected. Columns `valence` and `arousal`, if both exist, are predicted ones.
+    folder of the data set or that which all images have in common, or by the file's name alone where that is enough.
+    There is a column of probabilities per label, or only `pred`, a label. Labels may be synonyms such as `happy`, and
+    columns of probabilities may start with `prob_`. Without a column `status`, a row without an answer means that no
+    face was detected. Columns `valence` and `arousal`, if both exist, are predicted ones.
 
     Args:
         path: a Parquet or CSV file.
@@ -227,7 +227,7 @@ def _match_rows(path: Path, table: pa.Table, manifest: Manifest) -> tuple[np.nda
     elif None in paths:
         raise DataError(f"{path}: the data have no paths. Allowed: a column `row`")
     else:
-        places = _find_paths(path, theirs, paths)
+        places = _find_paths(path, theirs, manifest)
     return places, table.num_rows - len(places)
 
 
@@ -245,11 +245,13 @@ def _find(path: Path, what: str, keys: list, wanted: list) -> np.ndarray:
     return np.array([places[key] for key in wanted], dtype=np.int64)
 
 
-def _find_paths(path: Path, theirs: list[str | None], paths: list[str]) -> np.ndarray:
+def _find_paths(path: Path, theirs: list[str | None], manifest: Manifest) -> np.ndarray:
+    paths = manifest.table["path"].to_pylist()
     root = os.path.commonpath([os.path.dirname(own) for own in paths])  # noqa: PTH120
     normal = [their and os.path.normpath(their) for their in theirs]
     for wanted, keys in (
         ([os.path.normpath(own) for own in paths], normal),
+        ([os.path.normpath(manifest.relative(own) or "") for own in paths], normal),
         ([os.path.relpath(own, root or ".") for own in paths], normal),
         ([_name(own) for own in paths], [their and _name(their) for their in theirs]),
     ):

@@ -7,9 +7,9 @@ Every metric takes `weights`, one per image, as scikit-learn's `sample_weight`: 
 listed twice, a weight of 0 the same as the image left out. So a class whose images all have weight 0 counts as absent
 (scikit-learn still lists it).
 
-A macro average leaves out the classes that cannot have the metric: `uar` those absent from the target, precision and F1
-those in neither target nor predictions. scikit-learn does so too unless `labels=range(C)` is given; then it counts an
-absent class as 0.
+One rule for all averages over classes: they are over the classes present in the target, as scikit-learn's with
+`labels=np.unique(target)`. A class without images has no recall, and so no part in precision and F1 either; to predict
+it is an error of the image's own class. (scikit-learn's default averages in a 0 for a class that was only predicted.)
 
 Shape suffixes: B images, C classes, A answers: none, then the C classes.
 """
@@ -80,11 +80,12 @@ def precision_per_class(
 
 
 def precision_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
-    """Return the mean precision of the classes present in `target` or `preds`; 0 for one that was never predicted.
+    """Return the mean precision of the classes present in `target`; 0 for one that was never predicted.
 
     Arguments and errors as for `confusion_matrix`.
     """
-    return float(np.nanmean(precision_per_class(preds, target, num_classes, weights=weights)))
+    counts_CA = _counts(preds, target, num_classes, weights)
+    return _mean(_precision(counts_CA), counts_CA)
 
 
 def precision_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
@@ -93,7 +94,7 @@ def precision_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *,
     Arguments and errors as for `confusion_matrix`.
     """
     counts_CA = _counts(preds, target, num_classes, weights)
-    return _by_support(_precision(counts_CA), counts_CA)
+    return _mean(_precision(counts_CA), counts_CA, by_support=True)
 
 
 def f1_per_class(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> np.ndarray:
@@ -105,11 +106,9 @@ def f1_per_class(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weigh
 
 
 def f1_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
-    """Return the mean F1 score of the classes present in `target` or `preds`.
-
-    Arguments and errors as for `confusion_matrix`.
-    """
-    return float(np.nanmean(f1_per_class(preds, target, num_classes, weights=weights)))
+    """Return the mean F1 score of the classes present in `target`; arguments and errors as for `confusion_matrix`."""
+    counts_CA = _counts(preds, target, num_classes, weights)
+    return _mean(_f1(counts_CA), counts_CA)
 
 
 def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
@@ -118,7 +117,7 @@ def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weight
     Arguments and errors as for `confusion_matrix`.
     """
     counts_CA = _counts(preds, target, num_classes, weights)
-    return _by_support(_f1(counts_CA), counts_CA)
+    return _mean(_f1(counts_CA), counts_CA, by_support=True)
 
 
 CLASS_METRICS = {each.__name__: each for each in (war, uar, precision_macro, precision_weighted, f1_macro, f1_weighted)}
@@ -315,7 +314,8 @@ def _f1(counts_CA: np.ndarray) -> np.ndarray:
     return ratio(2 * _hits(counts_CA), counts_CA[:, 1:].sum(axis=0) + counts_CA.sum(axis=1))
 
 
-def _by_support(score_C: np.ndarray, counts_CA: np.ndarray) -> float:
+def _mean(score_C: np.ndarray, counts_CA: np.ndarray, *, by_support: bool = False) -> float:
+    """Average over the classes present in the target, equally or by their number of images."""
     support_C = counts_CA.sum(axis=1)
     present_C = support_C > 0
-    return float(np.average(score_C[present_C], weights=support_C[present_C]))
+    return float(np.average(score_C[present_C], weights=support_C[present_C] if by_support else None))

@@ -33,6 +33,7 @@ from motivnet.version import __version__
 # How images without an answer are scored: the word of the command line -> the protocol's.
 UNANSWERED = {"error": "counted as errors", "leave-out": "left out"}
 PROTOCOL_KEY = b"motivnet.protocol"
+BLANK = "blank: all pixels have the same value"
 
 # A progress bar, such as `motivnet.cli.console.track`: takes items, `total` and `what`, and returns the items.
 Track = Callable[..., Iterable[Any]]
@@ -89,7 +90,7 @@ class Predictions:
         protocol: what exactly was measured.
         has_probs: False where only a class is known: its probability is 1 then, and metrics of probabilities mean
             nothing.
-        errors: row position -> why the image could not be read.
+        errors: row position -> why the image could not be read; or BLANK, of one that has an answer all the same.
         faces: row position -> the face that was classified, in pixels of the upright image, where that is not all of
             it.
         affect_B2: predicted valence and arousal, from -1 to 1, float64 (B, 2); NaN rows where there is no answer; None
@@ -183,7 +184,9 @@ class Predictions:
         names, rows = self.labels.names, range(len(self.status))
         source = self.manifest.table
         columns = {
-            **{name: source[name] for name in ("row", "path", "split", "label")},
+            "row": source["row"],
+            "path": pa.array(map(self.manifest.relative, source["path"].to_pylist()), pa.string()),
+            **{name: source[name] for name in ("split", "label")},
             "status": pa.array(self.status, pa.string()),
             "error": pa.array([self.errors.get(row) for row in rows], pa.string()),
             "box": pa.array([self.faces.get(row) for row in rows], pa.list_(pa.float32())),
@@ -215,7 +218,7 @@ def predict_manifest(
 
     Args:
         predictor: the model, and the detector for `detect`.
-        manifest: the images; rows of labels that the model does not know are left out, and counted.
+        manifest: the images or clips; rows of labels that the model does not know are left out, and counted.
         detect: detect faces: the largest counts, or where the manifest has a box the one that overlaps it most, and
             none if none does. Otherwise the face is the manifest's box, and without one the whole image.
         data: the source as it was named, for the protocol.
@@ -228,9 +231,11 @@ def predict_manifest(
 
     Raises:
         DataError: if no row has a label that the model knows.
-        ConfigError: if detected faces are to be degraded for a model that aligns them.
+        ConfigError: if clips, or detected faces for a model that aligns them, are to be degraded.
     """
     config, labels = predictor.config, predictor.config.labels
+    if degrade and manifest.clips:
+        raise ConfigError("degrade is for images, not for clips. Allowed: without degrade")
     if degrade and detect and config.preprocessing.align:
         raise ConfigError("degrade crops faces by their boxes, this model aligns them. Allowed: without degrade")
     manifest = manifest.restrict(labels)
@@ -246,8 +251,8 @@ def predict_manifest(
     for row, (result, box) in enumerate(zip(results, boxes, strict=True)):
         face = choose_face(result.faces, box if detect else None)
         status.append("no_face" if face is None and result.status == "ok" else result.status)
-        if result.error is not None:
-            errors[row] = result.error
+        if result.error is not None or result.blank:
+            errors[row] = result.error or BLANK
         if face is not None:
             probs_BC[row] = list(face.probs.values())
             affect_B2[row] = face.valence, face.arousal  # None becomes NaN

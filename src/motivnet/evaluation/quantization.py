@@ -75,7 +75,7 @@ def quantize(
     data, split = split_off(data, split, required=True)
     source = read_source(data).restrict(bundle.config.labels)
     drawn, measured = _draw(source.split(str(split)), settings), source.split(evaluate)
-    faces = FaceDataset(drawn, bundle.config.preprocessing)
+    faces = FaceDataset(drawn, bundle.config.preprocessing, num_frames=bundle.config.model.num_frames)
     pixels_BCHW = faces.__getitems__(list(range(len(drawn)))).pixels.numpy()
 
     def predict(backend: Backend, what: str) -> Predictions:

@@ -50,6 +50,7 @@ class Answers:
         place_C = np.where(present_C, np.cumsum(present_C) - 1, metrics.NO_ANSWER)
         self.positions = positions
         self.subjects: list[str | None] = predictions.manifest.table["subject"].to_pylist()
+        self.folds: list[str | None] = predictions.manifest.table["fold"].to_pylist()
         self.by_subject = any(subject is not None for subject in self.subjects)
         # What to resample: subjects where there are any, else images.
         self.units = self.subjects if self.by_subject else len(target_B)
@@ -78,16 +79,19 @@ class Answers:
         return {name: scores[name] for name in METRICS}
 
     def over_folds(self, num_folds: int) -> "Folds | None":
-        """Score folds that share no subject; None unless every image has one, and there are at least two.
+        """Score the published folds; or folds that share no subject, or None unless every image has one of several.
 
         Args:
-            num_folds: at most; 0 leaves out one subject at a time.
+            num_folds: at most, of folds by subject; 0 leaves out one subject at a time.
         """
         names = [subject for subject in self.subjects if subject is not None]
-        num_subjects = len(set(names))
-        if len(names) < len(self) or num_subjects < 2:
+        num_subjects, published = len(set(names)), sorted(set(map(str, self.folds)))
+        if None not in self.folds and len(published) > 1:
+            fold_B = np.searchsorted(published, self.folds)
+        elif len(names) < len(self) or num_subjects < 2:
             return None
-        fold_B = subject_folds(names, self.target, min(num_folds, num_subjects))
+        else:
+            fold_B = subject_folds(names, self.target, min(num_folds, num_subjects))
         scores = [self.scores((fold_B == fold).astype(np.float64)) for fold in range(int(fold_B.max()) + 1)]
         spreads = {name: spread([score[name] for score in scores]) for name in METRICS}
         return Folds(num_folds=len(scores), num_subjects=num_subjects, scores=spreads)
@@ -95,7 +99,7 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Folds:
-    """Mean and spread of METRICS over folds that share no subject."""
+    """Mean and spread of METRICS over published folds, or folds that share no subject."""
 
     num_folds: int
     num_subjects: int

@@ -103,6 +103,8 @@ NAMES: Mapping[str, str] = {
     "jaffe": "JAFFE",
     "rafdb": "RAF-DB",
     "sfew": "SFEW 2.0",
+    **{name: name.upper() for name in ("dfew", "mafw", "ravdess")},
+    **{"cremad": "CREMA-D", "ferv39k": "FERV39k"},
 }
 
 # Names for the same photographs, in letters and digits alone: FERPlus is FER-2013 with other labels.

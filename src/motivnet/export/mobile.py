@@ -70,7 +70,7 @@ def export_mobile(bundle: Bundle, form: str, path: Path) -> float:
     if path.suffix != SUFFIXES[form]:
         raise OutputError(f"{path}: suffix {path.suffix!r}. Allowed for {form}: {SUFFIXES[form]}")
     model, config = load_bundle(bundle), bundle.config
-    pixels_BCHW = torch.zeros(1, config.model.in_chans, *config.model.image_size)
+    pixels_BCHW = torch.zeros(1, config.model.input_chans, *config.model.image_size)
     with needs_extra(form, form), quiet():
         _FORMATS[form][0](_PlainOutputs(model) if config.model.affect else model, pixels_BCHW, path)
     write_json(path.with_name(f"{path.name}.json"), to_plain(config), ensure_ascii=False)

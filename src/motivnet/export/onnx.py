@@ -150,7 +150,7 @@ def _trace(bundle: Bundle, dtype: onnx_ir.DataType) -> onnx_ir.Model:
     model, affect = load_bundle(bundle), bundle.config.model.affect
     height, width = bundle.config.model.image_size
     # Two images, since torch would specialise on a batch of one.
-    pixels_BCHW = torch.zeros(2, bundle.config.model.in_chans, height, width)
+    pixels_BCHW = torch.zeros(2, bundle.config.model.input_chans, height, width)
     try:
         with quiet():
             program = torch.onnx.export(
@@ -307,5 +307,5 @@ def random_pixels(config: ModelConfig) -> np.ndarray:
     """Draw random normalised images, float32 (B, C, H, W)."""
     height, width = config.image_size
     num_images = min(max(NUM_PIXELS // (height * width), MIN_IMAGES), MAX_IMAGES)
-    shape = (num_images, config.in_chans, height, width)
+    shape = (num_images, config.input_chans, height, width)
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)

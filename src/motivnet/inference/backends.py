@@ -126,7 +126,7 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
     outputs = {item.name: item.shape[1:] for item in session.get_outputs()}
     affect = {AFFECT_NAME: [len(AFFECT)]} if config.model.affect else {}
     expected = {
-        "inputs": (inputs, {INPUT_NAME: [config.model.in_chans, *config.model.image_size]}),
+        "inputs": (inputs, {INPUT_NAME: [config.model.input_chans, *config.model.image_size]}),
         "outputs": (outputs, {OUTPUT_NAME: [config.model.num_classes]} | affect),
         "labels": (_read(path, metadata, "labels"), list(config.labels)),
         "preprocessing": (_preprocessing(path, metadata), config.preprocessing),

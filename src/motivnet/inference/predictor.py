@@ -22,7 +22,8 @@ from motivnet.config import replace
 from motivnet.errors import ConfigError, DetectorError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
 from motivnet.frames.ahead import map_ahead
-from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_data_url, is_tensor
+from motivnet.frames.clips import Clip
+from motivnet.images import ColorOrder, Decoded, NamedImage, decode_reduced, is_blank, is_data_url, is_tensor
 from motivnet.inference.backends import Backend, answers, load_backend
 from motivnet.inference.predictor_config import PredictorConfig, Threshold
 from motivnet.inference.results import FaceResult, ImageResult, Results
@@ -41,6 +42,9 @@ Affect = list[float] | list[None]
 Answer = tuple[list[float], Affect]
 # The result of an image before its faces are classified, its detections, and their crops, uint8 (H, W, C).
 Detected = tuple[ImageResult, tuple[Detection, ...], tuple[np.ndarray, ...]]
+Faces = tuple[tuple[Detection, ...], tuple[np.ndarray, ...]]
+# Frames of a clip that a model of images sees; their probabilities are averaged.
+CLIP_FRAMES = 8
 # Maximum size of the inputs that the results of one `predict` keep for notebooks; paths do not count.
 KEPT_BYTES = 256_000_000
 
@@ -146,7 +150,7 @@ class Predictor:
 
     def stream(
         self,
-        inputs: "Iterable[Input]",
+        inputs: "Iterable[Input | Clip]",
         *,
         color: ColorOrder = "rgb",
         boxes: Iterable[Box | None] | None = None,
@@ -157,7 +161,8 @@ class Predictor:
         Results are yielded in groups of up to `batch_size` faces or images, whichever is reached first.
 
         Args:
-            inputs: any iterable of inputs as for `predict`; it may be endless.
+            inputs: any iterable of inputs as for `predict`, or all of them clips; it may be endless. The face of a clip
+                is the largest in each frame, or its box in all of them.
             color: colour order of arrays and tensors.
             boxes: the known face of each input, in pixels of the upright image; the detector runs only on inputs whose
                 box is None. As many as there are inputs; one that is not at least half in its image is an error.
@@ -166,7 +171,7 @@ class Predictor:
         return self._stream(inputs, color, boxes, math.inf if keep_images else 0)
 
     def _stream(
-        self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None, keep_bytes: float
+        self, inputs: "Iterable[Input | Clip]", color: ColorOrder, boxes: Iterable[Box | None] | None, keep_bytes: float
     ) -> Iterator[ImageResult]:
         if color not in ("rgb", "bgr"):
             raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
@@ -186,7 +191,7 @@ class Predictor:
         yield from self.finish(pending)
 
     def _prefetch(
-        self, inputs: "Iterable[Input]", color: ColorOrder, boxes: Iterable[Box | None] | None
+        self, inputs: "Iterable[Input | Clip]", color: ColorOrder, boxes: Iterable[Box | None] | None
     ) -> Iterator[Detected]:
         """Fetch and decode images and detect faces in threads, a few images ahead of the caller, in order.
 
@@ -204,7 +209,7 @@ class Predictor:
         # Enough to keep the threads busy during one batch, with bounded memory.
         return map_ahead(detect, numbered, self.workers, depth=4 * self.workers - 1, pool=self._pool)
 
-    def _detect(self, given: "Input", position: int, color: ColorOrder, box: Box | None) -> Detected:
+    def _detect(self, given: "Input | Clip", position: int, color: ColorOrder, box: Box | None) -> Detected:
         name, source = (given.name, given.image) if isinstance(given, NamedImage) else (_name(given, position), given)
         import cv2
 
@@ -214,11 +219,14 @@ class Predictor:
                 raise source
             if isinstance(source, str) and is_url(source):
                 source = fetch(source, self.fetch_limits)
-            decoded = decode_reduced(source, None if box else self._long_side, color=color, limits=self.limits)
-            found = (
-                [Detection(Box(*box).inside(decoded.size), 1.0)] if box else self.detector.detect(decoded.image_hwc_u8)
-            )
-            detections, crops = self._crop(decoded, found)
+            if isinstance(source, Clip):
+                frames = source.read(self.config.model.num_frames or CLIP_FRAMES, limits=self.limits)
+                shown = [Decoded(frame_hwc_u8, frame_hwc_u8.shape[:2]) for frame_hwc_u8 in frames]
+                detections, crops = _one_face([self._find(decoded, box) for decoded in shown])
+                decoded = shown[0]
+            else:
+                decoded = decode_reduced(source, None if box else self._long_side, color=color, limits=self.limits)
+                detections, crops = self._find(decoded, box)
         except (ImageError, DetectorError) as error:
             return result(status="unreadable", error=str(error)), (), ()
         except MemoryError:
@@ -229,12 +237,15 @@ class Predictor:
             return result(status="unreadable", error=reason), (), ()
         is_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
         (height, width), image = decoded.size, source if is_file else decoded.image_hwc_u8
-        status = "ok" if detections else "no_face"
-        return result(status=status, width=width, height=height, image=image), detections, crops
+        status, blank = "ok" if detections else "no_face", bool(crops) and all(map(is_blank, crops))
+        return result(status=status, width=width, height=height, image=image, blank=blank), detections, crops
 
-    def _crop(
-        self, decoded: Decoded, detections: list[Detection]
-    ) -> tuple[tuple[Detection, ...], tuple[np.ndarray, ...]]:
+    def _find(self, decoded: Decoded, box: Box | None) -> Faces:
+        """Detect the faces of an image, unless its box is known, and crop them."""
+        known = [Detection(Box(*box).inside(decoded.size), 1.0)] if box else None
+        return self._crop(decoded, self.detector.detect(decoded.image_hwc_u8) if known is None else known)
+
+    def _crop(self, decoded: Decoded, detections: list[Detection]) -> Faces:
         """Crop the faces, from a larger image where the decoded one has fewer pixels of one than the model takes.
 
         Args:
@@ -268,16 +279,21 @@ class Predictor:
             yield dataclasses.replace(result, faces=tuple(classified))
 
     def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
-        """Classify the crops of `Preprocessing.face` in one batch of at least one.
+        """Classify the crops of `Preprocessing.face` in one batch of at least one, or clips of them, (T, H, W, C).
+
+        A model of images averages over the frames of a clip; for a model of clips, an image is one that stands still.
 
         Returns:
             For each face, its probabilities in label order, and its valence and arousal, or (None, None).
         """
-        pixels_BCHW = self.config.preprocessing.normalise(np.stack(faces_HWC_u8))
-        probs_BC, affect_B2 = answers(self.config, self.backend.outputs(pixels_BCHW), len(pixels_BCHW))
-        probs = probs_BC.tolist()
-        affect = [[None, None]] * len(probs) if affect_B2 is None else affect_B2.tolist()
-        return zip(probs, affect, strict=True)
+        faces, model = np.stack(faces_HWC_u8), self.config.model
+        pixels_BCHW = self.config.preprocessing.normalise(faces)
+        if faces.ndim == 4 and model.num_frames:
+            pixels_BCHW = np.tile(pixels_BCHW, (1, model.num_frames, 1, 1))
+        pixels_BCHW = pixels_BCHW.reshape(-1, model.input_chans, *pixels_BCHW.shape[2:])
+        found = answers(self.config, self.backend.outputs(pixels_BCHW), len(pixels_BCHW))
+        probs, affect = (x if x is None else x.reshape(len(faces), -1, x.shape[1]).mean(1).tolist() for x in found)
+        return zip(probs, affect or [[None, None]] * len(faces), strict=True)
 
     def face_result(self, found: Detection, probs: list[float], affect: Affect) -> FaceResult:
         """Combine a detection with the outputs of `classify`."""
@@ -288,6 +304,17 @@ class Predictor:
         valence, arousal = affect
         answer = labels[probs.index(best)], named, abstained, valence, arousal
         return FaceResult(found.box, found.score, *answer, landmarks)
+
+
+def _one_face(found: list[Faces]) -> Faces:
+    """Return the largest face of each frame of a clip as one, (T, H, W, C); without one, that of the frame before."""
+    first = next(((detections, crops) for detections, crops in found if crops), None)
+    if first is None:
+        return (), ()
+    shown = [first[1][0]]
+    for _, crops in found:
+        shown.append(crops[0] if crops else shown[-1])
+    return first[0][:1], (np.stack(shown[1:]),)
 
 
 def detector_of(config: PredictorConfig) -> FaceDetector:

@@ -101,6 +101,7 @@ class ImageResult:
         width: of the upright image, in pixels; None if unreadable.
         height: of the upright image, in pixels; None if unreadable.
         faces: largest first.
+        blank: whether all pixels of its faces have the same value.
         image: source of the pixels for `picture`: a path, the bytes of a file, or an RGB array; None if not kept. Not
             compared, and not written to files.
     """
@@ -113,6 +114,7 @@ class ImageResult:
     width: int | None = None
     height: int | None = None
     faces: tuple[FaceResult, ...] = ()
+    blank: bool = False
     image: "Kept | None" = dataclasses.field(default=None, repr=False, compare=False)
 
     def picture(self) -> np.ndarray:

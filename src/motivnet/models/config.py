@@ -84,6 +84,8 @@ class ModelConfig:
         image_size: (height, width) of the input, in pixels.
         in_chans: channels of the input.
         num_classes: number of logits.
+        num_frames: of a clip that the model takes, evenly spaced; None: it takes single images. The head is given the
+            tokens of all frames, and learns an embedding of each frame's place unless the encoder takes clips itself.
         vit: dimensions of a `sapiens` or `sapiens2` backbone; None for others.
         transformers: settings of a `transformers` backbone, with `model_type`, as in its config.json; None for others.
         head: maps tokens to logits.
@@ -95,6 +97,7 @@ class ModelConfig:
     image_size: tuple[int, int]
     in_chans: int = bounded(1, 64, 3)
     num_classes: int = bounded(1, 10_000, 7)
+    num_frames: int | None = bounded(2, 256, None)
     vit: VitConfig | None = None
     transformers: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
@@ -123,6 +126,11 @@ class ModelConfig:
                 raise ConfigError(f"transformers: {name} {value!r}: must be from 0 to {most}")
         if self.vit is not None:
             self._check_vit(self.vit)
+
+    @property
+    def input_chans(self) -> int:
+        """Channels of the input: of a clip, those of one frame after the other."""
+        return self.in_chans * (self.num_frames or 1)
 
     def _check_vit(self, vit: VitConfig) -> None:
         if any(side % vit.patch_size for side in self.image_size):

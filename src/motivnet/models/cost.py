@@ -63,7 +63,9 @@ def cost(config: ModelConfig, *, dtype: torch.dtype = torch.float32, batch_size:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         with PeakMemory(model) as memory, count_flops() as counter:
-            tokens_BND = model.backbone(torch.empty(batch_size, config.in_chans, *config.image_size, dtype=dtype))
+            tokens_BND = model.forward_features(
+                torch.empty(batch_size, config.input_chans, *config.image_size, dtype=dtype)
+            )
             model.head(tokens_BND)
     return Cost(
         parameters=num_parameters(model),

@@ -1,11 +1,16 @@
 """MotivNet: a backbone that maps pixels to tokens, and a head that maps tokens to logits.
 
-Shape suffixes: B images, C channels or classes, H height, W width, N tokens, D token width, K outputs of the head.
+A clip is an image whose channels are those of one frame after the other, so that everything that handles images also
+handles clips.
+
+Shape suffixes: B images, T frames, C channels or classes, H height, W width, N tokens, D token width, K outputs of the
+head.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from motivnet.errors import ConfigError
@@ -15,6 +20,9 @@ from motivnet.models.config import HeadConfig, ModelConfig
 from motivnet.models.heads import AttentionPoolHead, LinearHead, MlpHead
 from motivnet.models.ml_decoder import MLDecoder
 from motivnet.models.transformers_encoder import build_transformers
+
+# What a model of clips has beside that of images.
+FRAME_EMBED = "head.frame_embed"
 
 
 class Outputs(NamedTuple):
@@ -32,19 +40,32 @@ class Outputs(NamedTuple):
 class MotivNet(nn.Module):
     """Backbone and head."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module, *, affect: bool = False) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, *, affect: bool = False, num_frames: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.affect = affect
+        self.num_frames = num_frames
+        if num_frames and not backbone.takes_clips:
+            # Nothing at first, so that a model of images is continued.
+            head.frame_embed = nn.Parameter(torch.zeros(num_frames, 1, backbone.embed_dim))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Map normalised pixels (B, C, H, W) to logits (B, C)."""
         return self.forward_head(self.forward_features(pixels_BCHW))
 
     def forward_features(self, pixels_BCHW: Tensor) -> Tensor:
-        """Map normalised pixels (B, C, H, W) to tokens (B, N, D), as timm's models do; see `Backbone` for clips."""
-        return self.backbone(pixels_BCHW)
+        """Map normalised pixels (B, C, H, W), or clips (B, T * C, H, W), to tokens (B, N, D), as timm's models do.
+
+        The tokens of a clip come frame by frame, T times as many. `Backbone` takes clips (B, T, C, H, W), too.
+        """
+        if not self.num_frames:
+            return self.backbone(pixels_BCHW)
+        clips_BTCHW = pixels_BCHW.unflatten(1, (self.num_frames, -1))
+        if self.backbone.takes_clips:
+            return self.backbone(clips_BTCHW)
+        tokens_BTND = self.backbone(clips_BTCHW.flatten(0, 1)).unflatten(0, (-1, self.num_frames))
+        return (tokens_BTND + cast(Tensor, self.head.frame_embed)).flatten(1, 2)
 
     def forward_head(self, tokens_BND: Tensor) -> Tensor:
         """Map tokens (B, N, D) to logits (B, C), as timm's models do."""
@@ -88,7 +109,7 @@ def build_model(config: ModelConfig) -> MotivNet:
     try:
         backbone = build_backbone(config)
         head = build_head(config.head, backbone.embed_dim, config.num_classes, affect=config.affect)
-        return MotivNet(backbone, head, affect=config.affect)
+        return MotivNet(backbone, head, affect=config.affect, num_frames=config.num_frames or 0)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
 

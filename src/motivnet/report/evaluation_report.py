@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.errors import ImageError
-from motivnet.images import decode_image
 from motivnet.preprocess import crop
 from motivnet.report import page as report
 from motivnet.report.page import NOTHING, Block, number, percent
@@ -251,7 +250,7 @@ def _picture(scored: "Predictions", position: int) -> Markup:
     file = path.replace("\\", "/").rpartition("/")[2]
     caption = f"{predicted} {probability}\nlabel: {label}\nrow {row}" + (f"\n{file}" if file != NOTHING else "")
     try:
-        image = decode_image(scored.manifest.source(position))
+        (image,) = scored.manifest.read(position)
     except ImageError as error:
         # Answers of another tool may be about images that are not here.
         return report.thumbnail(np.full((1, 1, 3), 255, np.uint8), f"{caption}\n({error})")

@@ -22,9 +22,8 @@ from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform
 from motivnet.errors import DataError, for_terminal
 from motivnet.labels import AFFECT
 from motivnet.machine import usable_cores
-from motivnet.preprocess import Preprocessing
 from motivnet.training.losses import class_log_prior
-from motivnet.training.settings import Recipe, RunConfig, SplitConfig
+from motivnet.training.settings import Recipe, SplitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +59,7 @@ class FaceData(lightning.LightningDataModule):
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
-        run: RunConfig,
+        recipe: Any,
         splits: Splits,
         *,
         sampler: Sampler[int] | None = None,
@@ -70,15 +68,14 @@ class FaceData(lightning.LightningDataModule):
         """Set rows and batches.
 
         Args:
-            preprocessing: from image to pixels.
-            run: batch size, seed and workers.
+            recipe: of training or pre-training.
             splits: rows to train and select on.
             sampler: of each epoch's training rows; None shuffles all of them.
             select_batch_size: batch size of validation; None takes the run's.
         """
         super().__init__()
-        self._preprocessing, self._run, self._splits = preprocessing, run, splits
-        self._sampler, self._select_batch_size = sampler, select_batch_size or run.batch_size
+        self._recipe, self._run, self._splits = recipe, recipe.run, splits
+        self._sampler, self._select_batch_size = sampler, select_batch_size or recipe.run.batch_size
 
     def check(self, world_size: int) -> None:
         """Refuse too few rows for that many processes, before these are started; DataError."""
@@ -105,7 +102,8 @@ class FaceData(lightning.LightningDataModule):
         return self._loader(self._splits.select, rank=rank, world_size=world_size, **batches)
 
     def _loader(self, rows: Manifest, **settings: Any) -> DataLoader[Any]:
-        faces = FaceDataset(rows, self._preprocessing, cache=self._run.cache)
+        frames = {"num_frames": self._recipe.model.num_frames}
+        faces = FaceDataset(rows, self._recipe.preprocessing, cache=self._run.cache, **frames)
         return make_loader(faces, num_workers=self._run.num_workers, **settings)
 
 

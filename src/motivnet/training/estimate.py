@@ -244,7 +244,7 @@ def _fake_tensors(model: torch.nn.Module) -> Iterator[None]:
 
 def _batch(recipe: AnyRecipe, num_images: int, precision: Precision) -> Tensor:
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    return torch.empty(num_images, recipe.model.in_chans, *recipe.model.image_size, dtype=dtype)
+    return torch.empty(num_images, recipe.model.input_chans, *recipe.model.image_size, dtype=dtype)
 
 
 def _forward(model: MotivNet | MaskedAutoencoder, batch_BCHW: Tensor, precision: Precision) -> Tensor:

@@ -24,7 +24,6 @@ from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, ConfigError, OutputError
 from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.preprocess import Preprocessing
 from motivnet.storage import RunFolder, atomic_path, remove_leftovers
 from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
@@ -154,7 +153,7 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manif
     model = build_model(recipe.model)
     check_precision(model, recipe.run.precision)
     if start:
-        faces = None if rows is None else functools.partial(some_faces, rows, recipe.preprocessing)
+        faces = None if rows is None else functools.partial(some_faces, rows, recipe)
         init_weights.start(model, recipe, init, faces)
     keep_depthwise_float32(model)
     set_trained(model, recipe.backbone)
@@ -165,11 +164,11 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manif
     return model
 
 
-def some_faces(rows: Manifest, preprocessing: Preprocessing) -> torch.Tensor:
+def some_faces(rows: Manifest, recipe: Recipe) -> torch.Tensor:
     """Return up to 256 normalised faces, evenly spread over the rows: float32 (B, C, H, W)."""
     announce("estimating the statistics of batch norms that the initial weights do not have")
     places = np.linspace(0, len(rows) - 1, min(NUM_SOME_FACES, len(rows))).astype(int).tolist()
-    return FaceDataset(rows, preprocessing).__getitems__(places).pixels
+    return FaceDataset(rows, recipe.preprocessing, num_frames=recipe.model.num_frames).__getitems__(places).pixels
 
 
 def write_classifier(out: Path, recipe: Recipe, bundle_config: BundleConfig) -> None:
@@ -246,9 +245,7 @@ def run(
         return open_bundle(bundle)
     manifest = read_source(data) if isinstance(data, str) else data
     job = prepare(manifest, checkpoint is None)
-    faces = FaceData(
-        recipe.preprocessing, recipe.run, job.rows, sampler=job.sampler, select_batch_size=job.select_batch_size
-    )
+    faces = FaceData(recipe, job.rows, sampler=job.sampler, select_batch_size=job.select_batch_size)
     faces.check(place.world_size)
     lightning.seed_everything(recipe.run.seed, verbose=False)
     module = job.build()

@@ -21,7 +21,7 @@ from motivnet.checkpoints.released import HUB_PREFIX, parse_hub_name
 from motivnet.checkpoints.timm_weights import read_timm
 from motivnet.errors import CheckpointError
 from motivnet.models.config import ModelConfig, VitConfig
-from motivnet.models.motivnet import MotivNet, affect_names, build_model
+from motivnet.models.motivnet import FRAME_EMBED, MotivNet, affect_names, build_model
 from motivnet.models.transformers_encoder import convert_transformers
 from motivnet.training.settings import Recipe
 
@@ -55,7 +55,8 @@ def start(model: MotivNet, recipe: Recipe, init: Path | None, faces: Callable[[]
         recipe: its `backbone.weights` are loaded into the encoder. A class token that the model does not have is
             dropped, positions are resized, and a stem of one grey channel gets the sum of three: the same output for a
             grey image.
-        init: weights of a whole model, used instead. The outputs for valence and arousal stay random if it has none.
+        init: weights of a whole model, used instead. The outputs for valence and arousal stay random if it has none;
+            a model of images starts one of clips.
         faces: returns some normalised training faces (B, C, H, W), for weights whose batch norms are folded.
 
     Raises:
@@ -233,10 +234,11 @@ def _prefixed(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]
 
 
 def _part(model: MotivNet, weights: Weights, *, whole: bool) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return the model or its encoder, and the weights for it; missing ones for valence and arousal are its own."""
+    """Return the model or its encoder, and the weights for it; missing ones of affect and of frames are its own."""
     if whole:
-        state = model.state_dict()
-        return model, weights.tensors | {name: state[name] for name in affect_names(model) if not weights.model.affect}
+        own = set() if weights.model.affect else affect_names(model)
+        own |= {FRAME_EMBED} & model.state_dict().keys() - weights.tensors.keys()
+        return model, weights.tensors | {name: tensor for name, tensor in model.state_dict().items() if name in own}
     found = {
         name.removeprefix(BACKBONE): weights.tensors[name] for name in weights.tensors if name.startswith(BACKBONE)
     }

@@ -17,7 +17,7 @@ from motivnet.training.settings import OptimizerConfig, Precision, Recipe
 NOT_DECAYED = (
     *("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token", "relative_position_bias_table"),
     *("position_embeddings", "register_tokens"),
-    *("query", "queries", "affect_queries"),
+    *("query", "queries", "affect_queries", "frame_embed"),
 )
 
 

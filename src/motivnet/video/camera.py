@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from motivnet.errors import ImageError, needs_extra
+from motivnet.frames.reader import Frame, Video
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.remote import without_password
-from motivnet.video.reader import Frame, Video
 from motivnet.video.video_config import FollowConfig
 
 # Pictures in which a camera that was just switched on adjusts its exposure: a third of a second.

@@ -18,12 +18,12 @@ import numpy as np
 
 from motivnet.faces import Detection
 from motivnet.frames.ahead import map_ahead, read_ahead
+from motivnet.frames.cuts import CUT, SAME
+from motivnet.frames.reader import Frame
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, face_rows
 from motivnet.preprocess import Box
-from motivnet.video.cuts import CUT, SAME
-from motivnet.video.reader import Frame
 from motivnet.video.tracking import Smoother, Tracker
 from motivnet.video.video_config import FollowConfig
 

@@ -19,18 +19,19 @@ from typing import Any
 from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import to_json, to_plain
 from motivnet.errors import ConfigError, ImageError, OutputError, needs_extra
+from motivnet.frames.cuts import Picture
+from motivnet.frames.reader import Position, Video
+from motivnet.frames.selection import Selection
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import Row, printable
 from motivnet.inference.tables import open_table
 from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, check_same, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
-from motivnet.video.cuts import Picture
 from motivnet.video.follow import follow
 from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
-from motivnet.video.reader import Position, Video
 from motivnet.video.summary import Summary, curves, summarise
-from motivnet.video.video_config import FollowConfig, Selection, TablesConfig
+from motivnet.video.video_config import FollowConfig, TablesConfig
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 PLAN, PUBLISHING = "plan.json", "publishing"

@@ -10,14 +10,14 @@ import numpy as np
 
 from motivnet.errors import ImageError, OutputError
 from motivnet.frames.ahead import map_ahead
+from motivnet.frames.reader import Frame, Video
+from motivnet.frames.selection import Selection
 from motivnet.inference.draw import draw_frame
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import Row, landmarks_of
 from motivnet.inference.tables import check_output
 from motivnet.preprocess import Box, crop
-from motivnet.video.reader import Frame, Video
 from motivnet.video.summary import Track, by_frame
-from motivnet.video.video_config import Selection
 from motivnet.video.writer import encodable, write_video
 
 if TYPE_CHECKING:

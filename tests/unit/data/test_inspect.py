@@ -102,6 +102,7 @@ def test_every_problem_is_a_row(faulty: Manifest) -> None:
         "listed_twice": [(110, 103)],
         "duplicate": [(104, 100), (112, 100)],
         "near_duplicate": [(105, 101), (106, 102)],
+        "neighbours": [],
         "two_labels": [(104, 100)],
         "shared_subject": [(105, 101)],
     }
@@ -123,7 +124,7 @@ def test_the_summary_counts_them(faulty: Manifest) -> None:
     assert summary["problems"]["duplicate"] == {"rows": 2, "across_splits": 1, "other_label": 1}
     assert summary["problems"]["near_duplicate"] == {"rows": 2, "across_splits": 1, "other_label": 1}
     assert summary["problems"]["missing"] == {"rows": 1, "across_splits": 0, "other_label": 0}
-    assert list(summary["problems"]) == list(PROBLEMS)
+    assert list(summary["problems"]) == [kind for kind in PROBLEMS if kind != "neighbours"]
     # 100 and 104 recur as 112; 101 recurs as 105, encoded anew.
     assert summary["copies"] == {
         "exact": {"train": {"test": 2}, "test": {"train": 1}},
@@ -132,7 +133,7 @@ def test_the_summary_counts_them(faulty: Manifest) -> None:
 
 
 def test_without_pixels_no_image_is_opened(faulty: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motivnet.data.sheet.decode_image", lambda source: pytest.fail(f"opened {source}"))
+    monkeypatch.setattr("motivnet.data.manifest.decode_image", lambda source, **_: pytest.fail(f"opened {source}"))
     found = inspect_manifest(faulty, pixels=False)
     assert set(found.count_problems()) == {"missing", "listed_twice", "shared_subject"}
     assert listed(found, "missing") == [(109, None)]
@@ -177,6 +178,19 @@ def test_the_likest_copy_in_every_split_is_named(tmp_path: Path) -> None:
     rows = [{"file": f"{name}.jpg", "split": split} for name, split in splits.items()]
     found = inspect_manifest(build(tmp_path, rows))
     assert listed(found, "near_duplicate") == [(101, 100), (102, 101), (103, 101), (103, 102)]
+
+
+def test_frames_of_one_video_are_one_line(tmp_path: Path) -> None:
+    for number, quality in enumerate((95, 94, 93, 92, 91)):
+        picture(5).save(tmp_path / f"{number}.jpg", quality=quality)
+    film, other = [("film", "Airheads")], [("film", "Her")]
+    rows = [{"file": f"{number}.jpg", "groups": film if number < 4 else other} for number in range(5)]
+    rows[3]["split"] = "test"
+    found = inspect_manifest(build(tmp_path, rows))
+    assert listed(found, "neighbours") == [(101, 100)]
+    assert [row["detail"] for row in found.problems.to_pylist() if row["kind"] == "neighbours"] == ["3 frames"]
+    # In another split, or of another film, each is a copy.
+    assert [row for row, _ in listed(found, "near_duplicate")] == [103, 104, 104]
 
 
 def test_a_subject_in_three_splits_is_listed_for_two(tmp_path: Path) -> None:

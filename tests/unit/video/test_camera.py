@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from motivnet.errors import ConfigError, ImageError, MissingExtraError
+from motivnet.frames.reader import frames_of
+from motivnet.frames.selection import is_video
 from motivnet.inference.predictor import Predictor
 from motivnet.video import camera
 from motivnet.video.camera import read_camera, take_picture
-from motivnet.video.reader import frames_of
-from motivnet.video.video_config import is_video
 
 DARK = np.zeros((48, 64, 3), np.uint8)
 

@@ -9,13 +9,14 @@ import pytest
 
 import motivnet
 from motivnet.errors import ConfigError, ImageError, OutputError
+from motivnet.frames.reader import Video
+from motivnet.frames.selection import Selection
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import all_columns
 from motivnet.labels import EMOTIONS
 from motivnet.video.camera import label_live
 from motivnet.video.outputs import annotate_video
-from motivnet.video.reader import Video
-from motivnet.video.video_config import FollowConfig, Selection, TablesConfig
+from motivnet.video.video_config import FollowConfig, TablesConfig
 
 av = pytest.importorskip("av")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motivnet.errors import ImageError, OutputError
-from motivnet.video.reader import Video
+from motivnet.frames.reader import Video
 from motivnet.video.writer import encodable, write_video
 
 pytest.importorskip("av")

@@ -1,12 +1,12 @@
 """Image folders: `ROOT/SPLIT/EMOTION/*.png`, `ROOT/EMOTION/*.png` as one split `all`, or images without labels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import Rows
 from motivnet.errors import DataError
-from motivnet.image_files import HIDDEN, Skipped, no_images, skip_reason, walk_images
+from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.labels import WITH_CONTEMPT, LabelSet
 
 UNLABELLED = "unlabelled"
@@ -50,14 +50,14 @@ def labelled_files(root: Path, labels: LabelSet, dropped: Skipped) -> Iterator[t
         raise no_images(root, dropped, "SPLIT/EMOTION/* or EMOTION/*, of ")
 
 
-def images_in(folder: Path, dropped: Skipped | None = None) -> list[Path]:
-    """List the image files of a folder and its subfolders, sorted, as `walk_images`; `dropped` counts all others.
+def images_in(folder: Path, dropped: Skipped | None = None, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """List the images, or files with other suffixes, below a folder, as `walk_images`; `dropped` counts all others.
 
     Raises:
         DataError: if there is no such folder.
     """
     require_folder(folder)
-    images, skipped = walk_images(folder)
+    images, skipped = walk_images(folder, suffixes)
     if dropped is not None:
         dropped.update(skipped)
     return images

@@ -1,8 +1,10 @@
 """Data sets by name: `kind:path`, or `kind:path?option=value&option=value`.
 
-The options of a kind, and their types, are the keyword arguments of its reader.
+The options of a kind, and their types, are the keyword arguments of its reader, and those of every kind: `fold=NAME`
+makes that fold the split `test`, and the others `train`; `detect=true` detects the faces.
 """
 
+import dataclasses
 import inspect
 import re
 import types
@@ -11,9 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from motivnet.data.manifest import Manifest
+import numpy as np
+
+from motivnet.data.manifest import Manifest, set_columns
+from motivnet.data.sources.actors import read_cremad, read_ravdess
 from motivnet.data.sources.affectnet import read_affectnet
 from motivnet.data.sources.ckplus import read_ckplus
+from motivnet.data.sources.clip_lists import read_dfew, read_ferv39k, read_mafw
 from motivnet.data.sources.emotionet import read_emotionet
 from motivnet.data.sources.expw import read_expw
 from motivnet.data.sources.fer2013 import read_fer2013
@@ -22,26 +28,23 @@ from motivnet.data.sources.jaffe import read_jaffe
 from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
-from motivnet.data.sources.tables import read_csv, read_motivnet_json, read_parquet, read_stored
-from motivnet.errors import ConfigError, DataError, unknown_name
+from motivnet.data.sources.tables import read_csv, read_manifest, read_motivnet_json, read_parquet
+from motivnet.errors import ConfigError, DataError, ImageError, unknown_name
+from motivnet.faces import FaceDetector, load_detector
 from motivnet.labels import LabelSet
 
 READERS: dict[str, Callable[..., Manifest]] = {
-    "affectnet": read_affectnet,
-    "ckplus": read_ckplus,
-    "csv": read_csv,
-    "emotionet": read_emotionet,
-    "expw": read_expw,
-    "fer2013": read_fer2013,
-    "folder": read_folder,
-    "images": read_images,
-    "jaffe": read_jaffe,
-    "manifest": read_stored,
-    "motivnet-json": read_motivnet_json,
-    "parquet": read_parquet,
-    "rafdb": read_rafdb,
-    "sfew": read_sfew,
+    each.__name__.removeprefix("read_").replace("_", "-"): each
+    for each in (
+        *(read_affectnet, read_ckplus, read_cremad, read_csv, read_dfew, read_emotionet, read_expw, read_fer2013),
+        *(read_ferv39k, read_folder, read_images, read_jaffe, read_mafw, read_manifest, read_motivnet_json),
+        *(read_parquet, read_rafdb, read_ravdess, read_sfew),
+    )
 }
+# Options of every kind, and their types.
+GENERAL = {"fold": str, "detect": bool}
+# Frames of a clip in which its face is searched.
+BOX_FRAMES = 5
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -60,7 +63,37 @@ def read_source(text: str) -> Manifest:
         raise DataError(f"{text!r} names no data set. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND of {kinds}")
     if kind not in READERS:
         raise DataError(unknown_name("kind of data", kind, READERS))
-    return READERS[kind](Path(absolute(Path(path))), **_options(kind, query))
+    file, options = Path(absolute(Path(path))), _options(kind, query)
+    fold, detect = (options.pop(name, None) for name in GENERAL)
+    manifest = READERS[kind](file, **options)
+    root = options.get("root") or (file if file.is_dir() else file.parent)
+    manifest = dataclasses.replace(manifest, root=absolute(root))
+    manifest = manifest.hold_out_fold(fold) if fold else manifest
+    return with_boxes(manifest, load_detector()) if detect else manifest
+
+
+def with_boxes(manifest: Manifest, detector: FaceDetector) -> Manifest:
+    """Return the rows in which a face is found, with the box of the largest: of a clip, the median over its frames.
+
+    So training and evaluation crop the same face, and a head moves within its box; the camera has to stand still.
+
+    Args:
+        manifest: images or clips; boxes that they have are replaced.
+        detector: finds the faces.
+
+    Raises:
+        DataError: if an image cannot be read.
+    """
+    boxes: list[Any] = []
+    for row in range(len(manifest)):
+        try:
+            found = [faces[0].box for image in manifest.read(row, BOX_FRAMES) if (faces := detector.detect(image))]
+        except ImageError as error:
+            raise DataError(f"{manifest.where(row)}: {error}") from None
+        boxes.append(np.median(found, axis=0).tolist() if found else None)
+    keep = np.array([box is not None for box in boxes])
+    dropped = {**manifest.dropped, "no face found": int((~keep).sum())} if not keep.all() else manifest.dropped
+    return dataclasses.replace(manifest, table=set_columns(manifest.table, box=boxes), dropped=dropped).select(keep)
 
 
 def split_off(text: str, split: str | None = None, *, required: bool = False) -> tuple[str, Any]:
@@ -86,14 +119,12 @@ def split_off(text: str, split: str | None = None, *, required: bool = False) ->
 
 
 def _options(kind: str, query: str) -> dict[str, Any]:
-    hints = typing.get_type_hints(READERS[kind])
+    hints = typing.get_type_hints(READERS[kind]) | GENERAL
     parameters = inspect.signature(READERS[kind]).parameters.values()
-    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    allowed = [*(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY), *GENERAL]
     options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
-        if not allowed:
-            raise DataError(f"{kind} has no options, found {part!r}")
         if name not in allowed:
             raise DataError(unknown_name(f"option of {kind}", name, allowed))
         if not equals or name in options:

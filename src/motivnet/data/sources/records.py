@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Rows:
         for name, value in cells.items():
             self.columns[name].append(value)
 
+    def add_clip(self, path: Path, label: str, *, split: str = "all", **cells: Any) -> None:
+        """Append a clip that is a whole file, or a folder of frames."""
+        self.add(path=str(path), label=label, split=split, start_s=0.0, **cells)
+
     def manifest(self) -> Manifest:
         """Build the manifest.
 
@@ -62,30 +66,28 @@ class Rows:
 
 
 def check_one_label(source: Path, columns: dict[str, list[Any]]) -> None:
-    """Check that no file, and no box in a file, has two labels, and that file names are UTF-8.
+    """Check that no file, and no box or stretch of one, has two labels, and that file names are UTF-8.
 
     Args:
         source: the file or folder that is read, for messages.
         columns: columns of a manifest; boxes are hashable.
 
     Raises:
-        DataError: naming the file and both rows.
+        DataError: naming the first such file with all its rows, and the number of others.
     """
     paths, labels = columns["path"], columns["label"]
-    boxes: Iterable[Any] = columns.get("box") or [None] * len(paths)
-    seen: dict[Any, int] = {}
-    for i, (path, box, label) in enumerate(zip(paths, boxes, labels, strict=True)):
-        if path is None:
-            continue
-        if SURROGATE.search(path):
+    parts: list[Any] = [columns.get(name) or [None] * len(paths) for name in ("box", "start_s", "end_s")]
+    for path in paths:
+        if path is not None and SURROGATE.search(path):
             raise DataError(f"{source}: the file name {path!r} is not UTF-8")
-        earlier = seen.setdefault((path, box), i)
-        if labels[earlier] != label:
-            face = f" with box {box}" if box else ""
-            raise DataError(
-                f"{source}: {path}{face} is {labels[earlier]} in {_place(columns, earlier)} and {label} in"
-                f" {_place(columns, i)}. Allowed: one label"
-            )
+    keys, first = list(zip(paths, *parts, strict=True)), {}
+    wrong = [key for i, key in enumerate(keys) if key[0] and labels[first.setdefault(key, i)] != labels[i]]
+    if wrong:
+        path, box, *_ = wrong[0]
+        said = " and ".join(f"{labels[i]} in {_place(columns, i)}" for i, key in enumerate(keys) if key == wrong[0])
+        face, others = f" with box {box}" if box else "", len(set(wrong)) - 1
+        more = f"; {others} more have two labels" if others else ""
+        raise DataError(f"{source}: {path}{face} is {said}{more}. Allowed: one label")
 
 
 def _place(columns: dict[str, list[Any]], position: int) -> str:
@@ -220,6 +222,7 @@ def read_records(
     *,
     check: Callable[[Path, list[str]], None] | None = None,
     header: Sequence[str] | None = None,
+    named: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a CSV file, and yield row numbers (0-based, without the header) and column -> cell.
 
@@ -228,6 +231,7 @@ def read_records(
         needed: the required columns.
         check: another check of the columns, which raises DataError.
         header: the columns of files that are published with or without a header; None: the first line has them.
+        named: as for `rename_columns`.
 
     Raises:
         DataError: if it is missing, not CSV, lacks columns, or has a row of another length.
@@ -241,6 +245,7 @@ def read_records(
                 names = list(header)
                 file.seek(0)
                 lines = csv.reader(file, skipinitialspace=True)
+            names = rename_columns(path, names, named or {})
             check_columns(path, names, needed)
             if check:
                 check(path, names)
@@ -250,6 +255,23 @@ def read_records(
                 yield row, dict(zip(names, cells, strict=True))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def rename_columns(path: Path, names: Sequence[str], named: Mapping[str, str]) -> list[str]:
+    """Return the names of columns under which we know them.
+
+    Args:
+        path: the file, for messages.
+        names: of its columns.
+        named: our name -> the name in the file; a column that has ours already takes the other's.
+
+    Raises:
+        DataError: if there is no such column.
+    """
+    given = {name: own for own, name in named.items() if name != own}
+    check_columns(path, names, list(given))
+    both = {own: name for name, own in given.items()} | given
+    return [both.get(name, name) for name in names]
 
 
 def check_columns(path: Path, names: Sequence[str], needed: Sequence[str] = ()) -> None:

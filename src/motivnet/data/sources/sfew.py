@@ -2,7 +2,7 @@
 
 ```
 Train/Angry/Airheads_000519240_00000005.png           frames
-Train/Train_Aligned_Faces/Angry/...                   aligned faces
+Train/Train_Aligned_Faces/Angry/...                   aligned faces, in some copies in the folders of the frames
 Val/Val_Aligned_Faces_new/Val_Aligned_Faces/Angry/... the same, one archive inside another's folder
 Test_Aligned_Faces/...                                no emotions are published
 ```
@@ -21,10 +21,13 @@ from typing import Literal
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import folders_in, images_in, refuse_loose_images
 from motivnet.data.sources.records import ACTED, Rows
-from motivnet.errors import DataError
+from motivnet.errors import DataError, ImageError
+from motivnet.images import decode_image
 from motivnet.labels import EMOTIONS
 
 SPLITS = ("train", "val", "test")
+# Aligned faces have 143 x 181 pixels, frames 720 x 576.
+MAX_ALIGNED_PX = 256
 NAME = re.compile(r"(.+?)_\d+_\d+")
 LAYOUT = "Allowed: folders such as Train/Angry or Val_Aligned_Faces/Happy"
 
@@ -40,10 +43,7 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
         DataError: if a folder is neither split nor emotion, or both kinds of images exist and none was chosen.
     """
     refuse_loose_images(path)
-    found = [
-        (split, "aligned" if "aligned" in str(folder.relative_to(path)).lower() else "frames", folder)
-        for split, folder in _leaves(path, None)
-    ]
+    found = [(split, _kind(path, folder), folder) for split, folder in _leaves(path, None)]
     kinds = sorted({kind for _, kind, folder in found if EMOTIONS.find(folder.name)})
     if images is None and len(kinds) > 1:
         raise DataError(f"{path}: both aligned faces and whole frames. Allowed: ?images=aligned or ?images=frames")
@@ -60,6 +60,17 @@ def read_sfew(path: Path, *, images: Literal["aligned", "frames"] | None = None)
             groups = [("film", film[1]), ACTED] if film else [ACTED]
             rows.add(path=str(file), label=label, split=split, groups=groups)
     return rows.manifest()
+
+
+def _kind(path: Path, folder: Path) -> str:
+    """Tell aligned faces, whose folders may be named as those of frames are, by the first image, which is small."""
+    if "aligned" in str(folder.relative_to(path)).lower():
+        return "aligned"
+    try:
+        height, width, _ = decode_image(images_in(folder)[0]).shape
+    except (ImageError, IndexError):
+        return "frames"
+    return "aligned" if max(height, width) <= MAX_ALIGNED_PX else "frames"
 
 
 def _leaves(folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:

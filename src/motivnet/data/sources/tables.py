@@ -2,17 +2,20 @@
 
 | column | what it is |
 |---|---|
-| path | image file, relative to the table's folder or to `root` |
+| path | image file, or clip: a video or a folder of frames; relative to the table's folder or to `root` |
 | image | Parquet: bytes of an image file, or a struct with `bytes`; CSV: the same as path |
 | label | emotion, synonyms such as `happy` are understood; or one of the option `labels=NAME,NAME` |
 | split | default: the option `split`, which is `all` |
+| fold | a part of the data that shares no person with the others |
+| start_s, end_s | of a clip, in seconds; default: the whole file |
 | subject | the person shown |
 | valence, arousal | from -1 to 1 |
 | x, y, width, height | the face in pixels of the image |
 | any other | a group, unless most images have a value of their own, as a number that identifies them |
 
-`label`, and `path` or `image`, are required. An empty cell is an unknown value. Of Parquet, `unlabelled=true`
-reads no labels, and `box=X,Y,WIDTH,HEIGHT` is the face in every image that has no box of its own.
+`label`, and `path` or `image`, are required; the options `label`, `image` and `subject` name these columns in the file.
+An empty cell is an unknown value. Of Parquet, `unlabelled=true` reads no labels, and `box=X,Y,WIDTH,HEIGHT` is the face
+in every image that has no box of its own.
 """
 
 import json
@@ -25,15 +28,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from motivnet.data.manifest import Manifest, read_manifest
+from motivnet.data import manifest as manifests
+from motivnet.data.manifest import Manifest, check_clips
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
 from motivnet.errors import DataError
+from motivnet.frames.clips import is_clip
 from motivnet.labels import LabelSet
 
 BOX_COLUMNS = ("x", "y", "width", "height")
-COLUMNS = ("path", "image", "label", "split", "subject", "valence", "arousal", *BOX_COLUMNS)
+COLUMNS = ("path", "image", "label", "split", "fold", "start_s", "end_s", "subject", "valence", "arousal", *BOX_COLUMNS)
 # Columns that only a manifest has.
 RESERVED = ("box", "groups", "votes")
 # A column of more values, and of more than half as many as there are images, identifies images.
@@ -43,19 +48,32 @@ Lines = Iterator[tuple[int, dict[str, Any]]]
 NOT_SCALAR = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
 
 
-def read_csv(path: Path, *, root: Path | None = None, split: str = "all", labels: LabelSet | None = None) -> Manifest:
+def read_csv(
+    path: Path,
+    *,
+    root: Path | None = None,
+    split: str = "all",
+    label: str = "label",
+    image: str = "image",
+    subject: str = "subject",
+    labels: LabelSet | None = None,
+) -> Manifest:
     """Read a CSV file with the columns above.
 
     Args:
         path: the file.
         root: the folder that image names are relative to; None: the folder of the file.
         split: split of rows without one.
+        label: name of the column `label` in this file.
+        image: name of the column `image`.
+        subject: name of the column `subject`.
         labels: the allowed labels; None: the seven emotions, and contempt if a row has it.
 
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    return _read(path, records.read_records(path, check=_check_names), root, split, labels)
+    names = {"label": label, "image": image, "subject": subject}
+    return _read(path, records.read_records(path, check=_check_names, named=names), root, split, labels)
 
 
 def read_parquet(
@@ -63,7 +81,9 @@ def read_parquet(
     *,
     root: Path | None = None,
     split: str = "all",
+    label: str = "label",
     image: str = "image",
+    subject: str = "subject",
     unlabelled: bool = False,
     box: str | None = None,
     labels: LabelSet | None = None,
@@ -74,7 +94,9 @@ def read_parquet(
         path: the file.
         root: the folder that image names are relative to; None: the folder of the file.
         split: split of rows without one.
-        image: name of the column `image` in this file.
+        label: name of the column `label` in this file.
+        image: name of the column `image`.
+        subject: name of the column `subject`.
         unlabelled: read no labels.
         box: x, y, width and height of the face in an image without a box, in pixels.
         labels: the allowed labels; None: the seven emotions, and contempt if a row has it.
@@ -82,7 +104,8 @@ def read_parquet(
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    lines = _parquet_records(path, image, unlabelled=unlabelled)
+    names = {"label": label, "image": image, "subject": subject}
+    lines = _parquet_records(path, names, unlabelled=unlabelled)
     return _read(path, lines, root, split, labels, unlabelled=unlabelled, box=box)
 
 
@@ -96,11 +119,11 @@ def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> N
         raise DataError(f"{path}: columns {reserved} are a manifest's, which is read as manifest:PATH")
 
 
-def _parquet_records(path: Path, image: str, *, unlabelled: bool) -> Lines:
+def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) -> Lines:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            names = ["image" if name == image else name for name in schema.names]
+            names = records.rename_columns(path, schema.names, named)
             _check_names(path, names, unlabelled=unlabelled)
             for name, kind in zip(names, schema.types, strict=True):
                 if name not in COLUMNS and any(check(kind) for check in NOT_SCALAR):
@@ -127,14 +150,18 @@ def _read(
     for row, cells in lines:
         where = f"{path}, row {row}"
         file, image = _image(folder, cells, where)
+        start_s, end_s = (_number(cells, name, where, 0.0) for name in ("start_s", "end_s"))
         rows.add(
             path=file,
             image=image,
+            start_s=0.0 if start_s is None and file and (end_s is not None or is_clip(file)) else start_s,
+            end_s=end_s,
+            fold=_text(cells.get("fold")),
             label=UNLABELLED if unlabelled else records.label_of_name(_text(cells["label"]) or "", where, labels),
             split=_text(cells.get("split")) or split,
             subject=_text(cells.get("subject")),
-            valence=_affect(cells, "valence", where),
-            arousal=_affect(cells, "arousal", where),
+            valence=_number(cells, "valence", where, -1.0, 1.0),
+            arousal=_number(cells, "arousal", where, -1.0, 1.0),
             box=_box(cells, where) or usual,
             groups=[(key, text) for key in cells if key not in COLUMNS and (text := _text(cells[key])) is not None],
             row=row,
@@ -168,9 +195,9 @@ def _image(folder: str, cells: Mapping[str, Any], where: str) -> tuple[str | Non
     return records.image_path(folder, found[0], where), None
 
 
-def _affect(cells: Mapping[str, Any], name: str, where: str) -> float | None:
+def _number(cells: Mapping[str, Any], name: str, where: str, *limits: float) -> float | None:
     text = _text(cells.get(name))
-    return None if text is None else records.number(text, where, name, -1.0, 1.0)
+    return None if text is None else records.number(text, where, name, *limits)
 
 
 def _box(cells: Mapping[str, Any], where: str) -> Box | None:
@@ -178,21 +205,22 @@ def _box(cells: Mapping[str, Any], where: str) -> Box | None:
     return records.make_box([text or "" for text in texts], BOX_COLUMNS, where) if any(texts) else None
 
 
-def read_stored(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     """Read a manifest and check it, as it may have been edited.
 
     Raises:
         DataError: naming file and row of what is not allowed in a manifest.
     """
-    manifest = read_manifest(path)
+    manifest = manifests.read_manifest(path)
     table = manifest.table
     known = pc.is_in(table["label"], value_set=pa.array(list(manifest.labels), pa.string()))  # type: ignore[attr-defined]
     _refuse(path, pc.invert(known), table, "label", ", ".join(manifest.labels))  # type: ignore[attr-defined]
     _refuse(path, table["split"].is_null(), table, "split", "a name")
     _refuse(path, pc.and_(table["path"].is_null(), table["image"].is_null()), table, "path", "a file, or an image")  # type: ignore[attr-defined]
-    columns = {name: table[name].to_pylist() for name in ("path", "label", "split", "row")}
+    columns = {name: table[name].to_pylist() for name in ("path", "label", "split", "start_s", "end_s", "row")}
     columns["box"] = [None if box is None else tuple(box) for box in table["box"].to_pylist()]
     records.check_one_label(path, columns)
+    check_clips(table)
     return manifest
 
 

@@ -118,6 +118,7 @@ class PretrainRecipe:
         require(pixels.size == model.image_size, sizes)
         channels = f"preprocessing.channels {pixels.channels!r} and model.in_chans {model.in_chans} must fit together"
         require(pixels.num_channels == model.in_chans, channels)
+        require(not model.num_frames, "model.num_frames: pre-training takes single images. Allowed: null")
         require(not self.run.mixup, "run: mixup blends labels, which pre-training does not have. Allowed: 0")
 
 

@@ -16,6 +16,11 @@ CONTRACT = {
     "csv",
     "affectnet",
     "ckplus",
+    "cremad",
+    "dfew",
+    "ferv39k",
+    "mafw",
+    "ravdess",
     "jaffe",
     "rafdb",
     "sfew",
@@ -45,8 +50,8 @@ def test_every_kind_of_the_contract_has_a_reader():
         ("rafdb:x?images=alligned", "unknown value 'alligned'; did you mean 'aligned'"),
         ("expw:x?min_confidence=high", "expected float, found 'high'"),
         ("jaffe:~nobody-by-that-name/x", "nobody-by-that-name.*home directory"),
-        ("jaffe:x?root=y", "jaffe has no options"),
-        ("images:x?labels=y", "images has no options"),
+        ("jaffe:x?root=y", "unknown option of jaffe 'root'.*Allowed: detect, fold"),
+        ("images:x?labels=y", "unknown option of images 'labels'"),
     ],
 )
 def test_a_text_that_names_nothing_is_refused(text, message):

@@ -1,6 +1,7 @@
 """SFEW in the folders that its archives unpack to."""
 
 import pytest
+from PIL import Image
 
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.errors import DataError
@@ -38,8 +39,13 @@ def test_archives_in_and_beside_each_other(draw, tmp_path, train, val):
     assert decode_image(manifest.source(0)).shape == (4, 6, 3)
 
 
+def enlarge(path):
+    """Make an image as large as a frame of a film."""
+    Image.new("L", (720, 576), 7).save(path)
+
+
 def test_faces_or_frames_has_to_be_said_where_both_are(draw, tmp_path):
-    draw(f"Train/Angry/{FRAME}")
+    enlarge(draw(f"Train/Angry/{FRAME}"))
     draw(f"Train/Train_Aligned_Faces/Angry/{FRAME}")
     with pytest.raises(DataError, match=r"both aligned faces and whole frames"):
         read_sfew(tmp_path)
@@ -73,7 +79,15 @@ def test_a_folder_that_is_not_as_published(draw, tmp_path, name, message):
         read_sfew(tmp_path)
 
 
+def test_aligned_faces_in_the_folders_of_frames(draw, tmp_path):
+    draw(f"Train/Angry/{FRAME}")
+    (tmp_path / "Val/Sad").mkdir(parents=True)
+    (tmp_path / f"Val/Sad/{FRAME}").write_bytes(b"damaged")
+    assert len(read_sfew(tmp_path, images="aligned")) == 1
+    assert "Val" in read_sfew(tmp_path, images="frames").table["path"][0].as_py()
+
+
 def test_nothing_of_the_kind_that_was_asked_for(draw, tmp_path):
-    draw(f"Train/Happy/{FRAME}")
+    enlarge(draw(f"Train/Happy/{FRAME}"))
     with pytest.raises(DataError, match="no labelled images"):
         read_sfew(tmp_path, images="aligned")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motivnet.video import reader as video_module
-from motivnet.video.container import orientation
-from motivnet.video.reader import Frame, Position, Video
-from motivnet.video.video_config import Selection
+from motivnet.frames import reader as video_module
+from motivnet.frames.container import orientation
+from motivnet.frames.reader import Frame, Position, Video
+from motivnet.frames.selection import Selection
 
 av = pytest.importorskip("av")
 

@@ -14,13 +14,14 @@ from motivnet.checkpoints.bundle import Bundle
 from motivnet.errors import ConfigError, ImageError
 from motivnet.faces import Detection
 from motivnet.frames.ahead import map_ahead, read_ahead
+from motivnet.frames.reader import Frame, Video
+from motivnet.frames.selection import Selection
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.rows import all_columns
 from motivnet.preprocess import Box
 from motivnet.video.follow import MAX_WAITING, follow
-from motivnet.video.reader import Frame, Video
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig
 
 av = pytest.importorskip("av")
 

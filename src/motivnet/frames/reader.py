@@ -2,7 +2,7 @@
 
 A frame's `index` is its position, from 0, in display order, at constant and variable frame rates and whatever is
 selected; corrupt frames count too, so that it is the number that an editor shows. Its `time_s` is its presentation time
-stamp, relative to the start of the file, and repaired where that does not ascend (`motivnet.video.times`). Frames are
+stamp, relative to the start of the file, and repaired where that does not ascend (`motivnet.frames.times`). Frames are
 deinterlaced and turned upright; sound is ignored. Frames before the selected range are not decoded if the file is
 seekable, and its times up to there are in order: reading begins at the key frame before, whose index is the number of
 packets that are shown earlier.
@@ -24,12 +24,12 @@ import numpy as np
 
 from motivnet.errors import ConfigError, ImageError, needs_extra
 from motivnet.frames.ahead import read_ahead
+from motivnet.frames.container import open_container, shown_size, upright, video_info, video_stream
+from motivnet.frames.cuts import SAME, Picture, compare
+from motivnet.frames.deinterlace import Shown, deinterlace
+from motivnet.frames.selection import Selection
+from motivnet.frames.times import TIME_TOLERANCE_S, Clock
 from motivnet.images import ImageLimits, NamedImage
-from motivnet.video.container import open_container, shown_size, upright, video_info, video_stream
-from motivnet.video.cuts import SAME, Picture, compare
-from motivnet.video.deinterlace import Shown, deinterlace
-from motivnet.video.times import TIME_TOLERANCE_S, Clock
-from motivnet.video.video_config import Selection
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -54,7 +54,7 @@ class Frame:
         time_s: when it is shown, in seconds from the start of the file.
         image_hwc_u8: upright RGB, uint8 (h, w, 3).
         corrupt: number of corrupt frames between the start of the selected range and this frame.
-        jump: `SAME`, `UNCERTAIN` or `CUT` of `motivnet.video.cuts`, whichever is greatest since the frame before.
+        jump: `SAME`, `UNCERTAIN` or `CUT` of `motivnet.frames.cuts`, whichever is greatest since the frame before.
         picture: with which the next frame is compared; None of a camera.
     """
 

@@ -9,10 +9,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from motivnet.frames.container import upright
+from motivnet.frames.reader import Frame, Position, Video, frames_of
+from motivnet.frames.selection import Selection
 from motivnet.inference.predictor import Predictor
-from motivnet.video.container import upright
-from motivnet.video.reader import Frame, Position, Video, frames_of
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig
 
 av = pytest.importorskip("av")
 

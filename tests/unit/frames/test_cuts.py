@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motivnet.frames.cuts import CUT, SAME, UNCERTAIN
+from motivnet.frames.reader import Frame, Position, Video
+from motivnet.frames.selection import Selection
 from motivnet.inference.predictor import Predictor
-from motivnet.video.cuts import CUT, SAME, UNCERTAIN
 from motivnet.video.follow import FrameResult, follow
-from motivnet.video.reader import Frame, Position, Video
-from motivnet.video.video_config import FollowConfig, Selection
+from motivnet.video.video_config import FollowConfig
 
 av = pytest.importorskip("av")
 

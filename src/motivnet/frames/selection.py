@@ -1,0 +1,46 @@
+"""Which files are videos, and which of their frames are read. Imports nothing heavy: `--help` reads it."""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+from motivnet.config import check_bounds, setting
+from motivnet.errors import ConfigError
+
+# Animations are not among them: each counts as the photograph that is its first frame.
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which frames of a video are processed; each field states its meaning. Times are in seconds."""
+
+    stride: int = setting(1, "Process every N-th frame, counted from the start of the file.", min=1)
+    fps: float | None = setting(None, "Process at most this many frames per second; not with --stride.")
+    start_s: float = setting(0.0, "Start of the range to process, included.", flag="start", metavar="SECONDS")
+    end_s: float | None = setting(None, "End of the range to process, excluded.", flag="end", metavar="SECONDS")
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: if a value is out of range.
+        """
+        check_bounds(self)
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ConfigError(f"fps {self.fps}: must be positive and finite")
+        if self.fps is not None and self.stride != 1:
+            raise ConfigError(f"stride {self.stride} and fps {self.fps}: only one of them can be given")
+        if not 0 <= self.start_s < math.inf:
+            raise ConfigError(f"start {self.start_s} s: must be 0 or more, and finite")
+        if self.end_s is not None and not self.end_s > self.start_s:
+            raise ConfigError(f"end {self.end_s} s: must be after the start, {self.start_s} s")
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Tell by its name whether a file is a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
