@@ -74,6 +74,8 @@ def main() -> None:
         for name in ("seeds", "rows", "target_rows", "start_epochs", "epochs", "batch", "size")
     }
     results = {"settings": settings, "weights": Path(options.weights or "none").name, "targets": found}
+    if options.seeds > 1:
+        results["answer"] = answer(found, options.seeds)
     print(f"written: {write_results('adaptation', results)}")
     text = "\n\n".join(f"**{name}**, {each['faces']:,} faces\n\n{table(each)}" for name, each in found.items())
     fill_block(PAGE, "adaptation", f"{text}\n\nSettings: {json.dumps(settings)}")
@@ -178,6 +180,25 @@ def report(options: argparse.Namespace, name: str, target: str) -> dict[str, Any
         rows.append(row)
     correct_p(rows)
     return {"faces": len(faces), "labels": np.bincount(target_B).tolist(), "methods": rows}
+
+
+def answer(found: dict[str, Any], seeds: int) -> dict[str, Any]:
+    """Say for the page of answers which methods are better or worse than source-only, and by how much."""
+    words, effects, seconds = [], [], 0.0
+    for name, each in found.items():
+        sure = {"better": [], "worse": []}
+        for row in each["methods"]:
+            seconds += sum(row["seconds"])
+            test = row["source"].get("over_source_only", {}).get("war")
+            if test and test["p_holm"] < 0.05:
+                sure["better" if test["value"] > 0 else "worse"].append(row["method"])
+                value, low, high = (100 * x for x in (test["value"], *test["interval"]))
+                effects.append(f"{row['method']}, {name}: {value:+.1f} [{low:+.1f}, {high:+.1f}] WAR")
+        told = "; ".join(f"{how}: {', '.join(methods) or 'none'}" for how, methods in sure.items())
+        words.append(f"On {name}, than source-only: {told}")
+    n = ", ".join(f"{each['faces']:,} of {name}" for name, each in found.items())
+    text = f"{'. '.join(words)}."
+    return {"answer": text, "effects": effects, "n": n, "seeds": seeds, "minutes": round(seconds / 60, 1)}
 
 
 def correct(outs: list[Path], way: str, target_B: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Does a model learn valence and arousal? On drawn images, whose answers are known, and on FER-2013 with FERPlus votes.
 
     python benchmarks/affect.py path/to/fer2013.parquet [--only drawn --only mini]
+    python benchmarks/affect.py path/to/fer2013.parquet --pair --encoder runs/mae/bundle [--seeds 3] [--epochs 4]
 
 All runs go through the same code as any other, with `model.affect=true`: MotivNet in miniature from random weights
 (`mini-fer2013`), for a few of the epochs that it would need; and a new head on the frozen encoder of the embedded
@@ -19,6 +20,10 @@ The baseline takes the same model's probabilities for shares of votes. It is at 
 learnt from FER-2013's labels, one a face, and the numbers from ten people's votes. Hence the runs with votes as
 targets, in which the classes are learnt from the same votes. The epoch is chosen by FER-2013's labels on PublicTest,
 and PrivateTest is reported.
+
+`--pair` asks the other question, whether valence and arousal make the categories better: `mini` with a pre-trained
+encoder, with the categories alone and with both tasks, the same seeds, by `motivnet ablate`; the result is the WAR of
+the categories. Finished runs in `--out` are kept.
 """
 
 import argparse
@@ -34,17 +39,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from answers import Runs, differences, resumable, score_rows, told, verdict, write_answer
 from PIL import Image
 from tables import RESULTS, markdown_table, use_cores, write_results
 
 from motivnet.checkpoints.bundle import open_bundle
-from motivnet.config import override
+from motivnet.config import override, to_json
 from motivnet.data.augment import NO_CHANGE
 from motivnet.data.manifest import SCHEMA, Manifest, make_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
 from motivnet.evaluation.evaluate import affect_scores
 from motivnet.evaluation.predictions import Predictions, predict_manifest
+from motivnet.experiments.ablation import PLAN_NAME, ablate
+from motivnet.experiments.grids import Cell, Grid
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.training.fit import fit
@@ -72,8 +80,16 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="FER-2013 with votes, a Parquet file")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--only", action="append", choices=RECIPES)
+    parser.add_argument("--pair", action="store_true", help="categories alone against both")
+    parser.add_argument("--encoder", type=Path, help="of --pair: bundle of `motivnet pretrain`")
+    parser.add_argument("--out", type=Path, default=Path("runs/affect"), help="of --pair")
+    parser.add_argument("--seeds", type=int, default=3, help="of --pair")
+    parser.add_argument("--epochs", type=int, default=4, help="of --pair")
     options = parser.parse_args()
     torch.set_num_threads(use_cores(options.cores))
+    if options.pair:
+        pair(options)
+        return
     wanted = options.only or list(RECIPES)
     if wanted != ["drawn"] and options.data is None:
         parser.error("FER-2013 is missing: its Parquet file, or --only drawn")
@@ -85,6 +101,35 @@ def main() -> None:
         runs[name] = run(RECIPES[name](), manifest, baseline=name != "drawn")
     print(markdown_table([row for name in RECIPES if name in runs for row in table(name, runs[name])]))
     print(f"\nwritten: {write_results('affect', {'places': PLACES, 'runs': runs})}")
+
+
+def pair(options: argparse.Namespace) -> None:
+    """Train with and without valence and arousal, and compare the categories."""
+    start = f"backbone.weights={to_json(options.encoder and str(options.encoder))}"
+    tasks = {"categories alone": "model.affect=false", "multi-task": "model.affect=true"}
+    names = {title: title.replace(" ", "-") for title in tasks}
+    settings = [start, f"run.epochs={options.epochs}", "run.precision=bf16-mixed"]
+    grid = Grid(
+        name="affect",
+        question="Do valence and arousal beside the categories make the categories better?",
+        recipe=override(mini_fer2013(), settings),
+        cells={names[title]: Cell(settings=(setting,)) for title, setting in tasks.items()},
+        comparisons=((names["multi-task"], names["categories alone"]),),
+    )
+    faces = with_affect(read_fer2013(options.data))
+    shared = {"data": "fer2013, valence and arousal from votes", "seeds": options.seeds}
+    resumable(ablate, grid, faces, out=options.out, plan=PLAN_NAME, **shared)
+    folders = {
+        title: [options.out / "runs" / f"{name}-{seed}" for seed in range(options.seeds)]
+        for title, name in names.items()
+    }
+    runs = {title: Runs(each) for title, each in folders.items()}
+    print(markdown_table(score_rows(runs)))
+    found = differences({("multi-task", "categories alone"): (runs["multi-task"], runs["categories alone"])})
+    answer = f"{verdict(found[0])}, with synthetic valence and arousal (made of votes)."
+    shared = {"n": runs["multi-task"].labels.size, "seeds": options.seeds}
+    minutes = sum(each.seconds for each in runs.values()) / 60
+    write_answer("affect_pair", answer, [told(each) for each in found], **shared, minutes=minutes, differences=found)
 
 
 def drawn() -> Recipe:

@@ -22,7 +22,7 @@ MOST_S, MOST_MB = 5, 2000
 
 def fuzz(arguments: list[str]) -> None:
     """Decode what Atheris gives, in this process, until libFuzzer ends it."""
-    import atheris
+    import atheris  # pyright: ignore[reportMissingImports]
 
     with atheris.instrument_imports(include=["PIL", "motivnet"]):
         from pillow_heif import register_heif_opener

@@ -8,7 +8,7 @@ is given the latter, so `motivnet.preprocess.NANO` widens the box by the median 
 Only rows of the Training split are looked at. Each face is enlarged, given a border (so that a box may reach
 beyond the image) and shown to the offline detector.
 
-    python benchmarks/crop_margin.py [--data ../shared/data/fer2013/fer2013.parquet] [--rows 1500]
+    python benchmarks/crop_margin.py [--data fer2013.parquet] [--rows 1500]
 """
 
 import argparse
@@ -23,7 +23,6 @@ from tables import markdown_table, write_results
 
 from motivnet.faces import FaceDetector, load_detector
 
-DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data" / "fer2013" / "fer2013.parquet"
 # (side in pixels that a face is enlarged to, kind of border, width of the border over that side)
 SETTINGS = [
     (192, "edge", 0.25),
@@ -39,7 +38,7 @@ SMALLEST_BOX = 0.4
 def main() -> None:
     """Measure every setting and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
+    parser.add_argument("--data", type=Path, default=Path("fer2013.parquet"))
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--detector", default="yunet")
     options = parser.parse_args()

@@ -7,7 +7,7 @@
   of other images pass for copies (precision). Faces that were given another's mouth, which is what one person's next
   expression looks like: which share passes for a copy.
 
-    python benchmarks/data_tools.py --data ../shared/data/fer2013/fer2013.parquet [--rows 1000000] [--cores 2]
+    python benchmarks/data_tools.py --data fer2013.parquet [--rows 1000000] [--cores 2]
 """
 
 import argparse
@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from tables import markdown_table, use_cores, write_results
 
-DEFAULT_DATA = Path(__file__).parents[2] / "shared/data/fer2013/fer2013.parquet"
 FILES_PER_FOLDER = 1000
 PLANTED = {"missing": 50, "listed_twice": 100, "shared_subject": 10}
 NUM_ORIGINALS = 3000
@@ -35,7 +34,7 @@ NUM_ORIGINALS = 3000
 def main() -> None:
     """Measure everything, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="FER-2013")
+    parser.add_argument("--data", type=Path, default=Path("fer2013.parquet"), help="FER-2013")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the manifest without pixels")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)

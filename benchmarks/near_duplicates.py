@@ -5,7 +5,7 @@
   moves by a quarter to one percent of the picture: which share passes for a copy of another. The faces are public.
 - FER-2013 itself at the distance in use: exact duplicates, whose number is published with the data, and near ones.
 
-    python benchmarks/near_duplicates.py [--data ../shared/data/fer2013/fer2013.parquet] [--faces dev.parquet]
+    python benchmarks/near_duplicates.py [--data fer2013.parquet] [--faces dev.parquet]
 """
 
 import argparse

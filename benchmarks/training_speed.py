@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, cast
 import lightning
 import numpy as np
 import torch
+from data_time import SECONDS, WAITING, DataTime
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 from tables import PAGE, RESULTS, fill_block, markdown_table, use_cores, write_results
@@ -47,7 +48,6 @@ from motivnet.data.manifest import Manifest, make_manifest
 from motivnet.labels import EMOTIONS
 from motivnet.models.motivnet import build_model
 from motivnet.training import recipes
-from motivnet.training.callbacks.data_time import SECONDS, WAITING
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.data_module import FaceData, Rows
 from motivnet.training.fit import prepare_model
@@ -330,7 +330,7 @@ def wait(workers: int, cache: bool) -> None:
     """Train two epochs; tell how much of the second went by waiting, and how long it took."""
     settings = ["run.epochs=2", f"run.num_workers={workers}", f"run.cache={json.dumps(cache)}"]
     with talk_on_stderr() as tell:
-        found = train(resolve("nano", settings), draw("nano", EPOCH_ROWS)).callback_metrics
+        found = train(resolve("nano", settings), draw("nano", EPOCH_ROWS), DataTime()).callback_metrics
         tell({"waiting": float(found[WAITING]), "seconds": float(found[SECONDS])})
 
 

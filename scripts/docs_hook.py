@@ -23,6 +23,8 @@ MOUNTED = (
     "benchmarks/evidence/*.md",
     "benchmarks/ablations/**/*.md",
     "benchmarks/adaptation/*.md",
+    "benchmarks/cross_dataset/*.md",
+    "benchmarks/README.md",
     "benchmarks/ablations/**/*.png",
     "src/motivnet/assets/nano/README.md",
 )

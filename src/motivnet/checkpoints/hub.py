@@ -7,7 +7,6 @@ the others. A record of each file, with its licence and checksum, is kept in the
 import contextlib
 import datetime
 import hashlib
-import json
 import os
 import re
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, Licence, Released, parse_hub_name, released
+from motivnet.config import to_json
 from motivnet.errors import CheckpointError, needs_extra
-from motivnet.storage import write_json
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
     """Compute the checksum of a file and compare it with the expected one.
 
     Args:
-        name: as for `fetch`, but of a file; or a path, whose checksum is known if it was fetched.
+        name: as for `fetch`, but of a file; or a path, whose checksum is known if it is in the hub's cache.
         cache: folder; None takes the hub's usual cache.
 
     Raises:
@@ -153,17 +152,12 @@ def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
         path = found
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
-    records = [(place, record) for place, record in _records() if record.get("path") == str(path)]
     blob = path.resolve().name  # the hub's cache names large files by their checksum
-    known = [expected, blob if _SHA256.fullmatch(blob) else None, *(record.get("sha256") for _, record in records)]
+    expected = expected or (blob if _SHA256.fullmatch(blob) else None)
     try:
-        report = VerifyReport(path, path.stat().st_size, sha256_of(path), next(filter(None, known), None))
+        return VerifyReport(path, path.stat().st_size, sha256_of(path), expected)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    if report.status == "damaged":
-        for place, _ in records:  # so that the next fetch does not trust it
-            place.unlink(missing_ok=True)
-    return report
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -230,18 +224,13 @@ def _files(found: Path) -> list[Path]:
 
 
 def _is_sound(entry: Released, path: Path) -> bool:
-    """Verify a cached file, unless a record says that it was; delete it if it is damaged."""
-    size = path.stat().st_size
-    if any((record.get("path"), record.get("size_bytes")) == (str(path), size) for _, record in _records()):
-        return True
+    """Verify a cached file; delete it if it is damaged."""
     report = verify(path)
     if report.status == "damaged":
         _delete(path)
         damage = f"was damaged (sha256 {report.sha256}, expected {report.expected}) and is deleted"
         print(f"{entry.name}: {path} {damage}", file=sys.stderr)
-        return False
-    _write_record(entry, path, report.sha256, str(entry.licence), endpoint=None)
-    return True
+    return report.status != "damaged"
 
 
 def _delete(path: Path) -> None:
@@ -276,8 +265,7 @@ def _download(entry: Released, api: "HfApi", cache: Path) -> Path:
             f"{entry.repo}/{wrong[0]['path']}: wrong checksum {wrong[0]['actual']}, expected {wrong[0]['expected']}. "
             "The file is deleted; run it again"
         )
-    for path in paths:
-        _write_record(entry, path, sha256_of(path), licence, api.endpoint)
+    _record_licence(entry, folder.name, licence)
     return paths[0] if entry.file else folder
 
 
@@ -337,34 +325,11 @@ def _explain_status(error: Any, mirror: str | None) -> str:
     return f"refused (status {status}). Try again later, or another --mirror"
 
 
-def _records_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motivnet" / "weights"
-
-
-def _records() -> Iterator[tuple[Path, dict[str, Any]]]:
-    for place in sorted(_records_folder().glob("*.json")):
-        # One that cannot be read is ignored: the file is then verified again.
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads(place.read_text(encoding="utf-8"))
-            if isinstance(record, dict):
-                yield place, record
-
-
-def _write_record(entry: Released, path: Path, digest: str, licence: str, endpoint: str | None) -> None:
-    """Record a file of the cache; `endpoint` is None if another program downloaded it."""
-    commit, *inside = path.parts[path.parts.index("snapshots") + 1 :]
-    file = "/".join(inside)
-    name = entry.name if entry.file else f"{entry.name}/{file}"
-    record = {
-        "name": name,
-        "repo": entry.repo,
-        "commit": commit,
-        "file": file,
-        "size_bytes": path.stat().st_size,
-        "sha256": digest,
-        "licence": licence,
-        "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "endpoint": endpoint,
-        "path": str(path),
-    }
-    write_json(_records_folder() / (name.replace(":", "--").replace("/", "--") + ".json"), record, parents=True)
+def _record_licence(entry: Released, commit: str, licence: str) -> None:
+    """Write down, as a line of JSON, under which licence something was fetched."""
+    fetched = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    line = {"name": entry.name, "repo": entry.repo, "commit": commit, "licence": licence, "fetched": fetched}
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motivnet" / "licences.jsonl"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a", encoding="utf-8") as file:
+        file.write(to_json(line) + "\n")

@@ -99,8 +99,8 @@ def _read_catalogue() -> tuple[dict[str, Released], dict[str, str]]:
         for row in csv.DictReader(file):
             if row["file"]:
                 sizes = {name: int(row[name]) if row[name] else None for name in ("size_bytes", "about_bytes")}
-                own: dict[str, Any] = {"licence": licences[row["licence"]], "repo": row["repo"] or None, **sizes}
-                files[row["name"]] = Released(**row | own)
+                about: dict[str, Any] = row | sizes | {"licence": licences[row["licence"]], "repo": row["repo"] or None}
+                files[row["name"]] = Released(**about)
             else:
                 missing[row["name"]] = row["note"]
     return files, missing

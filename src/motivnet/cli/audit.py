@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.console import echo, track
-from motivnet.cli.evaluate import Data, Model
+from motivnet.cli.evaluate import Model
 from motivnet.cli.options import Fields, Overwrite, derive_options
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
@@ -17,14 +17,17 @@ from motivnet.inference.predictor_config import PredictorConfig
 @derive_options
 def audit(
     *,
-    data: Data,
+    data: Annotated[
+        list[str], typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Labelled; repeatable.")
+    ],
     by: Annotated[
         list[str],
         typer.Option(
             metavar="COLUMN",
             show_default=False,
             help="Column that divides the images into groups: of the data set (such as race), of --groups-csv, or "
-            "subject, split, agreement (of annotators), duplicate (of a training image) or intensity; repeatable.",
+            "subject, split, agreement (of annotators), duplicate (of a training image), intensity, or data (the set, "
+            "if --data is given several times); repeatable.",
         ),
     ],
     out: Annotated[

@@ -22,7 +22,7 @@ app = typer.Typer(
 # One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (
     *("predict", "video", "tabulate", "live", "bulk", "serve", "models"),
-    *("train", "pretrain", "adapt", "distil", "ablate", "export"),
+    *("train", "pretrain", "adapt", "distil", "ablate", "probe", "export"),
     *("evaluate", "benchmark", "audit", "agree", "calibrate", "quantize", "explain", "card"),
     *("data", "weights"),
 )

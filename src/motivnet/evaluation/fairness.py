@@ -29,11 +29,11 @@ from motivnet.checkpoints.bundle import is_bundle, open_bundle
 from motivnet.config import replace, to_plain
 from motivnet.data.clean import picture_keys, unfitted
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.named import read_source, split_off
+from motivnet.data.sources.named import split_off
 from motivnet.errors import DataError
 from motivnet.evaluation.evaluate import prediction_source
 from motivnet.evaluation.evaluation_config import AuditConfig
-from motivnet.evaluation.groups import Column, group_columns
+from motivnet.evaluation.groups import Column, group_columns, read_together
 from motivnet.evaluation.metrics import Weights, ratio
 from motivnet.evaluation.predictions import Predictions, Protocol, Track, no_progress
 from motivnet.evaluation.resampling import Interval, bootstrap, holm, number_units
@@ -162,7 +162,7 @@ class Audit:
 
 def audit(
     model: str | Path | None,
-    data: str,
+    data: str | Sequence[str],
     settings: AuditConfig | None = None,
     *,
     by: Sequence[str],
@@ -176,7 +176,7 @@ def audit(
 
     Args:
         model: as for `evaluate`, as are `data`, `config` and `track`.
-        data: `KIND:PATH` or `KIND:PATH@SPLIT`.
+        data: `KIND:PATH` or `KIND:PATH@SPLIT`, or several: see `read_together`.
         settings: split, detection and so on; None takes the defaults.
         by: names of the columns that divide the images into groups; see `group_columns`.
         out: folder to write FILES to; None writes nothing.
@@ -191,13 +191,16 @@ def audit(
     if out is not None:
         check_folder(out, FILES, overwrite=overwrite)
     settings = replace(settings or AuditConfig(), options)
-    data, split = split_off(data, settings.split)
     predict = prediction_source(model, settings, config=config, track=track)
-    whole = read_source(data)
+    names, split = [], settings.split
+    for each in [data] if isinstance(data, str) else data:
+        name, split = split_off(each, split)
+        names.append(name)
+    whole = read_together(names)
     manifest = whole.split(split) if split else whole
     # Before the model runs: a mistake in a column is found sooner.
     columns = group_columns(manifest, by, whole=whole, table=settings.groups_csv)
-    answers = predict(manifest, data=data, split=split)
+    answers = predict(manifest, data=" and ".join(names), split=split)
     # The answers are without the images of labels that the model does not know.
     kept = [row for row, label in enumerate(manifest.table["label"].to_pylist()) if label in answers.labels.names]
     columns = {name: [column[row] for row in kept] for name, column in columns.items()}

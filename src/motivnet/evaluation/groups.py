@@ -5,8 +5,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from motivnet.data.clean import repeated_rows
-from motivnet.data.manifest import Manifest
+from motivnet.data.manifest import Manifest, set_columns
+from motivnet.data.sources.named import read_source
 from motivnet.data.sources.records import read_records
 from motivnet.errors import DataError, unknown_name
 
@@ -20,6 +23,23 @@ STRONG = 0.5
 KEYS = ("row", "path")
 # A column of more values identifies images rather than groups them.
 MAX_GROUPS = 1000
+
+
+def read_together(data: Sequence[str]) -> Manifest:
+    """Read data sets as one with the labels of the first, whose column `data` names them as they are given.
+
+    Rows are numbered anew, and nobody is shown in two of them.
+    """
+    parts, tables = [read_source(name) for name in data], []
+    if len(parts) == 1:
+        return parts[0]
+    for name, part in zip(data, parts, strict=True):
+        table = part.restrict(parts[0].labels).table
+        subject = [who and f"{name} {who}" for who in table["subject"].to_pylist()]
+        groups = [[*(pairs or ()), ("data", name)] for pairs in table["groups"].to_pylist()]
+        tables.append(set_columns(table, subject=subject, groups=groups))
+    table = pa.concat_tables(tables)
+    return Manifest(set_columns(table, row=range(len(table))), parts[0].labels)
 
 
 def group_columns(

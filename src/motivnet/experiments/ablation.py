@@ -18,7 +18,7 @@ Shape suffixes: B rows or images.
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from motivnet.data.clean import clean_training
 from motivnet.data.manifest import Manifest, read_table
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from motivnet.evaluation import metrics
-from motivnet.evaluation.predictions import predict_manifest
+from motivnet.evaluation.predictions import Predictions, predict_manifest
 from motivnet.evaluation.resampling import holm
 from motivnet.experiments.comparison import CLASS_METRICS, contrast
 from motivnet.experiments.grids import Grid
@@ -85,6 +85,7 @@ def ablate(
     report_split: str | None = None,
     resume: bool = False,
     say: Callable[[str], object] = print,
+    train_run: "TrainRun | None" = None,
 ) -> dict[str, Any] | None:
     """Run every cell of a grid with every seed, and write the report; completed runs are not repeated.
 
@@ -99,6 +100,7 @@ def ablate(
         report_split: the split to score, which nothing is trained or selected on; None takes the grid's.
         resume: continue with what `out` holds.
         say: receives progress messages.
+        train_run: does a run, as `train_from_images` does, which None takes.
 
     Returns:
         The report, see `summarise`; None while other processes work on runs, the last of which writes the report.
@@ -129,7 +131,7 @@ def ablate(
         try:
             with locked(folder.with_name(f".{folder.name}.lock"), f"{cell} seed {seed}"):
                 if not (folder / RESULT_NAME).is_file():
-                    say(_run(plan, cell, seed, train, others, folder))
+                    say(_run(plan, cell, seed, train, others, folder, train_run or train_from_images))
         except LockedError as error:
             say(str(error))
     done = all((folder / RESULT_NAME).is_file() for folder in plan.runs(out).values())
@@ -201,6 +203,7 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
         ],
         "comparisons": [{**each, "p_holm": p} for each, p in zip(comparisons, corrected, strict=True)],
         "recipe": config.to_plain(plan.grid.recipe),
+        "sweep": plan.grid.sweep,
     }
 
 
@@ -327,21 +330,41 @@ def _begin(plan: Plan, out: Path, *, resume: bool) -> None:
     write_json(out / PLAN_NAME, config.to_plain(plan), parents=True)
 
 
-def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path) -> str:
+# The predictions for the reported split, the report on the rows, and what was selected.
+Trained = tuple[Predictions, Mapping[str, Any], Mapping[str, Any]]
+TrainRun = Callable[..., Trained]
+
+
+def train_from_images(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path) -> Trained:
+    """Train one run as `motivnet train` does, and predict the reported split.
+
+    Args:
+        plan: of the ablation.
+        cell: of the run.
+        seed: of the run.
+        train: cleaned training rows.
+        others: rows of the other splits.
+        folder: of the run.
+    """
+    # A run that was killed continues from its last checkpoint, or from the beginning if it had none.
+    resume = (folder / RECIPE_NAME).is_file()
+    rows = choose_run_rows(plan.grid, cell, seed, train, others)
+    bundle = fit(plan.grid.recipe_of(cell, seed), others, folder, rows=rows, resume=resume, progress=False)
+    predictor = Predictor.load(
+        bundle.path, detector="whole", backend="torch", dtype="fp32", workers=1, threads=torch.get_num_threads()
+    )
+    reported = others.split(plan.report_split)
+    answers = predict_manifest(predictor, reported, detect=False, data=plan.data, split=plan.report_split)
+    return answers, rows.report, bundle.config.provenance["selected"]
+
+
+def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, folder: Path, train_run: TrainRun) -> str:
     """Do one run, write its result, and return a line about it."""
     began = time.monotonic()
     result: dict[str, Any] = {"cell": cell, "seed": seed, "status": "finished", "reason": None}
     result |= {"rows": {}, "selected": {}, "scores": {}}
-    # A run that was killed continues from its last checkpoint, or from the beginning if it had none.
-    resume = (folder / RECIPE_NAME).is_file()
     try:
-        rows = choose_run_rows(plan.grid, cell, seed, train, others)
-        bundle = fit(plan.grid.recipe_of(cell, seed), others, folder, rows=rows, resume=resume, progress=False)
-        predictor = Predictor.load(
-            bundle.path, detector="whole", backend="torch", dtype="fp32", workers=1, threads=torch.get_num_threads()
-        )
-        reported = others.split(plan.report_split)
-        answers = predict_manifest(predictor, reported, detect=False, data=plan.data, split=plan.report_split)
+        answers, report, selected = train_run(plan, cell, seed, train, others, folder)
     except (DataError, TrainingError) as error:
         result |= {"status": "failed", "reason": " ".join(str(error).split())}
         shown = f"failed: {result['reason']}"
@@ -350,7 +373,7 @@ def _run(plan: Plan, cell: str, seed: int, train: Manifest, others: Manifest, fo
         scores = metrics.class_scores(CLASS_METRICS, *answers.classes)
         recall_C = metrics.recall_per_class(*answers.classes)
         scores["minority_recall"] = float(recall_C[answers.labels.index(plan.rarest)])
-        result |= {"rows": rows.report, "selected": bundle.config.provenance["selected"], "scores": scores}
+        result |= {"rows": report, "selected": selected, "scores": scores}
         shown = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
     result["seconds"] = round(time.monotonic() - began, 1)
     write_json(folder / RESULT_NAME, result)

@@ -45,6 +45,7 @@ class Grid:
         cells: by name, in the order of the table; a name is part of a folder's.
         comparisons: (cell, reference), fixed before any run; p-values are corrected for their number.
         report_split: the split whose scores are reported by default.
+        sweep: settings, by dotted names, of which each run takes what is best on its selection split; of probes.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Grid:
     cells: dict[str, Cell]
     comparisons: tuple[tuple[str, str], ...]
     report_split: str = "PrivateTest"
+    sweep: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def recipe_of(self, cell: str, seed: int = 0) -> Recipe:
         """Return the recipe of one run."""

@@ -87,7 +87,8 @@ def _row(report: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, object
         over = cell["scores"].get(metric)
         std = "" if over is None or over["std"] is None else f" ± {100 * over['std']:.1f}"
         row[head.format(rarest=report["rarest"])] = over and f"{100 * over['mean']:.1f}{std}"
-    return row
+    chosen = [run["selected"] for run in cell["runs"] if run["selected"]]
+    return row | {name: ", ".join(f"{run[name]:g}" for run in chosen) for name in report["sweep"]}
 
 
 def _comparison(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, object]:

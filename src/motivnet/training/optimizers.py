@@ -103,13 +103,13 @@ def make_optimizer(
     """
     config = recipe.optimizer
     groups = parameter_groups(model, recipe, loss=loss)
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=fuses(recipe.run.precision))
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=fuses(recipe.run.precision, config.clip_norm))
     return optimizer, LambdaLR(optimizer, rate_factor(config, num_steps, steps_per_epoch))
 
 
-def fuses(precision: Precision) -> bool:
-    """Return whether AdamW is fused: not with 16-mixed, where it would unscale gradients only after clipping."""
-    return precision != "16-mixed"
+def fuses(precision: Precision, clip_norm: float) -> bool:
+    """Return whether AdamW is fused: not where gradients are clipped in mixed precision, which Lightning refuses."""
+    return not (clip_norm and precision.endswith("-mixed"))
 
 
 def rate_factor(config: OptimizerConfig, num_steps: int, steps_per_epoch: float) -> Callable[[int], float]:

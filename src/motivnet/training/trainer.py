@@ -23,7 +23,6 @@ from motivnet.machine import KEEP_STEPS, keep_freed_memory
 from motivnet.models.backbone import write_out_short_attention
 from motivnet.storage import atomic_file
 from motivnet.training.callbacks.csv_logger import Curve
-from motivnet.training.callbacks.data_time import DataTime
 from motivnet.training.callbacks.diagnostics import Diagnostics
 from motivnet.training.callbacks.stopping import StopAtNan, StopEarly
 from motivnet.training.mae.pretrain_recipes import PretrainRecipe
@@ -179,7 +178,7 @@ def make_trainer(
     )
     # Lightning calls those that save checkpoints after the others, in this order.
     called: list[Callback] = [curves, StopAtNan(curves, out), *([LearningRateMonitor("step")] if logger else [])]
-    called += [FastAttention(), DataTime(), Diagnostics(out, curves, pretrained=pretrained), *callbacks]
+    called += [FastAttention(), Diagnostics(out, curves, pretrained=pretrained), *callbacks]
     if run.ema_decay:
         called.insert(0, WarmedAverage(run.ema_decay))
     if run.patience is not None:

@@ -387,4 +387,4 @@ class TestInspection:
     def test_nothing_is_read_but_names_and_shapes(self, released: Callable) -> None:
         """A file whose numbers are all NaN is inspected as any other: that is for `verify` to find."""
         path = released("motivnet", edit=lambda tensors: [tensor.fill_(torch.nan) for tensor in tensors.values()]).path
-        assert inspect_weights(path).format == "motivnet"
+        assert inspect_weights(path)["format"] == "motivnet"

@@ -153,7 +153,7 @@ class TestStrangers:
         prefixes = [f"'{one}.'" for one in prefix.split(".")[:-1]]
         taken_off = ", ".join([*([repr(key)] if key else []), *prefixes])
         assert caplog.messages == [f"{path}: taken off its names: {taken_off}"]
-        assert ", ".join(inspect_weights(path).taken_off) == taken_off
+        assert ", ".join(inspect_weights(path)["taken_off"]) == taken_off
 
     def test_a_prefix_in_a_bundle(self, released: Callable, tmp_path: Path) -> None:
         bundle = load.convert(released("motivnet", metadata=HEADS).path, tmp_path / "bundle")

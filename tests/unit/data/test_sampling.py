@@ -116,7 +116,7 @@ class TestClassWeights:
     [
         ({"kind": "fair"}, "kind 'fair'. Allowed: natural, uniform"),
         ({"kind": "balanced", "per_class": 5}, "per_class belongs to kind 'uniform'"),
-        ({"kind": "uniform", "per_class": 0}, "at least 1, not 0"),
+        ({"kind": "uniform", "per_class": 0}, "per_class 0: must be at least 1"),
         ({"beta": 1.0}, "beta 1.0: must be below 1"),
         ({"seed": -1}, "seed -1: must be at least 0"),
     ],

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.data.manifest import make_manifest
+from motivnet.data.manifest import make_manifest, write_manifest
 from motivnet.errors import DataError
-from motivnet.evaluation.groups import MAX_GROUPS, group_columns
+from motivnet.evaluation.groups import MAX_GROUPS, group_columns, read_together
 
 
 def png(seed):
@@ -142,3 +142,16 @@ def test_a_column_of_nothing_or_of_everything_is_refused(manifest):
         group_columns(many, ["id"])
     with pytest.raises(DataError, match="'subject' has 0 values"):
         group_columns(many, ["subject"])
+
+
+def test_data_sets_that_are_read_together_stay_apart(tmp_path):
+    for name, label in (("posed", "fear"), ("spontaneous", "anger")):
+        rows = {"image": [png(0), png(1)], "label": [label] * 2, "split": ["test"] * 2, "subject": ["KA", None]}
+        write_manifest(make_manifest(rows), tmp_path / f"{name}.parquet")
+    names = [f"manifest:{tmp_path / 'posed.parquet'}", f"manifest:{tmp_path / 'spontaneous.parquet'}"]
+    both = read_together(names)
+    assert group_columns(both, ["data"]) == {"data": [names[0]] * 2 + [names[1]] * 2}
+    assert both.table["row"].to_pylist() == [0, 1, 2, 3]
+    assert both.table["subject"].to_pylist() == [f"{names[0]} KA", None, f"{names[1]} KA", None]
+    assert both.table["label"].to_pylist() == ["fear"] * 2 + ["anger"] * 2
+    assert read_together(names[:1]).table["subject"].to_pylist() == ["KA", None]

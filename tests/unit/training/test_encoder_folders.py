@@ -291,8 +291,8 @@ def test_the_recipe_of_the_probe() -> None:
     recipe = vjepa2_probe()
     found = estimate(recipe, Place(accelerator="cpu"))
     # ViT-L/16 with patches of two frames, and 256 tokens of one image.
-    assert (found.tokens, found.parameters - found.trained_parameters) == (256, 303_885_312)
-    assert {group for group, number in found.groups.items() if number} == {"head", "head_no_decay"}
+    assert (found["tokens"], found["parameters"] - found["trained_parameters"]) == (256, 303_885_312)
+    assert {group for group, number in found["groups"].items() if number} == {"head", "head_no_decay"}
 
 
 def test_unknown_settings_are_refused() -> None:

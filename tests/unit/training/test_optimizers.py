@@ -16,7 +16,7 @@ from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.training.freezing import set_trained
 from motivnet.training.optimizers import WarmedAverage, make_optimizer, parameter_groups, rate_factor, warmed_cosine
 from motivnet.training.recipes import mini_fer2013
-from motivnet.training.settings import BackboneConfig, OptimizerConfig, Recipe
+from motivnet.training.settings import BackboneConfig, OptimizerConfig, Precision, Recipe
 
 HEAD = HeadConfig(dim=16, num_heads=4, ff_dim=16)
 OWN_BLOCKS = ["backbone_embed", "backbone_00", "backbone_01", "backbone_02", "backbone_norm"]
@@ -151,9 +151,10 @@ class TestSchedule:
         assert optimizer.defaults["fused"]
         assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
 
-    def test_adamw_is_not_fused_where_gradients_in_half_precision_are_clipped(self) -> None:
+    @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+    def test_adamw_is_not_fused_where_gradients_in_half_precision_are_clipped(self, precision: Precision) -> None:
         recipe = a_recipe(clip_norm=1.0)
-        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, precision="16-mixed"))
+        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, precision=precision))
         optimizer, _ = make_optimizer(tiny_model(), recipe, num_steps=10, steps_per_epoch=5)
         assert not hasattr(optimizer, "_step_supports_amp_scaling")  # else Lightning refuses to clip
 

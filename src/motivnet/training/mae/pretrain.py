@@ -202,7 +202,7 @@ class MaskedTraining(TrainedModule):
         run, settings = self.recipe.run, self.recipe.optimizer
         images = run.batch_size * run.accumulate * self.trainer.world_size
         groups = parameter_groups(self.model, settings.lr * images / LR_BATCH, settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=settings.betas, fused=fuses(run.precision))
+        optimizer = torch.optim.AdamW(groups, betas=settings.betas, fused=fuses(run.precision, settings.clip_norm))
         num_steps = int(self.trainer.estimated_stepping_batches)
         warmup_steps = round(num_steps * min(1.0, settings.warmup_epochs / run.epochs))
         schedule = LambdaLR(optimizer, warmed_cosine(warmup_steps, num_steps))

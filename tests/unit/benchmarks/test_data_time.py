@@ -15,9 +15,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader, IterableDataset
 
-from motivnet.training.callbacks import data_time
-from motivnet.training.callbacks.data_time import FETCH, WAITING, DataTime, FetchProfiler
 from motivnet.training.callbacks.stopping import handle_exits
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    import data_time
+    from data_time import FETCH, WAITING, DataTime, FetchProfiler
 
 
 class Clock:

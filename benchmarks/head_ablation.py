@@ -1,0 +1,140 @@
+"""Does ML-Decoder read more out of an encoder's tokens than simpler heads do? With a control for pooling, and a sweep.
+
+    motivnet pretrain mae --data fer2013:fer2013.parquet --out runs/mae
+    python benchmarks/head_ablation.py fer2013.parquet --encoder runs/mae/bundle [--seeds 3] [--epochs 10]
+        [--trained-epochs 2] [--out runs/head] [--part frozen] [--part trained] [--report]
+
+Frozen: the probes of `motivnet probe`, an MLP on the mean token and ML-Decoder of two layers, on cached tokens, each
+with four learning rates and two weight decays, chosen seed by seed on PublicTest. Trained: linear, attention pooling
+and ML-Decoder with the whole encoder, each with three rates, chosen alike. PrivateTest is reported. Finished runs are
+kept, so that it can be stopped and started again.
+"""
+
+import argparse
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from answers import Runs, differences, read, resumable, score_rows, told, verdict, write_answer
+from tables import fill_block, markdown_table, use_cores
+
+from motivnet.config import override, to_json
+from motivnet.data.sources.fer2013 import read_fer2013
+from motivnet.experiments.ablation import PLAN_NAME, RESULT_NAME, ablate
+from motivnet.experiments.grids import BASE_RECIPE, Cell, Grid
+from motivnet.experiments.probes import probe, probe_grid
+from motivnet.training.recipes import recipe
+
+ABLATIONS = Path(__file__).parent / "ablations"
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+MORE = {"mlp": "model.head.kind=mlp", "ml-decoder-2": "model.head.num_layers=2"}
+TRAINED = {"linear": "linear", "attentive": "attention_pool", "ml-decoder": "ml_decoder"}
+TRAINED_RATES = (3e-4, 1e-3, 3e-3)
+
+
+def main() -> None:
+    """Run what is not finished, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--encoder", type=Path, required=True, help="bundle of `motivnet pretrain`")
+    parser.add_argument("--out", type=Path, default=Path("runs/head"))
+    parser.add_argument("--part", action="append", choices=("frozen", "trained"), help="default: both")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10, help="of the probes")
+    parser.add_argument("--trained-epochs", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], dest="settings", help="of every recipe")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(use_cores(1))
+    began, manifest = time.process_time(), read_fer2013(options.data)
+    settings = [f"backbone.weights={to_json(str(options.encoder))}", "run.precision=bf16-mixed", *options.settings]
+    parts = options.part or ["frozen", "trained"]
+    shared = {"data": "fer2013:fer2013.parquet", "seeds": options.seeds}
+    if not options.report and "frozen" in parts:
+        grid = frozen_grid([*settings, f"run.epochs={options.epochs}", "run.batch_size=256"])
+        resumable(probe, grid, manifest, out=options.out / "frozen", plan=PLAN_NAME, **shared)
+    if not options.report and "trained" in parts:
+        grid = trained_grid([*settings, f"run.epochs={options.trained_epochs}"])
+        resumable(ablate, grid, manifest, out=options.out / "trained", plan=PLAN_NAME, **shared)
+    print(f"this call: {(time.process_time() - began) / 60:.0f} core-minutes")
+    report(options)
+
+
+def frozen_grid(settings: list[str]) -> Grid:
+    """Return the grid of the probes, with an MLP and a second layer of ML-Decoder."""
+    grid = probe_grid(BASE_RECIPE, settings, rates=RATES)
+    cells = grid.cells | {name: Cell(settings=(setting,)) for name, setting in MORE.items()}
+    pairs = (*grid.comparisons, *((name, "ml-decoder") for name in MORE))
+    return dataclasses.replace(grid, cells=cells, comparisons=pairs)
+
+
+def trained_grid(settings: list[str]) -> Grid:
+    """Return the grid of heads and rates with the whole encoder trained."""
+    cells = {
+        f"{name}-{rate:g}": Cell(
+            settings=(f"model.head.kind={kind}", f"optimizer.head_lr={rate}", f"optimizer.backbone_lr={rate}")
+        )
+        for name, kind in TRAINED.items()
+        for rate in TRAINED_RATES
+    }
+    base = override(recipe(BASE_RECIPE), settings)
+    return Grid(name="head-trained", question="Which head, at its best rate?", recipe=base, cells=cells, comparisons=())
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write what is finished: the report of the probes, the table of the trained heads, and the answer."""
+    halves = {"frozen": frozen_runs(options), "trained": trained_runs(options)}
+    found: dict[str, Any] = {}
+    for half, runs in halves.items():
+        others = {name: each for name, each in runs.items() if name != "ml-decoder"}
+        pairs = {("ml-decoder", name): (runs["ml-decoder"], each) for name, each in others.items()}
+        found[half] = differences(pairs)
+    if not found["frozen"]:
+        print("the probes are not finished")
+        return
+    shutil.copytree(options.out / "frozen" / "report", ABLATIONS / "head", dirs_exist_ok=True)
+    war = {each["reference"]: each for each in found["frozen"] if each["score"] == "war"}
+    answer = "Frozen: " + "; ".join(verdict(war[name]) for name in ("bn-linear", "attentive", "linear") if name in war)
+    trained = {each["reference"]: each for each in found["trained"] if each["score"] == "war"}
+    answer += ". Trained: " + "; ".join(map(verdict, trained.values())) if trained else ""
+    text = "\n\n".join(
+        f"{half.capitalize()} encoder, each head at its best rate:\n\n{markdown_table(score_rows(runs))}\n\n"
+        + "\n".join(f"- {told(each)}" for each in found[half])
+        for half, runs in halves.items()
+        if runs
+    )
+    fill_block(ABLATIONS / "README.md", "head", f"**Head.** {answer}.\n\n{text}")
+    minutes = sum(each.seconds for runs in halves.values() for each in runs.values()) / 60
+    effects = [told(each) for each in (*war.values(), *trained.values())]
+    shared = {"n": halves["frozen"]["ml-decoder"].labels.size, "seeds": options.seeds, "minutes": minutes}
+    write_answer("head_ablation", f"{answer}.", effects, **shared, differences=found)
+
+
+def frozen_runs(options: argparse.Namespace) -> dict[str, Runs]:
+    folders = {
+        name: [options.out / "frozen" / "runs" / f"{name}-{seed}" for seed in range(options.seeds)]
+        for name in frozen_grid([]).cells
+    }
+    return {name: Runs(each) for name, each in folders.items() if all((path / RESULT_NAME).exists() for path in each)}
+
+
+def trained_runs(options: argparse.Namespace) -> dict[str, Runs]:
+    """Return the runs of each head that have the best selection score of their seed."""
+    chosen = {}
+    for name in TRAINED:
+        folders = [
+            [options.out / "trained" / "runs" / f"{name}-{rate:g}-{seed}" for rate in TRAINED_RATES]
+            for seed in range(options.seeds)
+        ]
+        if all((path / RESULT_NAME).exists() for each in folders for path in each):
+            scores = [[read(path / RESULT_NAME)["selected"]["score"] for path in each] for each in folders]
+            chosen[name] = Runs([each[int(np.argmax(score))] for each, score in zip(folders, scores, strict=True)])
+    return chosen if len(chosen) == len(TRAINED) else {}
+
+
+if __name__ == "__main__":
+    main()
