@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from motivnet import _MODULES
+from motivnet import _EXTRAS, _HOME
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/motivnet"
@@ -101,7 +101,6 @@ def test_an_extra_brings_what_it_is_named_for(package, extra, block):
     assert wanted - CORE - EXTRAS[extra] - set(sys.stdlib_module_names) == set()
 
 
-@pytest.mark.parametrize("module", sorted(_MODULES))
+@pytest.mark.parametrize("module", sorted({*_HOME.values()}))
 def test_the_extra_of_a_public_name_brings_what_its_module_needs(module):
-    extra, _ = _MODULES[module]
-    assert needed_by(f"motivnet.{module}") - CORE - EXTRAS.get(extra, set()) == set()
+    assert needed_by(f"motivnet.{module}") - CORE - EXTRAS.get(_EXTRAS.get(module, ""), set()) == set()
