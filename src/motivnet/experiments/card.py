@@ -11,9 +11,6 @@ from motivnet.evaluation.predictions import Track, no_progress
 from motivnet.experiments.protocols import parse_data
 from motivnet.storage import write_text
 
-# In the config and on the card.
-SCORES = ("war", "uar", "f1_macro", "ece")
-
 
 def write_card(
     bundle: str | Path, data: str | None = None, *, overwrite: bool = False, track: Track = no_progress
@@ -39,9 +36,8 @@ def write_card(
     if data is not None:
         name = parse_data(data)
         metrics = evaluate(found.path, name.source, split=name.split, track=track).metrics
-        measured = {"images": metrics["n"], **{score: metrics[score] for score in SCORES}}
-        found = write_config(
-            found.path, replace(found.config, {"scores": {**found.config.scores, name.title: measured}})
-        )
+        measured = {"images": metrics["n"], **{each: metrics[each] for each in ("war", "uar", "f1_macro", "ece")}}
+        scores = {**found.config.scores, name.title: measured}
+        found = write_config(found.path, replace(found.config, {"scores": scores}))
     write_text(file, make_card(found.config))
     return file
