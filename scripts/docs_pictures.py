@@ -138,24 +138,28 @@ def agreement_report(folder: Path, photographs: list[Path]) -> Image.Image:
 
 
 def server_page(folder: Path, photographs: list[Path]) -> Image.Image:
-    """Drop a photograph on the server's page."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "motivnet", "serve", "--port", str(port)])
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(f"{address}/healthz", server)
+    """Drop the photographs on the server's page."""
+    return on_server(lambda page: drop(page, photographs))
 
-        def drop(page) -> None:
-            page.set_input_files("input[type=file]", [str(path) for path in photographs])
-            page.wait_for_selector(f"#thumbs li:nth-child({len(photographs)})")
-            page.wait_for_selector("#progress", state="hidden")
 
-        return screenshot(address, drop)
-    finally:
-        server.terminate()
-        server.wait()
+def page_video(folder: Path, photographs: list[Path]) -> Image.Image:
+    """Drop a video on the server's page, and go to its middle."""
+    clip = draw_clip(folder / "clip.mp4", FRAMES)
+
+    def act(page) -> None:
+        drop(page, [clip])
+        page.evaluate("document.querySelector('#clip').currentTime = 4")
+        page.wait_for_function("() => !document.querySelector('#clip').seeking")
+        page.wait_for_timeout(500)
+        page.evaluate("scrollTo(0, document.querySelector('.work').offsetTop - 20)")
+
+    return on_server(act)
+
+
+def static_page(folder: Path, photographs: list[Path]) -> Image.Image:
+    """Open the page that needs no server, and drop the photographs on it."""
+    motivnet("page", str(folder / "faces"))
+    return screenshot((folder / "faces" / "index.html").absolute().as_uri(), lambda page: drop(page, photographs))
 
 
 def table(folder: Path, photographs: list[Path]) -> Image.Image:
@@ -180,6 +184,8 @@ PICTURES: dict[str, Callable[[Path, list[Path]], Image.Image]] = {
     "contact_sheet": contact_sheet,
     "agreement_report": agreement_report,
     "server_page": server_page,
+    "page_video": page_video,
+    "static_page": static_page,
     "table": table,
 }
 
@@ -222,6 +228,28 @@ def screenshot(address: str, act: Callable[..., None] = lambda page: None) -> Im
     corner = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
     _, _, _, bottom = ImageChops.difference(picture, corner).getbbox() or (0, 0, 0, picture.height)
     return picture.crop((0, 0, picture.width, min(bottom + 20, picture.height)))
+
+
+def drop(page, files: list[Path]) -> None:
+    """Give files to the page, and wait until they are answered."""
+    page.set_input_files("#files", [str(path) for path in files])
+    page.wait_for_selector(f"#thumbs li:nth-child({len(files)})", timeout=120_000)
+    page.wait_for_selector("#progress", state="hidden")
+
+
+def on_server(act: Callable[..., None]) -> Image.Image:
+    """Start a server, and return the picture of its page after `act`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "motivnet", "serve", "--port", str(port)])
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(f"{address}/healthz", server)
+        return screenshot(address, act)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:

@@ -67,7 +67,9 @@ def site() -> Iterator[str]:
     apps = {
         "/below/a/path": create_app(predictor, ServerSettings(notice=EU_NOTICE), attention=Spots()),  # pyright: ignore[reportArgumentType]
         "/locked": create_app(predictor, ServerSettings(token=TOKEN)),
-        "/small": create_app(predictor, ServerSettings(max_request_bytes=SMALL_BYTES)),
+        "/small": create_app(
+            predictor, ServerSettings(max_request_bytes=SMALL_BYTES, max_video_bytes=SMALL_BYTES, max_video_s=1.0)
+        ),
         "/": create_app(predictor),
     }
 

@@ -15,6 +15,7 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from playwright.sync_api import expect
 
+from motivnet.inference.draw import COLORS
 from motivnet.inference.results import FaceResult
 from motivnet.inference.rows import all_columns, face_columns
 from motivnet.labels import EMOTIONS
@@ -22,7 +23,10 @@ from motivnet.preprocess import Box
 from motivnet.server.schemas import Explanations
 
 TOKEN = "s3cret"
-YELLOW = (0xF0, 0xE4, 0x42)
+SMALL_BYTES = 200_000
+# Machines that test may be slow.
+PATIENCE_MS = 120_000
+ORANGE = tuple(bytes.fromhex(COLORS["happiness"][1:]))
 # Notes when images are sent, and how many at once.
 WATCH = """
     window.asked = { now: 0, most: 0, times: [] };
@@ -39,7 +43,7 @@ WATCH = """
 def upload(page, *files, finished: int | None = None) -> None:
     """Choose files, and wait until they are answered; `finished` is the length of the history then."""
     page.set_input_files("#files", list(files))
-    expect(page.locator("#thumbs li")).to_have_count(len(files) if finished is None else finished)
+    expect(page.locator("#thumbs li")).to_have_count(len(files) if finished is None else finished, timeout=PATIENCE_MS)
     expect(page.locator("#progress")).to_be_hidden()
 
 
@@ -66,17 +70,17 @@ class TestPhotographs:
         with page.expect_response("**/v1/predict") as answer:
             upload(page, face)
         (found,) = answer.value.json()["results"][0]["faces"]
-        expect(page.locator("#status")).to_contain_text("astronaut.jpg: 1 face. Face 1: happiness, 9")
+        expect(page.locator("#status")).to_contain_text("astronaut.jpg: 1 face. Face 0: happiness, 9")
         expect(page.locator("#picture")).to_have_attribute("aria-label", re.compile("astronaut.*1 face.*happiness"))
         item = page.get_by_role("list", name="Faces").get_by_role("listitem")
         expect(item).to_have_count(1)
-        expect(item).to_contain_text("Face 1 · upper centre")
+        expect(item).to_contain_text("Face 0 · upper centre")
         rows = item.get_by_role("row")
         assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == list(EMOTIONS)
         shown = [row.get_by_role("cell").last.inner_text() for row in rows.all()]
         assert shown == [f"{prob:.0%}" if prob >= 0.005 else "<1%" for prob in found["probs"].values()]
         x, y, height = (found[name] / 512 for name in ("x", "y", "height"))
-        assert np.abs(np.subtract(pixel(page, "#picture", x, y + height / 2), YELLOW)).max() < 8
+        assert np.abs(np.subtract(pixel(page, "#picture", x, y + height / 2), ORANGE)).max() < 8
 
     def test_two_faces_one_brought_out(self, visit, two_faces):
         page = visit()
@@ -214,6 +218,72 @@ class TestPhotographs:
         assert pixel(page, "#picture", hot, level) == before[0]
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, astronaut):
+    """Two seconds, at ten frames a second: a face that comes after half a second. In a format of every Chromium."""
+    av = pytest.importorskip("av", reason="the extra 'serve' is not installed")
+    path = tmp_path_factory.mktemp("clip") / "clip.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 256, 320, "yuv420p"
+        for number in range(20):
+            image = np.full((256, 320, 3), 90, np.uint8)
+            if number >= 5:
+                image[:, number : number + 256] = astronaut[::2, ::2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+class TestVideos:
+    def test_timeline_player_and_table(self, visit, clip, face):
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+        page = visit("below/a/path/", bypass_csp=True)
+        expect(page.locator("#video-note")).to_contain_text("Videos up to 60 s, 100.0 MB and 8.8 megapixels; 10 frames")
+        with page.expect_response("**/v1/video") as answer:
+            upload(page, clip, finished=1)
+        (result,) = answer.value.json()["results"]
+        expect(page.locator("#status")).to_contain_text("clip.webm: 1 face.")
+        chart = page.get_by_role("img", name=re.compile(r"Timeline. Face #0: seen for 1\.[3-6] s, mostly happiness"))
+        expect(chart).to_be_visible()
+        expect(chart.locator("path")).to_have_count(len(EMOTIONS))
+        expect(page.get_by_role("list", name="Colours of the lines").get_by_role("listitem")).to_have_text(
+            list(EMOTIONS)
+        )
+        # Pressed near its end, where the face is.
+        chart.click(position={"x": chart.bounding_box()["width"] * 0.9, "y": 20})
+        page.wait_for_function("document.querySelector('#clip').currentTime > 1.5")
+        expect(page.locator(".face .emotion")).to_have_text("Happiness")
+        expect(page.locator(".face .where")).to_contain_text("Face 0")
+        drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+        assert page.locator("#clip-overlay").evaluate(drawn)
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        upload(page, face, finished=2)
+        expect(chart).to_be_hidden()
+        expect(page.locator("#history-note")).to_contain_text("2 files, 2 faces")
+        rows = list(csv.DictReader(io.StringIO(saved(page, "#csv"), newline="")))
+        assert list(rows[0]) == list(all_columns(EMOTIONS))
+        assert [row["source"] for row in rows] == ["clip.webm"] * 20 + ["astronaut.jpg"]
+        for row, wanted in zip(rows, result["rows"], strict=False):
+            assert (row["frame"], row["status"]) == (str(wanted["frame"]), wanted["status"])
+            assert row["prob_happiness"] == ("" if wanted["prob"] is None else str(wanted["prob_happiness"]))
+
+    def test_broken_too_long_and_too_large(self, visit, clip):
+        page = visit("small/")
+        expect(page.locator("#video-note")).to_contain_text("Videos up to 1 s, 200 kB")
+        long = {"name": "clip.webm", "mimeType": "video/webm", "buffer": clip.read_bytes()}
+        upload(page, {"name": "broken.mp4", "mimeType": "video/mp4", "buffer": b"not a video"}, long)
+        expect(page.locator("#broken-text")).to_contain_text("clip.webm: lasts 2 s or more, the limit is 1 s")
+        page.get_by_role("button", name="broken.mp4: cannot be read").click()
+        expect(page.locator("#broken-text")).to_contain_text("broken.mp4: ")
+        large = {"name": "large.mp4", "mimeType": "video/mp4", "buffer": bytes(SMALL_BYTES + 1)}
+        upload(page, large, finished=2)
+        expect(page.locator("#messages")).to_contain_text(
+            "large.mp4 (200 kB): too large for this server (the limit is 200 kB)"
+        )
+
+
 class TestCamera:
     def test_live_then_a_picture(self, visit):
         page = visit(before=lambda page: page.add_init_script(WATCH))
@@ -264,7 +334,7 @@ class TestTrouble:
         expect(page.locator("#progress")).to_contain_text("1 of 2: astronaut.jpg")
         page.get_by_role("button", name="Stop").click()
         expect(page.locator("#progress")).to_be_hidden()
-        expect(page.locator("#status")).to_contain_text("2 photographs skipped")
+        expect(page.locator("#status")).to_contain_text("2 files skipped")
         page.unroute("**/v1/predict")
         upload(page, no_face)
         expect(page.locator("#messages")).to_be_empty()

@@ -29,6 +29,9 @@ NEEDED = {
     "motivnet/assets/nano/README.md",
     "motivnet/assets/yunet/yunet.onnx",
     "motivnet/assets/yunet/LICENSE",
+    "motivnet/assets/onnxruntime-web/LICENSE",
+    "motivnet/assets/onnxruntime-web/ort-wasm-simd-threaded.wasm.gz",
+    "motivnet/server/page/boot.html",
 }
 
 

@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 # One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (
-    *("predict", "video", "tabulate", "live", "bulk", "serve", "models"),
+    *("predict", "video", "tabulate", "live", "bulk", "serve", "page", "models"),
     *("train", "pretrain", "adapt", "distil", "ablate", "probe", "export"),
     *("evaluate", "benchmark", "audit", "agree", "calibrate", "quantize", "explain", "card"),
     *("data", "weights"),

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
     Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
+# Of pictures, timelines, reports and pages: after Okabe and Ito, changed so that all pairs are distinct with any colour
+# vision (tests/unit/inference/test_draw.py), dark text is legible on each, and lines on white are.
 COLORS = {
-    "neutral": "#b8c0c8",
-    "happiness": "#ffd23f",
-    "sadness": "#5aa9ff",
-    "surprise": "#ff9f1c",
-    "fear": "#c58cff",
-    "disgust": "#7bd148",
-    "anger": "#ff5a52",
+    "neutral": "#767f88",
+    "happiness": "#e69f00",
+    "sadness": "#3a84d6",
+    "surprise": "#56b4e9",
+    "fear": "#d884b4",
+    "disgust": "#009e73",
+    "anger": "#d55e00",
 }
 OTHER_COLOR = "#ffffff"
 INK = "#101418"
@@ -48,7 +50,8 @@ PANEL_OPACITY = 0.78
 def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Image":
     """Return a copy of an RGB photograph with a box, the emotion, its probability and known landmarks of every face.
 
-    Where the model abstains, the emotion has a question mark and no colour.
+    Of several faces, each has its number, the column `face` of a table. Where the model abstains, the emotion has a
+    question mark and no colour.
     """
     from PIL import Image, ImageDraw
 
@@ -61,10 +64,10 @@ def draw_faces(image: "Image.Image", faces: Iterable["FaceResult"]) -> "Image.Im
         _draw_box(draw, box, _color(face), max(2, round(long_side / 350)))
         _draw_landmarks(draw, face, zoom)
     placed: list[Rectangle] = []
-    for face, box in boxes:
+    for number, (face, box) in enumerate(boxes):
         smallest = max(14, long_side / 64)
         font = _font(min(max(smallest, (box[2] - box[0]) / 7), 2 * smallest))
-        label = f"{marked(face)} {face.prob:.0%}"
+        label = f"{f'#{number} ' * (len(boxes) > 1)}{marked(face)} {face.prob:.0%}"
         left, top, right, bottom = font.getbbox(label)
         pad = max(2, round((bottom - top) / 4))
         place = _place(box, (right - left + 2 * pad, bottom - top + 2 * pad), canvas.size, placed)

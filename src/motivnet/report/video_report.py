@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from motivnet.inference.draw import COLORS
 from motivnet.inference.rows import printable
 from motivnet.report import page
 
@@ -82,16 +83,7 @@ def _label_row(track: "Track", summary: "Summary", shares: Iterable[float]) -> d
     return {"track": track.name, **dict(zip(summary.labels, map(page.percent, shares), strict=True))}
 
 
-# Okabe and Ito's colours, distinct for colour-blind readers. Those of photographs are too pale for lines on white.
-COLORS = {
-    "neutral": "#7d8790",
-    "happiness": "#e69f00",
-    "sadness": "#0072b2",
-    "surprise": "#56b4e9",
-    "fear": "#cc79a7",
-    "disgust": "#009e73",
-    "anger": "#d55e00",
-}
+# Of other labels; white, as in pictures, cannot be seen on white.
 OTHER_COLOR = "#000000"
 MAX_TRACKS = 8
 BINS = 600

@@ -111,6 +111,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         ("predict", service.predict, schemas.Answer, form, (), "Predict the images of a form"),
         ("predict/base64", service.predict_base64, schemas.Answer, base64, (), "Predict images given as text"),
         ("predict/urls", service.predict_urls, schemas.Answer, urls, (), "Predict images at URLs, if allowed"),
+        ("video", service.video, schemas.VideoAnswer, form, (), "Predict the frames of one video"),
         ("explain", service.explain, schemas.Explanations, form, (501,), "Predict one image with attention maps"),
     ):
         app.add_api_route(

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+
 from motivnet.images import NamedImage
-from motivnet.inference.predictor import Detected, Predictor
+from motivnet.inference.predictor import Answer, Detected, Predictor
 from motivnet.inference.results import ImageResult
 from motivnet.server.limits import RefusedError
 from motivnet.server.settings import ServerSettings
@@ -160,6 +162,10 @@ class Batcher:
         if error := called.exception():
             raise _failure(error)
         return called.result()
+
+    def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
+        """Classify faces as the predictor does, for any thread, in the model's thread between two batches."""
+        return self._thread.submit(self._predictor.classify, faces_HWC_u8).result()
 
     async def close(self) -> None:
         """Accept no more work, finish what was accepted, and end the thread."""

@@ -64,7 +64,7 @@ class Gate:
         self._tidying: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
-    def admit(self, request: Request) -> Iterator[Hold]:
+    def admit(self, request: Request, settings: ServerSettings | None = None) -> Iterator[Hold]:
         """Admit a request before anything of its body is read, and yield what counts its bytes as they arrive.
 
         What a body declares counts for nothing: who declares much and sends little would lock out everybody.
@@ -72,10 +72,11 @@ class Gate:
         Raises:
             RefusedError: 413 if the body declares too large a size, 429 if there is no place, or no room for its bytes.
         """
+        settings = settings or self._settings
         # The HTTP parser has checked that the header is a number, if there is one.
         length = request.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > self._settings.max_request_bytes:
-            raise _too_large(self._settings)
+        if length.isdecimal() and int(length) > settings.max_request_bytes:
+            raise _too_large(settings)
         self._check_place()
         held = 0
 

@@ -152,6 +152,26 @@ class Explanations(BaseModel):
     results: list[ExplainedResult]
 
 
+class VideoResult(BaseModel):
+    """The result of one video.
+
+    Args:
+        source: its name.
+        notes: what was special or wrong in the file, and what was done about it.
+        rows: one per face and frame, with the columns of a table of results.
+    """
+
+    source: str
+    notes: list[str]
+    rows: list[dict[str, str | float | bool | None]]
+
+
+class VideoAnswer(BaseModel):
+    """One result, of the one video of the request."""
+
+    results: list[VideoResult]
+
+
 class Model(BaseModel):
     """The model that answers.
 
@@ -162,6 +182,7 @@ class Model(BaseModel):
         labels: its emotions, in the order of the probabilities.
         affect: whether it predicts valence and arousal.
         attention: whether /v1/explain answers.
+        video: limits of /v1/video, as the server's settings name them.
         preprocessing: fingerprint of the preprocessing.
         scores: data set -> metric -> measured value.
     """
@@ -172,6 +193,7 @@ class Model(BaseModel):
     labels: list[str]
     affect: bool
     attention: bool
+    video: dict[str, float]
     preprocessing: str
     scores: dict[str, dict[str, float]]
 

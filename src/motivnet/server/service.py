@@ -26,8 +26,9 @@ from motivnet.server.attention import Attention
 from motivnet.server.batching import Batcher
 from motivnet.server.decoding import Decoders
 from motivnet.server.limits import Gate, Hold, RefusedError, check_token, read_base64, read_multipart, read_urls
-from motivnet.server.settings import ServerSettings
+from motivnet.server.settings import VIDEO_LIMITS, ServerSettings
 from motivnet.server.telemetry import SECURITY_HEADERS, Metrics
+from motivnet.server.videos import Videos
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class Service:
         self._decoders = Decoders(settings.image_limits, settings.decode_timeout_s)
         # Of a host, as long as something is fetched from it.
         self._hosts: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
+        self._videos = Videos(predictor, settings, self._batcher)
         # A decoded photograph is large: one at a time.
         self._explaining = asyncio.Lock()
         self._fetchers = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="motivnet-fetch")
@@ -102,6 +104,15 @@ class Service:
             maps = await self._explain(self._attention, images[0], results[0]) if results[0].faces else []
         return self._answer(request, results, maps)
 
+    async def video(self, request: Request) -> Response:
+        """Answer with the rows of one video."""
+        check_token(request, self._settings)
+        self._videos.check_room()
+        async with self._admitted(request, read_multipart, self._settings.of_videos) as (videos, _):
+            result = await self._videos.label(videos[0])
+        request.state.notes.update(faces=sum(row["status"] == "ok" for row in result["rows"]))
+        return JSONResponse({"results": [result]})
+
     async def models(self, request: Request) -> schemas.Models:
         """Describe the model."""
         check_token(request, self._settings)
@@ -112,6 +123,7 @@ class Service:
             labels=list(config.labels),
             affect=config.model.affect,
             attention=self._attention is not None,
+            video={name: getattr(self._settings, name) for name in VIDEO_LIMITS},
             preprocessing=config.preprocessing.fingerprint,
         )
         return schemas.Models(models=[model], notice=self._settings.notice)
@@ -156,9 +168,10 @@ class Service:
         check_token(request, self._settings)
         # Refuse what could not be predicted now before anything of its body is read.
         self._batcher.check_room(1)
-        with self._gate.admit(request) as hold:
+        settings = settings or self._settings
+        with self._gate.admit(request, settings) as hold:
             with self._batcher.arriving():
-                found = await read(request, settings or self._settings, hold)
+                found = await read(request, settings, hold)
             with self._gate.place():
                 async with _while_connected(request):
                     yield found, hold

@@ -8,6 +8,9 @@ from motivnet.errors import ConfigError
 from motivnet.input_limits import ImageLimits
 from motivnet.labels import notice_text
 
+# Settings that a client sees.
+VIDEO_LIMITS = ("max_video_s", "max_video_bytes", "max_video_pixels", "video_fps")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSettings:
@@ -42,6 +45,12 @@ class ServerSettings:
     )
     max_request_bytes: int = setting(50_000_000, "Bytes of a body; beyond, 413.")
     max_images: int = setting(32, "Images of a request; beyond, 413.")
+    max_videos: int = setting(2, "Videos in progress, of which one is labelled and the others wait; beyond, 429.")
+    max_video_bytes: int = setting(100_000_000, "Bytes of a request with a video; beyond, 413.")
+    max_video_s: float = setting(60.0, "Seconds of a video; a longer one is unreadable.")
+    max_video_pixels: int = setting(8_847_360, "Pixels of a frame of a video; a larger one is unreadable.")
+    video_fps: float = setting(10.0, "Frames per second of a video that are looked at, at most.")
+    video_timeout_s: float = setting(120.0, "Seconds for a video to arrive, then 408; and to be labelled, then 504.")
     max_image_bytes: int = setting(20_000_000, "Bytes of an image; a larger one is unreadable.")
     max_pixels: int = setting(50_000_000, "Pixels of an image; a larger one is unreadable.")
     header_timeout_s: float = setting(10.0, "Seconds for the header of a request.")
@@ -81,6 +90,12 @@ class ServerSettings:
                 f"max_held_bytes {self.max_held_bytes} is below max_request_bytes {self.max_request_bytes}: the "
                 "largest allowed request could never be accepted"
             )
+
+    @property
+    def of_videos(self) -> "ServerSettings":
+        """The settings for a request with a video."""
+        most = min(self.max_video_bytes, self.max_held_bytes)
+        return dataclasses.replace(self, max_images=1, max_request_bytes=most, body_timeout_s=self.video_timeout_s)
 
     @property
     def image_limits(self) -> ImageLimits:

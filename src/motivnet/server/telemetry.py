@@ -29,8 +29,8 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # No inline code or style, nothing from other hosts, and no text that becomes markup.
 _POLICY = (
-    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'self'; media-src blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 # Swagger UI makes markup from text that it has cleaned, has its pictures in its own files, and styles single elements.
 _DOCS_POLICY = f"{_POLICY.partition('; require')[0]}; img-src 'self' data:; style-src 'self' 'unsafe-inline'"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from motivnet.data.clean import fit_for_training, picture_keys, some_pictures
-from motivnet.data.inspect import decode_images, no_progress
+from motivnet.data.inspect import decode_images
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
@@ -173,7 +173,7 @@ def readable(manifest: Manifest, *, skip: bool) -> Manifest:
         DataError: if there are any, unless they are to be skipped; each is named on stderr.
     """
     announce(f"checking {len(manifest):,} images: each is decoded, and copies are looked for")
-    *_, errors = decode_images(manifest, np.ones(len(manifest), np.bool_), usable_cores(), no_progress)
+    *_, errors = decode_images(manifest, np.ones(len(manifest), np.bool_), usable_cores(), lambda items, *_: items)
     if not errors:
         return manifest
     said = f"{len(errors):,} of {len(manifest):,} images cannot be read"

@@ -83,7 +83,7 @@ def _plan(videos: Sequence[Path], option: str, given: Path) -> list[Path]:
 def annotate_video(
     video: Video, rows: Iterable[Row], labels: Sequence[str], target: Path, workers: int = 2
 ) -> Generator[int, None, None]:
-    """Write a copy of a video with the faces of its rows drawn on it; yield the number of frames so far.
+    """Write a copy of a video and its sound with the faces of its rows drawn on it; yield the number of frames so far.
 
     Args:
         video: opened anew, with the selection and limits of the rows.
@@ -106,7 +106,7 @@ def annotate_video(
         return encodable(draw_frame(frame.image_hwc_u8, faces, tracks)), frame.time_s
 
     pairs = zip(video, by_frame(rows), strict=False)
-    with write_video(target, fps=video.info.fps) as write:
+    with write_video(target, fps=video.info.fps, sound=video.path) as write:
         for done, drawn in enumerate(map_ahead(draw, pairs, workers), 1):
             write(*drawn)
             yield done
@@ -119,14 +119,14 @@ def _face(row: Row, labels: Sequence[str]) -> FaceResult:
 
 
 def grab_thumbnails(path: Path, tracks: Iterable[Track]) -> list[np.ndarray]:
-    """Crop each track from the frame that shows it best; RGB, uint8 (h, w, 3)."""
+    """Crop each track from its most typical frame; RGB, uint8 (h, w, 3)."""
     thumbnails = []
     for track in tracks:
-        with Video(path, Selection(start_s=track.best_s)) as video:
+        time_s, (x, y, width, height) = track.typical
+        with Video(path, Selection(start_s=time_s)) as video:
             frames = iter(video)
             image_hwc_u8 = next(frames).image_hwc_u8
             frames.close()
-        x, y, width, height = track.best_box
         margin = THUMBNAIL_MARGIN * max(width, height)
         box = Box(x - margin, y - margin, width + 2 * margin, height + 2 * margin)
         thumbnails.append(np.ascontiguousarray(crop(image_hwc_u8, box, None)))

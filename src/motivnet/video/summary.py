@@ -24,25 +24,24 @@ class Track:
         first_s: time of the first frame with it, in seconds.
         last_s: time of the last frame with it, in seconds.
         mean_C: mean probability of each label.
-        best_s: time of the frame that shows it best: large, and with a high detector score.
         frames: number of frames with it.
         visible_s: how long these frames are shown, in seconds.
         time_s: label -> seconds for which it was the most probable.
-        best_box: (x, y, width, height) of the face at `best_s`, in pixels.
         short: whether it is visible for less than `min_track_s` of the summary.
     """
 
     track_id: int
     first_s: float
     last_s: float
-    best_s: float
     mean_C: np.ndarray
     frames: int = 0
     visible_s: float = 0.0
     time_s: dict[str, float] = dataclasses.field(default_factory=dict)
-    best_box: tuple[float, float, float, float] = (0, 0, 0, 0)
     short: bool = False
-    _best: float = 0.0
+    # Of each label: how typical the frame is, its time, and the box of the face.
+    _typical: dict[str, tuple[float, float, tuple[float, float, float, float]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def name(self) -> str:
@@ -54,6 +53,14 @@ class Track:
         """The label that was the most probable for the longest time."""
         return max(self.time_s, key=self.time_s.__getitem__)
 
+    @property
+    def typical(self) -> tuple[float, tuple[float, float, float, float]]:
+        """Time of the most typical frame of `dominant`, and the face's box (x, y, width, height) in its pixels.
+
+        That is where the label's probability, times the detector's score, is highest.
+        """
+        return self._typical[self.dominant][1:]
+
     def share(self, label: str) -> float:
         """Return the share of its time, 0 to 1, for which a label was the most probable."""
         return self.time_s.get(label, 0.0) / self.visible_s if self.visible_s else 0.0
@@ -62,10 +69,9 @@ class Track:
         self.frames += 1
         self.last_s = row["time_s"]
         self.mean_C = self.mean_C + (_probs(row, labels) - self.mean_C) / self.frames
-        quality = row["width"] * row["height"] * row["face_score"]
-        if quality > self._best:
-            self._best, self.best_s = quality, row["time_s"]
-            self.best_box = (row["x"], row["y"], row["width"], row["height"])
+        box = (row["x"], row["y"], row["width"], row["height"])
+        found = (row[f"prob_{row['emotion']}"] * row["face_score"], row["time_s"], box)
+        self._typical[row["emotion"]] = max(self._typical.get(row["emotion"], found), found, key=lambda it: it[0])
 
 
 @dataclasses.dataclass(slots=True)
@@ -104,7 +110,7 @@ def summarise(rows: Iterable[Row], labels: Sequence[str], min_track_s: float = 0
         summary.empty += not faces
         for row in faces:
             key = row["track"]
-            tracks.setdefault(key, Track(key, time_s, time_s, time_s, np.zeros(len(labels))))._add(row, labels)
+            tracks.setdefault(key, Track(key, time_s, time_s, np.zeros(len(labels))))._add(row, labels)
         shown = faces
     length_s = summary.end_s - summary.start_s
     _add_time(tracks, shown, length_s / (summary.frames - 1) if summary.frames > 1 else FRAME_S)

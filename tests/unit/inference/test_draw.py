@@ -1,10 +1,14 @@
 import dataclasses
+import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from motivnet.inference.draw import COLORS, draw_faces, draw_frame
+import motivnet
+from motivnet.inference.draw import COLORS, INK, draw_faces, draw_frame
 from motivnet.inference.results import FaceResult
 from motivnet.labels import EMOTIONS
 from motivnet.preprocess import Box
@@ -63,7 +67,7 @@ def test_what_the_model_abstains_from_has_a_question_mark_and_no_colour():
 
 def test_labels_of_neighbours_do_not_cover_each_other():
     boxes = [Box(100, 200, 40, 40), Box(110, 200, 40, 40)]
-    one = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0])])
+    one = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0]), face(Box(500, 400, 40, 40), "anger")])
     both = draw_faces(Image.new("RGB", (640, 480)), [face(boxes[0]), face(boxes[1], "anger")])
     above = (slice(150, 198), slice(100, 240))
     np.testing.assert_array_equal(np.asarray(one)[above], np.asarray(both)[above])
@@ -115,9 +119,8 @@ class TestFrames:
         assert (drawn[145, 100] != 100).any()
         assert (drawn[145, 160] == 100).all()
         panel = drawn[60:98, 100:220]
-        yellow, blue = (
-            np.abs(panel.astype(int) - color).sum(axis=2) < 12 for color in ((255, 210, 63), (90, 169, 255))
-        )
+        wanted = (tuple(bytes.fromhex(COLORS[name][1:])) for name in ("happiness", "sadness"))
+        yellow, blue = (np.abs(panel.astype(int) - color).sum(axis=2) < 12 for color in wanted)
         bar = np.nonzero(yellow.sum(axis=1) > 60)[0]
         assert yellow[bar[0]].sum() == pytest.approx(3 * blue[bar[0]].sum(), abs=4)
 
@@ -131,3 +134,54 @@ class TestFrames:
         drawn = self.draw(Box(2, 2, 4, 4), size=size, note="30 fps")
         assert drawn.shape == (*size, 3)
         assert (drawn[:8, :8] != 100).all()
+
+
+# What the red, green and blue light of a screen becomes for people without one kind of cones: Machado, Oliveira and
+# Fernandes, A physiologically-based model for simulation of color vision deficiency, 2009, severity 1.
+VISION = {
+    "usual": [(1, 0, 0), (0, 1, 0), (0, 0, 1)],
+    "protan": [(0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)],
+    "deutan": [(0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)],
+    "tritan": [(1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.3039)],
+}
+
+
+def light(color: str) -> np.ndarray:
+    """Give the red, green and blue of a colour as light, 0 to 1."""
+    values = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def brightness(color: str) -> float:
+    """Give WCAG's relative luminance."""
+    return float(light(color) @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_differ_for_everybody(vision):
+    skimage_color = pytest.importorskip("skimage.color", reason="scikit-image is not installed")
+    seen = {name: np.clip(np.array(VISION[vision]) @ light(color), 0, 1) for name, color in COLORS.items()}
+    lab = {name: skimage_color.xyz2lab(np.array(skimage_color.colorconv.xyz_from_rgb) @ v) for name, v in seen.items()}
+    pairs = itertools.combinations(lab, 2)
+    assert min(np.linalg.norm(lab[one] - lab[other]) for one, other in pairs) > 14
+
+
+def test_text_and_lines_in_the_colours_can_be_read():
+    for color in COLORS.values():
+        assert (brightness(color) + 0.05) / (brightness(INK) + 0.05) >= 4.5
+        assert 1.05 / (brightness(color) + 0.05) >= 2.2
+
+
+def test_several_faces_have_their_numbers():
+    one = draw_faces(Image.new("RGB", (640, 480)), [face(Box(50, 200, 80, 100))])
+    both = draw_faces(
+        Image.new("RGB", (640, 480)), [face(Box(50, 200, 80, 100)), face(Box(400, 200, 80, 100), "anger")]
+    )
+    # The label is wider by the number.
+    assert np.ptp(pixels_of(both, COLORS["happiness"])[:, 1]) > np.ptp(pixels_of(one, COLORS["happiness"])[:, 1]) + 10
+
+
+def test_the_page_has_the_same_colours():
+    code = (Path(motivnet.__file__).parent / "server" / "page" / "draw.js").read_text(encoding="utf-8")
+    block = code[code.index("const COLORS = {") : code.index("};")]
+    assert dict(re.findall(r'(\w+): "(#\w{6})"', block)) == COLORS

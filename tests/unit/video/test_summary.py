@@ -34,7 +34,8 @@ class TestSummary:
         assert (first.dominant, second.dominant) == ("happiness", "happiness")
         assert first.mean_C == pytest.approx([0.5, 0.5])
         assert second.visible_s == pytest.approx(0.5 + 4 / 3)  # the last frame lasts as long as the others on average
-        assert second.best_s == 4
+        # Where the emotion it is captioned with is most probable.
+        assert (first.typical, second.typical) == ((0, (1.0, 2.0, 10.0, 10.0)), (1, (1.0, 2.0, 11.0, 10.0)))
 
     def test_tracks_visible_for_less_are_short(self):
         listed = rows(*((k / 10, {0: 0.9, 1: 0.8} if k == 4 else {0: 0.9}) for k in range(10)))

@@ -1,8 +1,12 @@
 // The server's routes and their errors. URLs are relative: a proxy may serve the page below a path.
 
+import { wait } from "./dom.js";
+
 const TRIES = 4;
 const LONGEST_WAIT_S = 10;
 const TIMEOUT_MS = 90_000;
+// Others may come first, and the server has its own limit.
+const VIDEO_TIMEOUT_MS = 900_000;
 
 const KINDS = { 401: "token", 408: "slow", 413: "large", 429: "busy", 503: "busy", 504: "slow" };
 
@@ -33,21 +37,28 @@ export class Api {
     return this.#send("v1/predict", image, name, options);
   }
 
+  /** Return the result of one video, which has rows, and what those of photographs have. See #send. */
+  async video(file, name, options) {
+    const result = await this.#send("v1/video", file, name, { ...options, timeoutMs: VIDEO_TIMEOUT_MS });
+    const { status, error } = result.rows.find((row) => row.status === "ok") ?? result.rows[0];
+    return { ...result, status, error, faces: [] };
+  }
+
   /** Return the result of one image with an attention map per face. See #send. */
   explain(image, name, options) {
     return this.#send("v1/explain", image, name, options);
   }
 
   /**
-   * Send one image. If the server is busy, retry a few times, after the delay that it asks for.
+   * Send one file. If the server is busy, retry a few times, after the delay that it asks for.
    * @param {object} options signal: aborts; tries: maximum; onWait: called with (seconds, try, tries) before a delay.
    */
-  async #send(path, image, name, { signal = null, tries = TRIES, onWait = () => {} } = {}) {
+  async #send(path, image, name, { signal = null, tries = TRIES, onWait = () => {}, timeoutMs = TIMEOUT_MS } = {}) {
     const body = new FormData();
     body.append("files", image, name);
     for (let attempt = 1; ; attempt += 1) {
       try {
-        const { results } = await this.#request(path, { method: "POST", body }, signal);
+        const { results } = await this.#request(path, { method: "POST", body }, signal, timeoutMs);
         return results[0];
       } catch (error) {
         if (error.kind !== "busy" || attempt >= tries) throw error;
@@ -58,9 +69,9 @@ export class Api {
     }
   }
 
-  async #request(path, options, signal = null) {
+  async #request(path, options, signal = null, timeoutMs = TIMEOUT_MS) {
     const headers = this.token === null ? {} : { Authorization: `Bearer ${this.token}` };
-    const timeout = AbortSignal.timeout(TIMEOUT_MS);
+    const timeout = AbortSignal.timeout(timeoutMs);
     const signals = signal === null ? timeout : AbortSignal.any([signal, timeout]);
     let response;
     try {
@@ -86,19 +97,4 @@ export class Api {
       return false;
     }
   }
-}
-
-/** Wait some seconds; rejects if aborted. */
-export function wait(seconds, signal = null) {
-  return new Promise((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", abort);
-      resolve();
-    }, seconds * 1000);
-    signal?.addEventListener("abort", abort, { once: true });
-  });
 }

@@ -1,14 +1,15 @@
 // The page: its state, the queue of files, and the buttons.
 
-import { Api } from "./api.js";
+import { Api, ApiError } from "./api.js";
 import { Camera } from "./camera.js";
 import { byId, bytes, make, number, plural } from "./dom.js";
-import { decode, paint } from "./draw.js";
+import { decode, fit, paint } from "./draw.js";
 import { download, toCsv, toJson } from "./export.js";
 import { FaceList, faceTable, inWords } from "./faces.js";
 import { describe, History, summarise } from "./history.js";
 import { acceptFiles } from "./intake.js";
 import { Messages } from "./messages.js";
+import { isVideo, Player } from "./player.js";
 import { describeModel } from "./model.js";
 import { followTheme } from "./theme.js";
 
@@ -19,9 +20,12 @@ const messages = new Messages();
 const camera = new Camera(byId("video"));
 const history = new History(byId("thumbs"), show);
 const list = new FaceList(byId("faces"), select);
+const player = new Player(showFrame);
 
 // The displayed entry of the history, its decoded picture, and how it is displayed.
 let shown = null;
+// Limits of a video; null if the page takes none.
+let videoLimits = null;
 let picture = null;
 let selected = null;
 let heat = false;
@@ -45,6 +49,7 @@ async function meetModel() {
     return false;
   }
   describeModel(model);
+  videoLimits = model.video ?? null;
   byId("heat").hidden = model.attention !== true;
   return true;
 }
@@ -111,20 +116,22 @@ async function analyse(job) {
   showProgress(job, "");
   const onWait = (seconds, attempt, tries) =>
     showProgress(job, `the server is busy; try ${attempt} of ${tries} in ${plural(seconds, "second")}`);
-  await keep(job, await api.predict(job.file, job.name, { signal: work.signal, onWait }));
+  const options = { signal: work.signal, onWait };
+  if (!isVideo(job.file)) return keep(job, await api.predict(job.file, job.name, options));
+  if (!videoLimits) throw new ApiError("video", "");
+  if (job.file.size > videoLimits.max_video_bytes) throw new ApiError("large", `the limit is ${bytes(videoLimits.max_video_bytes)}`);
+  showProgress(job, "a video takes a while");
+  return keep(job, await api.video(job.file, job.name, options));
 }
 
 async function keep(job, result) {
-  const decoded = await decode(job.file);
+  const decoded = result.rows ? null : await decode(job.file);
   const size = decoded && { width: decoded.width, height: decoded.height };
   // Forms encode some characters of file names differently.
   const entry = { ...job, size, result: { ...result, source: job.name } };
   history.add(entry, decoded);
   byId("history").hidden = false;
-  const entries = history.entries;
-  const faces = entries.reduce((sum, { result: { faces: found } }) => sum + found.length, 0);
-  byId("history-note").textContent =
-    `${plural(entries.length, "photograph")}, ${plural(faces, "face")}. In this tab's memory only.`;
+  byId("history-note").textContent = `${history.summary()}. In this tab's memory only.`;
   if (!camera.on) await show(entry, decoded);
 }
 
@@ -142,7 +149,7 @@ byId("cancel").addEventListener("click", () => {
   const left = jobs.length + 1;
   jobs = [];
   work?.abort();
-  say(`Stopped; ${plural(left, "photograph")} skipped.`);
+  say(`Stopped; ${plural(left, "file")} skipped.`);
 });
 
 // --- Showing --------------------------------------------------------------------------------------------------------
@@ -153,7 +160,8 @@ async function show(entry, decoded = undefined) {
   shown = entry;
   selected = null;
   history.mark(entry);
-  const ready = decoded === undefined ? await decode(entry.file) : decoded;
+  const plays = Boolean(entry.result.rows) && entry.result.status !== "unreadable";
+  const ready = decoded === undefined && !plays ? await decode(entry.file) : (decoded ?? null);
   // Another may have been selected meanwhile.
   if (shown !== entry) return;
   picture = ready;
@@ -161,7 +169,8 @@ async function show(entry, decoded = undefined) {
   byId("empty").hidden = true;
   byId("key").hidden = result.faces.length > 0;
   byId("picture").hidden = picture === null;
-  byId("broken").hidden = picture !== null;
+  byId("player").hidden = !plays;
+  byId("broken").hidden = picture !== null || plays;
   byId("broken-title").textContent = result.status === "unreadable" ? "This file cannot be read" : "No preview";
   byId("broken-text").textContent =
     result.status === "unreadable"
@@ -170,15 +179,32 @@ async function show(entry, decoded = undefined) {
   byId("legend").hidden = true;
   byId("caption").hidden = false;
   const size = entry.size ? ` · ${number(entry.size.width)} × ${number(entry.size.height)} pixels` : "";
-  byId("caption").textContent = `${entry.name} · ${bytes(entry.file.size)}${size}`;
+  const notes = (result.notes ?? []).map((note) => ` · ${note}`).join("");
+  byId("caption").textContent = `${entry.name} · ${bytes(entry.file.size)}${size}${notes}`;
   byId("picture").setAttribute("aria-label", describe(entry));
   if (picture) fit(byId("picture"), picture);
   list.show(result.faces, picture, entry.size);
   showTable(result.faces);
   byId("heat").disabled = result.faces.length === 0;
   sayShown();
+  if (plays) player.show(entry, cannotPlay);
+  else player.stop();
   redraw();
   await fetchHeat();
+}
+
+function cannotPlay() {
+  byId("player").hidden = true;
+  byId("broken").hidden = false;
+}
+
+/** Show the faces of a video's frame. */
+function showFrame(faces, size) {
+  selected = null;
+  byId("key").hidden = true;
+  list.show(faces, null, size);
+  showTable(faces);
+  redraw();
 }
 
 function showTable(faces) {
@@ -186,15 +212,11 @@ function showTable(faces) {
   byId("table-body").replaceChildren(...(faces.length ? [faceTable(faces)] : []));
 }
 
-/** Set an element's aspect ratio to the photograph's; small photographs are enlarged at most twofold. */
-function fit(element, { width, height }) {
-  element.style.setProperty("--ratio", width / height);
-  element.style.setProperty("--widest", `${Math.max(360, 2 * width)}px`);
-}
-
 function redraw() {
   if (camera.on) {
     if (live) paint(byId("overlay"), { ...live.picture, image: null }, live.result.faces, { selected });
+  } else if (player.on) {
+    player.paint(selected);
   } else if (shown && picture) {
     const attention = heat ? shown.attention : null;
     paint(byId("picture"), picture, shown.result.faces, { selected, attention });
@@ -221,7 +243,7 @@ const sayShown = () =>
 
 async function fetchHeat() {
   const entry = shown;
-  if (!heat || !entry || entry.attention || entry.result.status !== "ok") return redraw();
+  if (!heat || !entry || entry.result.rows || entry.attention || entry.result.status !== "ok") return redraw();
   byId("heat").setAttribute("aria-busy", "true");
   say("Computing the heat map. The first one takes some seconds.");
   try {
@@ -263,7 +285,8 @@ async function turnOn(next = false) {
   }
   live = null;
   selected = null;
-  for (const id of ["empty", "broken", "picture", "caption", "legend"]) byId(id).hidden = true;
+  player.stop();
+  for (const id of ["empty", "broken", "picture", "player", "caption", "legend"]) byId(id).hidden = true;
   for (const id of ["live", "camera-bar"]) byId(id).hidden = false;
   byId("switch").hidden = camera.count < 2;
   byId("camera").setAttribute("aria-pressed", "true");
@@ -362,7 +385,8 @@ byId("clear").addEventListener("click", () => {
   history.clear();
   shown = null;
   picture = null;
-  for (const id of ["history", "picture", "broken", "caption", "legend"]) byId(id).hidden = true;
+  player.stop();
+  for (const id of ["history", "picture", "player", "broken", "caption", "legend"]) byId(id).hidden = true;
   byId("empty").hidden = camera.on;
   byId("heat").disabled = true;
   clearFaces();

@@ -1,6 +1,6 @@
 // The camera: its stream, pictures from it, and a loop that sends one at a time.
 
-import { wait } from "./api.js";
+import { wait } from "./dom.js";
 
 const MIN_INTERVAL_MS = 250;
 const LIVE_SIDE = 640;

@@ -1,4 +1,4 @@
-// Elements and number formats.
+// Elements, number formats, and waiting.
 
 /** Return the element with this id. */
 export const byId = (id) => document.getElementById(id);
@@ -26,6 +26,21 @@ export const percentTenths = (share) => TENTHS.format(share);
 export const number = (value) => NUMBER.format(value);
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const capitalised = (word) => word.charAt(0).toUpperCase() + word.slice(1);
+
+/** Wait some seconds; rejects if aborted. */
+export function wait(seconds, signal = null) {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, seconds * 1000);
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+}
 
 /** Format a number of bytes. */
 export function bytes(size) {

@@ -1,12 +1,12 @@
 // Pictures: decoding, boxes with emotions, heat maps. Lengths are CSS pixels, or pixels of the photograph where stated.
 
-// Okabe and Ito's palette, distinguishable with any colour vision; labels name the emotions in any case.
+// Those of motivnet.inference.draw; labels name the emotions in any case.
 const COLORS = {
-  neutral: "#c4cad2",
-  happiness: "#f0e442",
-  sadness: "#56b4e9",
-  surprise: "#e69f00",
-  fear: "#cc79a7",
+  neutral: "#767f88",
+  happiness: "#e69f00",
+  sadness: "#3a84d6",
+  surprise: "#56b4e9",
+  fear: "#d884b4",
   disgust: "#009e73",
   anger: "#d55e00",
 };
@@ -24,6 +24,8 @@ const RAMP = [
 
 /** Return the colour of a label. */
 export const colorOf = (label) => COLORS[label] ?? OTHER;
+/** The same for a line: white, of other labels, would not be seen. */
+export const lineColorOf = (label) => COLORS[label] ?? "currentColor";
 const faceColor = (face) => (face.abstained ? OTHER : colorOf(face.emotion));
 
 /**
@@ -45,6 +47,15 @@ export async function decode(blob) {
   bitmap.close();
   return { image, width, height };
 }
+
+/** Set an element's aspect ratio to the photograph's; small photographs are enlarged at most twofold. */
+export function fit(element, { width, height }) {
+  element.style.setProperty("--ratio", width / height);
+  element.style.setProperty("--widest", `${Math.max(360, 2 * width)}px`);
+}
+
+/** The number of a face: its column `track` in a table of results, or of a photograph `face`. */
+export const numberOf = (face) => face.track ?? face.face;
 
 /** The box of a face, [x, y, width, height], in pixels of the photograph. */
 export const boxOf = ({ x, y, width, height }) => [x, y, width, height];
@@ -94,7 +105,7 @@ export function paint(canvas, picture, faces, { selected = null, attention = nul
     const others = boxes.filter((_, other) => other !== number);
     drawLabel(
       context,
-      labels(faces[number], number, faces.length),
+      labels(faces[number], faces.length),
       boxes[number],
       faceColor(faces[number]),
       shown,
@@ -119,9 +130,10 @@ function drawBox(context, box, color) {
 }
 
 /** Return the possible labels of a face, best first: in a crowd there is only room for a number. */
-function labels(face, number, count) {
+function labels(face, count) {
   const name = `${face.emotion}${face.abstained ? "?" : ""} ${Math.round(face.probs[face.emotion] * 100)}%`;
-  return count > 1 ? [`${number + 1}  ${name}`, String(number + 1)] : [name];
+  const number = `#${numberOf(face)}`;
+  return count > 1 || face.track != null ? [`${number}  ${name}`, number] : [name];
 }
 
 /** Keep the edges of a box that reaches beyond the photograph visible. */

@@ -6,22 +6,25 @@ import { make } from "./dom.js";
 const BEFORE = "source frame time_s face track x y width height face_score emotion prob".split(" ");
 const AFTER = "status error model preprocessing image_width image_height tiny abstained short_track".split(" ");
 
-/** @param {object[]} entries of the session. */
-export const toJson = (entries) => `${JSON.stringify({ results: entries.map((entry) => entry.result) }, null, 2)}\n`;
+const valuesOf = ({ result }) => (result.rows ? { source: result.source, notes: result.notes, rows: result.rows } : result);
 
-/** One row per face, or one for an image without a face; with the columns of the command line. */
+/** @param {object[]} entries of the session. */
+export const toJson = (entries) => `${JSON.stringify({ results: entries.map(valuesOf) }, null, 2)}\n`;
+
+/** One row per face, or one for an image or a frame without a face; with the columns of the command line. */
 export function toCsv(entries) {
-  const faces = entries.flatMap((entry) => entry.result.faces);
-  const labels = [...new Set(faces.flatMap((face) => Object.keys(face.probs)))];
-  const given = (names) => names.filter((name) => faces.some((face) => Number.isFinite(face[name])));
-  const landmarks = Object.keys(faces[0] ?? {}).filter((name) => /_[xy]$|^(yaw|pitch|roll)$/.test(name));
-  const probs = labels.map((label) => `prob_${label}`);
+  const rows = entries.flatMap(rowsOf);
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  const given = (some) => some.filter((name) => rows.some((row) => Number.isFinite(row[name])));
+  const probs = names.filter((name) => name.startsWith("prob_"));
+  const landmarks = names.filter((name) => /_[xy]$|^(yaw|pitch|roll)$/.test(name));
   const columns = [...BEFORE, ...probs, ...given(["valence", "arousal"]), ...AFTER, ...given(landmarks)];
-  const rows = entries.flatMap(rowsOf).map((row) => columns.map((column) => row[column]));
-  return [columns, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+  const lines = rows.map((row) => columns.map((column) => row[column]));
+  return [columns, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
 }
 
 function rowsOf({ result, size }) {
+  if (result.rows) return result.rows;
   const { source, status, error, model, preprocessing } = result;
   const image = { source, status, error, model, preprocessing, image_width: size?.width, image_height: size?.height };
   if (result.faces.length === 0) return [image];

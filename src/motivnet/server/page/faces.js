@@ -1,7 +1,7 @@
 // The faces of one photograph as a list, as a table and in words.
 
 import { capitalised, make, percent } from "./dom.js";
-import { boxOf, colorOf, thumbnail } from "./draw.js";
+import { boxOf, colorOf, numberOf, thumbnail } from "./draw.js";
 
 const CROP_PX = 144;
 
@@ -14,9 +14,9 @@ function place([x, y, width, height], size) {
 }
 
 /** Describe the result of one face in a few words. */
-export function inWords(face, number) {
+export function inWords(face) {
   const unsure = face.abstained ? ", unsure" : "";
-  return `Face ${number + 1}: ${face.emotion}, ${percent(face.probs[face.emotion])}${unsure}`;
+  return `Face ${numberOf(face)}: ${face.emotion}, ${percent(face.probs[face.emotion])}${unsure}`;
 }
 
 /** The list of faces. Cards are reused while the number of faces is the same, so that bars move and focus stays. */
@@ -40,7 +40,7 @@ export class FaceList {
       this.#cards = faces.map((_, number) => this.#card(number, labels));
       this.#list.replaceChildren(...this.#cards.map((card) => card.item));
     }
-    faces.forEach((face, number) => this.#fill(this.#cards[number], face, number, picture, size));
+    faces.forEach((face, number) => this.#fill(this.#cards[number], face, picture, size));
     this.#list.hidden = faces.length === 0;
     this.select(null);
   }
@@ -84,14 +84,14 @@ export class FaceList {
     return parts;
   }
 
-  #fill(card, face, number, picture, size) {
+  #fill(card, face, picture, size) {
     card.item.style.setProperty("--color", face.abstained ? "#ffffff" : colorOf(face.emotion));
     card.emotion.textContent = `${capitalised(face.emotion)}${face.abstained ? "?" : ""}`;
     card.prob.textContent = percent(face.probs[face.emotion]);
-    const remarks = [`Face ${number + 1}`, size && place(boxOf(face), size)];
+    const remarks = [`Face ${numberOf(face)}`, size && place(boxOf(face), size)];
     remarks.push(face.abstained && "unsure", face.tiny && "very small: unreliable");
     card.where.textContent = remarks.filter(Boolean).join(" · ");
-    card.caption.textContent = `Probabilities of face ${number + 1}`;
+    card.caption.textContent = `Probabilities of face ${numberOf(face)}`;
     for (const { label, row, bar, value } of card.rows) {
       row.classList.toggle("best", label === face.emotion);
       bar.style.setProperty("--share", face.probs[label]);
@@ -109,7 +109,7 @@ export class FaceList {
 export function faceTable(faces) {
   const labels = Object.keys(faces[0].probs);
   const head = ["Face", "Emotion", ...labels, "x", "y", "Width", "Height", "Detector"];
-  const rows = faces.map((face, number) => {
+  const rows = faces.map((face) => {
     const cells = [
       face.emotion,
       ...labels.map((label) => percent(face.probs[label])),
@@ -119,7 +119,7 @@ export function faceTable(faces) {
     return make(
       "tr",
       {},
-      make("th", { scope: "row" }, String(number + 1)),
+      make("th", { scope: "row" }, String(numberOf(face))),
       ...cells.map((cell) => make("td", {}, String(cell))),
     );
   });

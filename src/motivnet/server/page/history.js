@@ -25,7 +25,7 @@ export class History {
     this.entries.push(entry);
     const button = make("button", { type: "button", class: "thumb", "aria-label": describe(entry), title: entry.name });
     button.append(
-      picture ? thumb(picture) : make("span", { class: "no-thumb", "aria-hidden": "true" }, "?"),
+      picture ? thumb(picture) : make("span", { class: "no-thumb", "aria-hidden": "true" }, entry.result.rows ? "\u25B6" : "?"),
       badge(entry),
     );
     button.addEventListener("click", () => this.#onChoose(entry));
@@ -50,6 +50,13 @@ export class History {
     }
   }
 
+  /** Count the files and their faces. */
+  summary() {
+    const faces = this.entries.reduce((sum, { result: it }) => sum + (it.rows ? tracksIn(it) : it.faces.length), 0);
+    const kind = this.entries.some(({ result }) => result.rows) ? "file" : "photograph";
+    return `${plural(this.entries.length, kind)}, ${plural(faces, "face")}`;
+  }
+
   clear() {
     this.entries = [];
     this.#buttons.clear();
@@ -60,12 +67,16 @@ export class History {
 /** Describe the result of a photograph in one sentence. */
 export function summarise({ name, result }) {
   if (result.status === "unreadable") return `${name}: cannot be read: ${result.error}.`;
+  if (result.rows && result.status === "ok") return `${name}: ${plural(tracksIn(result), "face")}.`;
   return `${name}: ${result.faces.length ? plural(result.faces.length, "face") : "no face found"}.`;
 }
 
+/** The number of faces in the rows of a video. */
+export const tracksIn = ({ rows }) => new Set(rows.map((row) => row.track).filter(Number.isInteger)).size;
+
 /** Describe the result of a photograph, with every face. */
 export const describe = (entry) =>
-  [summarise(entry), ...entry.result.faces.map((face, n) => `${inWords(face, n)}.`)].join(" ");
+  [summarise(entry), ...entry.result.faces.map((face) => `${inWords(face)}.`)].join(" ");
 
 function thumb(picture) {
   const canvas = make("canvas", { "aria-hidden": "true" });

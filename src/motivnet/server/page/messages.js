@@ -12,6 +12,7 @@ const TEXTS = {
   slow: (names) => `${names}: the server took too long.`,
   gone: (names) => `${names}: the server does not answer. Check that it is running and that you are connected.`,
   failed: (names, detail) => `${names}: ${detail}.`,
+  video: (names) => `${names}: a video. This page takes photographs only; the command motivnet video takes videos.`,
   folder: (names) => `${names}: a folder. Open it and drop the photographs that are in it.`,
 };
 const AGAIN = new Set(["broken", "busy", "slow", "gone", "failed"]);

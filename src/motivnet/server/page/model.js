@@ -1,6 +1,6 @@
 // The description of the model, all of it from the server.
 
-import { byId, make, number, percentTenths, plural } from "./dom.js";
+import { byId, bytes, make, number, percentTenths, plural } from "./dom.js";
 import { colorOf } from "./draw.js";
 
 /** Show the notice to the people here, if there is one, the name, the labels, the licence and the measured score, if there is one. */
@@ -11,6 +11,15 @@ export function describeModel(model) {
   byId("model").title = model.summary;
   byId("licence").textContent = `Model ${model.name}: ${model.summary}. Licence: ${model.licence}.`;
   byId("key").replaceChildren(...model.labels.map(keyEntry));
+  const { video } = model;
+  if (video) {
+    byId("files").accept = "image/*,video/*";
+    byId("choose").textContent = "Choose photographs or videos";
+    byId("video-note").textContent =
+      `Videos up to ${number(video.max_video_s)} s, ${bytes(video.max_video_bytes)} and ` +
+      `${(video.max_video_pixels / 1e6).toFixed(1)} megapixels; ${plural(video.video_fps, "frame")} of a second are looked at.`;
+  }
+  byId("video-note").hidden = !video;
   const score = inWords(model.scores);
   if (score) byId("score").replaceChildren(make("b", {}, "Often wrong."), ` ${score}`);
 }

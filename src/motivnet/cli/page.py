@@ -1,0 +1,26 @@
+"""`motivnet page`: a page that recognises emotions in the browser, without a server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motivnet.cli.console import echo
+from motivnet.cli.options import Model, Overwrite, derive_options
+
+EPILOG = (
+    "Example: motivnet page faces; then open faces/index.html by a double click, or put the folder on any web space."
+)
+
+
+@derive_options
+def page(
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Folder to write.")],
+    model: Model = "nano",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a page that recognises the emotions of faces in the browser, without a server: no image leaves it."""
+    from motivnet.server.static_page import write_page
+
+    echo(f"written to {write_page(folder, model=model, overwrite=overwrite)}", err=True)
