@@ -51,7 +51,7 @@ slow: .venv/installed
 COMPILE = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-strip-markers --python .venv-lock/bin/python
 UPGRADE = --upgrade
 # gpu and openvino would each replace onnxruntime; tflite and executorch are for exports alone.
-EXTRAS = parquet evaluate heif demo torch train video scale serve notebook docs dev
+EXTRAS = parquet evaluate heif demo hub torch train video scale serve notebook docs dev
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock:
 	$(PYTHON) -m venv .venv-lock

@@ -19,6 +19,13 @@ class Emotion(enum.StrEnum):
     ANGER = "anger"
 
 
+# What deployers of an emotion recognition system have to tell the people exposed to it in the European Union since 2
+# August 2026: Regulation (EU) 2024/1689, Article 50(3).
+EU_NOTICE = (
+    "An emotion recognition system is used here: software names the emotion that people would most likely see in each "
+    "face. It does not know what anybody feels. Ask the operator what happens to the pictures."
+)
+
 # What some data sets and models have in addition to the emotion, each from -1 to 1, in this order.
 AFFECT = ("valence", "arousal")
 
@@ -75,6 +82,11 @@ class LabelSet:
         """Return the label that `name` stands for, also as a synonym; None if the set has no such label."""
         text = name.strip().lower()
         return next((found for found in (name, text, SYNONYMS.get(text)) if found in self.names), None)
+
+
+def notice_text(text: str) -> str:
+    """Return a notice as given, or `EU_NOTICE` for `eu`."""
+    return EU_NOTICE if text == "eu" else text
 
 
 EMOTIONS = LabelSet()

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from motivnet.inference.predictor import Predictor
+from motivnet.labels import EU_NOTICE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TOKEN = "s3cret"
@@ -64,7 +65,7 @@ def site() -> Iterator[str]:
 
     predictor = Predictor.load("nano", threads=1)
     apps = {
-        "/below/a/path": create_app(predictor, attention=Spots()),  # pyright: ignore[reportArgumentType]
+        "/below/a/path": create_app(predictor, ServerSettings(notice=EU_NOTICE), attention=Spots()),  # pyright: ignore[reportArgumentType]
         "/locked": create_app(predictor, ServerSettings(token=TOKEN)),
         "/small": create_app(
             predictor, ServerSettings(max_request_bytes=SMALL_BYTES, max_video_bytes=SMALL_BYTES, max_video_s=1.0)
@@ -133,7 +134,14 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
             if address.scheme not in ("blob", "data") and not request.url.startswith(site):
                 seen.append(f"request to {request.url}")
 
-        def open_page(path: str = "", *, before: Callable[[Any], None] = lambda page: None, **options: Any) -> Any:
+        def open_page(
+            path: str = "",
+            *,
+            before: Callable[[Any], None] = lambda page: None,
+            # It knows the model, or that it has to ask.
+            wait_for: str = "#model:not(:empty), #token-form:not([hidden])",
+            **options: Any,
+        ) -> Any:
             context = stack.enter_context(browser.new_context(**({"permissions": ["camera"]} | options)))
             context.set_default_timeout(PATIENCE_MS)
             page = context.new_page()
@@ -142,8 +150,7 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
             page.on("request", check)
             before(page)
             page.goto(site + path)
-            # It knows the model, or that it has to ask.
-            page.wait_for_selector("#model:not(:empty), #token-form:not([hidden])", state="attached")
+            page.wait_for_selector(wait_for, state="attached")
             return page
 
         yield open_page

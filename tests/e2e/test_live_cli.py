@@ -15,6 +15,7 @@ import typer.testing
 
 from motivnet.cli.main import app
 from motivnet.errors import MotivNetError
+from motivnet.labels import EU_NOTICE
 
 av = pytest.importorskip("av")
 
@@ -133,9 +134,10 @@ class FakeWindow:
     """Is closed by somebody after the third picture."""
 
     shown: list[np.ndarray]
+    notice: str | None
 
-    def __init__(self, title: str) -> None:
-        FakeWindow.shown = []
+    def __init__(self, title: str, notice: str | None) -> None:
+        FakeWindow.shown, FakeWindow.notice = [], notice
 
     def show(self, image_hwc_u8: np.ndarray) -> bool:
         self.shown.append(image_hwc_u8)
@@ -146,8 +148,9 @@ class FakeWindow:
 
 def test_the_window_shows_it_until_it_is_closed(film, options, monkeypatch):
     monkeypatch.setattr("motivnet.cli.live.Window", FakeWindow)
-    done = run("--camera", film, *options[:-1])
+    done = run("--camera", film, *options[:-1], "--notice", "eu")
     assert done.exit_code == 0, done.output
+    assert FakeWindow.notice == EU_NOTICE
     assert len(FakeWindow.shown) == 3
     assert done.stderr.startswith("3 frames in")
 

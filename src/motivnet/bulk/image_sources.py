@@ -7,7 +7,7 @@ SRC is one of
 - a list: `.txt` (one path or URL per line) or `.csv` (with a column `path`), relative to the list's folder;
 - a Parquet file, such as a manifest, with the columns `bytes` or `image` (the bytes of a file, or Hugging Face's pair
   of `bytes` and `path`), `path`, or both, where bytes take precedence; and `box`, the face as x, y, width, height in
-  pixels of the upright image;
+  pixels of the upright image; or with one column of any other name, of bytes, of such pairs, or of paths;
 - one image.
 
 URLs are opened by fsspec. Of a Parquet file only a few rows are in memory at a time.
@@ -31,7 +31,7 @@ from pyarrow import parquet, types
 
 from motivnet.bulk.fsspec_files import explain_errors, fetch, is_url, open_binary, shown
 from motivnet.config import to_json
-from motivnet.errors import DataError, ImageError
+from motivnet.errors import ConfigError, DataError, ImageError
 from motivnet.frames.ahead import map_ahead
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.images import ImageLimits, NamedImage
@@ -56,24 +56,30 @@ class Input(NamedTuple):
     box: Box | None = None
 
 
-def open_source(src: str) -> "Source":
+def open_source(src: str, image_column: str | None = None) -> "Source":
     """Find the inputs.
+
+    Args:
+        src: see above.
+        image_column: of a Parquet file, the column with the images; None looks for the usual names.
 
     Raises:
         DataError: if there is no such file or folder, it has no images, or a list or table cannot be read.
-        ConfigError: if the package for such URLs is not installed.
+        ConfigError: if the package for such URLs is not installed, or there is no Parquet file to have a column.
     """
     path, suffix = None if is_url(src) else Path(src), os.path.splitext(src)[1].lower()  # noqa: PTH122, of URLs too
     skipped: Skipped = collections.Counter()
     is_folder = path.is_dir() if path else suffix not in (*LIST_SUFFIXES, *IMAGE_SUFFIXES)
     if path and not is_folder and not path.is_file():
         raise DataError(f"{src}: no such file or folder")
+    if image_column and suffix != ".parquet":
+        raise ConfigError(f"{src}: image column {image_column!r}. Allowed: with a Parquet file")
     if is_folder:
         entries, skipped = _images_below(path) if path else _images_at(src)
         if not entries:
             raise no_images(src, skipped)
     elif suffix == ".parquet":
-        return _open_table(src)
+        return _open_table(src, image_column)
     elif suffix in LIST_SUFFIXES:
         entries = [(name, None) for name in _read_list(src, suffix)]
     else:
@@ -163,22 +169,23 @@ class ListSource:
         return map_ahead(read, self.names, NUM_FETCHERS, depth=NUM_FETCHERS - 1)
 
 
-def _open_table(location: str) -> "TableSource":
+def _open_table(location: str, image_column: str | None) -> "TableSource":
     with explain_errors(location), _TableReader(location).table as table:
         metadata, schema = table.metadata, table.schema_arrow
-        columns = _input_columns(schema)
-        if not {"path", *DATA_COLUMNS} & {*columns}:
+        columns = _input_columns(schema, image_column)
+        if not {*columns} - {"box"}:
             found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-            raise DataError(f"{location}: no column bytes or image (binary), or path (string), among {found}")
+            wanted = image_column or "bytes or image (binary), or path (string)"
+            raise DataError(f"{location}: no column {wanted}, among {found}")
         if not metadata.num_rows:
             raise DataError(f"{location}: holds no inputs")
         # The sizes and ranges of all columns of all row groups are short, and differ where the rows differ.
-        summary = to_json([location, metadata.to_dict()], default=repr)
+        summary = to_json([location, metadata.to_dict(), *filter(None, [image_column])], default=repr)
         fingerprint = hashlib.sha256(summary.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return TableSource(location, columns, 0, metadata.num_rows, fingerprint)
 
 
-def _input_columns(schema: Any) -> tuple[str, ...]:
+def _input_columns(schema: Any, image_column: str | None) -> tuple[str, ...]:
     """Return the names of the columns to read: those with the right name and type."""
 
     def is_data(kind: Any) -> bool:
@@ -192,7 +199,10 @@ def _input_columns(schema: Any) -> tuple[str, ...]:
     def is_text(kind: Any) -> bool:
         return types.is_string(kind) or types.is_large_string(kind)
 
-    wanted = dict.fromkeys(DATA_COLUMNS, is_data) | {"path": is_text, "box": is_box}
+    wanted = dict.fromkeys(DATA_COLUMNS, is_data) | {"path": is_text}
+    if image_column:
+        wanted = {image_column: lambda kind: is_data(kind) or is_text(kind)}
+    wanted["box"] = is_box
     return tuple(name for name, fits in wanted.items() if name in schema.names and fits(schema.field(name).type))
 
 
@@ -221,8 +231,9 @@ class TableSource:
             yield from (self._input(row, values, limits) for row, values in enumerate(rows, self.start))
 
     def _input(self, row: int, values: dict[str, Any], limits: ImageLimits) -> Input:
-        data = next((values[name] for name in DATA_COLUMNS if values.get(name) is not None), None)
-        pair = data if isinstance(data, dict) else {"bytes": data}
+        names = [name for name in self.columns if name not in ("path", "box")]
+        data = next((values[name] for name in names if values.get(name) is not None), None)
+        pair = data if isinstance(data, dict) else {"path" if isinstance(data, str) else "bytes": data}
         data, path = pair.get("bytes"), values.get("path") or pair.get("path")
         name = _beside(self.location, path) if path else f"{shown(self.location)}#{row}"
         numbers = values.get("box") or ()

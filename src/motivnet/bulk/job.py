@@ -115,6 +115,7 @@ def run_bulk(
     model: str | Path = "nano",
     config: PredictorConfig | None = None,
     part_size: int = 1000,
+    image_column: str | None = None,
     engine: str = "local",
     address: str | None = None,
     num_workers: int | None = None,
@@ -130,6 +131,7 @@ def run_bulk(
         model: as for `Predictor.load`.
         config: the options of the predictor; None takes the defaults.
         part_size: inputs per output file.
+        image_column: of a Parquet file, the column with the images: bytes, pairs of `bytes` and `path`, or paths.
         engine: `local` or `ray`.
         address: of a Ray cluster, such as `auto` or `HOST:6379`; None starts Ray on this machine.
         num_workers: processes of Ray, each with the model; None takes as many as there is room for.
@@ -156,7 +158,7 @@ def run_bulk(
     began = time.perf_counter()
     src = str(src) if is_url(str(src)) else str(Path(src).absolute())
     model, config = _absolute(str(model), replace(config or PredictorConfig(), options))
-    source, folder = open_source(src), OutputFolder(dst)
+    source, folder = open_source(src, image_column), OutputFolder(dst)
     held = _find_parts(folder, _keep_plan(folder, make_plan(src, source, model, config, part_size)))
     num_parts = -(-len(source) // part_size)
     missing = [number for number in range(num_parts) if number not in held]

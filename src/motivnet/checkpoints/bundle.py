@@ -21,7 +21,8 @@ from typing import Any, Literal
 import numpy as np
 
 from motivnet import config
-from motivnet.checkpoints.hub import is_hub_name, locate, sha256_of
+from motivnet.checkpoints.card import make_card
+from motivnet.checkpoints.hub import is_hub_name, locate, push, sha256_of
 from motivnet.checkpoints.released import RELEASED
 from motivnet.config import to_json
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
@@ -178,6 +179,26 @@ class Bundle:
     def weights(self) -> Path:
         """Path of its safetensors file, which need not exist."""
         return self.path / WEIGHTS_NAME
+
+    def push_to_hub(self, repo: str, *, private: bool = False) -> str:
+        """Upload its files and its card to a repository of the Hugging Face hub, which is made if there is none.
+
+        `Predictor.from_pretrained(repo)` loads it from there. `HF_TOKEN` or `hf auth login` gives access.
+
+        Args:
+            repo: `OWNER/NAME`.
+            private: make the repository, if it is new, visible to its owner only.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: if it cannot be uploaded.
+            MissingExtraError: if huggingface_hub is not installed.
+        """
+        files = {file.name: file for file in sorted(self.path.iterdir()) if file.name.startswith(BUNDLE_NAMES)}
+        card = make_card(self.config, files[CARD_NAME].read_text("utf-8") if CARD_NAME in files else None)
+        return push(repo, {**files, CARD_NAME: card.encode()}, private=private)
 
 
 def embedded_models() -> list[str]:

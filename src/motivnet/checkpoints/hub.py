@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,6 +119,18 @@ def fetch(name: str, *, mirror: str | None = None, cache: Path | None = None) ->
                 f"Unset it and run: motivnet weights fetch {name}"
             )
         return _download(entry, api, place)
+
+
+def push(repo: str, contents: Mapping[str, Path | bytes], *, private: bool) -> str:
+    """Upload files, by name, to a repository of the hub in one commit, and return its address; CheckpointError."""
+    if is_offline():
+        raise CheckpointError(f"{repo}: {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network")
+    with _hub_api(repo, None) as api:
+        from huggingface_hub import CommitOperationAdd
+
+        api.create_repo(repo, private=private, exist_ok=True)
+        added = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        return api.create_commit(repo, added, commit_message=f"Upload with motivnet {__version__}").commit_url
 
 
 def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
@@ -275,7 +287,7 @@ def _hub_api(what: str, mirror: str | None) -> Iterator["HfApi"]:
 
     Errors of the network, the hub and the disk become a CheckpointError of one line that says what to do.
     """
-    with needs_extra("huggingface_hub", "torch"):
+    with needs_extra("huggingface_hub", "hub"):
         import httpx2
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import FileMetadataError, HfHubHTTPError

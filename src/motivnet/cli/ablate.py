@@ -40,7 +40,10 @@ def ablate(
         bool, typer.Option("--report-only", help="Only write the report of completed runs.")
     ] = False,
 ) -> None:
-    """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`)."""
+    """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`).
+
+    Example: motivnet ablate head --data fer2013:fer2013.parquet --out runs/head
+    """
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source
         from motivnet.experiments import ablation

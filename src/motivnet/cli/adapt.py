@@ -38,6 +38,8 @@ def adapt(
 
     DIR gets a bundle, predictions.parquet of the target and result.json, with the scores of each way to choose the
     epoch: by held-out source faces, without labels, and by the target's labels (oracle).
+
+    Example: motivnet adapt dann --source fer2013:fer2013.parquet@Training --target images:faces --out runs/dann
     """
     with needs_extra("torch", "train"):
         from motivnet.experiments import adaptation

@@ -31,7 +31,10 @@ def agree(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure how well a model agrees with people who coded the same videos (needs the extra `evaluate`)."""
+    """Measure how well a model agrees with people who coded the same videos (needs the extra `evaluate`).
+
+    Example: motivnet agree rows.parquet coder-a.eaf coder-b.eaf --report agreement.html
+    """
     with needs_extra("pandas", "evaluate"):
         from motivnet.evaluation import agreement
     found = agreement.agree(rows, coders, settings, names=names, out=out, report=report, overwrite=overwrite)

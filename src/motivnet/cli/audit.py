@@ -17,7 +17,9 @@ from motivnet.inference.predictor_config import PredictorConfig
 @derive_options
 def audit(
     *,
-    data: Annotated[list[str], typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled; repeatable.")],
+    data: Annotated[
+        list[str], typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Labelled; repeatable.")
+    ],
     by: Annotated[
         list[str],
         typer.Option(
@@ -40,6 +42,8 @@ def audit(
     """Compare the scores of groups of faces (needs the extra `evaluate`).
 
     A gap that is found does not change the exit code.
+
+    Example: motivnet audit --model nano --data fer2013:fer2013.parquet@PrivateTest --by agreement --out audit
     """
     with needs_extra("pyarrow", "evaluate"):
         import scipy  # noqa: F401 - an error now rather than after the work

@@ -7,25 +7,18 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.console import echo, track
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import MODEL_HELP, Fields, Overwrite, derive_options
 from motivnet.errors import needs_extra
 from motivnet.experiments.protocols import BenchmarkSettings, parse_trained_on
 from motivnet.inference.predictor_config import PredictorConfig
 
-Models = Annotated[
-    list[str],
-    typer.Option(
-        show_default=False,
-        help="Embedded model, folder of a bundle, released file, or name from `motivnet weights list`; repeatable.",
-    ),
-]
+Models = Annotated[list[str], typer.Option(show_default=False, help=f"{MODEL_HELP} Repeatable.")]
 DataSets = Annotated[
     list[str],
     typer.Option(
         metavar="[NAME=]KIND:PATH[@SPLIT]",
         show_default=False,
-        help="Labelled images, such as fer2013:fer2013.parquet@PrivateTest or 'FERPlus=manifest:ferplus.parquet'; the "
-        "name finds published results; repeatable.",
+        help="Labelled images: fer2013:FILE@PrivateTest, FERPlus=manifest:FILE; the name finds results; repeatable.",
     ),
 ]
 Detect = Annotated[
@@ -69,6 +62,8 @@ def benchmark(
     """Score models on data sets, beside published results (needs the extra `evaluate`).
 
     Exit code 1: something was skipped; the tables say what and why.
+
+    Example: motivnet benchmark --model nano --data fer2013:fer2013.parquet@PrivateTest --out benchmark
     """
     settings = dataclasses.replace(settings, detect=detect or (), trained_on=parse_trained_on(trained_on or ()))
     with needs_extra("pyarrow", "evaluate"):

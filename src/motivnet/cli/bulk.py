@@ -56,6 +56,7 @@ def bulk(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of engine ray, each with the model.")] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Inputs per file; a killed worker's part is repeated.")] = 1000,
+    image_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of images in Parquet.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     *,
     predictor: Annotated[PredictorConfig, _OPTIONS],
@@ -66,6 +67,8 @@ def bulk(
 
     Exit codes: 0 every input was read, with faces or without; 1 some input could not be read, or crashed the model;
     2 a mistake in the command, such as a path, model or detector that does not exist, or a DST that holds another run.
+
+    Example: motivnet bulk photographs/ labels/
     """
     with needs_extra("pyarrow", "scale"):
         from motivnet.bulk.job import run_bulk
@@ -73,7 +76,8 @@ def bulk(
     # Ray prints messages about its processes; only results belong on stdout.
     with contextlib.redirect_stdout(sys.stderr), _progress() as show:
         cluster: dict[str, Any] = {"engine": engine, "address": address, "num_workers": workers}
-        summary = run_bulk(src, dst, model=model, config=predictor, part_size=part_size, progress=show, **cluster)
+        cluster |= {"part_size": part_size, "image_column": image_column}
+        summary = run_bulk(src, dst, model=model, config=predictor, progress=show, **cluster)
     if as_json:
         echo(to_json(summary.to_dict()))
     echo(_describe(summary, dst), err=True)
@@ -90,7 +94,7 @@ def _progress() -> "Iterator[Callable[[Progress], None]]":
         def update(now: "Progress") -> None:
             nonlocal next_s
             if show:
-                show("inputs", now.held + now.done, now.inputs, pace(now))
+                show("inputs", now.held + now.done, now.inputs)
             elif time.monotonic() >= next_s:
                 next_s = time.monotonic() + LOG_EVERY_S
                 echo(f"{now.held + now.done:,} of {now.inputs:,} inputs, {pace(now)}", err=True)

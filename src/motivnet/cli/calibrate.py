@@ -19,8 +19,8 @@ def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
-        str, typer.Option(show_default=False, help="Split to fit on: never the one whose scores are reported.")
-    ],
+        str | None, typer.Option(help="Split to fit on, if not in --data: never the one whose scores are reported.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a calibrated copy; without it, the bundle is changed.")
     ] = None,
@@ -38,7 +38,10 @@ def calibrate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit the calibration of a bundle on a validation split (needs the extra `evaluate`)."""
+    """Fit the calibration of a bundle on a validation split (needs the extra `evaluate`).
+
+    Example: motivnet calibrate runs/own/bundle --data fer2013:fer2013.parquet@PublicTest --accuracy 0.9
+    """
     with needs_extra("pyarrow", "evaluate"):
         from motivnet.evaluation import calibration
     bundle = calibration.calibrate(

@@ -1,7 +1,6 @@
 """Tables on the standard output, and progress bars on stderr."""
 
 import contextlib
-import datetime
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,44 +30,49 @@ def track(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
         total: number of items; None if it is not known.
         what: the description before the bar.
     """
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with open_bar() as show:
+        for done, item in enumerate(items):
+            if show:
+                show(what, done, total)
+            yield item
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description=what)
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on stderr, if that is a terminal, what the block does, for which there are no steps to count."""
+    with open_bar() as show:
+        if show:
+            show(what, 0, None)
+        yield
 
 
 @contextlib.contextmanager
 def open_bar() -> Iterator[Callable[..., None] | None]:
     """Yield a function that shows the progress of a step; None if stderr is not a terminal.
 
-    Its arguments are a description of the step, the number done, the total or None, and the rate as text; each step
-    has its own line. Without a rate, frames per second are measured.
+    Its arguments are a description of the step, the number done, and the total or None; each step has its own line.
     """
     if not sys.stderr.isatty():
         yield None
         return
+    import rich.progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    what, rate_text = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[rate]"))
-    columns = (what, BarColumn(), MofNCompleteColumn(), rate_text)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    what, rate = (bars.TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[rate]"))
+    times = bars.TimeElapsedColumn(), bars.TimeRemainingColumn()
+    columns = (what, bars.BarColumn(), bars.MofNCompleteColumn(), *times, rate)
+    # What is printed in the meantime appears above the bar; results that are sent to a file stay there.
+    with bars.Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    ) as bar:
         tasks: dict[str, Any] = {}
 
-        def show(what: str, done: int, total: int | None, rate: str | None = None) -> None:
+        def show(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, completed=done - 1, rate="")
-            task = bar.tasks[tasks[what]]
-            if rate is None and task.speed:
-                left_s = task.time_remaining
-                left = "" if left_s is None else f", {datetime.timedelta(seconds=left_s)} left"
-                rate = f"{task.speed:.0f} frames/s{left}"
-            bar.update(task.id, completed=done, total=max(done, total) if total else None, rate=rate or "")
+                tasks[what] = bar.add_task(what, total=total, completed=max(0, done - 1), rate="")
+            speed = bar.tasks[tasks[what]].speed
+            rate, total = f"{speed:.1f}/s" if speed else "", max(done, total) if total else None
+            bar.update(tasks[what], completed=done, total=total, rate=rate)
 
         yield show
 

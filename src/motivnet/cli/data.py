@@ -26,7 +26,7 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="KIND:PATH, such as fer2013:fer2013.parquet or folder:faces; KIND:PATH?OPTION=VALUE sets an option.",
+        help="KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
     ),
 ]
 ManifestOption = Annotated[Path, typer.Option(metavar="FILE", help="The manifest to write, a .parquet file.")]
@@ -53,6 +53,8 @@ def inspect(
 
     Problems are missing and unreadable files, face boxes outside their image, blank images, files listed twice, exact
     and near duplicates, one image under two labels, and subjects shared by splits.
+
+    Example: motivnet data inspect folder:faces --out problems
     """
     if out:
         _check_folder(out, overwrite=overwrite)
@@ -84,7 +86,10 @@ def build(
     as_json: JsonOption = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read a data set and write it as a manifest, which `manifest:FILE` reads again."""
+    """Read a data set and write it as a manifest, which `manifest:FILE` reads again.
+
+    Example: motivnet data build folder:faces --out faces.parquet
+    """
     _check_manifest(out, overwrite=overwrite)
     manifest = _read(source)
     if labels is not None:
@@ -114,7 +119,10 @@ def sample(
     as_json: JsonOption = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Sample rows as training would, and write them as a manifest."""
+    """Sample rows as training would, and write them as a manifest.
+
+    Example: motivnet data sample fer2013:fer2013.parquet@Training --per-class 100 --out sample.parquet
+    """
     if kind not in ("uniform", "balanced"):
         raise ConfigError(f"unknown kind {kind!r}. Allowed: uniform, balanced")
     if per_class is not None and kind != "uniform":
@@ -132,8 +140,9 @@ def sample(
 
 def _read(source: str, split: str | None = None) -> "Manifest":
     with needs_extra("pyarrow", "evaluate"):
-        from motivnet.data.sources.named import read_source
+        from motivnet.data.sources.named import read_source, split_off
 
+    source, split = split_off(source, split)
     manifest = read_source(source)
     return manifest.split(split) if split else manifest
 

@@ -38,6 +38,8 @@ def distil(
     """Label faces with teachers that were not trained on them (needs the extra `train`).
 
     Train the student with `--data manifest:FILE --set loss.vote_weight=1 --set loss.label_smoothing=0`.
+
+    Example: motivnet distil --teacher runs/a/bundle --data fer2013:fer2013.parquet@Training --out soft.parquet
     """
     with needs_extra("torch", "train"):
         from motivnet.experiments import distillation

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.console import echo, track
-from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, MODEL_HELP, Fields, Overwrite, derive_options
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
@@ -22,14 +22,9 @@ NUM_REASONS = 3
 # Shared with `motivnet audit`.
 Data = Annotated[
     str,
-    typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled images: fer2013:fer2013.parquet, folder:DIR."),
+    typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Labelled images: folder:DIR, fer2013:FILE."),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        show_default=False, help="Embedded model, folder of a bundle, released file, or name of `motivnet weights`."
-    ),
-]
+Model = Annotated[str | None, typer.Option(show_default=False, help=MODEL_HELP)]
 
 
 @derive_options
@@ -57,7 +52,10 @@ def evaluate(
         ),
     ],
 ) -> None:
-    """Measure how well a model recognises the emotions of a labelled data set (needs the extra `evaluate`)."""
+    """Measure how well a model recognises the emotions of a labelled data set (needs the extra `evaluate`).
+
+    Example: motivnet evaluate --model nano --data fer2013:fer2013.parquet@PrivateTest --out evaluation
+    """
     with needs_extra("pyarrow", "evaluate"):
         import matplotlib  # noqa: F401 - an error now rather than when figures are drawn
 

@@ -27,7 +27,10 @@ def explain(
     *,
     config: Annotated[PredictorConfig, Fields(only=(*DETECTION, "device", "image_size", "geometry"))],
 ) -> None:
-    """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`)."""
+    """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`).
+
+    Example: motivnet explain family.jpg --out evidence.png
+    """
     with needs_extra("torch", "torch"):
         from motivnet.evaluation import explain as explaining
     try:

@@ -25,7 +25,10 @@ def export(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Export the weights of a bundle and compare the file's answers with torch (needs the extra `train`)."""
+    """Export the weights of a bundle and compare the file's answers with torch (needs the extra `train`).
+
+    Example: motivnet export runs/own/bundle --format onnx
+    """
     from motivnet.checkpoints.bundle import open_bundle
     from motivnet.errors import ConfigError, OutputError, needs_extra
 

@@ -12,6 +12,7 @@ from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_opt
 from motivnet.errors import ConfigError, one_line
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
+from motivnet.server.settings import ServerSettings
 from motivnet.video.video_config import FollowConfig
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def live(
     ] = "0",
     out: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="Write what is shown.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="Open no window; needs --out.")] = False,
+    told: Annotated[ServerSettings, Fields(only=("notice",))],
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that time.")] = None,
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],
     model: Model = "nano",
@@ -47,7 +49,10 @@ def live(
         PredictorConfig, Fields(only=(*DETECTION, "landmarks", "precision", "device"), change=DETECTOR)
     ],
 ) -> None:
-    """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`)."""
+    """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`).
+
+    Example: motivnet live --camera 0 --out session.mp4
+    """
     from motivnet.video.camera import label_live
 
     if headless and out is None:
@@ -58,7 +63,7 @@ def live(
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         show = None
         if not headless:
-            window = Window(f"motivnet: camera {camera}")
+            window = Window(f"motivnet: camera {camera}", told.notice)
             stack.callback(window.close)
             show = window.show
         options: dict[str, Any] = {"seconds": seconds, "follow": follow, "overwrite": overwrite}
@@ -73,8 +78,8 @@ def live(
 class Window:
     """A window for pictures, with tkinter, which is part of Python: OpenCV's headless package has no window."""
 
-    def __init__(self, title: str) -> None:
-        """Open it, empty.
+    def __init__(self, title: str, notice: str | None = None) -> None:
+        """Open it, empty but for a notice.
 
         Raises:
             ConfigError: if there is no screen, or no tkinter.
@@ -97,6 +102,8 @@ class Window:
             self._root.bind(key, self._leave)
         self._label = tkinter.Label(self._root, borderwidth=0)
         self._label.pack()
+        if notice:
+            tkinter.Label(self._root, text=notice, wraplength=600).pack()
         self._picture: Any = None
 
     def show(self, image_hwc_u8: "np.ndarray") -> bool:
@@ -104,7 +111,7 @@ class Window:
         from PIL import Image, ImageTk
 
         image = Image.fromarray(image_hwc_u8)
-        image.thumbnail((self._root.winfo_screenwidth(), self._root.winfo_screenheight() - 80))
+        image.thumbnail((self._root.winfo_screenwidth(), self._root.winfo_screenheight() - 160))
         try:
             # Tk itself keeps no reference to the picture.
             self._picture = ImageTk.PhotoImage(image, master=self._root)

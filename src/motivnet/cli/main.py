@@ -16,7 +16,6 @@ from motivnet.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -24,7 +23,7 @@ app = typer.Typer(
 VERBS = (
     *("predict", "video", "tabulate", "live", "bulk", "serve", "page", "models"),
     *("train", "pretrain", "adapt", "distil", "ablate", "probe", "export"),
-    *("evaluate", "benchmark", "audit", "agree", "calibrate", "quantize", "explain"),
+    *("evaluate", "benchmark", "audit", "agree", "calibrate", "quantize", "explain", "card"),
     *("data", "weights"),
 )
 for _name in VERBS:

@@ -10,7 +10,10 @@ SHOWN = ("name", "summary", "licence", "labels", "preprocessing", "scores", "cal
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model and line.")] = False,
 ) -> None:
-    """List the models that come with the package, their licences and scores."""
+    """List the models that come with the package, their licences and scores.
+
+    Example: motivnet models --json
+    """
     from motivnet.checkpoints.bundle import list_models, open_bundle
     from motivnet.cli.console import echo, print_table
     from motivnet.config import to_json, to_plain

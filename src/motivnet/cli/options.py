@@ -1,9 +1,11 @@
 """Options of the verbs: those derived from settings dataclasses, and those that several verbs have."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +15,15 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from motivnet import config
+from motivnet.cli.console import waiting
 from motivnet.errors import ConfigError
 
-Model = Annotated[
-    str,
-    typer.Option(help="Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."),
-]
+MODEL_HELP = "Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 # Fields of `PredictorConfig` about face detection.
 DETECTION = ("detector", "min_score", "min_face", "long_side")
+# Verbs that may take seconds and count nothing.
+WITHOUT_STEPS = ("agree", "build", "convert", "explain", "export", "sample", "tabulate", "verify")
 Excel = Annotated[
     bool, typer.Option("--excel", help="Mark a .csv file as UTF-8 by a byte order mark, which Excel needs.")
 ]
@@ -37,6 +40,11 @@ class OnceCommand(TyperCommand):
             if times > 1 and isinstance(option, TyperOption) and not (option.multiple or option.is_flag):
                 raise ConfigError(f"{option.opts[-1]}: given {times} times. Allowed: once")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; those without progress of their own show that they are at work."""
+        with waiting(ctx.command_path) if self.name in WITHOUT_STEPS else contextlib.nullcontext():
+            return super().invoke(ctx)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +97,10 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
         if isinstance(cls, type) and dataclasses.is_dataclass(cls):
             (fields,) = extras or (Fields(),)
             declared, types_of = fields.of(cls), typing.get_type_hints(cls)
-            parameters += [_option(name, types_of[name], **how) for name, how in declared.items()]
+            panel = re.sub("(Config|Settings|Options)$", "", cls.__name__)
+            for name, how in declared.items():
+                own = "Face detection" if name in DETECTION else panel
+                parameters.append(_option(name, types_of[name], **{"rich_help_panel": own, **how}))
             settings[parameter.name] = cls, {name: how.get("parse") for name, how in declared.items()}
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))

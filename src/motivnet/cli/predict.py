@@ -59,7 +59,10 @@ def predict(
     *,
     predictor: Annotated[PredictorConfig, Fields(leave_out=("backend", "threads"))],
 ) -> None:
-    """Recognise the emotion of every face in photographs."""
+    """Recognise the emotion of every face in photographs.
+
+    Example: motivnet predict family.jpg holiday/ --out faces.csv
+    """
     inputs, skipped = find_inputs(paths)
     videos = list(filter(is_video_file, inputs))
     if out:

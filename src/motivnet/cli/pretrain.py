@@ -7,7 +7,7 @@ import typer
 
 from motivnet.cli.console import echo
 from motivnet.cli.options import derive_options
-from motivnet.cli.train import RunOptions, SetOption, choose_recipe
+from motivnet.cli.train import RunOptions, SetOption, best_epoch, choose_recipe
 from motivnet.errors import ConfigError, needs_extra
 
 
@@ -30,6 +30,8 @@ def pretrain(
     `motivnet train RECIPE --set backbone.weights=DIR/bundle` continues with it. `DIR/metrics.csv` holds the loss curve,
     `DIR/reconstructions` pictures. `motivnet pretrain` alone lists the recipes, `motivnet pretrain RECIPE --show`
     describes one, with its cost.
+
+    Example: motivnet pretrain mae --data images:faces --out runs/mae
     """
     with needs_extra("torch", "train"):
         from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES
@@ -43,5 +45,5 @@ def pretrain(
         from motivnet.training.trainer import is_first
     bundle = run(recipe, data, options.out or Path("runs") / name, place=options.place(), resume=options.resume)
     if is_first():
-        echo(f"{bundle.path}: an encoder, selected at {bundle.config.provenance['selected']}")
+        echo(f"{bundle.path}: an encoder, of {best_epoch(bundle)}")
         echo(f"train a head on it: motivnet train RECIPE --set backbone.weights={bundle.path}")

@@ -28,6 +28,8 @@ def probe(
 
     The encoder's tokens are computed once, without augmentation. Each run takes the learning rate and weight decay that
     are best on the selection split, which is not the one that is scored. DIR/report has tables and tests.
+
+    Example: motivnet probe mini-fer2013 --data fer2013:fer2013.parquet --out runs/probes
     """
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source

@@ -18,14 +18,18 @@ def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
-        str, typer.Option(show_default=False, help="Split whose faces the ranges of int8 are found on: Training.")
-    ],
+        str | None,
+        typer.Option(help="Split whose faces the ranges of int8 are found on, if not in --data: Training."),
+    ] = None,
     evaluate: Annotated[str, typer.Option(metavar="SPLIT", show_default=False, help="Split to measure both files on.")],
     settings: QuantizationConfig,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write a bundle's ONNX file in int8 or float16 beside its own, and measure what it costs (extra `train`)."""
+    """Write a bundle's ONNX file in int8 or float16 beside its own, and measure what it costs (extra `train`).
+
+    Example: motivnet quantize runs/own/bundle --data fer2013:fer2013.parquet@Training --evaluate PublicTest
+    """
     with needs_extra("onnx", "train"):
         from motivnet.evaluation import quantization
     bundle = quantization.quantize(

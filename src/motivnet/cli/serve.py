@@ -38,7 +38,10 @@ def serve(
 ) -> None:
     """Recognise the emotions of faces in photographs over HTTP, and serve a page (needs the extra `serve`).
 
-    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes in /openapi.json.
+    SIGTERM or Ctrl-C ends it, after accepted requests are finished. The page is at /, the routes are in /openapi.json,
+    and can be tried at /docs.
+
+    Example: motivnet serve --port 8000
     """
     settings = dataclasses.replace(settings, token=_read_token(token_env, token_file))
     if log_level not in LOG_LEVELS:

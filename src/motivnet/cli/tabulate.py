@@ -21,7 +21,10 @@ def tabulate(
     excel: Excel = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Summarise the rows of videos by person, window and event; export them (needs the extra `video`)."""
+    """Summarise the rows of videos by person, window and event; export them (needs the extra `video`).
+
+    Example: motivnet tabulate rows.parquet --summary summary.csv --workbook rows.xlsx
+    """
     with needs_extra("pandas", "video"):
         from motivnet.video import tabulate
     if not tables.outputs:

@@ -74,6 +74,8 @@ def train(
 
     `DIR/metrics.csv` holds the loss curve. `motivnet train` alone lists the recipes, `motivnet train RECIPE --show`
     describes one, with its cost and expected scores.
+
+    Example: motivnet train own-faces --data folder:faces --out runs/own
     """
     with needs_extra("torch", "train"):
         from motivnet.training.recipes import RECIPES
@@ -126,11 +128,17 @@ def choose_recipe(
     return None
 
 
+def best_epoch(bundle: Any) -> str:
+    """Say by which rows and score the epoch of a bundle was selected."""
+    (_, split), (name, score) = bundle.config.provenance["selected"].items()
+    return f"the epoch with the best {name}, {score:.4f}, on {split or 'the rows that were held out'}"
+
+
 def _export(bundle: Any) -> None:
     with needs_extra("onnx", "train"):
         from motivnet.export.onnx import export_onnx, verify_onnx
 
     export_onnx(bundle)
     largest = verify_onnx(bundle)
-    echo(f"{bundle.path}: selected at {bundle.config.provenance['selected']}")
+    echo(f"{bundle.path}: {best_epoch(bundle)}")
     echo(f"ONNX differs from torch by at most {largest:.1e}")

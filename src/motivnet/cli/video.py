@@ -62,7 +62,10 @@ def video(
     overwrite: Overwrite = False,
     predictor: Annotated[PredictorConfig, Fields(only=PREDICTOR_FIELDS)],
 ) -> None:
-    """Recognise the emotion of every face in videos, frame by frame (needs the extra `video`)."""
+    """Recognise the emotion of every face in videos, frame by frame (needs the extra `video`).
+
+    Example: motivnet video interview.mp4 --out rows.parquet --report page.html
+    """
     from motivnet.video.label import label_video
 
     keep_freed_memory()

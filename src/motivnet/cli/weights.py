@@ -24,7 +24,10 @@ def list_weights(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file and line.")] = False,
     cache: CacheOption = None,
 ) -> None:
-    """List all known files: their place, size, licence, purpose, and whether they are cached."""
+    """List all known files: their place, size, licence, purpose, and whether they are cached.
+
+    Example: motivnet weights list --json
+    """
     from motivnet import config
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
@@ -58,7 +61,10 @@ def fetch_weights(
     mirror: Annotated[str | None, typer.Option(metavar="URL", help="Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
     cache: CacheOption = None,
 ) -> None:
-    """Download weights into the cache, verify their checksums, and print their path."""
+    """Download weights into the cache, verify their checksums, and print their path.
+
+    Example: motivnet weights fetch sapiens-pose-0.3b
+    """
     from motivnet.checkpoints.hub import fetch
 
     echo(fetch(name, mirror=mirror, cache=cache))
@@ -70,7 +76,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     num_heads: HeadsOption = None,
 ) -> None:
-    """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop."""
+    """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop.
+
+    Example: motivnet weights inspect MotivNet.pth
+    """
     from motivnet import config
     from motivnet.checkpoints.bundle import find_weights
     from motivnet.errors import needs_extra
@@ -105,7 +114,10 @@ def convert_weights(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
 ) -> None:
-    """Convert a released file to a bundle."""
+    """Convert a released file to a bundle.
+
+    Example: motivnet weights convert MotivNet.pth motivnet-1b --dtype bf16
+    """
     from motivnet.errors import needs_extra
 
     image_size = parse_size(size) if size else None
@@ -137,7 +149,10 @@ def verify_weights(
     ],
     cache: CacheOption = None,
 ) -> None:
-    """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged."""
+    """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged.
+
+    Example: motivnet weights verify sapiens-pose-0.3b
+    """
     from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):

@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from motivnet.data.manifest import Manifest
+from motivnet.data.sampling import fold_of
 from motivnet.errors import DataError, ImageError
 from motivnet.frames.clips import Clip
 from motivnet.images import decode_image, is_blank
@@ -42,12 +44,16 @@ def pixel_hash(image_hwc_u8: np.ndarray) -> str:
     return hashlib.sha1(image_hwc_u8.tobytes() + str(image_hwc_u8.shape).encode(), usedforsecurity=False).hexdigest()
 
 
-def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def picture_keys(manifest: Manifest, *, unreadable: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return keys that are equal for copies of an image, without decoding large files.
 
     The key of an image of up to 16 KiB is the hash of its pixels; of a larger one, of its size and last 16 KiB. So
     copies of large images are found only if the files are identical, and blank images only if they are small files,
     as they usually are. The key of a clip is that of its file and stretch.
+
+    Args:
+        manifest: the rows.
+        unreadable: whether images that are missing or cannot be decoded are allowed; their key is empty.
 
     Returns:
         The keys, (rows,) of text, and whether the image is blank, (rows,) of bool.
@@ -60,7 +66,9 @@ def picture_keys(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
         try:
             key, flat = _key(manifest.source(row))
         except (OSError, ImageError) as error:
-            raise DataError(f"{manifest.where(row)}: {error}") from None
+            if not unreadable:
+                raise DataError(f"{manifest.where(row)}: {error}") from None
+            key, flat = "", False
         keys.append(key)
         blank.append(flat)
     return np.array(keys, dtype=np.str_), np.array(blank, dtype=np.bool_)
@@ -71,9 +79,31 @@ def some_pictures(keys: np.ndarray) -> list[str]:
     return [str(key)[:KEY_LENGTH] for key in np.unique(keys)[:NUM_PICTURES]]
 
 
-def share_pictures(pictures: Iterable[str], keys: np.ndarray) -> bool:
-    """Return whether one of the pictures that `some_pictures` named is in another data set, with these keys."""
-    return not {str(key)[:KEY_LENGTH] for key in keys}.isdisjoint(pictures)
+def unfitted(provenance: Any, subjects: Sequence[str | None], keys: np.ndarray) -> np.ndarray:
+    """Mark the rows whose labels neither a model nor those that it started from were trained on.
+
+    These are the rows of the fold that its training left out, or all, if its training set was another one: it had none
+    of the pictures by which its provenance describes the set (`some_pictures`). A model whose provenance is not of
+    `motivnet train` is taken to be trained elsewhere.
+
+    Args:
+        provenance: of a bundle.
+        subjects: person shown in each row, or None.
+        keys: of each row's picture.
+
+    Returns:
+        bool (B,).
+    """
+    rows, known = np.ones(len(keys), np.bool_), {str(key)[:KEY_LENGTH] for key in keys}
+    while isinstance(provenance, Mapping):
+        # Pre-training, which uses no labels, has no split.
+        split, report = provenance.get("recipe", {}).get("split"), provenance.get("training_rows", {})
+        if split and ("pictures" not in report or not known.isdisjoint(report["pictures"])):
+            folds = split.get("folds", 1)
+            rows &= (fold_of(subjects, keys.tolist(), folds) == split["fold"]) if folds > 1 else False
+        init = provenance.get("init")
+        provenance = init.get("provenance") if isinstance(init, Mapping) else None
+    return rows
 
 
 def _key(source: str | bytes | Clip) -> tuple[str, bool]:

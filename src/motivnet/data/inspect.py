@@ -147,7 +147,7 @@ def inspect_manifest(
     found.add("listed_twice", repeated, same_file_B[repeated])
     usable_B, same_B, near = ~missing_B, same_file_B, np.empty((0, 2), np.int64)
     if pixels:
-        hashes, blank_B, thumbs_BTT, errors = _decode(manifest, ~missing_B, workers, track)
+        hashes, blank_B, thumbs_BTT, errors = decode_images(manifest, ~missing_B, workers, track)
         for row, (kind, detail) in errors.items():
             found.add(kind, [row], details=[detail])
             usable_B[row] = False
@@ -259,7 +259,7 @@ def _missing(paths: pa.ChunkedArray, workers: int, track: Track) -> np.ndarray:
     return np.array([found for part in _in_threads(check, len(paths), workers, track, "files") for found in part])
 
 
-def _decode(
+def decode_images(
     manifest: Manifest, exists_B: np.ndarray, workers: int, track: Track
 ) -> tuple[list[str | None], np.ndarray, np.ndarray, dict[int, tuple[str, str]]]:
     """Decode the images.

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
 from motivnet.config import to_plain
-from motivnet.data.sources.named import read_source
+from motivnet.data.sources.named import read_source, split_off
 from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra
 from motivnet.evaluation.metrics import checked_target
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
@@ -40,7 +40,7 @@ def calibrate(
     model: str | Path,
     data: str,
     *,
-    split: str,
+    split: str | None = None,
     out: Path | None = None,
     exponent: bool = False,
     accuracy: float | None = None,
@@ -52,8 +52,8 @@ def calibrate(
 
     Args:
         model: an embedded model, or folder of a bundle.
-        data: `KIND:PATH`, such as `fer2013:fer2013.parquet`.
-        split: to fit on: never the one whose scores are reported.
+        data: `KIND:PATH` or `KIND:PATH@SPLIT`, such as `fer2013:fer2013.parquet@PublicTest`.
+        split: to fit on, if `data` does not name it: never the one whose scores are reported.
         out: folder for a calibrated copy; None changes the bundle.
         exponent: fit an exponent as well: for models trained with label smoothing or mixup.
         accuracy: also find the threshold of abstention that reaches this accuracy.
@@ -74,8 +74,9 @@ def calibrate(
         raise CheckpointError(f"{model}: no bundle, so it has no place for a calibration: motivnet weights convert")
     bundle = bundles.open_bundle(model)
     _check_place(bundle, out, overwrite=overwrite)
+    data, split = split_off(data, split, required=True)
     predictor = Predictor.load(bundle.path, detector="yunet" if detect else "whole")
-    manifest = read_source(data).split(split)
+    manifest = read_source(data).split(str(split))
     predictions = predict_manifest(predictor, manifest, detect=detect, data=data, split=split, track=track)
     config = calibrated_config(bundle.config, predictions, exponent=exponent, accuracy=accuracy)
     onnx_too = CALIBRATION_KEY in getattr(predictor.backend, "metadata", {})

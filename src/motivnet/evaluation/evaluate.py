@@ -15,7 +15,7 @@ import numpy as np
 from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import replace, to_plain
 from motivnet.data import clean
-from motivnet.data.sources.named import read_source
+from motivnet.data.sources.named import read_source, split_off
 from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.evaluation_config import EvaluationConfig, SourceConfig
@@ -121,7 +121,7 @@ def evaluate(
 
     Args:
         model: as `Predictor.load` takes it; None with `predictions`.
-        data: `KIND:PATH`, such as `fer2013:fer2013.parquet`.
+        data: `KIND:PATH` or `KIND:PATH@SPLIT`, such as `fer2013:fer2013.parquet@PrivateTest`.
         settings: split, detection and so on; None takes the defaults.
         out: folder to write FILES to; None writes nothing.
         overwrite: replace FILES in `out`.
@@ -137,7 +137,7 @@ def evaluate(
         OutputError: if `out` holds results already, or cannot be written.
     """
     settings = replace(settings or EvaluationConfig(), options)
-    split, unseen_in = settings.split, settings.unseen_in
+    (data, split), unseen_in = split_off(data, settings.split), settings.unseen_in
     if unseen_in and not split:
         raise ConfigError("unseen_in leaves images out of a split. Allowed: with split")
     if settings.unanswered not in UNANSWERED:

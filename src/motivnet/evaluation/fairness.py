@@ -25,7 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from motivnet.checkpoints.bundle import is_bundle, open_bundle
 from motivnet.config import replace, to_plain
+from motivnet.data.clean import picture_keys, unfitted
+from motivnet.data.manifest import Manifest
+from motivnet.data.sources.named import split_off
 from motivnet.errors import DataError
 from motivnet.evaluation.evaluate import prediction_source
 from motivnet.evaluation.evaluation_config import AuditConfig
@@ -123,6 +127,7 @@ class Audit:
         permutations: of each test.
         by_subject: columns whose images were taken as clusters of subjects.
         seed: of permutations and intervals.
+        caution: why its scores are too good, if it is known to be.
     """
 
     protocol: Protocol
@@ -135,6 +140,7 @@ class Audit:
     permutations: int
     by_subject: tuple[str, ...]
     seed: int
+    caution: str | None = None
 
     @property
     def found(self) -> list[tuple[Group, Gap]]:
@@ -170,7 +176,7 @@ def audit(
 
     Args:
         model: as for `evaluate`, as are `data`, `config` and `track`.
-        data: `KIND:PATH`, or several: see `read_together`.
+        data: `KIND:PATH` or `KIND:PATH@SPLIT`, or several: see `read_together`.
         settings: split, detection and so on; None takes the defaults.
         by: names of the columns that divide the images into groups; see `group_columns`.
         out: folder to write FILES to; None writes nothing.
@@ -186,19 +192,33 @@ def audit(
         check_folder(out, FILES, overwrite=overwrite)
     settings = replace(settings or AuditConfig(), options)
     predict = prediction_source(model, settings, config=config, track=track)
-    names = [data] if isinstance(data, str) else data
+    names, split = [], settings.split
+    for each in [data] if isinstance(data, str) else data:
+        name, split = split_off(each, split)
+        names.append(name)
     whole = read_together(names)
-    manifest = whole.split(settings.split) if settings.split else whole
+    manifest = whole.split(split) if split else whole
     # Before the model runs: a mistake in a column is found sooner.
     columns = group_columns(manifest, by, whole=whole, table=settings.groups_csv)
-    answers = predict(manifest, data=" and ".join(names), split=settings.split)
+    answers = predict(manifest, data=" and ".join(names), split=split)
     # The answers are without the images of labels that the model does not know.
     kept = [row for row, label in enumerate(manifest.table["label"].to_pylist()) if label in answers.labels.names]
     columns = {name: [column[row] for row in kept] for name, column in columns.items()}
-    found = compare_groups(answers, columns, min_size=settings.min_size, seed=settings.seed)
+    found = compare_groups(answers, columns, min_size=settings.min_size, seed=settings.seed, track=track)
+    found = dataclasses.replace(found, caution=_caution(model, manifest))
     if out is not None:
         found.write(out)
     return found
+
+
+def _caution(model: str | Path | None, manifest: Manifest) -> str | None:
+    """Return a warning if a bundle was trained on some of the images, by the pictures that its provenance names."""
+    if model is None or not is_bundle(model):
+        return None
+    keys, _ = picture_keys(manifest, unreadable=True)
+    if unfitted(open_bundle(model).config.provenance, manifest.table["subject"].to_pylist(), keys).all():
+        return None
+    return f"{model} was trained on such images, which hides gaps. Take a split that had no part in its training."
 
 
 def compare_groups(
@@ -209,6 +229,7 @@ def compare_groups(
     num_permutations: int = NUM_PERMUTATIONS,
     num_resamples: int = 1000,
     seed: int = 0,
+    track: Track = no_progress,
 ) -> Audit:
     """Compare each group of each column with all others of the column.
 
@@ -221,6 +242,7 @@ def compare_groups(
         num_permutations: of each test, at least.
         num_resamples: for the intervals; 0 leaves them out.
         seed: of permutations and intervals.
+        track: shows progress.
 
     Raises:
         DataError: if there is no column.
@@ -237,7 +259,7 @@ def compare_groups(
     num_permutations = max(num_permutations, math.ceil(2 * num_tests / ALPHA))
     p_values = [
         _test(each, measures, num_permutations, np.random.default_rng([seed, number]))
-        for number, each in enumerate(to_test)
+        for number, each in enumerate(track(to_test, total=len(to_test), what="tests"))
     ]
     p_holm = holm(np.ravel(p_values)).reshape(np.shape(p_values))
     tested = {(each.group.column, each.group.name): pair for each, *pair in zip(to_test, p_values, p_holm, strict=True)}
@@ -250,7 +272,7 @@ def compare_groups(
 
     return Audit(
         protocol=predictions.protocol,
-        groups=tuple(map(with_gaps, compared)),
+        groups=tuple(map(with_gaps, track(compared, total=len(compared), what="intervals of groups"))),
         ungrouped={name: sum(value is None for value in column) for name, column in columns.items()},
         min_size=min_size,
         alpha=ALPHA,

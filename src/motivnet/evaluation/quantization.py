@@ -14,7 +14,7 @@ from motivnet.checkpoints.bundle import Bundle
 from motivnet.config import replace, to_plain
 from motivnet.data.loader import FaceDataset
 from motivnet.data.manifest import Manifest
-from motivnet.data.sources.named import read_source
+from motivnet.data.sources.named import read_source, split_off
 from motivnet.errors import DataError, OutputError
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
@@ -35,7 +35,7 @@ def quantize(
     data: str,
     settings: QuantizationConfig | None = None,
     *,
-    split: str,
+    split: str | None = None,
     evaluate: str,
     overwrite: bool = False,
     track: Track = no_progress,
@@ -45,9 +45,9 @@ def quantize(
 
     Args:
         model: an embedded model, or folder of a bundle.
-        data: `KIND:PATH`, such as `fer2013:fer2013.parquet`.
+        data: `KIND:PATH` or `KIND:PATH@SPLIT`, such as `fer2013:fer2013.parquet@Training`.
         settings: how; None takes the defaults.
-        split: whose faces the ranges of int8 are found on: one that the model was trained on.
+        split: whose faces the ranges of int8 are found on, one that the model was trained on; if `data` names none.
         evaluate: split to measure both files on, without face detection.
         overwrite: replace a file that exists, or change a model of the package.
         track: shows progress.
@@ -72,8 +72,9 @@ def quantize(
     if not overwrite and (bundle.path / name).exists():
         raise OutputError(f"{bundle.path / name}: exists already. Allowed: overwrite")
     backend = require_quantizable(bundle)
+    data, split = split_off(data, split, required=True)
     source = read_source(data).restrict(bundle.config.labels)
-    drawn, measured = _draw(source.split(split), settings), source.split(evaluate)
+    drawn, measured = _draw(source.split(str(split)), settings), source.split(evaluate)
     faces = FaceDataset(drawn, bundle.config.preprocessing, num_frames=bundle.config.model.num_frames)
     pixels_BCHW = faces.__getitems__(list(range(len(drawn)))).pixels.numpy()
 
@@ -84,7 +85,8 @@ def quantize(
         )
 
     with atomic_folder(bundle.path, merge=True, last=bundles.CONFIG_NAME) as folder:
-        quantize_onnx(bundle, folder / name, settings, pixels_BCHW)
+        for _ in track((name,), total=1, what="quantising"):  # it counts nothing itself
+            quantize_onnx(bundle, folder / name, settings, pixels_BCHW)
         before = predict(backend, "fp32")
         after = predict(OnnxBackend(bundle, path=folder / name), settings.precision)
         record = {

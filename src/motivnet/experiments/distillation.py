@@ -14,11 +14,10 @@ import torch
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import replace
-from motivnet.data.clean import fit_for_training, picture_keys, share_pictures
+from motivnet.data.clean import fit_for_training, picture_keys, unfitted
 from motivnet.data.manifest import Manifest, set_columns, write_manifest
-from motivnet.data.sampling import fold_of
-from motivnet.data.sources.named import read_source
-from motivnet.errors import ConfigError, DataError, ImageError
+from motivnet.data.sources.named import read_source, split_off
+from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import Track, no_progress, predict_manifest
 from motivnet.experiments.distillation_config import DistillationConfig
@@ -27,11 +26,11 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.tables import check_output
 from motivnet.labels import EMOTIONS
+from motivnet.training.data_module import readable
 from motivnet.training.losses import blend_targets
 
 # In place of a probability of 0, of which there is no logarithm.
 SMALLEST_PROB = 1e-12
-NUM_REASONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +114,10 @@ def distil(
     if not teachers or not (unlabelled or settings.weight):
         raise ConfigError("nothing to distil. Allowed: at least one teacher, and --weight above 0 or --unlabelled")
     opened = {str(name): _open(str(name), config or PredictorConfig()) for name in teachers}
-    data = read_source(data) if isinstance(data, str) else data
-    faces = _gather(data.restrict(EMOTIONS), unlabelled, settings.split, track, say)
+    if isinstance(data, str):
+        source, split = split_off(data)
+        data, settings = read_source(source), replace(settings, {"split": split or settings.split})
+    faces = _gather(data.restrict(EMOTIONS), unlabelled, settings.split, say)
     masks = _assign(opened, faces, settings)
     sum_BC = np.zeros((len(faces.manifest), len(EMOTIONS)))
     # Files first: they are read in a moment, and may be wrong.
@@ -133,33 +134,6 @@ def distil(
     return found
 
 
-def unfitted(provenance: Any, subjects: Sequence[str | None], keys: np.ndarray) -> np.ndarray:
-    """Mark the rows whose labels neither a model nor those that it started from were trained on.
-
-    These are the rows of the fold that its training left out, or all, if its training set was another one: it had none
-    of the pictures by which its provenance describes the set (`some_pictures`). A model whose provenance is not of
-    `motivnet train` is taken to be trained elsewhere.
-
-    Args:
-        provenance: of a bundle.
-        subjects: person shown in each row, or None.
-        keys: of each row's picture.
-
-    Returns:
-        bool (B,).
-    """
-    rows = np.ones(len(keys), np.bool_)
-    while isinstance(provenance, Mapping):
-        # Pre-training, which uses no labels, has no split.
-        split, report = provenance.get("recipe", {}).get("split"), provenance.get("training_rows", {})
-        if split and ("pictures" not in report or share_pictures(report["pictures"], keys)):
-            folds = split.get("folds", 1)
-            rows &= (fold_of(subjects, keys.tolist(), folds) == split["fold"]) if folds > 1 else False
-        init = provenance.get("init")
-        provenance = init.get("provenance") if isinstance(init, Mapping) else None
-    return rows
-
-
 def _open(name: str, config: PredictorConfig) -> Predictor | Path:
     """Load a model; a file of predictions is read later, when its rows are known."""
     if Path(name).suffix.lower() in (".parquet", ".csv"):
@@ -171,10 +145,11 @@ def _open(name: str, config: PredictorConfig) -> Predictor | Path:
     return predictor
 
 
-def _gather(data: Manifest, unlabelled: Sequence[str], split: str, track: Track, say: Callable[[str], object]) -> Faces:
+def _gather(data: Manifest, unlabelled: Sequence[str], split: str, say: Callable[[str], object]) -> Faces:
     """Collect and clean the faces to label."""
     data.split(split)  # raises if there is none
-    pool = [_read_unlabelled(name, split, track, say) for name in unlabelled]
+    pool = [readable(read_source(name), skip=True).without_labels() for name in unlabelled]
+    pool = [set_columns(each.table, split=[split] * len(each)) for each in pool]
     both = dataclasses.replace(data, table=pa.concat_tables([data.table, *pool]))
     keys_B, blank_B = picture_keys(both)
     own_B = np.arange(len(both)) < len(data)
@@ -184,21 +159,6 @@ def _gather(data: Manifest, unlabelled: Sequence[str], split: str, track: Track,
     left_out = [int((mask & ~keep_B & ~others_B).sum()) for mask in (own_B, ~own_B)]
     say(f"left out as blank or copies: {left_out[0]:,} labelled faces, {left_out[1]:,} without labels")
     return Faces(both.select(keep_B), own_B[keep_B], keys_B[keep_B], both.select(others_B))
-
-
-def _read_unlabelled(name: str, split: str, track: Track, say: Callable[[str], object]) -> pa.Table:
-    """Read faces without their labels, and leave out those that cannot be decoded."""
-    found, errors = read_source(name), {}
-    for row in track(range(len(found)), total=len(found), what=name):
-        try:
-            found.read(row)
-        except ImageError as error:
-            errors[row] = f"{found.where(row)}: {error}"
-    if errors:
-        named = "; ".join([*errors.values()][:NUM_REASONS])
-        say(f"{name}: {len(errors):,} of {len(found):,} faces cannot be read and are left out: {named}")
-    kept = found.select(~np.isin(np.arange(len(found)), [*errors])).without_labels()
-    return set_columns(kept.table, split=[split] * len(kept))
 
 
 def _assign(

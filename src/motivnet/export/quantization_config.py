@@ -22,7 +22,7 @@ class QuantizationConfig:
     reduce_range: bool = setting(
         True, "Weights in 7 bits: those of 8 bits overflow on CPUs with AVX2 or AVX-512 and without VNNI."
     )
-    float_convolutions: int = setting(2, "First convolutions that stay in float32: they lose most.", min=0)
+    float_convolutions: int = setting(2, "First convolutions in float32: they lose most.", flag="float-convs", min=0)
     seed: int = setting(0, "Of the draw of faces.", min=0)
 
     def __post_init__(self) -> None:

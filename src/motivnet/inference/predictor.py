@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from motivnet.checkpoints.bundle import BundleConfig
+from motivnet.checkpoints.released import HUB_PREFIX
 from motivnet.config import replace
 from motivnet.errors import ConfigError, DetectorError, ImageError
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
@@ -122,7 +124,11 @@ class Predictor:
         config = replace(config, {"batch_size": min(config.batch_size, backend.max_batch or config.batch_size)})
         return cls(bundle, backend, detector, config)
 
-    from_pretrained = load
+    @classmethod
+    def from_pretrained(cls, model: str | Path = "nano", *args: Any, **options: Any) -> "Predictor":
+        """Load as `load` does; and `OWNER/NAME`, a repository of the Hugging Face hub, unless such a folder exists."""
+        on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(model)) and not Path(model).exists()
+        return cls.load(f"{HUB_PREFIX}{model}" if on_hub else model, *args, **options)
 
     def predict(self, inputs: "Input | Iterable[Input]", *, color: ColorOrder = "rgb") -> Results:
         """Predict one image or several.

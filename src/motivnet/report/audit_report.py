@@ -31,7 +31,9 @@ def audit_files(audit: "Audit") -> dict[str, str]:
 
 
 def findings(audit: "Audit") -> Iterator[str]:
-    """Say in a sentence each what is significant, or that nothing is."""
+    """Say in a sentence each what is significant, or that nothing is; and first, if the images were trained on."""
+    if audit.caution:
+        yield f"Warning: {audit.caution}"
     if not audit.tests:
         yield "Nothing was tested: no column has two groups that are large enough."
     elif not audit.found:

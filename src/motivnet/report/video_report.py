@@ -28,7 +28,7 @@ READING = (
     "A track is a face that was followed from frame to frame by its place. Nobody is recognised: a person who leaves "
     "the picture and returns is a new track, and two people who change places quickly may be mixed up.",
     "Do not use these figures to judge a person. In the European Union, inferring emotions at work or in education is "
-    "forbidden (Regulation (EU) 2024/1689, Article 5), except for medical or safety reasons.",
+    "forbidden (Regulation (EU) 2024/1689, Article 5(1)(f)), except for medical or safety reasons.",
 )
 
 

@@ -9,6 +9,7 @@ import mimetypes
 from pathlib import Path
 from typing import Any
 
+import fastapi_swagger
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
@@ -79,7 +80,7 @@ def create_app(
         summary="Emotions of the faces in photographs",
         version=__version__,
         lifespan=service.lifespan,
-        # These pages load scripts from other hosts.
+        # Its own pages load scripts from other hosts.
         docs_url=None,
         redoc_url=None,
     )
@@ -87,7 +88,7 @@ def create_app(
     app.add_exception_handler(RefusedError, service.refuse)
     app.add_exception_handler(Exception, service.fail)
     _add_routes(app, service)
-    _add_page(app)
+    _add_page(app, docs=settings.docs)
     app.add_middleware(Access, settings=settings, refuse=service.refuse)
     if settings.cors_origins:
         app.add_middleware(
@@ -153,8 +154,11 @@ class _Page(StaticFiles):
         return response
 
 
-def _add_page(app: FastAPI) -> None:
-    """Serve the page at `/` and its files below `/page`, without a token: they hold nothing to protect."""
+def _add_page(app: FastAPI, *, docs: bool) -> None:
+    """Serve the page at `/` and its files below `/page`, without a token: they hold nothing to protect.
+
+    And Swagger UI at `/docs`: its files are those of the package fastapi-swagger.
+    """
     files = _Page(directory=PAGE)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -162,3 +166,10 @@ def _add_page(app: FastAPI) -> None:
         return await files.get_response("index.html", request.scope)
 
     app.mount("/page", files)
+    if docs:
+
+        @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+        async def show_docs(request: Request) -> Response:
+            return await files.get_response("docs.html", request.scope)
+
+        app.mount("/docs/files", _Page(directory=Path(fastapi_swagger.__file__).with_name("resources")))

@@ -199,9 +199,10 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """The models that answer: one."""
+    """The models that answer: one; and what the people in front of a page should be told, if anything."""
 
     models: list[Model]
+    notice: str | None
 
 
 class Status(BaseModel):

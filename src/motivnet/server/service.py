@@ -126,7 +126,7 @@ class Service:
             video={name: getattr(self._settings, name) for name in VIDEO_LIMITS},
             preprocessing=config.preprocessing.fingerprint,
         )
-        return schemas.Models(models=[model])
+        return schemas.Models(models=[model], notice=self._settings.notice)
 
     async def healthz(self) -> schemas.Status:
         """Answer as long as the process runs."""

@@ -6,6 +6,7 @@ import re
 from motivnet.config import setting
 from motivnet.errors import ConfigError
 from motivnet.input_limits import ImageLimits
+from motivnet.labels import notice_text
 
 # Settings that a client sees.
 VIDEO_LIMITS = ("max_video_s", "max_video_bytes", "max_video_pixels", "video_fps")
@@ -61,6 +62,10 @@ class ServerSettings:
     fetch_timeout_s: float = setting(10.0, "Seconds to fetch the image at a URL.")
     shutdown_timeout_s: int = setting(30, "Seconds for accepted requests to finish at shutdown.")
     retry_after_s: int = setting(1, "Seconds after which a client should retry after a 429.")
+    notice: str | None = setting(
+        None, "Text for those seen; eu: as the AI Act, Article 50(3), asks.", metavar="TEXT|eu", parse=notice_text
+    )
+    docs: bool = setting(True, "Serve Swagger UI, a page to try the routes, at /docs.")
     # Clients must send it as `Authorization: Bearer TOKEN`; None: no token is needed.
     token: str | None = dataclasses.field(default=None, repr=False)
 

@@ -32,6 +32,8 @@ _POLICY = (
     "default-src 'self'; media-src blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
+# Swagger UI makes markup from text that it has cleaned, has its pictures in its own files, and styles single elements.
+_DOCS_POLICY = f"{_POLICY.partition('; require')[0]}; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 SECURITY_HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -154,7 +156,8 @@ class Telemetry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({REQUEST_ID: request_id, **SECURITY_HEADERS})
+                policy = {"Content-Security-Policy": _DOCS_POLICY} if scope["path"].endswith("/docs") else {}
+                MutableHeaders(scope=message).update({REQUEST_ID: request_id, **SECURITY_HEADERS, **policy})
             await send(message)
 
         start_s = time.perf_counter()

@@ -4,20 +4,24 @@ Shape suffixes: C classes, G groups of rows that must stay together.
 """
 
 import dataclasses
+import sys
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from motivnet.data.clean import fit_for_training, picture_keys, some_pictures
+from motivnet.data.inspect import decode_images
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
-from motivnet.errors import DataError
+from motivnet.errors import DataError, for_terminal
 from motivnet.labels import AFFECT
+from motivnet.machine import usable_cores
 from motivnet.training.losses import class_log_prior
 from motivnet.training.settings import Recipe, SplitConfig
 
@@ -115,7 +119,8 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
         DataError: naming a missing split, class or image, or valence or arousal that the model should learn and no row
             has.
     """
-    manifest, split, sampling = manifest.restrict(recipe.label_set), recipe.split, recipe.sampling
+    manifest = readable(manifest.restrict(recipe.label_set), skip=recipe.run.skip_unreadable)
+    split, sampling = recipe.split, recipe.sampling
     train, keys, report = clean_split(manifest, split.train, split.select)
     report |= {"left_out": dict(manifest.dropped)}
     if split.folds > 1:
@@ -153,6 +158,31 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
         class_log_prior(torch.from_numpy(seen), recipe.model.num_classes),
         None if weights_C is None else torch.from_numpy(weights_C).float(),
     )
+
+
+@rank_zero_only
+def announce(text: str) -> None:
+    """Tell on stderr what is about to take time, from the first process."""
+    sys.stderr.write(f"{text}\n")
+
+
+def readable(manifest: Manifest, *, skip: bool) -> Manifest:
+    """Decode every image, and leave out those that cannot be read, counted as dropped.
+
+    Raises:
+        DataError: if there are any, unless they are to be skipped; each is named on stderr.
+    """
+    announce(f"checking {len(manifest):,} images: each is decoded, and copies are looked for")
+    *_, errors = decode_images(manifest, np.ones(len(manifest), np.bool_), usable_cores(), lambda items, *_: items)
+    if not errors:
+        return manifest
+    said = f"{len(errors):,} of {len(manifest):,} images cannot be read"
+    named = (f"{manifest.where(row)}: {errors[row][1]}" for row in sorted(errors))
+    announce(for_terminal("\n".join([f"{said}{' and are left out' if skip else ''}:", *named])))
+    if not skip:
+        raise DataError(f"{said}, see above. Allowed: to repair or remove them, or --set run.skip_unreadable=true")
+    kept = manifest.select(~np.isin(np.arange(len(manifest)), [*errors]))
+    return dataclasses.replace(kept, dropped={**manifest.dropped, "unreadable": len(errors)})
 
 
 def clean_split(manifest: Manifest, train: str, select: str | None) -> tuple[Manifest, np.ndarray, dict[str, Any]]:

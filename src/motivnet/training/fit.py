@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -28,7 +27,7 @@ from motivnet.models.motivnet import MotivNet, build_model
 from motivnet.storage import RunFolder, atomic_path, remove_leftovers
 from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
-from motivnet.training.data_module import FaceData, Rows, Splits, choose_rows
+from motivnet.training.data_module import FaceData, Rows, Splits, announce, choose_rows
 from motivnet.training.freezing import plain_state, set_trained
 from motivnet.training.module import Classifier, TrainedModule, check_precision, compile_parts
 from motivnet.training.optimizers import parameter_groups
@@ -87,7 +86,7 @@ def fit(
         TrainingError: if loss or weights become NaN or infinite.
     """
     named = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    chosen = init_weights.follow_folder(override(named, overrides))
+    chosen = adopt_labels(init_weights.follow_folder(override(named, overrides)), data)
     init = Path(init) if init else None
 
     def prepare(manifest: Manifest, start: bool) -> Job:
@@ -119,6 +118,16 @@ def fit(
         )
 
     return run(chosen, data, Path(out), prepare, place or Place(), resume=resume, progress=progress)
+
+
+def adopt_labels(recipe: Recipe, data: str | Manifest) -> Recipe:
+    """Return a recipe whose labels are empty with those that the data have, in their order; others as they are."""
+    if recipe.labels != ():
+        return recipe
+    found = read_source(data) if isinstance(data, str) else data
+    present = {*found.table["label"].to_pylist()}
+    labels = tuple(name for name in found.labels if name in present)
+    return dataclasses.replace(recipe, labels=labels, model=dataclasses.replace(recipe.model, num_classes=len(labels)))
 
 
 def said(report: Mapping[str, Any]) -> str:
@@ -157,6 +166,7 @@ def prepare_model(recipe: Recipe, init: Path | None, *, start: bool, rows: Manif
 
 def some_faces(rows: Manifest, recipe: Recipe) -> torch.Tensor:
     """Return up to 256 normalised faces, evenly spread over the rows: float32 (B, C, H, W)."""
+    announce("estimating the statistics of batch norms that the initial weights do not have")
     places = np.linspace(0, len(rows) - 1, min(NUM_SOME_FACES, len(rows))).astype(int).tolist()
     return FaceDataset(rows, recipe.preprocessing, num_frames=recipe.model.num_frames).__getitems__(places).pixels
 
@@ -231,7 +241,7 @@ def run(
     first, bundle, facts = is_first(), out / run_dir.BUNDLE_NAME, {}
     check_place(place, recipe)
     checkpoint = run_dir.check_folder(recipe, out, resume=resume, first=first)
-    if resume and bundle.is_dir():
+    if resume and run_dir.is_finished(recipe, out):
         return open_bundle(bundle)
     manifest = read_source(data) if isinstance(data, str) else data
     job = prepare(manifest, checkpoint is None)
@@ -250,7 +260,9 @@ def run(
             if job.sampled is not None:
                 with atomic_path(out / SAMPLED_NAME) as temporary:
                     pq.write_table(job.sampled.table.select(["row", "path", "label", "split"]), temporary)
-            sys.stderr.write(f"training data: {said(job.rows.report)}\n")
+            announce(f"training data: {said(job.rows.report)}")
+            if recipe.run.cache:
+                announce("the first epoch is slower than the others: it decodes the faces, and keeps them in memory")
         trainer, best = make_trainer(
             recipe, out, place, monitor=job.monitor, mode=job.mode, pretrained=job.pretrained, progress=progress
         )

@@ -9,7 +9,8 @@ OUT/
 ├── warnings.jsonl      the warnings of the run, if there were any
 ├── checkpoints/        last.ckpt, to resume from; best.ckpt, of the best epoch
 ├── tensorboard/
-└── bundle/             the weights of the best epoch: written last, and atomically
+├── bundle/             the weights of the best epoch: written last, and atomically
+└── bundle-5-epochs/    that of a finished run of 5 epochs which was resumed for more
 ```
 """
 
@@ -56,7 +57,7 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
     Raises:
         OutputError: if `out` holds a run and `resume` is False.
         CheckpointError: if there is nothing to resume, or the last checkpoint is damaged.
-        ConfigError: if the run to resume has another recipe; the differences are listed.
+        ConfigError: if the run to resume has another recipe, other than for more epochs; the differences are listed.
     """
     last = out / LAST
     if not first:
@@ -74,11 +75,21 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
         then = config.from_plain(type(recipe), plain)
     except ConfigError as error:
         raise CheckpointError(f"{folder.plan_file}: cannot be read: {error}") from None
-    check_same(out, config.to_plain(then), config.to_plain(recipe), allowed="the same recipe, or another folder")
+    before, now = config.to_plain(then), config.to_plain(recipe)
+    # What may change: a run may go on for longer, and be logged otherwise.
+    before["run"] |= {"logger": now["run"]["logger"], "epochs": max(before["run"]["epochs"], now["run"]["epochs"])}
+    check_same(out, before, now, allowed="the same recipe, but for more run.epochs; or another folder")
     if not last.is_file():
         return None
     check_checkpoint(last)
     return last
+
+
+def is_finished(recipe: Any, out: Path) -> bool:
+    """Return whether a folder holds the bundle of a run that is to have no more epochs than it had."""
+    # In this order: the first process may be about to go on with the run, see `begin`.
+    plan = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError).read_plan()
+    return (out / BUNDLE_NAME).is_dir() and not (plan and plan["run"]["epochs"] < recipe.run.epochs)
 
 
 def check_checkpoint(path: Path) -> None:
@@ -128,6 +139,10 @@ def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dic
     check_same(out, then.get("place"), facts.get("place"), allowed=allowed)
     if then.get("rows") != facts.get("rows"):
         raise DataError(f"{out}: the run was trained on other rows. Allowed: the data that it started with")
+    if (out / BUNDLE_NAME).is_dir():  # it was finished, and goes on for longer
+        epochs = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError).read_plan()["run"]["epochs"]
+        (out / BUNDLE_NAME).rename(out / f"{BUNDLE_NAME}-{epochs}-epochs")
+    write_json(out / RECIPE_NAME, config.to_plain(recipe))
     return then
 
 

@@ -18,6 +18,7 @@ from motivnet.preprocess import Preprocessing
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"]
 Schedule = Literal["cosine", "warm-restarts", "constant"]
+Logger = Literal["tensorboard", "mlflow", "wandb", "none"]
 TrainedPart = Literal["all", "none", "last", "lora"]
 
 
@@ -174,6 +175,9 @@ class RunConfig(Settings):
         cache: keep decoded faces in memory.
         compile: compile the model with torch.compile.
         checkpoint_minutes: time between checkpoints within an epoch; every epoch ends with one in any case.
+        logger: of Lightning, which also gets the curves: `tensorboard`, `mlflow` or `wandb`, with the settings that
+            these take from the environment; or `none`. It may change when a run is resumed.
+        skip_unreadable: leave out, and count, images that cannot be read, which otherwise are named before training.
     """
 
     epochs: int = bounded(low=1)
@@ -189,6 +193,8 @@ class RunConfig(Settings):
     cache: bool = True
     compile: bool = False
     checkpoint_minutes: float = bounded(default=15.0, above=0)
+    logger: Logger = "tensorboard"
+    skip_unreadable: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +204,7 @@ class Recipe:
     Args:
         name: of the recipe.
         labels: names of the classes, as many as `model.num_classes`; rows of other labels are left out. None: the seven
-            emotions, or with 8 classes contempt as well.
+            emotions, or with 8 classes contempt as well. Empty: those that the data have, and as many classes.
         model: dimensions.
         preprocessing: from image to pixels.
         split: the splits to train and select on.

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,7 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,7 +28,7 @@ from motivnet.training.callbacks.stopping import StopAtNan, StopEarly
 from motivnet.training.mae.pretrain_recipes import PretrainRecipe
 from motivnet.training.optimizers import WarmedAverage
 from motivnet.training.run_dir import BEST, LAST, disk_advice
-from motivnet.training.settings import Place, Recipe
+from motivnet.training.settings import Logger, Place, Recipe
 
 AnyRecipe = Recipe | PretrainRecipe
 
@@ -169,14 +170,14 @@ def make_trainer(
     Returns:
         The trainer, and the callback that knows the best checkpoint and its score.
     """
-    run, curves = recipe.run, Curve(out)
+    run, curves, logger = recipe.run, Curve(out), _logger(recipe.run.logger, out)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no news, no tips
     keep_freed_memory(KEEP_STEPS)
     best = BestCheckpoint(
         dirpath=(out / BEST).parent, filename=BEST.stem, monitor=monitor, mode=mode, enable_version_counter=False
     )
     # Lightning calls those that save checkpoints after the others, in this order.
-    called: list[Callback] = [curves, StopAtNan(curves, out), LearningRateMonitor("step")]
+    called: list[Callback] = [curves, StopAtNan(curves, out), *([LearningRateMonitor("step")] if logger else [])]
     called += [FastAttention(), Diagnostics(out, curves, pretrained=pretrained), *callbacks]
     if run.ema_decay:
         called.insert(0, WarmedAverage(run.ema_decay))
@@ -204,7 +205,7 @@ def make_trainer(
         gradient_clip_val=recipe.optimizer.clip_norm or None,
         precision=run.precision,
         callbacks=[*called, best, LastCheckpoint(out / LAST, run.checkpoint_minutes)],
-        logger=TensorBoardLogger(out, name="tensorboard"),
+        logger=logger,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         enable_progress_bar=progress,
@@ -217,8 +218,17 @@ def make_trainer(
     return trainer, best
 
 
+def _logger(name: Logger, out: Path) -> Any:
+    """Return Lightning's logger of a name; False for none. Runs are named for their folder."""
+    if name == "mlflow":
+        return MLFlowLogger(experiment_name="motivnet", run_name=out.name, save_dir=str(out / "mlflow"))
+    if name == "wandb":
+        return WandbLogger(name=out.name, save_dir=out, project=os.environ.get("WANDB_PROJECT", "motivnet"))
+    return name == "tensorboard" and TensorBoardLogger(out, name="tensorboard")
+
+
 def check_place(place: Place, recipe: AnyRecipe | None = None) -> None:
-    """Refuse devices that are not available, and recipes that cannot be trained on them.
+    """Refuse devices that are not available, recipes that cannot be trained on them, and loggers not installed.
 
     Args:
         place: devices.
@@ -227,6 +237,9 @@ def check_place(place: Place, recipe: AnyRecipe | None = None) -> None:
     Raises:
         ConfigError: naming what is available.
     """
+    package = recipe.run.logger if recipe else "none"
+    if package != "none" and find_spec(package) is None:
+        raise ConfigError(f"run.logger={package}: not installed. Allowed: pip install {package}, or run.logger=none")
     kind, count = _devices(place)
     if place.devices > count:
         raise ConfigError(f"--devices {place.devices}: there are {count} of kind {kind} on this machine")

@@ -230,3 +230,33 @@ def test_what_is_no_source_is_refused(folder):
             open_source(str(folder / name))
     with pytest.raises((ConfigError, DataError), match="nonesuch"):
         open_source("nonesuch://bucket/folder")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pair", "path"])
+def test_the_column_of_images_may_have_any_name(tmp_path, kind):
+    values = {
+        "bytes": [b"one", None],
+        "pair": [{"bytes": b"one", "path": "1.png"}, {"bytes": None, "path": "2.png"}],
+        "path": ["1.png", None],
+    }[kind]
+    table = pa.table({"photo": values, "path": ["other", "other"], "box": [[0.0, 0.0, 5.0, 5.0], None]})
+    parquet.write_table(table, tmp_path / "m.parquet")
+    source = open_source(str(tmp_path / "m.parquet"), "photo")
+    first, second = source.slice(0, 2).read(LIMITS)
+    assert first.box == Box(0, 0, 5, 5)
+    beside = str(tmp_path / "1.png")
+    nothing = (f"{tmp_path / 'm.parquet'}#1", b"", "neither bytes nor path")
+    assert [spell(first), spell(second)] == {
+        "bytes": [(f"{tmp_path / 'm.parquet'}#0", b"one", None), nothing],
+        "pair": [(beside, b"one", None), (str(tmp_path / "2.png"), str(tmp_path / "2.png"), None)],
+        "path": [(beside, beside, None), nothing],
+    }[kind]
+    assert source.fingerprint != open_source(str(tmp_path / "m.parquet")).fingerprint
+
+
+def test_a_column_that_is_not_there_or_of_no_table_is_named(folder):
+    parquet.write_table(pa.table({"photo": [1]}), folder / "m.parquet")
+    with pytest.raises(DataError, match=r"no column photo, among photo \(int64\)"):
+        open_source(str(folder / "m.parquet"), "photo")
+    with pytest.raises(ConfigError, match=r"image column .photo.\. Allowed: with a Parquet file"):
+        open_source(str(folder), "photo")

@@ -1,5 +1,6 @@
 """Fetching, against a server on this machine with the API of the hub. Transfers themselves are huggingface_hub's."""
 
+import base64
 import hashlib
 import json
 import os
@@ -16,10 +17,12 @@ import pytest
 
 pytest.importorskip("huggingface_hub", reason="the extra `torch` is not installed")
 
-from huggingface_hub import close_session, constants, file_download
+from huggingface_hub import ModelCard, close_session, constants, file_download
 
+from motivnet.checkpoints.bundle import Bundle, write_config
 from motivnet.checkpoints.hub import cached, fetch, locate, verify
 from motivnet.errors import CheckpointError
+from motivnet.inference.predictor import Predictor
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "hf:owner/repo/model.bin"
@@ -54,6 +57,7 @@ class Hub:
         self.tags = ["license:apache-2.0"]
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.sent: list[int] = []
+        self.made: list[dict] = []
         self.address = ""
 
     def describe(self, path: str, name: str, body: bytes) -> dict:
@@ -80,6 +84,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer(with_body=True)
+
+    def do_POST(self) -> None:
+        """Take a commit, as lines of JSON; no file is large."""
+        hub, body = self.hub, self.rfile.read(int(self.headers["Content-Length"]))
+        hub.requests.append(("POST", self.path, {key.lower(): value for key, value in self.headers.items()}))
+        told: dict = {}
+        if self.path == "/api/repos/create":
+            hub.made.append(made := json.loads(body))
+            told = {"url": f"{hub.address}/{made['organization']}/{made['name']}"}
+        elif self.path.endswith("/preupload/main"):
+            told = {
+                "files": [file | {"uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            }
+        elif commit := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    name = f"{commit[1]}/{line['value']['path']}"
+                    hub.bodies[name] = base64.b64decode(line["value"]["content"])
+            told = {"commitUrl": f"{hub.address}/{commit[1]}/commit/{COMMIT}", "commitOid": COMMIT}
+        self.reply(
+            hub.refusals.get(self.path, (200, {}))[0], {"Content-Type": "application/json"}, json.dumps(told).encode()
+        )
 
     def answer(self, *, with_body: bool) -> None:
         hub = self.hub
@@ -518,3 +544,56 @@ def test_the_endpoint_gets_the_token_and_where_it_sends_us_does_not(server: Hub,
     assert path.is_relative_to(tmp_path / "home" / "hub")
     assert {headers.get("authorization") for _, _, headers in server.requests} == {"Bearer hf_secret"}
     assert [("authorization" in headers) for _, headers in elsewhere.asked("GET")] == [False]
+
+
+class TestPushed:
+    @pytest.fixture
+    def hub(self, server: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+        """The hub itself, not a mirror: with a token."""
+        monkeypatch.delenv("MOTIVNET_MIRROR")
+        # As HF_ENDPOINT sets them when huggingface_hub is imported.
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        return server
+
+    def test_what_is_pushed_is_loaded_by_its_name(self, hub: Hub, tiny_bundle: Bundle, astronaut: object) -> None:
+        address = tiny_bundle.push_to_hub("lab/tiny", private=True)
+        assert address == f"{hub.address}/lab/tiny/commit/{COMMIT}"
+        assert {"name": "tiny", "organization": "lab", "visibility": "private"}.items() <= hub.made[0].items()
+        pushed = {name for name in hub.bodies if name.startswith("lab/tiny/")}
+        assert pushed == {f"lab/tiny/{name}" for name in ("config.json", "model.onnx", "README.md")}
+        assert all(headers["authorization"] == "Bearer hf_secret" for _, headers in hub.asked("POST"))
+        found = Predictor.from_pretrained("lab/tiny", detector="whole")
+        own = Predictor.from_pretrained(tiny_bundle.path, detector="whole")
+        assert found.predict(astronaut)[0].faces[0].probs == own.predict(astronaut)[0].faces[0].probs
+        assert not (tiny_bundle.path / "README.md").exists()
+
+    def test_its_card_states_the_scores_and_the_law(self, hub: Hub, tiny_bundle: Bundle) -> None:
+        tiny_bundle.push_to_hub("lab/tiny")
+        card = ModelCard(hub.bodies["lab/tiny/README.md"].decode())
+        (war, uar) = card.data.eval_results
+        assert (war.dataset_name, war.metric_type, war.metric_value) == ("fer2013/PrivateTest", "accuracy", 0.25)
+        assert (uar.metric_type, uar.metric_value) == ("uar", 0.125)
+        assert card.data.model_name == "tiny"
+        for said in ("Article 5(1)(f)", "Article 50(3)", "not an inner state", "war 0.25"):
+            assert said in " ".join(card.text.split())
+
+    def test_a_card_that_exists_is_kept_below_the_metadata(self, hub: Hub, tiny_bundle: Bundle, tmp_path: Path) -> None:
+        bundle = write_config(tmp_path / "own", tiny_bundle.config)
+        (bundle.path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n", encoding="utf-8")
+        bundle.push_to_hub("lab/tiny")
+        card = ModelCard(hub.bodies["lab/tiny/README.md"].decode())
+        assert (card.text.strip(), card.data.license, len(card.data.eval_results)) == ("# Mine", "other", 2)
+
+    def test_a_refusal_is_one_line(self, hub: Hub, tiny_bundle: Bundle) -> None:
+        hub.refusals["/api/models/lab/tiny/commit/main"] = (403, {})
+        with pytest.raises(CheckpointError, match=r"^lab/tiny: .* restricts access to it\."):
+            tiny_bundle.push_to_hub("lab/tiny")
+
+    def test_offline_nothing_is_sent(self, hub: Hub, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MOTIVNET_OFFLINE", "1")
+        with pytest.raises(CheckpointError, match="forbids the network"):
+            tiny_bundle.push_to_hub("lab/tiny")
+        assert hub.requests == []

@@ -1,12 +1,17 @@
 import csv
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from motivnet.checkpoints.bundle import write_config
 from motivnet.cli.main import app
+from motivnet.data.clean import picture_keys, some_pictures
+from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError, DataError, OutputError
 
 
@@ -86,3 +91,18 @@ def test_results_are_not_overwritten(tmp_path, faces):
     (tmp_path / "out" / "audit.json").write_text("{}")
     done = run("--model", "nano", "--data", faces, "--by", "site", "--out", tmp_path / "out")
     assert isinstance(done.exception, OutputError)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_images_that_the_model_was_trained_on_are_warned_of(tmp_path, tiny_bundle, faces, own):
+    keys = picture_keys(read_source(faces))[0] if own else ["0" * 40]
+    provenance = {
+        "recipe": {"split": {"train": "Training"}},
+        "training_rows": {"pictures": some_pictures(np.array(keys))},
+    }
+    shutil.copytree(tiny_bundle.path, tmp_path / "trained")
+    write_config(tmp_path / "trained", dataclasses.replace(tiny_bundle.config, provenance=provenance))
+    done = run("--model", tmp_path / "trained", "--data", faces, "--by", "site", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.exception
+    assert ("trained was trained on such images" in done.stdout) is own
+    assert ("trained was trained on such images" in (tmp_path / "out/audit.md").read_text()) is own

@@ -16,7 +16,7 @@ from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints.bundle import Bundle, Calibration, open_bundle, write_config
 from motivnet.cli.main import app
 from motivnet.config import to_plain
-from motivnet.errors import CheckpointError, DataError, MotivNetError, OutputError
+from motivnet.errors import CheckpointError, ConfigError, DataError, MotivNetError, OutputError
 from motivnet.inference.predictor import Predictor
 from motivnet.labels import EMOTIONS
 
@@ -148,7 +148,7 @@ def test_mistakes(mine, csv, tmp_path):
     refused(run(mine.path, *data, "--split", "test"), DataError, "no temperature")
     refused(run(mine.path, *data, "--split", "val", "--accuracy", 1.5), DataError, "accuracy must be above 0")
     assert open_bundle(mine.path).config == mine.config
-    assert run(mine.path, *data).exit_code == 2
+    refused(run(mine.path, *data), ConfigError, "no split. Allowed: KIND:PATH@SPLIT")
 
 
 def test_a_bundle_that_cannot_be_written_to(mine, csv, monkeypatch):

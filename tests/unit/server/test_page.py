@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from motivnet.inference.predictor import Predictor
+from motivnet.labels import EU_NOTICE
 from motivnet.server.app import PAGE as FOLDER
 from motivnet.server.app import create_app
 from motivnet.server.settings import ServerSettings
@@ -72,6 +73,38 @@ class TestServed:
         assert ask("GET", "/v1/predict").status_code == 405
         assert ask("GET", "/v1/models").status_code == 401
         assert "/" not in ask("GET", "/openapi.json").json()["paths"]
+
+
+class TestDocs:
+    def test_swagger_ui_is_served_from_here(self, ask):
+        answer = ask("GET", "/docs")
+        assert answer.text == (FOLDER / "docs.html").read_text(encoding="utf-8")
+        for name in re.findall(r'(?:href|src)="([^"#]+)"', answer.text):
+            assert ask("GET", f"/{name}").status_code == (401 if name == "v1/models" else 200), name
+        assert "SwaggerUIBundle" in ask("GET", "/docs/files/swagger-ui-bundle.js").text
+        assert "/docs" not in ask("GET", "/openapi.json").json()["paths"]
+
+    def test_its_policy_allows_no_other_host_and_no_inline_code(self, ask):
+        policy = ask("GET", "/docs").headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'self'; object-src 'none'; ")
+        assert "script-src" not in policy
+        assert "http" not in policy
+        assert ask("GET", "/").headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
+
+    def test_it_can_be_switched_off(self, tiny_bundle):
+        app = create_app(Predictor.load(tiny_bundle.path), ServerSettings(docs=False))
+        assert not [route for route in app.routes if getattr(route, "path", "").startswith("/docs")]
+
+
+class TestNotice:
+    @pytest.mark.parametrize("notice", [None, EU_NOTICE])
+    def test_the_page_gets_it_with_the_model(self, tiny_bundle, notice):
+        async def asked() -> httpx.Response:
+            app = create_app(Predictor.load(tiny_bundle.path), ServerSettings(notice=notice))
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+                return await client.get("/v1/models")
+
+        assert asyncio.run(asked()).json()["notice"] == notice
 
 
 class TestFiles:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -224,17 +225,19 @@ class TestCleaning:
         assert keys[0] == keys[1] != keys[2]
         assert not blank.any()
 
-    def test_a_missing_image_is_named(self, tmp_path: Path) -> None:
+    def test_a_missing_image_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         part = make(EVEN)
         part["path"] = [str(tmp_path / "gone.jpg")] + [None] * 139
-        with pytest.raises(DataError, match=r"gone\.jpg: .*No such file"):
+        with pytest.raises(DataError, match=r"1 of 140 images cannot be read"):
             choose_rows(a_recipe(), join(part))
+        assert re.search(r"gone\.jpg: .*No such file", capsys.readouterr().err)
 
-    def test_a_broken_image_is_named(self) -> None:
+    def test_a_broken_image_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
         part = make(EVEN)
         part["image"][8] = b"no image"
-        with pytest.raises(DataError, match="row 8: "):
+        with pytest.raises(DataError, match="1 of 140 images cannot be read"):
             choose_rows(a_recipe(), join(part))
+        assert "\nrow 8: " in capsys.readouterr().err
 
     def test_labels_that_the_model_does_not_know_are_counted(self) -> None:
         rows = choose_rows(a_recipe(), join(make(EVEN | {"contempt": 5})))

@@ -10,6 +10,8 @@ from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, ski
 from motivnet.labels import WITH_CONTEMPT, LabelSet
 
 UNLABELLED = "unlabelled"
+# Folders of these names are no labels.
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev")
 # A label set needs two names. No row has the second, so training and evaluation refuse it.
 NO_LABELS = LabelSet((UNLABELLED, "labelled"))
 
@@ -19,11 +21,13 @@ def read_folder(root: Path, *, labels: LabelSet | None = None) -> Manifest:
 
     Args:
         root: the tree.
-        labels: the allowed names of folders; None: the seven emotions, and contempt if there is such an image.
+        labels: the allowed names of folders; None: the seven emotions, and contempt if there is such an image; or the
+            names of all folders, if they hold the images themselves and none of them is an emotion.
 
     Raises:
         DataError: if a folder is not named after a label, or there are no images.
     """
+    labels = labels or _own_labels(root)
     rows = Rows(root, labels)
     for split, label, file in labelled_files(root, labels or WITH_CONTEMPT, rows.dropped):
         rows.add(path=str(file), label=label, split=split)
@@ -101,10 +105,20 @@ def _label_folders(root: Path, labels: LabelSet) -> list[tuple[str, str, Path]]:
     return [(split.name, _label(folder, labels), folder) for split in folders for folder in folders_in(split)]
 
 
+def _own_labels(root: Path) -> LabelSet | None:
+    """Return the names of the folders as labels, unless they are emotions, splits, or folders of labels."""
+    require_folder(root)
+    names = tuple(folder.name for folder in folders_in(root))
+    other = any(WITH_CONTEMPT.find(name) or name.lower() in SPLITS for name in names)
+    holding = all(any(not skip_reason(file.name) for file in (root / name).iterdir()) for name in names)
+    return LabelSet(names) if len(names) > 1 and holding and not other else None
+
+
 def _label(folder: Path, labels: LabelSet) -> str:
     label = labels.find(folder.name)
     if label is None:
-        raise DataError(f"{folder}: is not a label. Allowed: {', '.join(labels)}")
+        own = "; or your own, as in folder:PATH?labels=calm,tense" if labels == WITH_CONTEMPT else ""
+        raise DataError(f"{folder}: is not a label. Allowed: {', '.join(labels)}{own}")
     return label
 
 

@@ -6,6 +6,7 @@ makes that fold the split `test`, and the others `train`; `detect=true` detects 
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.tables import read_csv, read_manifest, read_motivnet_json, read_parquet
-from motivnet.errors import DataError, ImageError, unknown_name
+from motivnet.errors import ConfigError, DataError, ImageError, unknown_name
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.labels import LabelSet
 
@@ -93,6 +94,28 @@ def with_boxes(manifest: Manifest, detector: FaceDetector) -> Manifest:
     keep = np.array([box is not None for box in boxes])
     dropped = {**manifest.dropped, "no face found": int((~keep).sum())} if not keep.all() else manifest.dropped
     return dataclasses.replace(manifest, table=set_columns(manifest.table, box=boxes), dropped=dropped).select(keep)
+
+
+def split_off(text: str, split: str | None = None, *, required: bool = False) -> tuple[str, Any]:
+    """Take the split off `KIND:PATH@SPLIT`, unless a file of that name exists.
+
+    Args:
+        text: a data set, with or without a split.
+        split: that was named elsewhere.
+        required: whether there must be one.
+
+    Returns:
+        The data set as `read_source` takes it, and the split; None for all of them.
+
+    Raises:
+        ConfigError: if the two name different splits, or none is named where one is required.
+    """
+    source, _, named = text.rpartition("@")
+    if not source or re.search(r"[/\\:=]", named) or Path(text.partition(":")[2]).exists():
+        source, named = text, ""
+    if (split and named and split != named) or (required and not (split or named)):
+        raise ConfigError(f"{text}: {'another split than ' + split if split else 'no split'}. Allowed: KIND:PATH@SPLIT")
+    return source, named or split
 
 
 def _options(kind: str, query: str) -> dict[str, Any]:

@@ -28,8 +28,8 @@ export class Api {
 
   /** Return the server's description of its model. */
   async model() {
-    const { models } = await this.#request("v1/models", {});
-    return models[0];
+    const { models, notice } = await this.#request("v1/models", {});
+    return { ...models[0], notice };
   }
 
   /** Return the result of one image. See #send. */

@@ -3,8 +3,10 @@
 import { byId, bytes, make, number, percentTenths, plural } from "./dom.js";
 import { colorOf } from "./draw.js";
 
-/** Show the name, the labels, the licence and the measured score, if there is one. */
+/** Show the notice to the people here, if there is one, the name, the labels, the licence and the measured score, if there is one. */
 export function describeModel(model) {
+  byId("notice").hidden = !model.notice;
+  byId("notice").textContent = model.notice ?? "";
   byId("model").textContent = `Model: ${model.name}`;
   byId("model").title = model.summary;
   byId("licence").textContent = `Model ${model.name}: ${model.summary}. Licence: ${model.licence}.`;

@@ -23,7 +23,7 @@ from motivnet.errors import ConfigError, DataError
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import build_backbone
 from motivnet.preprocess import Preprocessing
-from motivnet.training.data_module import Splits, clean_split, random_order
+from motivnet.training.data_module import Splits, clean_split, random_order, readable
 from motivnet.training.fit import Job, override, run
 from motivnet.training.mae.pretrain_recipes import LR_BATCH, CropConfig, ImagesConfig, PretrainRecipe, pretrain_recipe
 from motivnet.training.module import TrainedModule, compile_parts
@@ -74,7 +74,7 @@ def pretrain(
     chosen = override(pretrain_recipe(recipe) if isinstance(recipe, str) else recipe, overrides)
 
     def prepare(manifest: Manifest, start: bool) -> Job:
-        images = choose_images(manifest, chosen.images)
+        images = choose_images(readable(manifest, skip=chosen.run.skip_unreadable), chosen.images)
         return Job(
             rows=images,
             build=lambda: MaskedTraining(prepare_model(chosen), chosen, Path(out) / PICTURES),

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from motivnet.data.manifest import make_manifest, write_manifest
-from motivnet.data.sources.named import READERS, read_source
-from motivnet.errors import DataError
+from motivnet.data.sources.named import READERS, read_source, split_off
+from motivnet.errors import ConfigError, DataError
 from motivnet.images import decode_image
 
 CONTRACT = {
@@ -165,3 +165,61 @@ def test_a_fer2013_csv_that_is_damaged(tmp_path, data, message):
     (tmp_path / "fer2013.csv").write_bytes(data)
     with pytest.raises(DataError, match=message):
         read_source(f"fer2013:{tmp_path / 'fer2013.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "expected"),
+    [
+        ("fer2013:f.parquet@PrivateTest", None, ("fer2013:f.parquet", "PrivateTest")),
+        ("fer2013:f.parquet@PrivateTest", "PrivateTest", ("fer2013:f.parquet", "PrivateTest")),
+        ("affectnet:F?classes=7@val", None, ("affectnet:F?classes=7", "val")),
+        ("fer2013:f.parquet", "PublicTest", ("fer2013:f.parquet", "PublicTest")),
+        ("fer2013:f.parquet@", "PublicTest", ("fer2013:f.parquet", "PublicTest")),
+        ("folder:a@b/c", None, ("folder:a@b/c", None)),
+        ("csv:x.csv?labels=a@b,c", None, ("csv:x.csv?labels=a", "b,c")),
+        ("faces.csv", None, ("faces.csv", None)),
+    ],
+)
+def test_a_split_stands_after_the_data(text, split, expected):
+    assert split_off(text, split) == expected
+
+
+def test_a_file_with_such_a_name_has_no_split(tmp_path):
+    (tmp_path / "me@home").mkdir()
+    assert split_off(f"folder:{tmp_path}/me@home") == (f"folder:{tmp_path}/me@home", None)
+    assert split_off(f"folder:{tmp_path}/me@home@all", required=True) == (f"folder:{tmp_path}/me@home", "all")
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "required", "message"),
+    [("a:b@c", "d", False, "a:b@c: another split than d"), ("a:b", None, True, "a:b: no split")],
+)
+def test_two_splits_or_none_where_one_is_needed(text, split, required, message):
+    with pytest.raises(ConfigError, match=f"{message}. Allowed: KIND:PATH@SPLIT"):
+        split_off(text, split, required=required)
+
+
+class TestOwnLabels:
+    def make(self, root: Path, *names: str) -> str:
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"")
+        return f"folder:{root}"
+
+    def test_folders_of_other_names_are_labels(self, tmp_path):
+        found = read_source(self.make(tmp_path, "calm/1.png", "tense/2.png", "tense/3.png", ".cache/4.png"))
+        assert found.labels.names == ("calm", "tense")
+        assert found.counts() == {"all": {"calm": 1, "tense": 2}}
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (("happy/1.png", "tense/2.png"), "tense: is not a label. .*or your own, as in folder:PATH[?]labels=calm"),
+            (("train/1.png", "test/2.png"), "an image in no folder of a label"),
+            (("a/calm/1.png", "b/calm/2.png"), "calm: is not a label"),
+            (("calm/1.png",), "an image in no folder of a label"),
+        ],
+    )
+    def test_what_may_be_a_mistake_is_one(self, tmp_path, names, message):
+        with pytest.raises(DataError, match=message):
+            read_source(self.make(tmp_path, *names))

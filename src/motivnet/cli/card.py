@@ -1,0 +1,24 @@
+"""`motivnet card`: a card for a bundle, with its scores."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motivnet.cli.console import echo, track
+from motivnet.cli.options import Overwrite
+from motivnet.errors import needs_extra
+
+
+def card(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", show_default=False, help="Folder of a bundle.")],
+    data: Annotated[str | None, typer.Option(metavar="[NAME=]KIND:PATH[@SPLIT]", help="Faces to score it on.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the model card of a bundle, README.md, from what it records (needs the extras `evaluate` and `hub`).
+
+    Example: motivnet card runs/own/bundle --data fer2013:fer2013.parquet@PrivateTest
+    """
+    with needs_extra("pyarrow", "evaluate"):
+        from motivnet.experiments.card import write_card
+    echo(f"written to {write_card(bundle, data, overwrite=overwrite, track=track)}", err=True)
