@@ -5,8 +5,8 @@ its own that sends a photograph over a new connection, every 50 ms at most, and 
 what Retry-After says; its latency runs from the first try to the answer with 200. An attack is a function of the port
 and a seeded random number generator; those of a kind follow each other, `--threads` at a time. The attackers run on the
 same cores, at the lowest priority. Before a kind the polite client is measured for `--seconds`, and again 5 s after it.
-A first round of one attack of each kind is not measured: what a server keeps for the next image, and the processes
-that it starts, are no growth.
+A first round, two attacks of each kind at a time, is not measured: what a server keeps for the next image, and the
+processes that it starts, are no growth.
 
     python benchmarks/campaign_server.py [--attacks 10] [--seconds 3] [--seed 0] [--only KIND] [--out FILE]
 
@@ -17,6 +17,7 @@ memory grown by less than 100 MB, each line that it printed one JSON object. Nee
 import argparse
 import base64
 import contextlib
+import functools
 import http.client
 import io
 import json
@@ -91,7 +92,9 @@ def run(kinds: list[str], options: argparse.Namespace) -> dict[str, Any]:
             os.set_blocking(client.stdout.fileno(), False)
             os.nice(19)
             for kind in kinds:
-                give_up(ATTACKS[kind], port, random.Random(f"{options.seed} {kind}"))
+                seeds = [random.Random(f"{options.seed} {kind} first {number}") for number in range(2)]
+                with ThreadPoolExecutor(2) as threads:
+                    list(threads.map(functools.partial(give_up, ATTACKS[kind], port), seeds))
             latencies(client, 5)
             before_mb = memory_mb(process.pid)
             rows = [attack(kind, port, client, options) for kind in kinds]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tables import PAGE, fill_block, machine, markdown_table, use_cores, write_results
 
-from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, open_bundle
+from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, model_fingerprint, open_bundle
 from motivnet.data.sources.named import read_source
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import predict_manifest
@@ -115,6 +115,7 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in ("model", "against", "rounds", "faces")}
     results = {**settings, "cpu_features": cpu_features(), "not_installed": absent, "rows": rows}
     if options.against:
+        results["against"] = model_fingerprint(options.against)
         results["ms_against"] = {threads: of_all[-1] for threads, of_all in ms.items()}
     print(text(results))
     if not options.dry_run:
@@ -223,11 +224,10 @@ def text(results: dict[str, Any]) -> str:
     """Lay out the table, and say what it was measured on."""
     here = machine()
     lacking = [name for name in ("avx512f", "avx512_vnni", "avx_vnni") if name not in results["cpu_features"]]
-    said = (
-        f"On {here['cpu']} ({', '.join(results['cpu_features'])}; without {', '.join(lacking) or 'none of the rest'})."
-    )
+    without = f"; without {', '.join(lacking)}" if lacking else ""
+    said = f"On {here['cpu']} ({', '.join(results['cpu_features'])}{without})."
     if results["against"]:
-        said += f" The old model is `{results['against']}`, `model.onnx` in onnxruntime."
+        said += f" The old model, {results['against']}, is `model.onnx` in onnxruntime."
     if results["not_installed"]:
         said += f" Not installed: {', '.join(results['not_installed'])}."
     return f"{markdown_table([layout(row, results) for row in results['rows']])}\n\n{said}"

@@ -67,7 +67,7 @@ def test_notebook(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         exec(block, known)
         if last.isidentifier() or last == "results[1]":
             shown.append(eval(last, known)._repr_html_())
-    assert [page.count("<img") for page in shown] == [2, 3, 2]
+    assert [page.count("<img") for page in shown] == [2, 1, 2]
     assert (folder / "results.png").stat().st_size > 10_000
     assert (folder / "results.parquet").is_file()
     said = capsys.readouterr().out

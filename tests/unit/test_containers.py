@@ -46,7 +46,7 @@ def test_compose():
 
 def test_options_that_the_page_names_exist():
     command = typer.main.get_command(app).commands["serve"]  # pyright: ignore[reportAttributeAccessIssue]
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     page = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
     # Of curl, and of `motivnet predict`.
     others = {"--form", "--header", "--json"}

@@ -75,7 +75,8 @@ def _print_protocol(answers: "Predictions") -> None:
         count = answers.status.count(status)
         if count:
             lines.append(f"{count:,} {words}: {protocol.unanswered}")
-    for row in sorted(answers.errors)[:NUM_REASONS]:
+    # Blank images, which have an answer, come last.
+    for row in sorted(answers.errors, key=lambda row: (answers.status[row] == "ok", row))[:NUM_REASONS]:
         lines.append(f"  {answers.manifest.where(row)}: {answers.errors[row]}")
     if len(answers.errors) > NUM_REASONS:
         lines.append(f"  and {len(answers.errors) - NUM_REASONS:,} more, all in predictions.parquet")

@@ -8,9 +8,7 @@ import typer
 from motivnet.cli.console import echo
 from motivnet.cli.options import Model, Overwrite, derive_options
 
-EPILOG = (
-    "Example: motivnet page faces; then open faces/index.html by a double click, or put the folder on any web space."
-)
+EPILOG = "Open index.html by a double click, or put the folder on any web space. Example: motivnet page faces"
 
 
 @derive_options

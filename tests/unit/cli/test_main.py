@@ -73,7 +73,7 @@ def test_a_name_of_5000_letters_is_a_line(monkeypatch, capsys, tmp_path, argumen
     "verb",
     [
         *("train nano-fer2013", "pretrain mae", "ablate head --out x", "distil --teacher nano --out x"),
-        *("evaluate --out x", "audit --out x", "calibrate x", "quantize x"),
+        *("evaluate --out x", "calibrate x", "quantize x"),
     ],
 )
 def test_one_data_set_is_one_and_not_the_last_of_two(monkeypatch, capsys, verb):

@@ -553,7 +553,6 @@ class TestTelling:
         ]
         assert set(api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
         assert api["components"]["schemas"]["Answer"]["examples"]
-        assert ask(whole, "GET", "/docs").status_code == 404
         assert Base64Request.model_json_schema()
 
     def test_cors_only_where_it_is_asked_for(self, whole):

@@ -237,7 +237,10 @@ def test_a_model_of_clips_takes_an_image_as_one_that_stands_still() -> None:
     assert all(np.array_equal(seen[0][0, 0], frame) for frame in seen[0][0])
 
 
-def test_training_names_a_clip_that_is_missing(moving: Manifest, recipe: Recipe, tmp_path: Path) -> None:
+def test_training_names_a_clip_that_is_missing(
+    moving: Manifest, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "3sadness.mp4").unlink()
-    with pytest.raises(DataError, match=r"3sadness\.mp4"):
+    with pytest.raises(DataError, match="1 of 16 images cannot be read"):
         fit(recipe, f"manifest:{tmp_path / 'clips.parquet'}?fold=1", tmp_path / "run", progress=False)
+    assert "3sadness.mp4" in capsys.readouterr().err

@@ -230,7 +230,7 @@ class TestCleaning:
         part["path"] = [str(tmp_path / "gone.jpg")] + [None] * 139
         with pytest.raises(DataError, match=r"1 of 140 images cannot be read"):
             choose_rows(a_recipe(), join(part))
-        assert re.search(r"gone\.jpg: .*No such file", capsys.readouterr().err)
+        assert re.search(r"gone\.jpg: no such file", capsys.readouterr().err)
 
     def test_a_broken_image_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
         part = make(EVEN)

@@ -387,7 +387,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         (["mea", "--data", "x"], "did you mean 'mae'"),
         (["mae"], "--data is missing"),
         (["mae", "--data", "images:absent"], "no such folder"),
-        (["mae", "--data", "images:x", "--set", "mae.mask_ratio=1"], "mask_ratio must be between 0 and 1"),
+        (["mae", "--data", "images:x", "--set", "mae.mask_ratio=1"], "mask_ratio 1.0: must be below 1"),
         (["mae", "--data", "images:x", "--strategy", "dpp"], "'dpp' is not allowed"),
         (["mae", "--data", "images:x", "--devices", "9999", "--accelerator", "cpu"], "--devices 9999"),
         (["mae", "--json"], "belong to --dry-run"),
