@@ -354,7 +354,9 @@ def same_text(found: str, shown: str) -> bool:
     words, expected = found.split(), shown.split()
     decimal = re.compile(r"-?\d+\.\d")
     return len(words) == len(expected) and all(
-        abs(float(word) - float(other)) < 0.11 if decimal.fullmatch(word) and decimal.fullmatch(other) else word == other
+        abs(float(word) - float(other)) < 0.11
+        if decimal.fullmatch(word) and decimal.fullmatch(other)
+        else word == other
         for word, other in zip(words, expected, strict=True)
     )
 
