@@ -33,7 +33,6 @@ from motivnet.evaluation.resampling import holm
 from motivnet.experiments.adaptation import CHOICES, RESULT_NAME, adapt, probs_of, read_target
 from motivnet.experiments.comparison import contrast
 from motivnet.experiments.protocols import parse_data
-from motivnet.images import decode_image
 from motivnet.training.fit import fit
 
 PAGE = Path(__file__).parent / "adaptation" / "README.md"
@@ -108,7 +107,7 @@ def degrade(faces: Manifest) -> Manifest:
     """Degrade each face by DEGRADED; as PNG."""
     images = []
     for row in range(len(faces)):
-        changed = DEGRADED(decode_image(faces.source(row)))
+        changed = DEGRADED(faces.read(row)[0])
         images.append(cv2.imencode(".png", changed[..., ::-1])[1].tobytes())
     nothing: list[Any] = [None] * len(faces)
     return Manifest(set_columns(faces.table, image=images, path=nothing), faces.labels)

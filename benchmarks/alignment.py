@@ -27,7 +27,6 @@ from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation import metrics
 from motivnet.evaluation.resampling import paired_bootstrap
 from motivnet.faces import Detection, load_detector
-from motivnet.images import decode_image
 from motivnet.inference.predictor import Predictor
 from motivnet.preprocess import NANO, Box, Preprocessing
 
@@ -86,7 +85,7 @@ def detector() -> Any:
 
 def find(manifest: Manifest, row: int) -> Face | None:
     """Return image, annotated box and detection of a row; None if the detector does not find its face."""
-    image_hwc_u8, box = decode_image(manifest.source(row)), manifest.table["box"][row].as_py()
+    image_hwc_u8, box = manifest.read(row)[0], manifest.table["box"][row].as_py()
     height, width = image_hwc_u8.shape[:2]
     whole = Box(0, 0, width, height)
     wanted = Box(*box) if box else whole

@@ -22,9 +22,11 @@ MOST_S, MOST_MB = 5, 2000
 
 def fuzz(arguments: list[str]) -> None:
     """Decode what Atheris gives, in this process, until libFuzzer ends it."""
-    import atheris  # pyright: ignore[reportMissingImports]
+    import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
-    with atheris.instrument_imports(include=["PIL", "motivnet"]):
+    with atheris.instrument_imports(  # pyright: ignore[reportAttributeAccessIssue]
+        include=["PIL", "motivnet"]
+    ):
         from pillow_heif import register_heif_opener
 
         from motivnet.errors import ImageError

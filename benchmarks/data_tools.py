@@ -139,11 +139,10 @@ def find_copies(data: Path) -> tuple[list[dict[str, Any]], float]:
     from motivnet.data.clean import clean_training
     from motivnet.data.duplicates import near_duplicates, thumbnail
     from motivnet.data.sources.fer2013 import read_fer2013
-    from motivnet.images import decode_image
 
     train, _ = clean_training(read_fer2013(data), "Training")
     rows = np.random.default_rng(0).choice(len(train), NUM_ORIGINALS, replace=False)
-    images = [decode_image(train.source(int(row))) for row in rows]
+    images = [train.read(int(row))[0] for row in rows]
     originals = np.stack([thumbnail(image) for image in images])
     own_pairs = {tuple(pair) for pair in near_duplicates(originals)[0].tolist()}
     # FER-2013's own copies are none of the search's mistakes.

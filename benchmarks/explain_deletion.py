@@ -28,7 +28,6 @@ from motivnet.config import to_plain
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.evaluation.explain import Explainer, spread, token_grid
 from motivnet.evaluation.resampling import bootstrap
-from motivnet.images import decode_image
 
 SHARE = 0.1
 BATCH_SIZE = 100
@@ -49,7 +48,7 @@ def main() -> None:
     manifest = read_fer2013(arguments.data).split(arguments.split)
     rng = np.random.default_rng(arguments.seed)
     rows = np.sort(rng.choice(len(manifest), arguments.faces, replace=False)).tolist()
-    faces_BHWC = np.stack([explainer.config.preprocessing.face(decode_image(manifest.source(row))) for row in rows])
+    faces_BHWC = np.stack([explainer.config.preprocessing.face(manifest.read(row)[0]) for row in rows])
     measured = [
         {"map": name} | measure(explainer, faces_BHWC, heat_BHW, fill, arguments.draws, rng)
         for name, heat_BHW in maps(explainer, faces_BHWC).items()

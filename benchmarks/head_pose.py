@@ -21,7 +21,6 @@ from tables import PAGE, fill_block, markdown_table, write_results
 
 from motivnet.data.manifest import Manifest
 from motivnet.faces.pose import MEAN_FACE, Pose, head_pose
-from motivnet.images import decode_image
 
 COUNT, PERSON_MM, LIMITS = 2000, 3.0, (60, 30, 30)
 TURNS = (-30, -20, -10, 10, 20, 30)
@@ -67,7 +66,7 @@ def projected(person_mm: float, noise: float) -> dict[str, Any]:
 
 def changed(manifest: Manifest) -> list[dict[str, object]]:
     """Return how the pose of photographs follows turns and mirroring."""
-    images = [decode_image(manifest.source(row)) for row in range(len(manifest))]
+    images = [manifest.read(row)[0] for row in range(len(manifest))]
     before = [pose_of(image) for image in images]
     rows = []
     for angle in (*TURNS, None):

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
-from data_tools import DEFAULT_DATA, changes
+from data_tools import changes
 from PIL import Image
 from tables import markdown_table, write_results
 
@@ -25,7 +25,6 @@ from motivnet.data.inspect import inspect_manifest
 from motivnet.data.sources.fer2013 import read_fer2013
 from motivnet.images import decode_image
 
-DEFAULT_FACES = DEFAULT_DATA.parents[1] / "faces/dev.parquet"
 DISTANCES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.8)
 NUM_COPIES, NUM_PEOPLE, NUM_PHOTOGRAPHS, SIDE, HEAD = 2000, 10, 20, 256, 190
 MOVES = {"quarter": 0.25, "half": 0.5, "whole": 1.0}
@@ -36,8 +35,8 @@ MOUTH, BROWS = (0.5, 0.7, 0.17, 0.1), (0.5, 0.4, 0.26, 0.07)
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="FER-2013")
-    parser.add_argument("--faces", type=Path, default=DEFAULT_FACES, help="faces in a column jpeg, 128 x 128 pixels")
+    parser.add_argument("--data", type=Path, default=Path("fer2013.parquet"), help="FER-2013")
+    parser.add_argument("--faces", type=Path, default=Path("dev.parquet"), help="a column jpeg of 128 x 128 pixels")
     options = parser.parse_args()
     rows = [{"what": f"copies: {name}", **shares(found)} for name, found in copies(options.data).items()]
     rows += [{"what": f"laboratory: {name}", **shares(found)} for name, found in laboratories(options.faces).items()]
@@ -62,7 +61,7 @@ def copies(data: Path) -> dict[str, np.ndarray]:
     """Return the distances of changed images from the images as they are."""
     train, _ = clean_training(read_fer2013(data), "Training")
     rows = np.random.default_rng(0).choice(len(train), NUM_COPIES, replace=False)
-    images = [decode_image(train.source(int(row))) for row in rows]  # type: ignore[arg-type]
+    images = [train.read(int(row))[0] for row in rows]  # type: ignore[arg-type]
     originals = np.stack([duplicates.thumbnail(image) for image in images])
     found = {}
     for name, change in changes().items():

@@ -52,7 +52,6 @@ from motivnet.experiments.ablation import PLAN_NAME, RESULT_NAME, ablate
 from motivnet.experiments.grids import BASE_RECIPE, Cell, Grid
 from motivnet.experiments.probes import probe, probe_grid
 from motivnet.faces import load_detector
-from motivnet.images import decode_image
 from motivnet.models.motivnet import build_backbone
 from motivnet.storage import atomic_folder
 from motivnet.training.mae.pretrain import pretrain
@@ -200,7 +199,7 @@ def landmarks_of(options: argparse.Namespace, train: Manifest) -> Tensor:
                 return torch.from_numpy(kept["points"])
     detector, points = load_detector(), np.full((len(train), 5, 2), np.nan, np.float32)
     for row in range(len(train)):
-        image = decode_image(train.source(row))
+        image = train.read(row)[0]
         side = image.shape[0]
         pad = round(side * CONTEXT)
         wide = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")

@@ -44,7 +44,6 @@ from motivnet.evaluation.groups import Column, group_columns
 from motivnet.evaluation.resampling import holm, resample
 from motivnet.experiments.ablation import PLAN_NAME, RESULT_NAME, ablate
 from motivnet.experiments.grids import BASE_RECIPE, Cell, Grid
-from motivnet.images import decode_image
 from motivnet.report.audit_report import findings
 from motivnet.training.recipes import recipe
 
@@ -156,7 +155,7 @@ def skin_tone(found: list[dict[str, Any]]) -> str:
 
 def columns_of(reported: Manifest, table: Path | None) -> dict[str, Column]:
     """Return the groups of each face by column."""
-    faces = [centre(decode_image(reported.source(row))) for row in range(len(reported))]
+    faces = [centre(reported.read(row)[0]) for row in range(len(reported))]
     grey = [cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in faces]
     measures = {"light": [face.mean() for face in grey], "contrast": [face.std() for face in grey]}
     columns: dict[str, Column] = {}

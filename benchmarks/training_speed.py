@@ -311,7 +311,7 @@ def train(recipe: Recipe, rows: Rows, *callbacks: lightning.Callback, profiler: 
         if profiler:
             cast(Any, trainer).profiler = profiler
         with handle_exits(trainer, Path(folder)):
-            trainer.fit(module, DecodedFaces(recipe.preprocessing, recipe.run, rows))
+            trainer.fit(module, DecodedFaces(recipe, rows))
     return trainer
 
 

@@ -22,7 +22,6 @@ from motivnet.errors import ConfigError, DataError
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
-from motivnet.images import decode_image
 from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult, Status
 from motivnet.labels import AFFECT, LabelSet
@@ -306,7 +305,7 @@ def predict_degraded(predictor: Predictor, predictions: Predictions, track: Trac
 
     def crops() -> Iterator[np.ndarray]:
         for row in track(rows.tolist(), total=len(rows), what="degraded images"):
-            image_hwc_u8 = decode_image(predictions.manifest.source(row), limits=predictor.limits)
+            image_hwc_u8 = predictions.manifest.read(row, limits=predictor.limits)[0]
             box = predictions.faces.get(row)
             for degradation in DEGRADATIONS.values():
                 change = functools.partial(degradation, face_px=max(box.width, box.height) if box else None)

@@ -87,7 +87,7 @@ class Answers:
         names = [subject for subject in self.subjects if subject is not None]
         num_subjects, published = len(set(names)), sorted(set(map(str, self.folds)))
         if None not in self.folds and len(published) > 1:
-            fold_B = np.searchsorted(published, self.folds)
+            fold_B = np.searchsorted(published, list(map(str, self.folds)))
         elif len(names) < len(self) or num_subjects < 2:
             return None
         else:

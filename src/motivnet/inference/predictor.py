@@ -200,7 +200,7 @@ class Predictor:
         known = itertools.repeat(None) if boxes is None else boxes
         numbered = enumerate(zip(inputs, known, strict=boxes is not None))
 
-        def detect(item: "tuple[int, tuple[Input, Box | None]]") -> Detected:
+        def detect(item: "tuple[int, tuple[Input | Clip, Box | None]]") -> Detected:
             position, (source, box) = item
             return self._detect(source, position, color, box)
 
@@ -292,7 +292,8 @@ class Predictor:
             pixels_BCHW = np.tile(pixels_BCHW, (1, model.num_frames, 1, 1))
         pixels_BCHW = pixels_BCHW.reshape(-1, model.input_chans, *pixels_BCHW.shape[2:])
         found = answers(self.config, self.backend.outputs(pixels_BCHW), len(pixels_BCHW))
-        probs, affect = (x if x is None else x.reshape(len(faces), -1, x.shape[1]).mean(1).tolist() for x in found)
+        means: Any = (x if x is None else x.reshape(len(faces), -1, x.shape[1]).mean(1).tolist() for x in found)
+        probs, affect = means
         return zip(probs, affect or [[None, None]] * len(faces), strict=True)
 
     def face_result(self, found: Detection, probs: list[float], affect: Affect) -> FaceResult:
