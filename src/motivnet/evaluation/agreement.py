@@ -52,7 +52,7 @@ SCORES = {
     "icc_agreement": "ICC(A,1)",
 }
 NOTES = (
-    "The row `all` is about which emotion was coded; each other row about whether this one was coded or another.",
+    'The row "all" is about which emotion was coded; each other row about whether this one was coded or another.',
     "Cohen's kappa is of two raters; Fleiss' kappa and Krippendorff's alpha are of any number. 1 is perfect agreement, "
     "0 what chance alone would give.",
     "ICC is of intensities (single rater, two-way; C: consistency, A: absolute agreement): the coders' numbers, and "

@@ -201,7 +201,8 @@ def _draw_panel(
     """Write track, emotion and probability over a bar in which each emotion takes its share; return the rectangle."""
     font, line_px = _font(size), _line_height(size)
     pad, gap, bar_px = size // 3, size // 2, max(4, size // 3)
-    words = ((track, FAINT), (marked(face), _color(face)), (f"{face.prob:.0%}", OTHER_COLOR))
+    # White: not every colour is legible on the panel; outline and bar have it.
+    words = ((track, FAINT), (marked(face), OTHER_COLOR), (f"{face.prob:.0%}", OTHER_COLOR))
     widths = [math.ceil(font.getlength(word)) for word, _ in words]
     left, top, right, bottom = map(round, box)
     width = max(sum(widths) + 2 * gap + 2 * pad, right - left)
