@@ -49,6 +49,15 @@ def test_a_run_its_summary_and_its_rows_which_are_those_of_predict(photographs, 
     assert "nothing was left to do" in again.stderr
 
 
+@pytest.mark.slow
+def test_nothing_of_rays_is_printed(photographs, tiny_bundle, tmp_path):
+    pytest.importorskip("ray")
+    known = ("--model", tiny_bundle.path, "--engine", "ray", "--workers", "1")
+    done = run(photographs, tmp_path / "out", *known)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_broken_inputs_are_exit_code_1(photographs, tiny_bundle, tmp_path):
     (photographs / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     done = run(photographs, tmp_path / "out", "--model", tiny_bundle.path)

@@ -101,6 +101,17 @@ def _counts(dataset: ray.data.Dataset) -> Iterator[Counts]:
 
 
 @contextlib.contextmanager
+def _nothing_on_stderr() -> Iterator[None]:
+    """Keep what C++ writes off stderr; exceptions say what fails."""
+    with open(os.devnull, "wb") as nothing, os.fdopen(os.dup(2), "wb") as stderr:  # noqa: PTH123 - a device
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
+
+
+@contextlib.contextmanager
 def _cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
     """Connect to Ray, or start it; an existing connection of the caller is used as it is."""
     context = ray.data.DataContext.get_current()
@@ -109,12 +120,15 @@ def _cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ray sends usage statistics to its makers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The level of its C++ part in this process, which says at the start that it is set.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     started = not ray.is_initialized()
     if started:
         options = {"num_cpus": num_cpus, "include_dashboard": False} if address is None else {}
         try:
             _check_reachable(address)
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+            with _nothing_on_stderr():
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     try:
