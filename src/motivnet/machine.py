@@ -32,7 +32,7 @@ def keep_freed_memory(options: Mapping[int, int] = KEEP_IMAGES) -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the system what glibc keeps, also between blocks in use; this takes milliseconds."""
+    """Give the system what glibc keeps, also between blocks in use."""
     _call_glibc("malloc_trim", 0)
 
 

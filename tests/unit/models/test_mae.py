@@ -221,7 +221,9 @@ def test_weights_are_drawn_as_in_the_paper() -> None:
     assert not model.embed.bias.any()
 
 
-@pytest.mark.parametrize("settings", [{"mask_ratio": 0.0}, {"mask_ratio": 1.0}, {"decoder_depth": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"mask_ratio": 0.0}, {"mask_ratio": 1.0}, {"decoder_depth": 0}, {"decoder_dim": 0}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         MaeConfig(**settings)  # type: ignore[arg-type]
