@@ -20,6 +20,7 @@ from motivnet.preprocess import Box
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 from motivnet.server import ServerSettings, create_app
+from motivnet.server.batching import Batcher
 from motivnet.server.schemas import Answer, Base64Request
 
 TOKEN = {"Authorization": "Bearer s3cret"}
@@ -344,19 +345,40 @@ class TestExplain:
         assert models.json()["models"][0]["attention"] is True
 
 
+@pytest.fixture
+def batchers(monkeypatch) -> list[Batcher]:
+    """Those of the applications that a test creates."""
+    created = []
+
+    def create(*settings) -> Batcher:
+        created.append(Batcher(*settings))
+        return created[-1]
+
+    monkeypatch.setattr("motivnet.server.service.Batcher", create)
+    return created
+
+
+async def post_behind_one(client, held, batchers, shades) -> list[httpx.Response]:
+    """Answers to requests of one image each, of which all but the first wait for the model together."""
+    posts = []
+    for number, shade in enumerate(shades):
+        posts.append(asyncio.create_task(client.post("/v1/predict", files=form(("x", flat(shade))))))
+        if number == 0:
+            await until(held.began.is_set)
+    await until(lambda: batchers[0]._num_ready() == len(shades) - 1)
+    held.let.set()
+    return [await post for post in posts]
+
+
 class TestUnderLoad:
-    def test_requests_share_batches_and_each_gets_its_own(self, whole):
+    def test_requests_share_batches_and_each_gets_its_own(self, whole, batchers):
         async def go() -> None:
             held = Held(whole)
             async with serving(held, batch_images=4) as client:
                 shades = [0, 40, 80, 120, 160, 200, 240, 255, 20]
-                posts = [asyncio.create_task(client.post("/v1/predict", files=form(("x", flat(s))))) for s in shades]
-                await until(lambda: client.app.state.metrics.active._value.get() == len(shades))
-                held.let.set()
-                got = [(await post).json()["results"] for post in posts]
+                got = [got.json()["results"] for got in await post_behind_one(client, held, batchers, shades)]
             assert got == [[whole.predict(flat(shade))[0].to_dict() | {"source": "x"}] for shade in shades]
-            assert sum(held.batches) == len(shades)
-            assert max(held.batches) == 4
+            assert held.batches == [1, 4, 4]
 
         asyncio.run(go())
 
@@ -450,15 +472,13 @@ class TestUnderLoad:
 
         asyncio.run(go())
 
-    def test_a_request_at_which_the_model_breaks_fails_alone(self, whole, caplog):
+    def test_a_request_at_which_the_model_breaks_fails_alone(self, whole, batchers, caplog):
         async def go() -> None:
             held = Held(whole, fails=flat(99))
-            async with serving(held, batch_wait_ms=1000, batch_images=3) as client:
-                held.let.set()
-                shades = (1, 99, 3)
-                posts = [client.post("/v1/predict", files=form(("x", flat(shade)))) for shade in shades]
-                assert [got.status_code for got in await asyncio.gather(*posts)] == [200, 500, 200]
-                assert held.batches == [3, 1, 1, 1]
+            async with serving(held, batch_images=3) as client:
+                got = await post_behind_one(client, held, batchers, (2, 1, 99, 3))
+                assert [each.status_code for each in got] == [200, 200, 500, 200]
+                assert held.batches == [1, 3, 1, 1, 1]
 
         asyncio.run(go())
         assert "the runtime broke" in caplog.text
