@@ -221,17 +221,20 @@ class TestTurns:
                 return processes[0]
             return start(module)
 
+        def timeout(seconds: float) -> asyncio.Timeout:
+            # All of it is over while the first decoder runs; neither the body nor the second one is hurried.
+            return real(0 if processes and processes[0].poll() is None else seconds)
+
         async def go():
-            async with serving(predictor, video_timeout_s=20.0) as client:
-                monkeypatch.setattr("motivnet.server.videos.asyncio.timeout", lambda seconds: real(seconds / 100))
+            async with serving(predictor, video_timeout_s=600.0) as client:
+                monkeypatch.setattr(asyncio, "timeout", timeout)
                 late = await client.post("/v1/video", files=form(("a", data)))
-                monkeypatch.setattr("motivnet.server.videos.asyncio.timeout", real)
                 return late, await client.post("/v1/video", files=form(("a", data)))
 
         real, data = asyncio.timeout, clip.read_bytes()
         monkeypatch.setattr(child_process, "start", hang)
         late, good = asyncio.run(go())
-        assert (late.status_code, late.json()) == (504, {"detail": "the video took longer than 20 s"})
+        assert (late.status_code, late.json()) == (504, {"detail": "the video took longer than 600 s"})
         assert processes[0].poll() is not None
         assert len(good.json()["results"][0]["rows"]) == 20
 
