@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -266,15 +267,19 @@ class TestResume:
     def test_killed_from_outside_at_any_time(self, command, tmp_path):
         run(*command, "--out", tmp_path / "whole.jsonl")
         out = tmp_path / "killed.jsonl"
-        # Slow enough to be caught in the middle.
+        # Searches the frames up to the first checkpoint, and never gets beyond the thirtieth: each is darker by 1.
         code = (
-            "import time; from motivnet.faces.yunet import YuNet as D; find = D.detect\n"
-            f"D.detect = lambda self, image: (time.sleep(0.05), find(self, image))[1]\n{MAIN}"
+            "import threading; from motivnet.faces.yunet import YuNet as D; find = D.detect\n"
+            "def detect(self, image):\n"
+            "    if image[180:].mean() < 60: threading.Event().wait()\n"
+            "    return find(self, image)\n"
+            f"D.detect = detect\n{MAIN}"
         )
         state = tmp_path / ".killed.jsonl.unfinished" / "0.json"
         with subprocess.Popen([sys.executable, "-c", code, *map(str, command), "--out", str(out)]) as process:
             while not state.exists():
                 assert process.poll() is None
+                time.sleep(0.01)
             process.kill()
         assert not out.exists()
         assert run(*command, "--out", out, "--resume").exit_code == 0
