@@ -127,7 +127,8 @@ class TestResults:
 
     def test_a_reader_that_leaves_is_no_drama(self, photographs, tiny_bundle):
         command = [sys.executable, "-c", "from motivnet.cli.main import main; main()", "predict", "--json"]
-        command += ["--model", str(tiny_bundle.path), *[str(photographs / "no_face.png")] * 200]
+        # Far more lines than a pipe holds: it cannot end before its reader has left.
+        command += ["--model", str(tiny_bundle.path), *[str(photographs / "no_face.png")] * 1000]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout
             assert process.stderr
