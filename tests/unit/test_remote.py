@@ -186,7 +186,8 @@ def test_the_deadline_is_for_everything_however_steadily_bytes_drip(server: Serv
     begin = time.monotonic()
     with pytest.raises(ImageError, match=r"took too long, the limit is 0\.3 s"):
         fetch(server.url(path), FetchLimits(timeout_s=0.3))
-    assert time.monotonic() - begin < 30
+    # Each drop in time, the whole would take half an hour.
+    assert time.monotonic() - begin < 300
 
 
 def test_a_server_that_says_nothing_is_not_waited_for() -> None:
@@ -203,10 +204,11 @@ def test_a_name_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.M
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with pytest.raises(ImageError, match=r"no connection to 127\.0\.0\.1"):
-        fetch(f"http://127.0.0.1:{port}/")
+    # Bound as long as the test runs, so that no other test gets the port.
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(ImageError, match=r"no connection to 127\.0\.0\.1"):
+            fetch(f"http://127.0.0.1:{closed.getsockname()[1]}/")
 
 
 def test_a_name_without_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +264,8 @@ def test_addresses_that_are_not_public(address: str) -> None:
 )
 def test_other_spellings_of_this_machine(host: str) -> None:
     with pytest.raises(ImageError, match=r"is not on the public internet|there is no host"):
-        fetch(f"http://{host}/", FetchLimits(public_only=True))
+        # A name server may be asked for the last one, and take its time to know nothing.
+        fetch(f"http://{host}/", FetchLimits(public_only=True, timeout_s=600))
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111"])

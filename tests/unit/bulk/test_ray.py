@@ -126,8 +126,8 @@ def test_no_cluster_there(images, settings, tmp_path, where):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}" if where == "a free port" else where
-    with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: "):
-        run_bulk(str(images), tmp_path / "out", **settings, engine="ray", address=address)
+        with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: "):
+            run_bulk(str(images), tmp_path / "out", **settings, engine="ray", address=address)
 
 
 @pytest.mark.slow
