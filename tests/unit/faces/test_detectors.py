@@ -73,13 +73,16 @@ class TestYuNet:
             return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
         detector, image = load_detector(), np.zeros((180, 320, 3), np.uint8)
-        for _ in range(20):
-            detector.detect(image)
-        before = resident_bytes()
-        for _ in range(100):
-            detector.detect(image)
-        # One copy a call would be 17 MB.
-        assert resident_bytes() - before < 4e6
+
+        def grown_bytes(number: int) -> int:
+            before = resident_bytes()
+            for _ in range(number):
+                detector.detect(image)
+            return resident_bytes() - before
+
+        grown_bytes(20)
+        # One copy a call would be 17 MB, each time; what else the process does is not there each time.
+        assert min(grown_bytes(100) for _ in range(3)) < 4e6
 
     def test_min_face_is_the_shorter_side_in_the_original(self, astronaut):
         large = cv2.resize(astronaut, (2048, 2048))

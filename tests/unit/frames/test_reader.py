@@ -214,15 +214,16 @@ def test_reading_ahead_is_bounded_and_ends_with_its_reader() -> None:
             seen.append(number)
             yield number
 
+    before = set(threading.enumerate())
     ahead = read_ahead(count(), 3)
     assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
     ahead.close()
     assert len(seen) <= 5 + 3 + 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "motivnet-ahead"]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("motivnet-ahead")]
 
 
 def test_mapping_ahead_keeps_the_order_and_is_bounded() -> None:
-    pulled, done = itertools.count(), []
+    pulled, done, before = itertools.count(), [], set(threading.enumerate())
 
     def work(number: int) -> int:
         done.append(number)
@@ -236,7 +237,7 @@ def test_mapping_ahead_keeps_the_order_and_is_bounded() -> None:
     assert list(map_ahead(work, range(4), 3)) == [0, 10, 20, 30]
     with pytest.raises(ZeroDivisionError):
         list(map_ahead(lambda number: 1 // number, [1, 0], 2))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("motivnet-map")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("motivnet-map")]
 
 
 def test_errors_of_the_thread_are_raised_here() -> None:
