@@ -23,7 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 TOKEN = "s3cret"
 SMALL_BYTES = 200_000
 # Generous, as machines that test may be slow: nothing waits so long that goes well.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 
 
 class Spots:
