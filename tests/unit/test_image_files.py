@@ -111,7 +111,8 @@ def test_a_link_upwards_does_not_give_all_images_one_label(tmp_path):
 
 
 @pipes
-def test_a_named_pipe_is_read_to_its_end(tmp_path):
+def test_a_named_pipe_is_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "PIPE_TIMEOUT_S", 600)
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"x" * 200_000,))
     writer.start()

@@ -27,7 +27,7 @@ def imported_by(code: str, *arguments: str) -> set[str]:
     """Run code in a fresh interpreter and name the top-level modules that it loaded."""
     report = "\nimport json, sys; print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     done = subprocess.run(
-        [sys.executable, "-c", code + report, *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code + report, *arguments], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))

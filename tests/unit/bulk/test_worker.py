@@ -138,5 +138,5 @@ def test_the_process_ends_with_its_parent(part, tiny_bundle, tmp_path):
     assert process.stdin
     # As at the end of a parent that was killed.
     process.stdin.close()
-    assert process.wait(60) == 0
+    assert process.wait(600) == 0
     assert worker.close() == "ended with exit code 0"
