@@ -91,7 +91,10 @@ class TestArrays:
         frozen = pixels.copy()
         frozen.flags.writeable = False
         np.testing.assert_array_equal(backend.logits(frozen), expected)
-        np.testing.assert_array_equal(backend.logits(pixels[::-1])[::-1], expected)
+        backwards = backend.logits(pixels[::-1])
+        np.testing.assert_array_equal(backwards, backend.logits(pixels[::-1].copy()))
+        # An image's place in a batch may change the last bits.
+        np.testing.assert_allclose(backwards[::-1], expected, atol=1e-6)
         assert not frozen.flags.writeable
 
     def test_the_input_is_left_alone(self, backend: TorchBackend, bundle: Bundle) -> None:
