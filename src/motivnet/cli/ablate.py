@@ -12,7 +12,7 @@ from motivnet.errors import ConfigError, needs_extra
 
 def ablate(
     name: Annotated[str, typer.Argument(help="head, sampling, pretraining or backbone.", metavar="ABLATION")],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the ablation.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the ablation.")],
     data: Annotated[str | None, typer.Option(metavar="KIND:PATH", help="Labelled face crops, in splits.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Runs per cell.")] = 3,
     settings: SetOption = None,
@@ -30,8 +30,7 @@ def ablate(
     ] = None,
     labels: Annotated[float, typer.Option(metavar="SHARE", help="Share of each class's rows to train on.")] = 1.0,
     report_split: Annotated[
-        str | None,
-        typer.Option("--report", metavar="SPLIT", help="Split to score: PrivateTest, of `backbone` val."),
+        str | None, typer.Option("--report", metavar="SPLIT", help="Split to score: PrivateTest, of `backbone` val.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue with what DIR holds; several processes may.")

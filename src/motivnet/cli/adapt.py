@@ -13,19 +13,11 @@ from motivnet.errors import needs_extra
 
 def adapt(
     method: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD", show_default=False, help="source-only, batchnorm, mmd, dann, cdan, ecan, agra or csrl."
-        ),
+        str, typer.Argument(metavar="METHOD", help="source-only, batchnorm, mmd, dann, cdan, ecan, agra or csrl.")
     ],
-    source: Annotated[
-        str, typer.Option(metavar="KIND:PATH@SPLIT", show_default=False, help="Labelled faces to train on.")
-    ],
-    target: Annotated[
-        str,
-        typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Faces to adapt to; labels only score."),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the run.")],
+    source: Annotated[str, typer.Option(metavar="KIND:PATH@SPLIT", help="Labelled faces to train on.")],
+    target: Annotated[str, typer.Option(metavar="KIND:PATH[@SPLIT]", help="Faces to adapt to; labels only score.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")],
     recipe: Annotated[str, typer.Option(metavar="RECIPE", help="Recipe of `motivnet train`.")] = "nano-fer2013",
     settings: SetOption = None,
     init: Annotated[

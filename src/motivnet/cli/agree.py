@@ -14,12 +14,9 @@ from motivnet.evaluation.evaluation_config import AgreementConfig
 @derive_options
 def agree(
     *,
-    rows: Annotated[
-        Path, typer.Argument(metavar="ROWS", show_default=False, help="Table that `motivnet video --out` wrote.")
-    ],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="Table that `motivnet video --out` wrote.")],
     coders: Annotated[
-        list[Path],
-        typer.Argument(metavar="CODERS", show_default=False, help="What people coded: .eaf (ELAN), .boris or .csv."),
+        list[Path], typer.Argument(metavar="CODERS", help="What people coded: .eaf (ELAN), .boris or .csv.")
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="OUT.csv", help="Write the table: .csv, .parquet or .jsonl.")

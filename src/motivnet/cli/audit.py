@@ -17,22 +17,17 @@ from motivnet.inference.predictor_config import PredictorConfig
 @derive_options
 def audit(
     *,
-    data: Annotated[
-        list[str], typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Labelled; repeatable.")
-    ],
+    data: Annotated[list[str], typer.Option(metavar="KIND:PATH[@SPLIT]", help="Labelled; repeatable.")],
     by: Annotated[
         list[str],
         typer.Option(
             metavar="COLUMN",
-            show_default=False,
             help="Column that divides the images into groups: of the data set (such as race), of --groups-csv, or "
             "subject, split, agreement (of annotators), duplicate (of a training image), intensity, or data (the set, "
             "if --data is given several times); repeatable.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", show_default=False, help="Folder for audit.md, audit.html and audit.json.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for audit.md, audit.html and audit.json.")],
     model: Model = None,
     settings: Annotated[AuditConfig, Fields(only=("predictions", "split", "groups_csv", "min_size", "detect", "seed"))],
     overwrite: Overwrite = False,

@@ -12,12 +12,11 @@ from motivnet.errors import needs_extra
 from motivnet.experiments.protocols import BenchmarkSettings, parse_trained_on
 from motivnet.inference.predictor_config import PredictorConfig
 
-Models = Annotated[list[str], typer.Option(show_default=False, help=f"{MODEL_HELP} Repeatable.")]
+Models = Annotated[list[str], typer.Option(help=f"{MODEL_HELP} Repeatable.")]
 DataSets = Annotated[
     list[str],
     typer.Option(
         metavar="[NAME=]KIND:PATH[@SPLIT]",
-        show_default=False,
         help="Labelled images: fer2013:FILE@PrivateTest, FERPlus=manifest:FILE; the name finds results; repeatable.",
     ),
 ]
@@ -46,9 +45,7 @@ def benchmark(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="Folder of benchmark.md, .html and .json, and of predictions/, which are reused.",
+            metavar="DIR", help="Folder of benchmark.md, .html and .json, and of predictions/, which are reused."
         ),
     ],
     detect: Detect = None,

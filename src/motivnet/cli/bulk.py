@@ -37,16 +37,12 @@ def bulk(
         str,
         typer.Argument(
             metavar="SRC",
-            show_default=False,
             help="Folder of photographs, .txt or .csv list, Parquet file with bytes or paths, or a URL of one of these "
             "(s3, gs, http, ...).",
         ),
     ],
     dst: Annotated[
-        str,
-        typer.Argument(
-            metavar="DST", show_default=False, help="Folder of the Parquet files, new or of the same run; or its URL."
-        ),
+        str, typer.Argument(metavar="DST", help="Folder of the Parquet files, new or of the same run; or its URL.")
     ],
     model: Model = "nano",
     engine: Annotated[str, typer.Option(help="local: one process; ray: as many as there is room for.")] = "local",

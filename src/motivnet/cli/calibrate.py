@@ -16,7 +16,7 @@ from motivnet.evaluation.evaluation_config import SourceConfig
 @derive_options
 def calibrate(
     *,
-    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
         str | None, typer.Option(help="Split to fit on, if not in --data: never the one whose scores are reported.")

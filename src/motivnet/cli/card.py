@@ -11,7 +11,7 @@ from motivnet.errors import needs_extra
 
 
 def card(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", show_default=False, help="Folder of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
     data: Annotated[str | None, typer.Option(metavar="[NAME=]KIND:PATH[@SPLIT]", help="Faces to score it on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -25,7 +25,6 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        show_default=False,
         help="KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
     ),
 ]
@@ -80,8 +79,7 @@ def build(
     source: SourceArgument,
     out: ManifestOption,
     labels: Annotated[
-        str | None,
-        typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source."),
+        str | None, typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source.")
     ] = None,
     as_json: JsonOption = False,
     overwrite: Overwrite = False,

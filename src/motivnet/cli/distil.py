@@ -21,7 +21,6 @@ def distil(
         typer.Option(
             "--teacher",
             metavar="MODEL",
-            show_default=False,
             help="A model; or a .parquet or .csv file of predictions for the labelled faces; repeatable.",
         ),
     ],
@@ -30,7 +29,7 @@ def distil(
         list[str] | None,
         typer.Option(metavar="KIND:PATH", help="images:FOLDER, or parquet:FILE?unlabelled=true; repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="The manifest, a .parquet file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The manifest, a .parquet file.")],
     settings: DistillationConfig,
     config: Annotated[PredictorConfig, Fields(only=("device", "batch_size", "workers"))],
     overwrite: Overwrite = False,

@@ -20,11 +20,8 @@ HEADLINES = {"war": "WAR", "uar": "UAR", "top2": "Top-2", "f1_macro": "F1", "aur
 NUM_REASONS = 3
 
 # Shared with `motivnet audit`.
-Data = Annotated[
-    str,
-    typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Labelled images: folder:DIR, fer2013:FILE."),
-]
-Model = Annotated[str | None, typer.Option(show_default=False, help=MODEL_HELP)]
+Data = Annotated[str, typer.Option(metavar="KIND:PATH[@SPLIT]", help="Labelled images: folder:DIR, fer2013:FILE.")]
+Model = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 
 
 @derive_options
@@ -32,10 +29,7 @@ def evaluate(
     *,
     data: Data,
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR", show_default=False, help="Folder for predictions.parquet, report.html and metrics.json."
-        ),
+        Path, typer.Option(metavar="DIR", help="Folder for predictions.parquet, report.html and metrics.json.")
     ],
     model: Model = None,
     settings: Annotated[

@@ -14,8 +14,8 @@ from motivnet.inference.predictor_config import PredictorConfig
 
 @derive_options
 def explain(
-    photograph: Annotated[Path, typer.Argument(metavar="PHOTOGRAPH", show_default=False, help="An image file.")],
-    out: Annotated[Path, typer.Option(metavar="PNG", show_default=False, help="The picture to write.")],
+    photograph: Annotated[Path, typer.Argument(metavar="PHOTOGRAPH", help="An image file.")],
+    out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")],
     model: Annotated[
         str, typer.Option(help="Embedded model, folder of a bundle, or released file: with torch weights, ML-Decoder.")
     ] = "nano",

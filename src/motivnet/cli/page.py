@@ -14,7 +14,7 @@ EPILOG = "Open index.html by a double click, or put the folder on any web space.
 @derive_options
 def page(
     *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Folder to write.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     model: Model = "nano",
     overwrite: Overwrite = False,
 ) -> None:

@@ -39,7 +39,6 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            show_default=False,
             help="Photographs, folders of them, patterns such as 'pics/**/*.jpg', URLs, videos, camera:0, "
             "or - for the bytes of a photograph on standard input.",
         ),

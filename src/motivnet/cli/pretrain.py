@@ -14,8 +14,7 @@ from motivnet.errors import ConfigError, needs_extra
 @derive_options
 def pretrain(
     name: Annotated[
-        str | None,
-        typer.Argument(help="Such as mae; without one, all are listed.", metavar="RECIPE", show_default=False),
+        str | None, typer.Argument(help="Such as mae; without one, all are listed.", metavar="RECIPE")
     ] = None,
     data: Annotated[
         str | None,

@@ -14,8 +14,8 @@ from motivnet.errors import needs_extra
 def probe(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe of `motivnet train`.")] = "mini-fer2013",
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the comparison.")],
-    data: Annotated[str, typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled faces, in splits.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the comparison.")],
+    data: Annotated[str, typer.Option(metavar="KIND:PATH", help="Labelled faces, in splits.")],
     settings: SetOption = None,
     rates: Annotated[list[float] | None, typer.Option("--rate", help="Learning rate to try; repeatable.")] = None,
     decays: Annotated[list[float] | None, typer.Option("--decay", help="Weight decay to try; repeatable.")] = None,

@@ -15,13 +15,12 @@ from motivnet.export.quantization_config import QuantizationConfig
 @derive_options
 def quantize(
     *,
-    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
-        str | None,
-        typer.Option(help="Split whose faces the ranges of int8 are found on, if not in --data: Training."),
+        str | None, typer.Option(help="Split whose faces the ranges of int8 are found on, if not in --data: Training.")
     ] = None,
-    evaluate: Annotated[str, typer.Option(metavar="SPLIT", show_default=False, help="Split to measure both files on.")],
+    evaluate: Annotated[str, typer.Option(metavar="SPLIT", help="Split to measure both files on.")],
     settings: QuantizationConfig,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -14,9 +14,7 @@ from motivnet.video.video_config import TablesConfig
 @derive_options
 def tabulate(
     *,
-    rows: Annotated[
-        Path, typer.Argument(metavar="ROWS", show_default=False, help="Table that `motivnet video --out` wrote.")
-    ],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="Table that `motivnet video --out` wrote.")],
     tables: TablesConfig,
     excel: Excel = False,
     overwrite: Overwrite = False,

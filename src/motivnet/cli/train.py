@@ -53,8 +53,7 @@ class RunOptions:
 @derive_options
 def train(
     name: Annotated[
-        str | None,
-        typer.Argument(help="Such as nano-fer2013; without one, all are listed.", metavar="RECIPE", show_default=False),
+        str | None, typer.Argument(help="Such as nano-fer2013; without one, all are listed.", metavar="RECIPE")
     ] = None,
     data: Annotated[
         str | None,

@@ -35,13 +35,9 @@ PREDICTOR_FIELDS = (
 def video(
     *,
     paths: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", show_default=False, help="Videos, folders, or patterns such as 'takes/*.mp4'."),
+        list[str], typer.Argument(metavar="FILE", help="Videos, folders, or patterns such as 'takes/*.mp4'.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option(show_default=False, help="Write one row per face and frame to a .parquet, .csv or .jsonl file."),
-    ],
+    out: Annotated[Path, typer.Option(help="Write one row per face and frame to a .parquet, .csv or .jsonl file.")],
     annotate: Annotated[
         Path | None,
         typer.Option(metavar="OUT.mp4", help="Write the video with faces and emotions drawn; of several: a folder."),

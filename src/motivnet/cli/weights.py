@@ -54,7 +54,6 @@ def fetch_weights(
         str,
         typer.Argument(
             metavar="NAME",
-            show_default=False,
             help="A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle.",
         ),
     ],
@@ -72,7 +71,7 @@ def fetch_weights(
 
 @weights.command("inspect")
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A weight file, or its name.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or its name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     num_heads: HeadsOption = None,
 ) -> None:
@@ -98,8 +97,8 @@ def inspect(
 
 @weights.command("convert")
 def convert_weights(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A weight file, or its name.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Folder of the bundle to write.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or its name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the bundle to write.")],
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size in pixels, such as 512x384; else that of the file.")
@@ -142,10 +141,7 @@ def convert_weights(
 @weights.command("verify")
 def verify_weights(
     file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE_OR_NAME", show_default=False, help="A weight file, a bundle, or the name of a fetched one."
-        ),
+        str, typer.Argument(metavar="FILE_OR_NAME", help="A weight file, a bundle, or the name of a fetched one.")
     ],
     cache: CacheOption = None,
 ) -> None:
