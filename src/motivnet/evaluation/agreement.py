@@ -22,17 +22,9 @@ import numpy as np
 import pandas as pd
 
 from motivnet.errors import ConfigError, DataError
+from motivnet.evaluation import timeline
 from motivnet.evaluation.evaluation_config import AgreementConfig
 from motivnet.evaluation.resampling import Interval, bootstrap
-from motivnet.evaluation.timeline import (
-    Rows,
-    check_people,
-    labels_of,
-    match_sources,
-    read_rows,
-    read_stretches,
-    write_frame,
-)
 from motivnet.inference.tables import FORMATS, check_output
 from motivnet.labels import LabelSet
 from motivnet.report.page import Block, number, to_html
@@ -62,7 +54,7 @@ NOTES = (
 
 
 def agree(
-    rows: Rows,
+    rows: timeline.Rows,
     coders: Sequence[str | Path],
     config: AgreementConfig | None = None,
     *,
@@ -96,8 +88,8 @@ def agree(
     for path, formats in ((out, FORMATS), (report, (".html",))):
         if path is not None:
             check_output(path, overwrite=overwrite, formats=formats)
-    faces = read_rows(rows, names)
-    labels = LabelSet(labels_of(faces))
+    faces = timeline.read_rows(rows, names)
+    labels = LabelSet(timeline.labels_of(faces))
     if config.uncoded is not None and labels.find(config.uncoded) is None:
         raise ConfigError(f"uncoded {config.uncoded!r}: no label of the model. Allowed: {', '.join(labels)}")
     coded = pd.concat([_read_codes(Path(path), faces, labels) for path in coders], ignore_index=True)
@@ -126,7 +118,7 @@ def agree(
     if out is not None:
         texts = ("comparison", "emotion")
         types = {name: "string" if name in texts else "float64" for name in table} | {"frames": "int64"}
-        write_frame(out, table, types, overwrite=overwrite)
+        timeline.write_frame(out, table, types, overwrite=overwrite)
     if report is not None:
         write_text(report, to_html("Agreement with human coders", _blocks(table, config)))
     return table
@@ -134,9 +126,11 @@ def agree(
 
 def _read_codes(path: Path, faces: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
     """Read one file of coders: stretches whose codes are positions of labels, and whose ends are known."""
-    found = read_stretches(path)
-    found["source"] = [each[0] for each in match_sources(path, found["source"], list(faces["source"].unique()))]
-    check_people(path, found["person"], faces["person"])
+    found = timeline.read_stretches(path)
+    found["source"] = [
+        each[0] for each in timeline.match_sources(path, found["source"], list(faces["source"].unique()))
+    ]
+    timeline.check_people(path, found["person"], faces["person"])
     found["coder"] = found["coder"].fillna(path.stem)
     if MODEL in set(found["coder"]):
         raise DataError(f"{path}: coder {MODEL!r} is the name of the model here. Allowed: other names")

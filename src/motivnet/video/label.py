@@ -361,24 +361,19 @@ class _Job:
         return result
 
     def _plot(self, number: int, state: State, summary: Summary, files: dict[str, Path]) -> None:
-        from motivnet.report.video_report import (
-            BINS,
-            MAX_THUMBNAILS,
-            draw_timeline,
-            shown_tracks,
-            video_report,
-            write_timeline,
-        )
+        from motivnet.report import video_report
 
-        path, tracks = self.videos[number], shown_tracks(summary)
-        found = curves(self._rows(number), summary, tracks, BINS)
+        path, tracks = self.videos[number], video_report.shown_tracks(summary)
+        found = curves(self._rows(number), summary, tracks, video_report.BINS)
         if "timeline" in files:
             with atomic_path(files["timeline"], parents=True) as temporary:
-                write_timeline(draw_timeline(summary, tracks, found, printable(path.name)), temporary)
+                figure = video_report.draw_timeline(summary, tracks, found, printable(path.name))
+                video_report.write_timeline(figure, temporary)
         if "report" in files:
             facts = self._facts(path, state, summary)
-            thumbnails = grab_thumbnails(path, summary.tracks[:MAX_THUMBNAILS])
-            page = video_report(path, facts, summary, draw_timeline(summary, tracks, found, ""), thumbnails)
+            thumbnails = grab_thumbnails(path, summary.tracks[: video_report.MAX_THUMBNAILS])
+            figure = video_report.draw_timeline(summary, tracks, found, "")
+            page = video_report.video_report(path, facts, summary, figure, thumbnails)
             write_text(files["report"], page, parents=True)
 
     def _facts(self, path: Path, state: State, summary: Summary) -> dict[str, str]:
