@@ -27,7 +27,7 @@ from motivnet.evaluation.evaluation_config import AgreementConfig
 from motivnet.evaluation.resampling import Interval, bootstrap
 from motivnet.inference.tables import FORMATS, check_output
 from motivnet.labels import LabelSet
-from motivnet.report.page import Block, number, to_html
+from motivnet.report.page import PROSE, Block, number, to_html
 from motivnet.storage import write_text
 
 MODEL = "model"
@@ -44,11 +44,7 @@ SCORES = {
     "icc_agreement": "ICC(A,1)",
 }
 NOTES = (
-    'The row "all" is about which emotion was coded; each other row about whether this one was coded or another.',
-    "Cohen's kappa is of two raters; Fleiss' kappa and Krippendorff's alpha are of any number. 1 is perfect agreement, "
-    "0 what chance alone would give.",
-    "ICC is of intensities (single rater, two-way; C: consistency, A: absolute agreement): the coders' numbers, and "
-    "the model's probabilities, which say how sure it is and not how strong an expression is.",
+    *PROSE["agreement"]["reading"],
     f"Intervals hold 95 % of 1,000 resamples of whole stretches of {BLOCK_S:g} s.",
 )
 
