@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from motivnet.cli.console import echo
-from motivnet.config import to_json
+from motivnet.cli.console import echo, print_table
+from motivnet.config import to_json, to_plain
+from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import parse_size
 
 weights = typer.Typer(
@@ -28,17 +29,15 @@ def list_weights(
 
     Example: motivnet weights list --json
     """
-    from motivnet import config
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
-    from motivnet.cli.console import print_table
 
     rows = []
     for entry in RELEASED:
         path = cached(entry.name, cache=cache)
         if as_json:
             shown = {"size": entry.size, "where": entry.where, "cached": path and str(path)}
-            echo(to_json(config.to_plain(entry) | shown))
+            echo(to_json(to_plain(entry) | shown))
         place = f"{entry.repo}/{entry.file}" if entry.repo else f"{entry.file}, {entry.where}"
         about = "\n".join(filter(None, (entry.purpose, place, entry.note)))
         rows.append((entry.name, "yes" if path else "no", entry.size, entry.licence.name, about))
@@ -79,14 +78,12 @@ def inspect(
 
     Example: motivnet weights inspect MotivNet.pth
     """
-    from motivnet import config
     from motivnet.checkpoints.bundle import find_weights
-    from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.formats import inspect_weights
 
-    found = config.to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
+    found = to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
     if as_json:
         echo(to_json(found))
         return
@@ -117,8 +114,6 @@ def convert_weights(
 
     Example: motivnet weights convert MotivNet.pth motivnet-1b --dtype bf16
     """
-    from motivnet.errors import needs_extra
-
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.load import convert
@@ -149,8 +144,6 @@ def verify_weights(
 
     Example: motivnet weights verify sapiens-pose-0.3b
     """
-    from motivnet.errors import needs_extra
-
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.files import verify_weights
 
