@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from motivnet.cli.console import echo, print_table
+from motivnet.cli.options import argument, flag, option
 from motivnet.config import to_json, to_plain
 from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import parse_size
@@ -15,14 +16,14 @@ weights = typer.Typer(
 )
 
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", metavar="DIR", help="Folder for downloads; else the Hugging Face hub's cache.")
+    Path | None, option("DIR", "Folder for downloads; else the Hugging Face hub's cache.", "--cache")
 ]
 HeadsOption = Annotated[int | None, typer.Option(min=1, help="Attention heads, for widths that were never released.")]
 
 
 @weights.command("list")
 def list_weights(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file and line.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object per file and line.")] = False,
     cache: CacheOption = None,
 ) -> None:
     """List all known files: their place, size, licence, purpose, and whether they are cached.
@@ -51,12 +52,11 @@ def list_weights(
 def fetch_weights(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME",
-            help="A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle.",
+        argument(
+            "NAME", "A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle."
         ),
     ],
-    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
+    mirror: Annotated[str | None, option("URL", "Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
     cache: CacheOption = None,
 ) -> None:
     """Download weights into the cache, verify their checksums, and print their path.
@@ -70,8 +70,8 @@ def fetch_weights(
 
 @weights.command("inspect")
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or its name.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    file: Annotated[str, argument("FILE", "A weight file, or its name.")],
+    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
     num_heads: HeadsOption = None,
 ) -> None:
     """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop.
@@ -94,12 +94,10 @@ def inspect(
 
 @weights.command("convert")
 def convert_weights(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A weight file, or its name.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the bundle to write.")],
+    file: Annotated[str, argument("FILE", "A weight file, or its name.")],
+    out: Annotated[Path, argument("OUT", "Folder of the bundle to write.")],
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Input size in pixels, such as 512x384; else that of the file.")
-    ] = None,
+    size: Annotated[str | None, option("HxW", "Input size in pixels, such as 512x384; else that of the file.")] = None,
     geometry: Annotated[
         Literal["motivnet-pad", "motivnet-stretch"], typer.Option(help="How a face crop becomes the input.")
     ] = "motivnet-pad",
@@ -108,7 +106,7 @@ def convert_weights(
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights; else that of the released files.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace a bundle that exists.")] = False,
 ) -> None:
     """Convert a released file to a bundle.
 
@@ -135,9 +133,7 @@ def convert_weights(
 
 @weights.command("verify")
 def verify_weights(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE_OR_NAME", help="A weight file, a bundle, or the name of a fetched one.")
-    ],
+    file: Annotated[str, argument("FILE_OR_NAME", "A weight file, a bundle, or the name of a fetched one.")],
     cache: CacheOption = None,
 ) -> None:
     """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged.
