@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from motivnet.errors import ImageError, MissingExtraError
 from motivnet.image_files import read_file
 from motivnet.input_limits import MAX_ASPECT, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimits
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
@@ -139,8 +139,6 @@ def decode_reduced(
         source = _tensor_to_array(source)
     if isinstance(source, np.ndarray):
         return _full(_from_array(source, color, limits))
-    from PIL import Image
-
     if isinstance(source, Image.Image):
         with _pillow():
             return _full(_from_pil(source, limits))
@@ -176,8 +174,6 @@ def is_tensor(source: object) -> bool:
 @functools.cache
 def _formats() -> list[str]:
     """Return the allowed formats that this Pillow supports; not all support AVIF, and HEIF comes with `pillow-heif`."""
-    from PIL import Image
-
     Image.init()
     with contextlib.suppress(ImportError):
         import pillow_heif
@@ -194,8 +190,6 @@ def _formats() -> list[str]:
 @contextlib.contextmanager
 def _pillow() -> Iterator[None]:
     """Turn Pillow's errors into ImageError, and hide its warnings."""
-    from PIL import Image
-
     try:
         with _QUIET:
             yield
@@ -302,7 +296,7 @@ def _full(image_hwc_u8: np.ndarray) -> Decoded:
     return Decoded(image_hwc_u8, image_hwc_u8.shape[:2])
 
 
-def _from_jpeg(image: "Image.Image", data: bytes, long_side: int | None, limits: ImageLimits) -> Decoded | None:
+def _from_jpeg(image: Image.Image, data: bytes, long_side: int | None, limits: ImageLimits) -> Decoded | None:
     """Decode an open file with OpenCV if it is a colour JPEG: the same pixels in two thirds of Pillow's time.
 
     Returns:
@@ -327,21 +321,16 @@ def _decode_jpeg(data: bytes, orientation: Any, reduction: int) -> np.ndarray | 
     """Decode a JPEG with OpenCV, at a reduced size by fewer coefficients of its blocks; None if that fails."""
     import cv2
 
-    sizes = {
-        1: cv2.IMREAD_COLOR,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-    }
+    size = cv2.IMREAD_COLOR if reduction == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduction}")
     try:
         # OpenCV reads the orientation otherwise than Pillow where the EXIF data are odd.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), sizes[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), size | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
     return None if image is None else _turn(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), orientation)
 
 
-def _from_pil(image: "Image.Image", limits: ImageLimits) -> np.ndarray:
+def _from_pil(image: Image.Image, limits: ImageLimits) -> np.ndarray:
     width, height = image.size
     _check_size(height, width, limits)
     image.load()  # before its orientation is read, because loading a TIFF applies it
@@ -349,9 +338,7 @@ def _from_pil(image: "Image.Image", limits: ImageLimits) -> np.ndarray:
     return _turn(_to_rgb(image, limits), image.getexif().get(ORIENTATION_TAG, 1))
 
 
-def _to_rgb(image: "Image.Image", limits: ImageLimits) -> np.ndarray:
-    from PIL import Image
-
+def _to_rgb(image: Image.Image, limits: ImageLimits) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_array(_sixteen_bit(np.asarray(image)), "rgb", limits)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

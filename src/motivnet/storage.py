@@ -205,31 +205,14 @@ def end_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-class RunFolder:
-    """A local folder of a run: `plan_name` in it states as JSON what the run is."""
-
-    def __init__(self, path: Path, *, plan_name: str = "plan.json", error: type[MotivNetError] = ConfigError) -> None:
-        """Describe the folder, which need not exist.
-
-        Args:
-            path: of the folder.
-            plan_name: of the file with the plan.
-            error: raised for a plan that cannot be read.
-        """
-        self.path, self.plan_file, self.error = path, path / plan_name, error
-
-    def read_plan(self) -> Any:
-        """Return the plan; None if there is none. Raises `error` if it cannot be read."""
-        try:
-            return json.loads(self.plan_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise self.error(f"{self.plan_file}: cannot be read: {error}") from None
-
-    def lock(self, shown: object = None) -> contextlib.AbstractContextManager[None]:
-        """Keep other processes out of the existing folder during a block, `shown` in messages; see `locked`."""
-        return locked(self.path / LOCK_NAME, shown or self.path)
+def stored_json(file: Path, error: type[MotivNetError] = ConfigError) -> Any:
+    """Return what a file of a run states as JSON; None if there is none. Raises `error` if it cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as reason:
+        raise error(f"{file}: cannot be read: {reason}") from None
 
 
 def differences(then: Any, now: Any, where: str = "") -> list[str]:

@@ -17,8 +17,8 @@ import pytest
 from motivnet import storage
 from motivnet.errors import CheckpointError, ConfigError, OutputError
 from motivnet.storage import (
+    LOCK_NAME,
     LockedError,
-    RunFolder,
     atomic_file,
     atomic_folder,
     atomic_path,
@@ -28,6 +28,7 @@ from motivnet.storage import (
     is_temporary,
     locked,
     remove_leftovers,
+    stored_json,
     temporary_name,
     write_bytes,
     write_json,
@@ -322,24 +323,25 @@ class TestPlan:
         with pytest.raises(OutputError, match=r"7 was 7, is 8; and 2 more\. Allowed: x$"):
             check_same("y", then, {name: value + 1 for name, value in then.items()}, allowed="x", error=OutputError)
 
-    def test_the_folder(self, tmp_path: Path) -> None:
-        run = RunFolder(tmp_path / "new" / "run", plan_name="recipe.json", error=CheckpointError)
-        assert run.read_plan() is None
-        write_json(run.plan_file, {"a": 1}, parents=True)
-        assert json.loads((tmp_path / "new/run/recipe.json").read_text()) == run.read_plan() == {"a": 1}
-        run.plan_file.write_text("{")
+    def test_what_a_run_states(self, tmp_path: Path) -> None:
+        file = tmp_path / "new" / "run" / "recipe.json"
+        assert stored_json(file, CheckpointError) is None
+        write_json(file, {"a": 1}, parents=True)
+        assert json.loads(file.read_text()) == stored_json(file, CheckpointError) == {"a": 1}
+        file.write_text("{")
         with pytest.raises(CheckpointError, match=r"recipe\.json: cannot be read"):
-            run.read_plan()
+            stored_json(file, CheckpointError)
 
     def test_the_lock(self, tmp_path: Path) -> None:
-        run = RunFolder(tmp_path)
+        file = tmp_path / LOCK_NAME
         for _ in range(2):
-            with run.lock(), pytest.raises(LockedError, match=r"out\.csv: another process is working on it"):  # noqa: SIM117
-                with run.lock("out.csv"):
+            with locked(file, "run"), pytest.raises(LockedError, match=r"out\.csv: another process is working on it"):  # noqa: SIM117
+                with locked(file, "out.csv"):
                     pass
+        absent = tmp_path / "absent"
         with (
             pytest.raises(OutputError, match="absent: cannot be locked: No such file"),
-            RunFolder(tmp_path / "absent").lock(),
+            locked(absent / LOCK_NAME, absent),
         ):
             pass
 

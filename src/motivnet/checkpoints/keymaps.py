@@ -1,12 +1,16 @@
 """Key maps from the tensor names of released checkpoints to ours: declarative, complete, invertible.
 
 A rule maps a foreign name, or a prefix of it up to a dot, to ours; `{i}` stands for a number, and None drops the tensor
-on purpose. Every foreign name must match a rule; the longest match counts.
+on purpose. Every foreign name must match a rule; the longest match counts. The rules of most formats are the rows of
+`keymaps.csv`, where None is an empty cell: of Sapiens2, the rotary tables, which are computed; of torchvision, the
+classifier, and its hidden layers are there as published and as its classes name them today.
 """
 
+import csv
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from motivnet.errors import CheckpointError
@@ -68,83 +72,15 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)")
 
 
+def _rules(format: str) -> dict[str, str | None]:
+    """Return the rules of one format, of the table beside this file."""
+    with Path(__file__).with_suffix(".csv").open(newline="", encoding="utf-8") as file:
+        return {row["theirs"]: row["ours"] or None for row in csv.DictReader(file) if row["format"] == format}
+
+
 def _prefixed(rules: Mapping[str, str | None], foreign: str, ours: str) -> dict[str, str | None]:
     """Add prefixes to both sides of rules."""
     return {foreign + name: None if target is None else ours + target for name, target in rules.items()}
-
-
-def _ml_decoder_rules(attention: str) -> dict[str, str | None]:
-    layer = "decoder.layers.{i}."
-    return {
-        "decoder.embed_standart": "embed",
-        "decoder.query_embed.weight": "queries",
-        f"{layer}norm1": "layers.{i}.norm_query",
-        f"{layer}norm2": "layers.{i}.norm_attn",
-        f"{layer}norm3": "layers.{i}.norm_ff",
-        f"{layer}{attention}.in_proj_weight": "layers.{i}.attn.in_proj.weight",
-        f"{layer}{attention}.in_proj_bias": "layers.{i}.attn.in_proj.bias",
-        f"{layer}{attention}.out_proj": "layers.{i}.attn.out_proj",
-        f"{layer}linear1": "layers.{i}.ff_in",
-        f"{layer}linear2": "layers.{i}.ff_out",
-        "decoder.duplicate_pooling": "group_weight",
-        "decoder.duplicate_pooling_bias": "group_bias",
-    }
-
-
-def _sapiens_rules(patch_projection: str) -> dict[str, str | None]:
-    return {
-        patch_projection: "patch_embed.proj",
-        "pos_embed": "pos_embed",
-        "cls_token": "cls_token",
-        "layers.{i}.ln1": "blocks.{i}.norm1",
-        "layers.{i}.attn.qkv": "blocks.{i}.attn.qkv",
-        "layers.{i}.attn.proj": "blocks.{i}.attn.proj",
-        "layers.{i}.ln2": "blocks.{i}.norm2",
-        "layers.{i}.ffn.layers.0.0": "blocks.{i}.mlp.fc1",
-        "layers.{i}.ffn.layers.1": "blocks.{i}.mlp.fc2",
-        "ln1": "norm",
-    }
-
-
-_SAPIENS2_RULES: dict[str, str | None] = {
-    "cls_token": "cls_token",
-    "storage_tokens": "reg_token",
-    "patch_embed.projection": "patch_embed.proj",
-    "blocks.{i}.ln1": "blocks.{i}.norm1",
-    "blocks.{i}.attn.wq": "blocks.{i}.attn.q_proj",
-    "blocks.{i}.attn.wk": "blocks.{i}.attn.k_proj",
-    "blocks.{i}.attn.wv": "blocks.{i}.attn.v_proj",
-    "blocks.{i}.attn.q_norm": "blocks.{i}.attn.q_norm",
-    "blocks.{i}.attn.k_norm": "blocks.{i}.attn.k_norm",
-    "blocks.{i}.attn.proj": "blocks.{i}.attn.proj",
-    "blocks.{i}.attn.gamma.weight": "blocks.{i}.gamma_1",
-    "blocks.{i}.ln2": "blocks.{i}.norm2",
-    "blocks.{i}.ffn.w12": "blocks.{i}.mlp.fc1",
-    "blocks.{i}.ffn.w3": "blocks.{i}.mlp.fc2",
-    "ln1": "norm",
-    # Rotary tables, which are computed.
-    "rope_embed": None,
-    "rope": None,
-}
-
-
-def _torchvision_vit_rules() -> dict[str, str | None]:
-    theirs, ours = "encoder.layers.encoder_layer_{i}.", "blocks.{i}."
-    return {
-        "class_token": "cls_token",
-        "conv_proj": "patch_embed.proj",
-        "encoder.pos_embedding": "pos_embed",
-        f"{theirs}ln_1": f"{ours}norm1",
-        f"{theirs}self_attention.in_proj_weight": f"{ours}attn.qkv.weight",
-        f"{theirs}self_attention.in_proj_bias": f"{ours}attn.qkv.bias",
-        f"{theirs}self_attention.out_proj": f"{ours}attn.proj",
-        f"{theirs}ln_2": f"{ours}norm2",
-        # As published, and as its classes name them today.
-        **{f"{theirs}mlp.{name}": f"{ours}mlp.fc1" for name in ("linear_1", "0")},
-        **{f"{theirs}mlp.{name}": f"{ours}mlp.fc2" for name in ("linear_2", "3")},
-        "encoder.ln": "norm",
-        "heads": None,
-    }
 
 
 def _mobilenet_v1_places() -> list[tuple[int, int]]:
@@ -180,24 +116,24 @@ _PRETRAIN_PARTS = ("decoder_embed", "decoder_pos_embed", "decoder_blocks", "deco
 _DROPPED: dict[str, str | None] = dict.fromkeys((*_TASK_PARTS, *_PRETRAIN_PARTS))
 
 # A Sapiens (v1) encoder, onto Backbone. The class token of pre-training is dropped when the model has none.
-_SAPIENS_RULES = _prefixed(_sapiens_rules("patch_embed.projection"), "", "net.")
-SAPIENS = KeyMap("Sapiens", _SAPIENS_RULES | _DROPPED, wrapper="backbone.")
+SAPIENS = KeyMap("Sapiens", _prefixed(_rules("sapiens"), "", "net.") | _DROPPED, wrapper="backbone.")
 
 # A Sapiens2 encoder, onto Backbone.
-SAPIENS2 = KeyMap("Sapiens2", _prefixed(_SAPIENS2_RULES, "", "net.") | _DROPPED, wrapper="backbone.")
+SAPIENS2 = KeyMap("Sapiens2", _prefixed(_rules("sapiens2"), "", "net.") | _DROPPED, wrapper="backbone.")
 
 # ML-Decoder as its authors publish it, onto MLDecoder. It is the `head` or `fc` of a classifier.
-ML_DECODER_UPSTREAM = KeyMap("ML-Decoder upstream", _ml_decoder_rules("multihead_attn"))
+ML_DECODER_UPSTREAM = KeyMap("ML-Decoder upstream", _rules("ml-decoder"))
 
 # The released MotivNet.pth, onto MotivNet. Its encoder lacks `patch_embed.`; its cross-attention is named `self_attn`.
+_ENCODER = {name.removeprefix("patch_embed."): ours for name, ours in _rules("sapiens").items()}
+_DECODER = {name.replace("multihead_attn", "self_attn"): ours for name, ours in _rules("ml-decoder").items()}
 MOTIVNET_RELEASED = KeyMap(
     "MotivNet released",
-    _prefixed(_sapiens_rules("projection"), "pose_encoder.", "backbone.net.")
-    | _prefixed(_ml_decoder_rules("self_attn"), "decoder.", "head."),
+    _prefixed(_ENCODER, "pose_encoder.", "backbone.net.") | _prefixed(_DECODER, "decoder.", "head."),
 )
 
 # torchvision's vision transformers, onto timm's.
-TORCHVISION_VIT = KeyMap("torchvision vision transformer", _torchvision_vit_rules())
+TORCHVISION_VIT = KeyMap("torchvision vision transformer", _rules("torchvision"))
 
 # faceres of the npm package @vladmandic/human, onto timm's mobilenetv1_100.
 FACERES = KeyMap("faceres", _faceres_rules())

@@ -16,17 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from motivnet.checkpoints import formats
 from motivnet.checkpoints.bundle import Bundle, check_place, find_weights, open_bundle, require_head, write_config
 from motivnet.checkpoints.files import open_weights, release, unwrapped
-from motivnet.checkpoints.formats import (
-    DEFAULT_GEOMETRY,
-    Contents,
-    Size,
-    below,
-    identify,
-    is_of_bundle,
-    released_config,
-)
+from motivnet.checkpoints.formats import Contents, Size, identify, is_of_bundle
 from motivnet.errors import CheckpointError, ConfigError
 from motivnet.models.backbone import UNFIT, Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
@@ -148,7 +141,7 @@ def load_backbone(
     dropped = contents.dropped + ((CLASS_TOKEN,) if own.vit.class_token and not keep else ())
     if dropped:
         _log.info("%s: dropped on purpose: %s", path, ", ".join(dropped))
-    tensors = below(contents.tensors, "backbone.") if contents.part == "model" else contents.tensors
+    tensors = formats.below(contents.tensors, "backbone.") if contents.part == "model" else contents.tensors
     tensors = fit_encoder(tensors, own, config)
     return fill(lambda: build_backbone(config), tensors, path, device=device, dtype=dtype)
 
@@ -340,7 +333,7 @@ def convert(
     *,
     dtype: torch.dtype = torch.float32,
     image_size: tuple[int, int] | None = None,
-    geometry: str = DEFAULT_GEOMETRY,
+    geometry: str = formats.DEFAULT_GEOMETRY,
     num_heads: int | None = None,
     name: str | None = None,
     licence: str | None = None,
@@ -366,7 +359,7 @@ def convert(
     out = out.resolve()
     check_place(out, overwrite=overwrite)
     contents = require_model(identify(open_weights(find_weights(file)), num_heads=num_heads, image_size=image_size))
-    config = released_config(contents, geometry, image_size, name=name or out.name, licence=licence)
+    config = formats.released_config(contents, geometry, image_size, name=name or out.name, licence=licence)
     model = load_bundle(contents, image_size=config.model.image_size, dtype=dtype)
     with atomic_folder(out, also=(SafetensorError,)) as temporary:
         write_weights(write_config(temporary, config), model)

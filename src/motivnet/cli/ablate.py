@@ -6,39 +6,33 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.console import echo
+from motivnet.cli.options import argument, flag, option
 from motivnet.cli.train import SetOption
 from motivnet.errors import ConfigError, needs_extra
 
 
 def ablate(
-    name: Annotated[str, typer.Argument(help="head, sampling, pretraining or backbone.", metavar="ABLATION")],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the ablation.")],
-    data: Annotated[str | None, typer.Option(metavar="KIND:PATH", help="Labelled face crops, in splits.")] = None,
+    name: Annotated[str, argument("ABLATION", "head, sampling, pretraining or backbone.")],
+    out: Annotated[Path, option("DIR", "Folder of the ablation.")],
+    data: Annotated[str | None, option("KIND:PATH", "Labelled face crops, in splits.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Runs per cell.")] = 3,
     settings: SetOption = None,
-    encoder: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="From `motivnet pretrain`: DIR/bundle.")
-    ] = None,
+    encoder: Annotated[Path | None, option("BUNDLE", "From `motivnet pretrain`: DIR/bundle.")] = None,
     size: Annotated[str, typer.Option(help="Sapiens encoders of `backbone`: 0.3b, 0.6b, 1b or 2b.")] = "0.3b",
     weights: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="VARIANT=FILE",
-            help="For `backbone`: the file of pose, depth, normal, seg or pretrain; repeatable. Others are found by "
+        option(
+            "VARIANT=FILE",
+            "For `backbone`: the file of pose, depth, normal, seg or pretrain; repeatable. Others are found by "
             "name in the cache of `motivnet weights`.",
         ),
     ] = None,
-    labels: Annotated[float, typer.Option(metavar="SHARE", help="Share of each class's rows to train on.")] = 1.0,
+    labels: Annotated[float, option("SHARE", "Share of each class's rows to train on.")] = 1.0,
     report_split: Annotated[
-        str | None,
-        typer.Option("--report", metavar="SPLIT", help="Split to score: PrivateTest, of `backbone` val."),
+        str | None, option("SPLIT", "Split to score: PrivateTest, of `backbone` val.", "--report")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue with what DIR holds; several processes may.")
-    ] = False,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Only write the report of completed runs.")
-    ] = False,
+    resume: Annotated[bool, flag("--resume", "Continue with what DIR holds; several processes may.")] = False,
+    report_only: Annotated[bool, flag("--report-only", "Only write the report of completed runs.")] = False,
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`).
 

@@ -3,36 +3,23 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet import config
 from motivnet.cli.console import echo
+from motivnet.cli.options import argument, flag, option
 from motivnet.cli.train import SetOption
 from motivnet.errors import needs_extra
 
 
 def adapt(
-    method: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD", show_default=False, help="source-only, batchnorm, mmd, dann, cdan, ecan, agra or csrl."
-        ),
-    ],
-    source: Annotated[
-        str, typer.Option(metavar="KIND:PATH@SPLIT", show_default=False, help="Labelled faces to train on.")
-    ],
-    target: Annotated[
-        str,
-        typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Faces to adapt to; labels only score."),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the run.")],
-    recipe: Annotated[str, typer.Option(metavar="RECIPE", help="Recipe of `motivnet train`.")] = "nano-fer2013",
+    method: Annotated[str, argument("METHOD", "source-only, batchnorm, mmd, dann, cdan, ecan, agra or csrl.")],
+    source: Annotated[str, option("KIND:PATH@SPLIT", "Labelled faces to train on.")],
+    target: Annotated[str, option("KIND:PATH[@SPLIT]", "Faces to adapt to; labels only score.")],
+    out: Annotated[Path, option("DIR", "Folder of the run.")],
+    recipe: Annotated[str, option("RECIPE", "Recipe of `motivnet train`.")] = "nano-fer2013",
     settings: SetOption = None,
-    init: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="Start from a whole model, such as one of source-only.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue with what DIR holds.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe with all its settings, and exit.")] = False,
+    init: Annotated[Path | None, option("BUNDLE", "Start from a whole model, such as one of source-only.")] = None,
+    resume: Annotated[bool, flag("--resume", "Continue with what DIR holds.")] = False,
+    show: Annotated[bool, flag("--show", "Print the recipe with all its settings, and exit.")] = False,
 ) -> None:
     """Adapt a model to faces without labels (needs the extra `train`).
 

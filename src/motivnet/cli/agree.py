@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import print_table
-from motivnet.cli.options import Overwrite, derive_options
+from motivnet.cli.options import Overwrite, argument, derive_options, option
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import AgreementConfig
 
@@ -14,21 +12,12 @@ from motivnet.evaluation.evaluation_config import AgreementConfig
 @derive_options
 def agree(
     *,
-    rows: Annotated[
-        Path, typer.Argument(metavar="ROWS", show_default=False, help="Table that `motivnet video --out` wrote.")
-    ],
-    coders: Annotated[
-        list[Path],
-        typer.Argument(metavar="CODERS", show_default=False, help="What people coded: .eaf (ELAN), .boris or .csv."),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="OUT.csv", help="Write the table: .csv, .parquet or .jsonl.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page.")] = None,
+    rows: Annotated[Path, argument("ROWS", "Table that `motivnet video --out` wrote.")],
+    coders: Annotated[list[Path], argument("CODERS", "What people coded: .eaf (ELAN), .boris or .csv.")],
+    out: Annotated[Path | None, option("OUT.csv", "Write the table: .csv, .parquet or .jsonl.")] = None,
+    report: Annotated[Path | None, option("OUT.html", "Write a page.")] = None,
     settings: AgreementConfig,
-    names: Annotated[
-        Path | None, typer.Option(metavar="TRACKS.csv", help="Names for tracks: columns source, track and name.")
-    ] = None,
+    names: Annotated[Path | None, option("TRACKS.csv", "Names for tracks: columns source, track and name.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure how well a model agrees with people who coded the same videos (needs the extra `evaluate`).

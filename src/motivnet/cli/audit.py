@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Model
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import Fields, Overwrite, derive_options, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import AuditConfig
@@ -17,26 +15,21 @@ from motivnet.inference.predictor_config import PredictorConfig
 @derive_options
 def audit(
     *,
-    data: Annotated[
-        list[str], typer.Option(metavar="KIND:PATH[@SPLIT]", show_default=False, help="Labelled; repeatable.")
-    ],
+    data: Annotated[list[str], option("KIND:PATH[@SPLIT]", "Labelled; repeatable.")],
     by: Annotated[
         list[str],
-        typer.Option(
-            metavar="COLUMN",
-            show_default=False,
-            help="Column that divides the images into groups: of the data set (such as race), of --groups-csv, or "
+        option(
+            "COLUMN",
+            "Column that divides the images into groups: of the data set (such as race), of --groups-csv, or "
             "subject, split, agreement (of annotators), duplicate (of a training image), intensity, or data (the set, "
             "if --data is given several times); repeatable.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", show_default=False, help="Folder for audit.md, audit.html and audit.json.")
-    ],
+    out: Annotated[Path, option("DIR", "Folder for audit.md, audit.html and audit.json.")],
     model: Model = None,
     settings: Annotated[AuditConfig, Fields(only=("predictions", "split", "groups_csv", "min_size", "detect", "seed"))],
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the contents of audit.json.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print the contents of audit.json.")] = False,
     config: Annotated[PredictorConfig, Fields(only=("batch_size", "device"))],
 ) -> None:
     """Compare the scores of groups of faces (needs the extra `evaluate`).

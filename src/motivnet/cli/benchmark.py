@@ -7,33 +7,32 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.console import echo, track
-from motivnet.cli.options import MODEL_HELP, Fields, Overwrite, derive_options
+from motivnet.cli.options import MODEL_HELP, Fields, Overwrite, derive_options, flag, option
 from motivnet.errors import needs_extra
 from motivnet.experiments.protocols import BenchmarkSettings, parse_trained_on
 from motivnet.inference.predictor_config import PredictorConfig
 
-Models = Annotated[list[str], typer.Option(show_default=False, help=f"{MODEL_HELP} Repeatable.")]
+Models = Annotated[list[str], typer.Option(help=f"{MODEL_HELP} Repeatable.")]
 DataSets = Annotated[
     list[str],
-    typer.Option(
-        metavar="[NAME=]KIND:PATH[@SPLIT]",
-        show_default=False,
-        help="Labelled images: fer2013:FILE@PrivateTest, FERPlus=manifest:FILE; the name finds results; repeatable.",
+    option(
+        "[NAME=]KIND:PATH[@SPLIT]",
+        "Labelled images: fer2013:FILE@PrivateTest, FERPlus=manifest:FILE; the name finds results; repeatable.",
     ),
 ]
 Detect = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Detect faces in this data set of photographs; all: in every one. Otherwise the face is the "
+    option(
+        "NAME",
+        "Detect faces in this data set of photographs; all: in every one. Otherwise the face is the "
         "data set's box, and without one the whole image; repeatable.",
     ),
 ]
 TrainedOn = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="MODEL=NAME,...",
-        help="Data sets that a model was trained on, such as MotivNet.pth=AffectNet, where its bundle does not say so; "
+    option(
+        "MODEL=NAME,...",
+        "Data sets that a model was trained on, such as MotivNet.pth=AffectNet, where its bundle does not say so; "
         "MODEL=none for none; repeatable.",
     ),
 ]
@@ -44,17 +43,12 @@ def benchmark(
     model: Models,
     data: DataSets,
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="Folder of benchmark.md, .html and .json, and of predictions/, which are reused.",
-        ),
+        Path, option("DIR", "Folder of benchmark.md, .html and .json, and of predictions/, which are reused.")
     ],
     detect: Detect = None,
     trained_on: TrainedOn = None,
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the contents of benchmark.json.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print the contents of benchmark.json.")] = False,
     *,
     settings: BenchmarkSettings,
     config: Annotated[PredictorConfig, Fields(only=("batch_size", "device"))],

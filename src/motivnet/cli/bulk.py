@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motivnet.cli.console import echo, open_bar
-from motivnet.cli.options import Fields, Model, derive_options
+from motivnet.cli.options import Fields, Model, argument, derive_options, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.image_files import describe_skipped
@@ -35,29 +35,22 @@ _OPTIONS = Fields(
 def bulk(
     src: Annotated[
         str,
-        typer.Argument(
-            metavar="SRC",
-            show_default=False,
-            help="Folder of photographs, .txt or .csv list, Parquet file with bytes or paths, or a URL of one of these "
+        argument(
+            "SRC",
+            "Folder of photographs, .txt or .csv list, Parquet file with bytes or paths, or a URL of one of these "
             "(s3, gs, http, ...).",
         ),
     ],
-    dst: Annotated[
-        str,
-        typer.Argument(
-            metavar="DST", show_default=False, help="Folder of the Parquet files, new or of the same run; or its URL."
-        ),
-    ],
+    dst: Annotated[str, argument("DST", "Folder of the Parquet files, new or of the same run; or its URL.")],
     model: Model = "nano",
     engine: Annotated[str, typer.Option(help="local: one process; ray: as many as there is room for.")] = "local",
     address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT|auto", help="Ray cluster; without it, engine ray stays on this machine."),
+        str | None, option("HOST:PORT|auto", "Ray cluster; without it, engine ray stays on this machine.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of engine ray, each with the model.")] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Inputs per file; a killed worker's part is repeated.")] = 1000,
-    image_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of images in Parquet.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    image_column: Annotated[str | None, option("NAME", "Of images in Parquet.")] = None,
+    as_json: Annotated[bool, flag("--json", "Print the summary as JSON.")] = False,
     *,
     predictor: Annotated[PredictorConfig, _OPTIONS],
 ) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data
-from motivnet.cli.options import Fields, derive_options
+from motivnet.cli.options import Fields, argument, derive_options, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import SourceConfig
@@ -16,27 +16,23 @@ from motivnet.evaluation.evaluation_config import SourceConfig
 @derive_options
 def calibrate(
     *,
-    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
+    model: Annotated[str, argument("MODEL", "Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
         str | None, typer.Option(help="Split to fit on, if not in --data: never the one whose scores are reported.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a calibrated copy; without it, the bundle is changed.")
-    ] = None,
+    out: Annotated[Path | None, option("DIR", "Write a calibrated copy; without it, the bundle is changed.")] = None,
     exponent: Annotated[
-        bool,
-        typer.Option("--exponent", help="Fit an exponent as well: for models trained with label smoothing or mixup."),
+        bool, flag("--exponent", "Fit an exponent as well: for models trained with label smoothing or mixup.")
     ] = False,
     accuracy: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="Also find the threshold of abstention that reaches this accuracy: 0.9."),
+        float | None, option("SHARE", "Also find the threshold of abstention that reaches this accuracy: 0.9.")
     ] = None,
     source: Annotated[SourceConfig, Fields(only=("detect",))],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace DIR; or a calibration; or change a model of the package.")
+        bool, flag("--overwrite", "Replace DIR; or a calibration; or change a model of the package.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
 ) -> None:
     """Fit the calibration of a bundle on a validation split (needs the extra `evaluate`).
 

@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo, track
-from motivnet.cli.options import Overwrite
+from motivnet.cli.options import Overwrite, argument, option
 from motivnet.errors import needs_extra
 
 
 def card(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", show_default=False, help="Folder of a bundle.")],
-    data: Annotated[str | None, typer.Option(metavar="[NAME=]KIND:PATH[@SPLIT]", help="Faces to score it on.")] = None,
+    bundle: Annotated[Path, argument("BUNDLE", "Folder of a bundle.")],
+    data: Annotated[str | None, option("[NAME=]KIND:PATH[@SPLIT]", "Faces to score it on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model card of a bundle, README.md, from what it records (needs the extras `evaluate` and `hub`).

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.console import echo, make_table, print_tables, track
-from motivnet.cli.options import Overwrite
+from motivnet.cli.options import Overwrite, argument, flag, option
 from motivnet.config import to_json
 from motivnet.errors import ConfigError, OutputError, for_terminal, needs_extra
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
@@ -23,29 +23,25 @@ data = typer.Typer(name="data", help="Inspect, build and sample data sets.", no_
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="SOURCE",
-        show_default=False,
-        help="KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
+    argument(
+        "SOURCE",
+        "KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
     ),
 ]
-ManifestOption = Annotated[Path, typer.Option(metavar="FILE", help="The manifest to write, a .parquet file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
+ManifestOption = Annotated[Path, option("FILE", "The manifest to write, a .parquet file.")]
+JsonOption = Annotated[bool, flag("--json", "Print one JSON object in place of tables.")]
 
 
 @data.command("inspect", epilog="Exit codes: 0 inspected; 1 a problem was found, with --strict; 2 a mistake.")
 def inspect(
     source: SourceArgument,
     split: Annotated[str | None, typer.Option(help="Inspect one split only.")] = None,
-    no_pixels: Annotated[
-        bool, typer.Option("--no-pixels", help="Decode no image: check files, paths and subjects only.")
-    ] = False,
+    no_pixels: Annotated[bool, flag("--no-pixels", "Decode no image: check files, paths and subjects only.")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write every problem as a row, a summary, and a contact sheet per class."),
+        Path | None, option("DIR", "Write every problem as a row, a summary, and a contact sheet per class.")
     ] = None,
     as_json: JsonOption = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is any problem.")] = False,
+    strict: Annotated[bool, flag("--strict", "Exit with 1 if there is any problem.")] = False,
     overwrite: Overwrite = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = os.cpu_count() or 1,
 ) -> None:
@@ -80,8 +76,7 @@ def build(
     source: SourceArgument,
     out: ManifestOption,
     labels: Annotated[
-        str | None,
-        typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source."),
+        str | None, typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source.")
     ] = None,
     as_json: JsonOption = False,
     overwrite: Overwrite = False,

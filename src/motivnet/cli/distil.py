@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data
-from motivnet.cli.options import Fields, Overwrite, derive_options
+from motivnet.cli.options import Fields, Overwrite, derive_options, option
 from motivnet.errors import needs_extra
 from motivnet.experiments.distillation_config import DistillationConfig
 from motivnet.inference.predictor_config import PredictorConfig
@@ -18,19 +16,17 @@ def distil(
     *,
     teachers: Annotated[
         list[str],
-        typer.Option(
+        option(
+            "MODEL",
+            "A model; or a .parquet or .csv file of predictions for the labelled faces; repeatable.",
             "--teacher",
-            metavar="MODEL",
-            show_default=False,
-            help="A model; or a .parquet or .csv file of predictions for the labelled faces; repeatable.",
         ),
     ],
     data: Data,
     unlabelled: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND:PATH", help="images:FOLDER, or parquet:FILE?unlabelled=true; repeatable."),
+        list[str] | None, option("KIND:PATH", "images:FOLDER, or parquet:FILE?unlabelled=true; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="The manifest, a .parquet file.")],
+    out: Annotated[Path, option("FILE", "The manifest, a .parquet file.")],
     settings: DistillationConfig,
     config: Annotated[PredictorConfig, Fields(only=("device", "batch_size", "workers"))],
     overwrite: Overwrite = False,

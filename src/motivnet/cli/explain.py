@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.console import echo
-from motivnet.cli.options import DETECTION, Fields, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Overwrite, argument, derive_options, flag, option
 from motivnet.config import to_json
 from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
@@ -14,15 +14,13 @@ from motivnet.inference.predictor_config import PredictorConfig
 
 @derive_options
 def explain(
-    photograph: Annotated[Path, typer.Argument(metavar="PHOTOGRAPH", show_default=False, help="An image file.")],
-    out: Annotated[Path, typer.Option(metavar="PNG", show_default=False, help="The picture to write.")],
+    photograph: Annotated[Path, argument("PHOTOGRAPH", "An image file.")],
+    out: Annotated[Path, option("PNG", "The picture to write.")],
     model: Annotated[
         str, typer.Option(help="Embedded model, folder of a bundle, or released file: with torch weights, ML-Decoder.")
     ] = "nano",
     emotion: Annotated[str | None, typer.Option(help="Draw this one alone, larger; else all of them.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per face and line, with maps.")
-    ] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object per face and line, with maps.")] = False,
     overwrite: Overwrite = False,
     *,
     config: Annotated[PredictorConfig, Fields(only=(*DETECTION, "device", "image_size", "geometry"))],

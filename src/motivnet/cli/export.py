@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 import typer
 
 from motivnet.cli.console import echo
+from motivnet.cli.options import argument, flag
 
 
 def export(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", metavar="BUNDLE")],
+    bundle: Annotated[Path, argument("BUNDLE", "Folder of a bundle.")],
     form: Annotated[
         Literal["onnx", "tflite", "executorch"],
-        typer.Option("--format", help="Each but onnx needs the extra of its name, takes one face, and is in fp32."),
+        flag("--format", "Each but onnx needs the extra of its name, takes one face, and is in fp32."),
     ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="Path of the file; else inside the bundle.")] = None,
     dtype: Annotated[
@@ -20,10 +21,9 @@ def export(
         typer.Option(help="Storage precision of matrices: half precision halves the file. Arithmetic stays in fp32."),
     ] = "fp32",
     external_data: Annotated[
-        bool,
-        typer.Option("--external-data", help="Weights in a separate file OUT.data, which is always used over 1 GB."),
+        bool, flag("--external-data", "Weights in a separate file OUT.data, which is always used over 1 GB.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace an existing file.")] = False,
 ) -> None:
     """Export the weights of a bundle and compare the file's answers with torch (needs the extra `train`).
 

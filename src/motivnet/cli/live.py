@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motivnet.cli.console import echo
-from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options, flag, option
 from motivnet.errors import ConfigError, one_line
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
@@ -33,13 +33,13 @@ def live(
     *,
     camera: Annotated[
         str,
-        typer.Option(
-            metavar="INDEX|FILE|URL",
-            help="Number of a camera, from 0; a video file, played as if it were one; or a URL such as rtsp://...",
+        option(
+            "INDEX|FILE|URL",
+            "Number of a camera, from 0; a video file, played as if it were one; or a URL such as rtsp://...",
         ),
     ] = "0",
-    out: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="Write what is shown.")] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="Open no window; needs --out.")] = False,
+    out: Annotated[Path | None, option("OUT.mp4", "Write what is shown.")] = None,
+    headless: Annotated[bool, flag("--headless", "Open no window; needs --out.")] = False,
     told: Annotated[ServerSettings, Fields(only=("notice",))],
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that time.")] = None,
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],

@@ -15,9 +15,7 @@ from motivnet.storage import end_on_sigterm
 from motivnet.version import __version__
 
 app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 # One module per verb, with a function, or a group of commands, of the same name.
 VERBS = (

@@ -2,14 +2,12 @@
 
 from typing import Annotated
 
-import typer
+from motivnet.cli.options import flag
 
 SHOWN = ("name", "summary", "licence", "labels", "preprocessing", "scores", "calibration", "abstain_below")
 
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model and line.")] = False,
-) -> None:
+def models(as_json: Annotated[bool, flag("--json", "Print one JSON object per model and line.")] = False) -> None:
     """List the models that come with the package, their licences and scores.
 
     Example: motivnet models --json

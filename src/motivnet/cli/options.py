@@ -18,16 +18,30 @@ from motivnet import config
 from motivnet.cli.console import waiting
 from motivnet.errors import ConfigError
 
+
+def option(metavar: str, help: str, *names: str, **others: Any) -> Any:
+    """Declare an option with a value, which `metavar` stands for in the help."""
+    return typer.Option(*names, metavar=metavar, help=help, **others)
+
+
+def flag(name: str, help: str) -> Any:
+    """Declare an option without a value."""
+    return typer.Option(name, help=help)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """Declare an argument, which has no name but `metavar`."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
 MODEL_HELP = "Embedded model, folder of a bundle, released file, or name from `motivnet weights list`."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 # Fields of `PredictorConfig` about face detection.
 DETECTION = ("detector", "min_score", "min_face", "long_side")
 # Verbs that may take seconds and count nothing.
 WITHOUT_STEPS = ("agree", "build", "convert", "explain", "export", "sample", "tabulate", "verify")
-Excel = Annotated[
-    bool, typer.Option("--excel", help="Mark a .csv file as UTF-8 by a byte order mark, which Excel needs.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists already.")]
+Excel = Annotated[bool, flag("--excel", "Mark a .csv file as UTF-8 by a byte order mark, which Excel needs.")]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace output that exists already.")]
 
 
 class OnceCommand(TyperCommand):

@@ -3,20 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo
-from motivnet.cli.options import Model, Overwrite, derive_options
+from motivnet.cli.options import Model, Overwrite, argument, derive_options
 
 EPILOG = "Open index.html by a double click, or put the folder on any web space. Example: motivnet page faces"
 
 
 @derive_options
 def page(
-    *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Folder to write.")],
-    model: Model = "nano",
-    overwrite: Overwrite = False,
+    *, folder: Annotated[Path, argument("DIR", "Folder to write.")], model: Model = "nano", overwrite: Overwrite = False
 ) -> None:
     """Write a page that recognises the emotions of faces in the browser, without a server: no image leaves it."""
     from motivnet.server.static_page import write_page

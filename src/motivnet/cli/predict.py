@@ -10,7 +10,7 @@ import typer
 
 from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
-from motivnet.cli.options import Excel, Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import Excel, Fields, Model, Overwrite, argument, derive_options, flag, option
 from motivnet.config import to_json
 from motivnet.errors import ConfigError, for_terminal, one_line
 from motivnet.image_files import describe_skipped
@@ -37,22 +37,21 @@ NOWHERE = contextlib.nullcontext(lambda row: None)
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="INPUT",
-            show_default=False,
-            help="Photographs, folders of them, patterns such as 'pics/**/*.jpg', URLs, videos, camera:0, "
+        argument(
+            "INPUT",
+            "Photographs, folders of them, patterns such as 'pics/**/*.jpg', URLs, videos, camera:0, "
             "or - for the bytes of a photograph on standard input.",
         ),
     ],
     model: Model = "nano",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object per image and line.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write one row per face to a .jsonl, .csv or .parquet file; no table then.")
     ] = None,
     annotate: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the photographs with faces and emotions drawn on them.")
+        Path | None, option("DIR", "Write the photographs with faces and emotions drawn on them.")
     ] = None,
-    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Videos: time between frames.")] = 1.0,
+    every: Annotated[float, option("SECONDS", "Videos: time between frames.", min=0.001)] = 1.0,
     top_k: Annotated[int, typer.Option(min=1, help="Emotions per face in the table.")] = 3,
     excel: Excel = False,
     overwrite: Overwrite = False,

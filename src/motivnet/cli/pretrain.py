@@ -3,23 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo
-from motivnet.cli.options import derive_options
+from motivnet.cli.options import argument, derive_options, option
 from motivnet.cli.train import RunOptions, SetOption, best_epoch, choose_recipe
 from motivnet.errors import ConfigError, needs_extra
 
 
 @derive_options
 def pretrain(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Such as mae; without one, all are listed.", metavar="RECIPE", show_default=False),
-    ] = None,
+    name: Annotated[str | None, argument("RECIPE", "Such as mae; without one, all are listed.")] = None,
     data: Annotated[
-        str | None,
-        typer.Option(metavar="KIND:PATH", help="Faces, such as images:FOLDER, which need no labels, or fer2013:FILE."),
+        str | None, option("KIND:PATH", "Faces, such as images:FOLDER, which need no labels, or fer2013:FILE.")
     ] = None,
     settings: SetOption = None,
     *,

@@ -6,23 +6,24 @@ from typing import Annotated
 import typer
 
 from motivnet.cli.console import echo
+from motivnet.cli.options import argument, flag, option
 from motivnet.cli.train import SetOption
 from motivnet.config import to_json, to_plain
 from motivnet.errors import needs_extra
 
 
 def probe(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe of `motivnet train`.")] = "mini-fer2013",
+    recipe: Annotated[str, argument("RECIPE", "Recipe of `motivnet train`.")] = "mini-fer2013",
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the comparison.")],
-    data: Annotated[str, typer.Option(metavar="KIND:PATH", show_default=False, help="Labelled faces, in splits.")],
+    out: Annotated[Path, option("DIR", "Folder of the comparison.")],
+    data: Annotated[str, option("KIND:PATH", "Labelled faces, in splits.")],
     settings: SetOption = None,
-    rates: Annotated[list[float] | None, typer.Option("--rate", help="Learning rate to try; repeatable.")] = None,
-    decays: Annotated[list[float] | None, typer.Option("--decay", help="Weight decay to try; repeatable.")] = None,
+    rates: Annotated[list[float] | None, flag("--rate", "Learning rate to try; repeatable.")] = None,
+    decays: Annotated[list[float] | None, flag("--decay", "Weight decay to try; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Runs per probe.")] = 3,
-    report_split: Annotated[str, typer.Option("--report", metavar="SPLIT", help="Split to score.")] = "PrivateTest",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue with what DIR holds.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print all settings, and exit.")] = False,
+    report_split: Annotated[str, option("SPLIT", "Split to score.", "--report")] = "PrivateTest",
+    resume: Annotated[bool, flag("--resume", "Continue with what DIR holds.")] = False,
+    show: Annotated[bool, flag("--show", "Print all settings, and exit.")] = False,
 ) -> None:
     """Compare probes on a frozen encoder, `--set backbone.weights=...` (needs the extras `train` and `evaluate`).
 

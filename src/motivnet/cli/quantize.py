@@ -6,7 +6,7 @@ import typer
 
 from motivnet.cli.console import echo, print_table, track
 from motivnet.cli.evaluate import Data
-from motivnet.cli.options import Overwrite, derive_options
+from motivnet.cli.options import Overwrite, argument, derive_options, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.export.quantization_config import QuantizationConfig
@@ -15,16 +15,15 @@ from motivnet.export.quantization_config import QuantizationConfig
 @derive_options
 def quantize(
     *,
-    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="Folder of a bundle, or nano.")],
+    model: Annotated[str, argument("MODEL", "Folder of a bundle, or nano.")],
     data: Data,
     split: Annotated[
-        str | None,
-        typer.Option(help="Split whose faces the ranges of int8 are found on, if not in --data: Training."),
+        str | None, typer.Option(help="Split whose faces the ranges of int8 are found on, if not in --data: Training.")
     ] = None,
-    evaluate: Annotated[str, typer.Option(metavar="SPLIT", show_default=False, help="Split to measure both files on.")],
+    evaluate: Annotated[str, option("SPLIT", "Split to measure both files on.")],
     settings: QuantizationConfig,
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
 ) -> None:
     """Write a bundle's ONNX file in int8 or float16 beside its own, and measure what it costs (extra `train`).
 

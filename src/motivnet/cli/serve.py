@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.options import Model, derive_options
+from motivnet.cli.options import Model, derive_options, flag, option
 from motivnet.errors import ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.server.settings import ServerSettings
@@ -24,13 +24,10 @@ def serve(
     ] = "127.0.0.1",
     model: Model = "nano",
     token_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", show_default=f"{TOKEN_VARIABLE}, if set", help="Environment variable of the token."
-        ),
+        str | None, option("NAME", "Environment variable of the token.", show_default=f"{TOKEN_VARIABLE}, if set")
     ] = None,
-    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other machines without a token.")] = False,
+    token_file: Annotated[Path | None, option("FILE", "File with the token.")] = None,
+    insecure: Annotated[bool, flag("--insecure", "Serve other machines without a token.")] = False,
     log_level: Annotated[str, typer.Option(help=f"Of the log on stderr: {', '.join(LOG_LEVELS)}.")] = "info",
     *,
     settings: ServerSettings,

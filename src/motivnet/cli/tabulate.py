@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo
-from motivnet.cli.options import Excel, Overwrite, derive_options
+from motivnet.cli.options import Excel, Overwrite, argument, derive_options
 from motivnet.errors import ConfigError, needs_extra
 from motivnet.video.video_config import TablesConfig
 
@@ -14,9 +12,7 @@ from motivnet.video.video_config import TablesConfig
 @derive_options
 def tabulate(
     *,
-    rows: Annotated[
-        Path, typer.Argument(metavar="ROWS", show_default=False, help="Table that `motivnet video --out` wrote.")
-    ],
+    rows: Annotated[Path, argument("ROWS", "Table that `motivnet video --out` wrote.")],
     tables: TablesConfig,
     excel: Excel = False,
     overwrite: Overwrite = False,

@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import typer
-
 from motivnet import config
 from motivnet.cli.console import echo
-from motivnet.cli.options import derive_options
+from motivnet.cli.options import argument, derive_options, option
 from motivnet.config import setting, to_json
 from motivnet.errors import ConfigError, needs_extra
 
@@ -19,10 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting of the recipe, such as run.epochs=2; repeatable."
-    ),
+    list[str] | None, option("KEY=VALUE", "Change a setting of the recipe, such as run.epochs=2; repeatable.", "--set")
 ]
 
 
@@ -52,20 +47,13 @@ class RunOptions:
 
 @derive_options
 def train(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Such as nano-fer2013; without one, all are listed.", metavar="RECIPE", show_default=False),
-    ] = None,
+    name: Annotated[str | None, argument("RECIPE", "Such as nano-fer2013; without one, all are listed.")] = None,
     data: Annotated[
-        str | None,
-        typer.Option(metavar="KIND:PATH", help="Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER."),
+        str | None, option("KIND:PATH", "Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER.")
     ] = None,
     settings: SetOption = None,
     init: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="BUNDLE", help="Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME."
-        ),
+        Path | None, option("BUNDLE", "Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME.")
     ] = None,
     *,
     options: RunOptions,

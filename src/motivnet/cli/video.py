@@ -9,7 +9,7 @@ import typer
 
 from motivnet.cli.console import echo, open_bar
 from motivnet.cli.inputs import find_videos
-from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, derive_options
+from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, argument, derive_options, flag, option
 from motivnet.errors import one_line
 from motivnet.frames.selection import Selection
 from motivnet.image_files import Skipped, describe_skipped
@@ -34,29 +34,21 @@ PREDICTOR_FIELDS = (
 @derive_options
 def video(
     *,
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", show_default=False, help="Videos, folders, or patterns such as 'takes/*.mp4'."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(show_default=False, help="Write one row per face and frame to a .parquet, .csv or .jsonl file."),
-    ],
+    paths: Annotated[list[str], argument("FILE", "Videos, folders, or patterns such as 'takes/*.mp4'.")],
+    out: Annotated[Path, typer.Option(help="Write one row per face and frame to a .parquet, .csv or .jsonl file.")],
     annotate: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.mp4", help="Write the video with faces and emotions drawn; of several: a folder."),
+        Path | None, option("OUT.mp4", "Write the video with faces and emotions drawn; of several: a folder.")
     ] = None,
     timeline: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="Plot the emotions over time; of several videos: a folder.")
+        Path | None, option("OUT.png", "Plot the emotions over time; of several videos: a folder.")
     ] = None,
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.html", help="Write a page with tracks, timeline and faces; of several: a folder."),
+        Path | None, option("OUT.html", "Write a page with tracks, timeline and faces; of several: a folder.")
     ] = None,
     selection: Selection,
     follow: FollowConfig,
     tables: TablesConfig,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
+    resume: Annotated[bool, flag("--resume", "Continue an interrupted run of the same command.")] = False,
     model: Model = "nano",
     excel: Excel = False,
     overwrite: Overwrite = False,

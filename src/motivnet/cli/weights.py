@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from motivnet.cli.console import echo
-from motivnet.config import to_json
+from motivnet.cli.console import echo, print_table
+from motivnet.cli.options import argument, flag, option
+from motivnet.config import to_json, to_plain
+from motivnet.errors import needs_extra
 from motivnet.inference.predictor_config import parse_size
 
 weights = typer.Typer(
@@ -14,31 +16,29 @@ weights = typer.Typer(
 )
 
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", metavar="DIR", help="Folder for downloads; else the Hugging Face hub's cache.")
+    Path | None, option("DIR", "Folder for downloads; else the Hugging Face hub's cache.", "--cache")
 ]
 HeadsOption = Annotated[int | None, typer.Option(min=1, help="Attention heads, for widths that were never released.")]
 
 
 @weights.command("list")
 def list_weights(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file and line.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object per file and line.")] = False,
     cache: CacheOption = None,
 ) -> None:
     """List all known files: their place, size, licence, purpose, and whether they are cached.
 
     Example: motivnet weights list --json
     """
-    from motivnet import config
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
-    from motivnet.cli.console import print_table
 
     rows = []
     for entry in RELEASED:
         path = cached(entry.name, cache=cache)
         if as_json:
             shown = {"size": entry.size, "where": entry.where, "cached": path and str(path)}
-            echo(to_json(config.to_plain(entry) | shown))
+            echo(to_json(to_plain(entry) | shown))
         place = f"{entry.repo}/{entry.file}" if entry.repo else f"{entry.file}, {entry.where}"
         about = "\n".join(filter(None, (entry.purpose, place, entry.note)))
         rows.append((entry.name, "yes" if path else "no", entry.size, entry.licence.name, about))
@@ -52,13 +52,11 @@ def list_weights(
 def fetch_weights(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME",
-            show_default=False,
-            help="A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle.",
+        argument(
+            "NAME", "A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle."
         ),
     ],
-    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
+    mirror: Annotated[str | None, option("URL", "Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
     cache: CacheOption = None,
 ) -> None:
     """Download weights into the cache, verify their checksums, and print their path.
@@ -72,22 +70,20 @@ def fetch_weights(
 
 @weights.command("inspect")
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A weight file, or its name.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    file: Annotated[str, argument("FILE", "A weight file, or its name.")],
+    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
     num_heads: HeadsOption = None,
 ) -> None:
     """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop.
 
     Example: motivnet weights inspect MotivNet.pth
     """
-    from motivnet import config
     from motivnet.checkpoints.bundle import find_weights
-    from motivnet.errors import needs_extra
 
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.formats import inspect_weights
 
-    found = config.to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
+    found = to_plain(inspect_weights(find_weights(file), num_heads=num_heads))
     if as_json:
         echo(to_json(found))
         return
@@ -98,12 +94,10 @@ def inspect(
 
 @weights.command("convert")
 def convert_weights(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A weight file, or its name.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Folder of the bundle to write.")],
+    file: Annotated[str, argument("FILE", "A weight file, or its name.")],
+    out: Annotated[Path, argument("OUT", "Folder of the bundle to write.")],
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Input size in pixels, such as 512x384; else that of the file.")
-    ] = None,
+    size: Annotated[str | None, option("HxW", "Input size in pixels, such as 512x384; else that of the file.")] = None,
     geometry: Annotated[
         Literal["motivnet-pad", "motivnet-stretch"], typer.Option(help="How a face crop becomes the input.")
     ] = "motivnet-pad",
@@ -112,14 +106,12 @@ def convert_weights(
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights; else that of the released files.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace a bundle that exists.")] = False,
 ) -> None:
     """Convert a released file to a bundle.
 
     Example: motivnet weights convert MotivNet.pth motivnet-1b --dtype bf16
     """
-    from motivnet.errors import needs_extra
-
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.load import convert
@@ -141,20 +133,13 @@ def convert_weights(
 
 @weights.command("verify")
 def verify_weights(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE_OR_NAME", show_default=False, help="A weight file, a bundle, or the name of a fetched one."
-        ),
-    ],
+    file: Annotated[str, argument("FILE_OR_NAME", "A weight file, a bundle, or the name of a fetched one.")],
     cache: CacheOption = None,
 ) -> None:
     """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged.
 
     Example: motivnet weights verify sapiens-pose-0.3b
     """
-    from motivnet.errors import needs_extra
-
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.files import verify_weights
 

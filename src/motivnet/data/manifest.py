@@ -251,11 +251,7 @@ def make_manifest(
             raise DataError(f"row {row}: neither path nor image")
     table = pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in arrays.items()})
     check_clips(table)
-    return Manifest(
-        table,
-        labels,
-        {reason: number for reason, number in (dropped or {}).items() if number},
-    )
+    return Manifest(table, labels, {reason: number for reason, number in (dropped or {}).items() if number})
 
 
 def check_clips(table: pa.Table) -> None:

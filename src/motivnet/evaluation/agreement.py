@@ -22,20 +22,12 @@ import numpy as np
 import pandas as pd
 
 from motivnet.errors import ConfigError, DataError
+from motivnet.evaluation import timeline
 from motivnet.evaluation.evaluation_config import AgreementConfig
 from motivnet.evaluation.resampling import Interval, bootstrap
-from motivnet.evaluation.timeline import (
-    Rows,
-    check_people,
-    labels_of,
-    match_sources,
-    read_rows,
-    read_stretches,
-    write_frame,
-)
 from motivnet.inference.tables import FORMATS, check_output
 from motivnet.labels import LabelSet
-from motivnet.report.page import Block, number, to_html
+from motivnet.report.page import PROSE, Block, number, to_html
 from motivnet.storage import write_text
 
 MODEL = "model"
@@ -52,17 +44,13 @@ SCORES = {
     "icc_agreement": "ICC(A,1)",
 }
 NOTES = (
-    'The row "all" is about which emotion was coded; each other row about whether this one was coded or another.',
-    "Cohen's kappa is of two raters; Fleiss' kappa and Krippendorff's alpha are of any number. 1 is perfect agreement, "
-    "0 what chance alone would give.",
-    "ICC is of intensities (single rater, two-way; C: consistency, A: absolute agreement): the coders' numbers, and "
-    "the model's probabilities, which say how sure it is and not how strong an expression is.",
+    *PROSE["agreement"]["reading"],
     f"Intervals hold 95 % of 1,000 resamples of whole stretches of {BLOCK_S:g} s.",
 )
 
 
 def agree(
-    rows: Rows,
+    rows: timeline.Rows,
     coders: Sequence[str | Path],
     config: AgreementConfig | None = None,
     *,
@@ -96,8 +84,8 @@ def agree(
     for path, formats in ((out, FORMATS), (report, (".html",))):
         if path is not None:
             check_output(path, overwrite=overwrite, formats=formats)
-    faces = read_rows(rows, names)
-    labels = LabelSet(labels_of(faces))
+    faces = timeline.read_rows(rows, names)
+    labels = LabelSet(timeline.labels_of(faces))
     if config.uncoded is not None and labels.find(config.uncoded) is None:
         raise ConfigError(f"uncoded {config.uncoded!r}: no label of the model. Allowed: {', '.join(labels)}")
     coded = pd.concat([_read_codes(Path(path), faces, labels) for path in coders], ignore_index=True)
@@ -126,7 +114,7 @@ def agree(
     if out is not None:
         texts = ("comparison", "emotion")
         types = {name: "string" if name in texts else "float64" for name in table} | {"frames": "int64"}
-        write_frame(out, table, types, overwrite=overwrite)
+        timeline.write_frame(out, table, types, overwrite=overwrite)
     if report is not None:
         write_text(report, to_html("Agreement with human coders", _blocks(table, config)))
     return table
@@ -134,9 +122,11 @@ def agree(
 
 def _read_codes(path: Path, faces: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
     """Read one file of coders: stretches whose codes are positions of labels, and whose ends are known."""
-    found = read_stretches(path)
-    found["source"] = [each[0] for each in match_sources(path, found["source"], list(faces["source"].unique()))]
-    check_people(path, found["person"], faces["person"])
+    found = timeline.read_stretches(path)
+    found["source"] = [
+        each[0] for each in timeline.match_sources(path, found["source"], list(faces["source"].unique()))
+    ]
+    timeline.check_people(path, found["person"], faces["person"])
     found["coder"] = found["coder"].fillna(path.stem)
     if MODEL in set(found["coder"]):
         raise DataError(f"{path}: coder {MODEL!r} is the name of the model here. Allowed: other names")

@@ -39,7 +39,7 @@ from motivnet.experiments.comparison import CLASS_METRICS, contrast
 from motivnet.experiments.grids import Grid
 from motivnet.inference.predictor import Predictor
 from motivnet.report import ablation_report
-from motivnet.storage import LockedError, RunFolder, atomic_folder, check_same, locked, write_json
+from motivnet.storage import LockedError, atomic_folder, check_same, locked, stored_json, write_json
 from motivnet.training.data_module import Rows, choose_rows
 from motivnet.training.fit import fit
 from motivnet.training.init_weights import check
@@ -165,7 +165,7 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
     plan = read_plan(out)
     if name not in (None, plan.grid.name):
         raise ConfigError(f"{out}: holds the ablation {plan.grid.name!r}, not {name!r}")
-    read = {key: RunFolder(folder, plan_name=RESULT_NAME).read_plan() for key, folder in plan.runs(out).items()}
+    read = {key: stored_json(folder / RESULT_NAME) for key, folder in plan.runs(out).items()}
     results = {key: result for key, result in read.items() if result}
     if not results:
         raise DataError(f"{out}: no run is completed yet")
@@ -225,7 +225,7 @@ def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 def read_plan(out: Path) -> Plan:
     """Read the plan of an ablation; ConfigError if there is none, or it is damaged."""
-    plan = RunFolder(out, plan_name=PLAN_NAME).read_plan()
+    plan = stored_json(out / PLAN_NAME)
     if plan is None:
         raise ConfigError(f"{out}: holds no ablation")
     return config.from_plain(Plan, plan)

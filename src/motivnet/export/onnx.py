@@ -31,16 +31,8 @@ from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, BundleConfig, Calibr
 from motivnet.checkpoints.load import load_bundle
 from motivnet.config import to_json
 from motivnet.errors import ExportError, OutputError
-from motivnet.inference.backends import (
-    AFFECT_NAME,
-    CALIBRATION_KEY,
-    INPUT_NAME,
-    OUTPUT_NAME,
-    Backend,
-    OnnxBackend,
-    Outputs,
-    answers,
-)
+from motivnet.inference import backends
+from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME
 from motivnet.labels import AFFECT
 from motivnet.models.config import ModelConfig
 from motivnet.models.motivnet import AllOutputs
@@ -262,7 +254,7 @@ def verify_onnx(
     """
     return compare(
         bundle,
-        lambda: OnnxBackend(bundle, path=onnx),
+        lambda: backends.OnnxBackend(bundle, path=onnx),
         onnx or bundle.onnx,
         pixels_BCHW,
         tolerance=TOLERANCES[dtype] if tolerance is None else tolerance,
@@ -271,7 +263,7 @@ def verify_onnx(
 
 def compare(
     bundle: Bundle,
-    load: Callable[[], Backend],
+    load: Callable[[], backends.Backend],
     path: Path,
     pixels_BCHW: np.ndarray | None = None,
     *,
@@ -283,7 +275,7 @@ def compare(
     # Torch's copy of the weights is released before the file's is loaded.
     with torch.inference_mode():
         logits, affect = load_bundle(bundle).outputs(torch.from_numpy(pixels_BCHW))
-    outputs = Outputs(logits.float().numpy(), None if affect is None else affect.numpy())
+    outputs = backends.Outputs(logits.float().numpy(), None if affect is None else affect.numpy())
     expected = _predict(bundle.config, outputs, len(pixels_BCHW))
     backend = load()
     largest = 0.0
@@ -297,9 +289,9 @@ def compare(
     return largest
 
 
-def _predict(config: BundleConfig, outputs: Outputs, num_images: int) -> np.ndarray:
+def _predict(config: BundleConfig, outputs: backends.Outputs, num_images: int) -> np.ndarray:
     """Return probabilities, and valence and arousal if there are any, side by side."""
-    probs_BC, affect_B2 = answers(config, outputs, num_images)
+    probs_BC, affect_B2 = backends.answers(config, outputs, num_images)
     return probs_BC if affect_B2 is None else np.concatenate([probs_BC, affect_B2], 1)
 
 

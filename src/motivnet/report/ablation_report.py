@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motivnet.report.page import COLORS, Block, new_figure, p_value, points, to_json, to_markdown
+from motivnet.report.page import COLORS, PROSE, Block, new_figure, p_value, points, to_json, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 FILES = ("report.md", "report.png", "report.svg", "report.json")
 HEADS = {"war": "WAR", "uar": "UAR", "f1_macro": "F1", "minority_recall": "Recall of {rarest}"}
 PANELS = ("war", "uar", "minority_recall")
-ASSUMPTIONS = (
-    "Cell and reference are compared seed by seed (same subset of labels, order and augmentation) on the same images. "
-    "Interval and p-value of the mean difference account for both sources of chance, images (a bootstrap) and seeds "
-    "(the variance of their differences), by Student's t with Satterthwaite's degrees of freedom. Assumed: images and "
-    "seeds are independent, and the differences of seeds are about normally distributed, which so few seeds cannot "
-    "show. Nothing follows for other data, other models, or longer training.",
-    "p (Holm) is corrected for all tests of this table: of all rows with a p below 0.05, the chance that any is a "
-    "false positive is at most 5 %. A larger p does not show that two cells are equal.",
-)
 
 
 def write_files(report: Mapping[str, Any], folder: Path) -> None:
@@ -65,7 +56,8 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[Block]:
     )
     if report["comparisons"]:
         rows = [_comparison(report, found) for found in report["comparisons"]]
-        yield Block("Pairwise comparisons", ("Percentage points, with 95 % intervals.",), rows, ASSUMPTIONS)
+        assumptions = tuple(PROSE["ablation"]["assumptions"])
+        yield Block("Pairwise comparisons", ("Percentage points, with 95 % intervals.",), rows, assumptions)
     shares = " and in the share of the labels" if len({cell["label_share"] for cell in cells}) > 1 else ""
     yield Block(
         "Setup",
@@ -73,8 +65,7 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[Block]:
             f"The cells differ in {', '.join(cells[0]['settings']) or 'no setting'}{shares}; the rest of the recipe is "
             f"in report.json: {report['recipe']['name']}, {run['epochs']} epochs of batches of "
             f"{run['batch_size'] * run['accumulate']}.",
-            "An epoch has as many images as the cell with the largest share of the labels trains on, in every cell: "
-            "fewer rows are repeated more often, so that all cells take the same number of optimizer steps.",
+            PROSE["ablation"]["epoch"],
         ),
     )
 

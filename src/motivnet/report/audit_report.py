@@ -5,18 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motivnet.report.page import Block, block_files, heat_map, p_value, percent, points, protocol_facts, rows_of
+from motivnet.report.page import PROSE, Block, block_files, heat_map, p_value, percent, points, protocol_facts, rows_of
 
 if TYPE_CHECKING:
     from motivnet.evaluation.fairness import Audit, Gap, Group
-
-READING = (
-    "Gaps are in percentage points, a group minus all other groups of its column; images whose group is not known are "
-    "in neither. The raw gap is the plain difference: groups that show other expressions differ in it without being "
-    "treated differently. The adjusted gap compares faces of the same label (Mantel-Haenszel). Only it is tested.",
-    "False positives of a negative emotion are faces of another label that are predicted as it; a positive gap is to "
-    "the group's disadvantage.",
-)
 
 
 def audit_files(audit: "Audit") -> dict[str, str]:
@@ -62,7 +54,7 @@ def _sentence(group: "Group", gap: "Gap", rest: str) -> str:
 
 
 def _blocks(audit: "Audit") -> Iterator[Block]:
-    yield Block("Findings", tuple(findings(audit)), (), READING)
+    yield Block("Findings", tuple(findings(audit)), (), tuple(PROSE["audit"]["reading"]))
     yield Block("Protocol", ("What exactly was measured.",), _protocol(audit))
     for column, unknown in audit.ungrouped.items():
         groups = [group for group in audit.groups if group.column == column]

@@ -15,24 +15,10 @@ if TYPE_CHECKING:
 # The data come last: where they are, the rest is.
 FILES = ("benchmark.md", "benchmark.html", "benchmark.json")
 HEADS = {"war": "WAR", "uar": "UAR", "top2": "Top-2", "f1_macro": "F1"}
+PROSE = page.PROSE["benchmark"]
 # By setting: what its scores mean.
-SETTINGS = {
-    "zero-shot": "The model was trained on other data sets, and has seen nothing of this one.",
-    "own domain": "The model was trained on other images of the same data set. Never ranked with zero-shot.",
-    "training data not stated": "What the model was trained on is not known, so it may have seen this data set. Not "
-    "ranked with zero-shot.",
-    "domain adaptation": "Published only. These methods see the target's images, without labels, during training: "
-    "easier than zero-shot, and not comparable with it.",
-}
+SETTINGS: Mapping[str, str] = PROSE["settings"]
 COLORS = dict(zip(SETTINGS, page.COLORS, strict=False))
-ABSENT = {
-    "keep": "predicting one of these is an error",
-    "renormalise": "removed, and the probabilities of the others renormalised",
-}
-PUBLISHED_NOTE = (
-    "Published rows were not measured here: their split, crops and preprocessing may differ. Trust and source are the "
-    "compiler's."
-)
 
 
 def benchmark_files(benchmark: "Benchmark") -> dict[str, str]:
@@ -82,14 +68,9 @@ def _blocks(benchmark: "Benchmark") -> Iterator[page.Block]:
 
 
 def _models(benchmark: "Benchmark") -> page.Block:
-    about = (
-        "motivnet {version}; intervals: 95 %, percentiles of {num_resamples:,} resamples of images, or of whole "
-        "subjects where there are any, seed {seed}; scores are in percent, and over the labels that model and data set "
-        "share."
-    )
     lines = [(each.name, each.training_data, len(each.labels), each.fingerprint) for each in benchmark.models]
     rows = page.rows_of(("model", "trained on", "labels", "fingerprint"), lines)
-    return page.Block("Models", (about.format(**benchmark.settings),), rows)
+    return page.Block("Models", (PROSE["models"].format(**benchmark.settings),), rows)
 
 
 def _data_sets(data: Mapping[str, Mapping]) -> page.Block:
@@ -125,14 +106,14 @@ def _leaderboard(
     rows = page.rows_of(
         ("model", "trained on", *HEADS.values(), "rank", "trust", "origin"), (cells for _, *cells in lines)
     )
-    notes = [_labels_note(entry) for entry in entries] + ([PUBLISHED_NOTE] if published else [])
+    notes = [_labels_note(entry) for entry in entries] + ([PROSE["published"]] if published else [])
     return page.Block(f"Leaderboard, {setting}: {title}", (SETTINGS[setting],), rows, tuple(notes))
 
 
 def _labels_note(entry: "Entry") -> str:
     parts = [f"{entry.model}: {entry.n:,} images, {len(entry.labels)} labels ({', '.join(entry.labels)})"]
     if entry.absent:
-        parts.append(f"no image of {', '.join(entry.absent)}: {ABSENT[entry.restrict]}")
+        parts.append(f"no image of {', '.join(entry.absent)}: {PROSE['absent'][entry.restrict]}")
     if entry.protocol.dropped:
         parts.append(f"left out {page.counted(entry.protocol.dropped)}")
     if entry.unanswered:
@@ -146,21 +127,14 @@ def _means(setting: str, means: "Sequence[Mean]") -> page.Block:
         mean_rank = None if mean.mean_rank is None else f"{mean.mean_rank:.2f}"
         lines.append((mean.model, *(page.percent(mean.scores[name]) for name in HEADS), mean_rank, mean.rank))
     rows = page.rows_of(("model", *HEADS.values(), "mean rank", "rank"), lines)
-    line = (
-        f"Over the data sets that all these models were scored on: {', '.join(means[0].data)}. Splits and other labels "
-        "of the same photographs count as one data set."
-    )
+    line = PROSE["means"].format(data=", ".join(means[0].data))
     return page.Block(f"Leaderboard, {setting}: mean over data sets", (line,), rows)
 
 
 def _comparisons(comparisons: "Sequence[Comparison]") -> page.Block:
     return page.Block(
         "Pairwise comparisons",
-        (
-            "Pairs of models in one setting, on the same images. The p-value is of equal accuracy: McNemar's test "
-            "(mid-p), or, where images share subjects, the paired bootstrap of whole subjects. It is corrected for all "
-            "pairs on all data sets (Holm).",
-        ),
+        (PROSE["comparisons"],),
         [
             {
                 "data set": each.data,
@@ -186,11 +160,7 @@ def _folds(entries: "Sequence[Entry]") -> page.Block:
             over = [f"{100 * each.mean:.1f} \N{PLUS-MINUS SIGN} {100 * each.std:.1f}" for each in folds.scores.values()]
             lines.append((entry.data, entry.model, folds.num_folds, folds.num_subjects, *over))
     rows = page.rows_of(("data set", "model", "folds", "subjects", *HEADS.values()), lines)
-    line = (
-        "Mean and sample standard deviation over folds that share no subject, in percent. The models were not trained "
-        "on these folds: the spread is that of the subjects."
-    )
-    return page.Block("Folds by subject", (line,), rows)
+    return page.Block("Folds by subject", (PROSE["folds"],), rows)
 
 
 def _plot(entries: "Sequence[Entry]") -> str:

@@ -21,25 +21,15 @@ if TYPE_CHECKING:
     from motivnet.evaluation.predictions import Predictions
     from motivnet.evaluation.probabilities import Reliability
 
+PROSE = report.PROSE["evaluation"]
 NUM_MISTAKES = 24
 # A column of more values identifies images rather than groups them.
 MAX_VALUES = 40
 CLASS_SCORES = {"recall": "recall", "precision": "precision", "f1": "F1"}
-# Metric -> its name, how it is formatted, and what it means.
-METRICS: Mapping[str, tuple[str, Any, str]] = {
-    "war": ("WAR (accuracy)", percent, "Share of images classified correctly; weighted average recall."),
-    "uar": ("UAR", percent, "Mean recall over classes, each counting the same; balanced accuracy."),
-    "top2": ("Top-2", percent, "Share of images whose true class is among the two most probable."),
-    "precision_macro": ("Precision, macro", percent, "Mean precision over classes."),
-    "precision_weighted": ("Precision, weighted", percent, "The same, classes weighted by their number of images."),
-    "f1_macro": ("F1, macro", percent, "Mean over classes of the harmonic mean of precision and recall."),
-    "f1_weighted": ("F1, weighted", percent, "The same, classes weighted by their number of images."),
-    "auroc_macro": ("AUROC, macro", percent, "Mean area under the ROC curve of each class against the rest."),
-    "log_loss": ("Log loss", number, "Mean negative logarithm of the true class's probability, in nats; 0 is best."),
-    "brier": ("Brier score", number, "Mean squared distance of the probabilities from the truth; from 0, best, to 2."),
-    "ece": ("ECE", percent, "Expected calibration error: mean gap between confidence and accuracy; 0 is best."),
-    "classwise_ece": ("ECE, classwise", percent, "The same of every class's probability, averaged over classes."),
-}
+# Metric -> its name, and what it means.
+METRICS: Mapping[str, tuple[str, str]] = PROSE["metrics"]
+# Metrics that are no shares.
+NUMBERS = ("log_loss", "brier")
 UNANSWERED_WORDS = {"no_face": "without a detected face", "unreadable": "unreadable"}
 
 
@@ -97,10 +87,11 @@ def _protocol(evaluation: "Evaluation") -> Markup:
 
 def _metrics(evaluation: "Evaluation") -> Block:
     head = "value [interval]" if evaluation.bootstrap else "value"
-    rows = [
-        {"metric": title, head: form(evaluation.metrics[name], evaluation.intervals.get(name)), "meaning": meaning}
-        for name, (title, form, meaning) in METRICS.items()
-    ]
+    rows = []
+    for name, (title, meaning) in METRICS.items():
+        form = number if name in NUMBERS else percent
+        value = form(evaluation.metrics[name], evaluation.intervals.get(name))
+        rows.append({"metric": title, head: value, "meaning": meaning})
     why = "A calibration error (ECE) has no interval: it is larger on resamples than on the images themselves."
     line = f"{evaluation.metrics['n']:,} images are scored."
     return Block("Metrics", (line,), rows, (why,) if evaluation.bootstrap else ())
@@ -127,13 +118,8 @@ def _per_class(evaluation: "Evaluation") -> Block:
         }
         for label, values in evaluation.per_class.items()
     ]
-    explained = (
-        "Recall: share of the class's images that were recognised. Precision: share of the predictions of this class "
-        "that are correct. F1: their harmonic mean. AUROC: probability that an image of the class is ranked above one "
-        "of another."
-    )
     lines = ("How well each emotion is recognised.",)
-    return Block("Per-class metrics", lines, rows, (explained,), html=_bars(evaluation.per_class))
+    return Block("Per-class metrics", lines, rows, (PROSE["per_class"],), html=_bars(evaluation.per_class))
 
 
 def _bars(per_class: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -165,11 +151,7 @@ def _affect(evaluation: "Evaluation") -> Block:
         for name, found in evaluation.affect.items()
     ]
     about = "Regression metrics on the images that have both a label and an answer; both are from -1 to 1."
-    note = (
-        "CCC: concordance correlation coefficient (Lin 1989), 1 is best. RMSE: root mean squared error. Sign "
-        "agreement: share of images whose predicted value has the sign of the label."
-    )
-    return Block("Valence and arousal", (about,), rows, (note,))
+    return Block("Valence and arousal", (about,), rows, (PROSE["affect"],))
 
 
 def _robustness(evaluation: "Evaluation") -> Block:
@@ -182,12 +164,7 @@ def _robustness(evaluation: "Evaluation") -> Block:
             row[f"{score.upper()} loss"] = report.points(found[loss], *found["intervals"][loss])
         rows.append(row)
     about = "The same faces, degraded before preprocessing. Losses are in points, against the faces as they are."
-    note = (
-        "Blur: standard deviation, for a face of 48 pixels. Pixels: the face reduced to this side, and enlarged again. "
-        "JPEG: quality, at the face's own size. Gain: factor of all values. Gamma: exponent of all values, on a scale "
-        "from 0 to 1. Intervals are of the difference on the same images."
-    )
-    return Block("Robustness", (about,), rows, (note,))
+    return Block("Robustness", (about,), rows, (PROSE["robustness"],))
 
 
 def _reliability(bins: "Reliability", scored: "Predictions") -> Markup:
@@ -226,10 +203,7 @@ def _mistakes(scored: "Predictions", *, with_thumbnails: bool) -> Block:
     html, notes = report.table(_mistake(scored, position) for position in worst), ()
     if with_thumbnails and worst:
         html = report.thumbnails(_picture(scored, position) for position in worst)
-        notes = (
-            "These are images of the data set: pass this page on only where its terms allow that. The option "
-            "--no-thumbnails leaves them out.",
-        )
+        notes = (PROSE["thumbnails"],)
     lines = ("The images that were misclassified with the highest probability.",)
     return Block("Most confident mistakes", lines, notes=notes, html=html)
 

@@ -12,6 +12,7 @@ import functools
 import io
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ NOTHING = "\N{EN DASH}"
 COLORS = ("#3b6ea5", "#e0a458", "#8a97a3")
 # Style of figures, which leaves nothing to the user's own settings of matplotlib.
 STYLE = Path(__file__).with_name("figures.mplstyle")
+# The longer texts of the pages, by page.
+PROSE: Mapping[str, Mapping[str, Any]] = tomllib.loads(Path(__file__).with_name("prose.toml").read_text("utf-8"))
 # As escaped text.
 _NUMBER = re.compile(r"(?:[-+\N{MINUS SIGN}]|&lt;)?\s?\d[\d.,]*\s?%?(\s?[\[(].*[\])])?")
 

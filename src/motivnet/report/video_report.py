@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 100
 MAX_THUMBNAILS = 12
-MEANS = "Mean over the frames in which the face is visible."
-SHARES = "Share of the time in which the face is visible for which this was its most probable emotion."
-
-READING = (
-    "A model has guessed, frame by frame, which expression a face shows. It sees no feelings: people smile when they "
-    "are not happy, and are sad without showing it. A probability says how sure the model is, not how strong an "
-    "emotion is, and the model is often wrong, more often for some groups of people than for others.",
-    "A track is a face that was followed from frame to frame by its place. Nobody is recognised: a person who leaves "
-    "the picture and returns is a new track, and two people who change places quickly may be mixed up.",
-    "Do not use these figures to judge a person. In the European Union, inferring emotions at work or in education is "
-    "forbidden (Regulation (EU) 2024/1689, Article 5(1)(f)), except for medical or safety reasons.",
-)
 
 
 def video_report(
@@ -55,14 +43,15 @@ def video_report(
     curves = page.figure(timeline, "Probability of each emotion over time, one panel per track", caption=caption)
     means = [_label_row(track, summary, track.mean_C.tolist()) for track in tracks]
     shares = [_label_row(track, summary, map(track.share, summary.labels)) for track in tracks]
+    prose = page.PROSE["video"]
     blocks = [
-        page.Block("What this page shows", READING),
+        page.Block("What this page shows", tuple(prose["reading"])),
         page.Block("The video", html=page.facts(facts)),
         page.Block("Emotions over time", html=curves),
         *([page.Block("Faces", html=page.thumbnails(pictures))] if pictures else []),
         page.Block("Tracks", (), [_track_row(track) for track in tracks], (times,)),
-        page.Block("Mean probabilities", (), means, (MEANS,)),
-        page.Block("Share of time", (), shares, (SHARES,)),
+        page.Block("Mean probabilities", (), means, (prose["means"],)),
+        page.Block("Share of time", (), shares, (prose["shares"],)),
     ]
     return page.to_html(f"Faces in {printable(path.name)}", blocks)
 

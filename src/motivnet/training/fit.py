@@ -24,7 +24,7 @@ from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, ConfigError, OutputError
 from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.storage import RunFolder, atomic_path, remove_leftovers
+from motivnet.storage import LOCK_NAME, atomic_path, locked, remove_leftovers, stored_json
 from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.data_module import FaceData, Rows, Splits, announce, choose_rows
@@ -94,7 +94,7 @@ def fit(
         if start:
             init_weights.check(chosen, init)
         elif init:
-            then = RunFolder(Path(out), plan_name=run_dir.RUN_NAME, error=CheckpointError).read_plan()
+            then = stored_json(Path(out) / run_dir.RUN_NAME, CheckpointError)
             if then and then["init"] != lineage:
                 raise ConfigError(f"--init {init}: the run started with other weights. Allowed: --resume alone")
         found, sampling = rows or choose_rows(chosen, manifest), chosen.sampling
@@ -289,7 +289,7 @@ def _locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: the folder cannot be made: {error.strerror}") from None
-    with RunFolder(out).lock():
+    with locked(out / LOCK_NAME, out):
         for folder in (out, out / run_dir.CHECKPOINTS):
             remove_leftovers(folder)
         yield

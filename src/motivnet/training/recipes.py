@@ -16,17 +16,9 @@ from motivnet.data.sampling import SamplingConfig
 from motivnet.errors import unknown_name
 from motivnet.models.config import HeadConfig, ModelConfig, preset
 from motivnet.preprocess import MOTIVNET_STRETCH, NANO
+from motivnet.training import settings
 from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES
-from motivnet.training.settings import (
-    BackboneConfig,
-    LossConfig,
-    OptimizerConfig,
-    Recipe,
-    RunConfig,
-    SplitConfig,
-    lookup,
-    require,
-)
+from motivnet.training.settings import BackboneConfig, LossConfig, OptimizerConfig, Recipe, RunConfig, SplitConfig
 
 
 def nano_fer2013() -> Recipe:
@@ -223,13 +215,13 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 def recipe(name: str) -> Recipe:
     """Return the recipe of a name; ConfigError if there is none."""
-    return lookup("recipe", name, RECIPES)
+    return settings.lookup("recipe", name, RECIPES)
 
 
 def describe(name: str) -> str:
     """Return what a recipe of training or pre-training does, with its cost and expected scores; ConfigError."""
     known: dict[str, Callable[[], Any]] = {**RECIPES, **PRETRAIN_RECIPES}
-    require(name in known, unknown_name("recipe", name, known))
+    settings.require(name in known, unknown_name("recipe", name, known))
     make: Any = known[name]
     text = inspect.getdoc(make.func if isinstance(make, functools.partial) else make) or ""
     if name not in MOTIVNET_WEIGHTS:

@@ -28,7 +28,7 @@ from motivnet import config
 from motivnet.checkpoints.bundle import BundleConfig, write_config
 from motivnet.checkpoints.load import write_weights
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
-from motivnet.storage import RunFolder, atomic_folder, check_same, write_json
+from motivnet.storage import atomic_folder, check_same, stored_json, write_json
 
 RECIPE_NAME = "recipe.json"
 RUN_NAME = "run.json"
@@ -66,15 +66,14 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
         if any((out / name).exists() for name in (LAST, BEST, BUNDLE_NAME)):
             raise OutputError(f"{out}: holds a run already. Allowed: another folder, or --resume")
         return None
-    folder = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError)
-    plain = folder.read_plan()
+    plain = stored_json(out / RECIPE_NAME, CheckpointError)
     if plain is None:
         raise CheckpointError(f"{out}: nothing to resume, {RECIPE_NAME} is missing")
     try:
         # Settings that are newer than the run have their defaults.
         then = config.from_plain(type(recipe), plain)
     except ConfigError as error:
-        raise CheckpointError(f"{folder.plan_file}: cannot be read: {error}") from None
+        raise CheckpointError(f"{out / RECIPE_NAME}: cannot be read: {error}") from None
     before, now = config.to_plain(then), config.to_plain(recipe)
     # What may change: a run may go on for longer, and be logged otherwise.
     before["run"] |= {"logger": now["run"]["logger"], "epochs": max(before["run"]["epochs"], now["run"]["epochs"])}
@@ -88,7 +87,7 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
 def is_finished(recipe: Any, out: Path) -> bool:
     """Return whether a folder holds the bundle of a run that is to have no more epochs than it had."""
     # In this order: the first process may be about to go on with the run, see `begin`.
-    plan = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError).read_plan()
+    plan = stored_json(out / RECIPE_NAME, CheckpointError)
     return (out / BUNDLE_NAME).is_dir() and not (plan and plan["run"]["epochs"] < recipe.run.epochs)
 
 
@@ -130,7 +129,7 @@ def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dic
         CheckpointError: if `run.json` cannot be read.
         OutputError: if the files cannot be written.
     """
-    then = RunFolder(out, plan_name=RUN_NAME, error=CheckpointError).read_plan() if resume else None
+    then = stored_json(out / RUN_NAME, CheckpointError) if resume else None
     if then is None:
         write_json(out / RECIPE_NAME, config.to_plain(recipe))
         write_json(out / RUN_NAME, facts)
@@ -140,7 +139,7 @@ def begin(recipe: Any, out: Path, facts: dict[str, Any], *, resume: bool) -> dic
     if then.get("rows") != facts.get("rows"):
         raise DataError(f"{out}: the run was trained on other rows. Allowed: the data that it started with")
     if (out / BUNDLE_NAME).is_dir():  # it was finished, and goes on for longer
-        epochs = RunFolder(out, plan_name=RECIPE_NAME, error=CheckpointError).read_plan()["run"]["epochs"]
+        epochs = stored_json(out / RECIPE_NAME, CheckpointError)["run"]["epochs"]
         (out / BUNDLE_NAME).rename(out / f"{BUNDLE_NAME}-{epochs}-epochs")
     write_json(out / RECIPE_NAME, config.to_plain(recipe))
     return then

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from motivnet import storage
 from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import to_json, to_plain
 from motivnet.errors import ConfigError, ImageError, OutputError, needs_extra
@@ -26,7 +27,6 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.inference.rows import Row, printable
 from motivnet.inference.tables import open_table
-from motivnet.storage import LOCK_NAME, RunFolder, atomic_path, check_same, remove_leftovers, write_json, write_text
 from motivnet.version import __version__
 from motivnet.video.follow import follow
 from motivnet.video.outputs import Progress, annotate_video, grab_thumbnails, plan_files
@@ -144,7 +144,7 @@ def label_video(
             }
             folder = stack.enter_context(_open_folder(out, plan, resume=resume, overwrite=overwrite))
             for path in (out, *itertools.chain.from_iterable(each.values() for each in files)):
-                remove_leftovers(path.parent, path.name)
+                storage.remove_leftovers(path.parent, path.name)
         show = progress or (lambda what, done, total: None)
         results = _Job(predictor, selection, follow, videos, folder, show).run(
             out, files, overwrite=replace, excel=excel
@@ -207,21 +207,21 @@ def _open_folder(out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bo
         overwrite: discard an interrupted run.
     """
     folder = _hidden(out)
-    run = RunFolder(folder, plan_name=PLAN)
     try:
         folder.mkdir(exist_ok=True)
-        with run.lock(shown=out):
-            remove_leftovers(folder)
+        with storage.locked(folder / storage.LOCK_NAME, out):
+            storage.remove_leftovers(folder)
             if _has_checkpoint(folder) and resume:
                 allowed = "the same command, or --overwrite to start over"
-                check_same(out, run.read_plan() or plan, plan, kind="unfinished run", allowed=allowed)
+                then = storage.stored_json(folder / PLAN) or plan
+                storage.check_same(out, then, plan, kind="unfinished run", allowed=allowed)
             elif _has_checkpoint(folder) and not overwrite:
                 raise OutputError(f"{out}: a run was not finished; --resume continues it, --overwrite starts over")
             else:
                 for path in folder.iterdir():
-                    if path.name != LOCK_NAME:
+                    if path.name != storage.LOCK_NAME:
                         path.unlink()
-                write_json(run.plan_file, plan)
+                storage.write_json(folder / PLAN, plan)
             try:
                 yield folder
             finally:
@@ -314,7 +314,7 @@ class _Job:
         rows.flush()
         os.fsync(rows.fileno())
         state.size_bytes = rows.tell()
-        write_json(self.folder / f"{number}.json", dataclasses.asdict(state))
+        storage.write_json(self.folder / f"{number}.json", dataclasses.asdict(state))
 
     def _columns(self, number: int) -> Row:
         """Return the columns that all rows of a video share."""
@@ -361,25 +361,20 @@ class _Job:
         return result
 
     def _plot(self, number: int, state: State, summary: Summary, files: dict[str, Path]) -> None:
-        from motivnet.report.video_report import (
-            BINS,
-            MAX_THUMBNAILS,
-            draw_timeline,
-            shown_tracks,
-            video_report,
-            write_timeline,
-        )
+        from motivnet.report import video_report
 
-        path, tracks = self.videos[number], shown_tracks(summary)
-        found = curves(self._rows(number), summary, tracks, BINS)
+        path, tracks = self.videos[number], video_report.shown_tracks(summary)
+        found = curves(self._rows(number), summary, tracks, video_report.BINS)
         if "timeline" in files:
-            with atomic_path(files["timeline"], parents=True) as temporary:
-                write_timeline(draw_timeline(summary, tracks, found, printable(path.name)), temporary)
+            with storage.atomic_path(files["timeline"], parents=True) as temporary:
+                figure = video_report.draw_timeline(summary, tracks, found, printable(path.name))
+                video_report.write_timeline(figure, temporary)
         if "report" in files:
             facts = self._facts(path, state, summary)
-            thumbnails = grab_thumbnails(path, summary.tracks[:MAX_THUMBNAILS])
-            page = video_report(path, facts, summary, draw_timeline(summary, tracks, found, ""), thumbnails)
-            write_text(files["report"], page, parents=True)
+            thumbnails = grab_thumbnails(path, summary.tracks[: video_report.MAX_THUMBNAILS])
+            figure = video_report.draw_timeline(summary, tracks, found, "")
+            page = video_report.video_report(path, facts, summary, figure, thumbnails)
+            storage.write_text(files["report"], page, parents=True)
 
     def _facts(self, path: Path, state: State, summary: Summary) -> dict[str, str]:
         """Return what the page states about the file, and how it was processed."""

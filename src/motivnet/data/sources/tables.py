@@ -73,7 +73,7 @@ def read_csv(
         DataError: naming file and row of what cannot be used.
     """
     names = {"label": label, "image": image, "subject": subject}
-    return _read(path, records.read_records(path, check=_check_names, named=names), root, split, labels)
+    return _read(Rows(path, labels), records.read_records(path, check=_check_names, named=names), root, split)
 
 
 def read_parquet(
@@ -106,7 +106,7 @@ def read_parquet(
     """
     names = {"label": label, "image": image, "subject": subject}
     lines = _parquet_records(path, names, unlabelled=unlabelled)
-    return _read(path, lines, root, split, labels, unlabelled=unlabelled, box=box)
+    return _read(Rows(path, NO_LABELS if unlabelled else labels), lines, root, split, box)
 
 
 def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
@@ -134,17 +134,8 @@ def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) 
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
-def _read(
-    path: Path,
-    lines: Lines,
-    root: Path | None,
-    split: str,
-    labels: LabelSet | None,
-    *,
-    unlabelled: bool = False,
-    box: str | None = None,
-) -> Manifest:
-    rows = Rows(path, NO_LABELS if unlabelled else labels)
+def _read(rows: Rows, lines: Lines, root: Path | None, split: str, box: str | None = None) -> Manifest:
+    path, labels = rows.source, rows.labels
     folder = records.absolute(root or path.parent)
     usual = box and _box(dict(zip(BOX_COLUMNS, box.split(","), strict=False)), f"{path}, option box")
     for row, cells in lines:
@@ -157,7 +148,7 @@ def _read(
             start_s=0.0 if start_s is None and file and (end_s is not None or is_clip(file)) else start_s,
             end_s=end_s,
             fold=_text(cells.get("fold")),
-            label=UNLABELLED if unlabelled else records.label_of_name(_text(cells["label"]) or "", where, labels),
+            label=UNLABELLED if labels is NO_LABELS else label_of_name(_text(cells["label"]) or "", where, labels),
             split=_text(cells.get("split")) or split,
             subject=_text(cells.get("subject")),
             valence=_number(cells, "valence", where, -1.0, 1.0),

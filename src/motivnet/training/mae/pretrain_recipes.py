@@ -11,7 +11,7 @@ from collections.abc import Callable
 from motivnet.config import Settings, bounded, check_bounds
 from motivnet.models.config import ModelConfig, preset
 from motivnet.models.mae import MaeConfig
-from motivnet.preprocess import Preprocessing
+from motivnet.preprocess import NANO, Preprocessing
 from motivnet.training.settings import SEED, RunConfig, lookup, require
 
 # The batch size that learning rates refer to, as in Goyal et al., arXiv 1706.02677.
@@ -123,9 +123,7 @@ class PretrainRecipe:
 
 
 # FER-2013's own format: 48 x 48 grey pixels.
-MINI_PREPROCESSING = Preprocessing(
-    geometry="square", size=(48, 48), channels="grey", filter="bicubic", mean=(127.5,), std=(64.0,), margin=0.0
-)
+MINI_PREPROCESSING = dataclasses.replace(NANO, size=(48, 48))
 # Sapiens' own statistics, which are ImageNet's.
 SAPIENS_PREPROCESSING = Preprocessing(
     geometry="stretch",
