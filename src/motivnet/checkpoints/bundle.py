@@ -25,13 +25,12 @@ from motivnet.checkpoints.card import make_card
 from motivnet.checkpoints.hub import is_hub_name, locate, push, sha256_of
 from motivnet.checkpoints.released import RELEASED
 from motivnet.config import to_json
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
-from motivnet.storage import read_json, write_json
+from motivnet.storage import ASSETS, read_json, write_json
 
-ASSETS = Path(__file__).parent.parent / "assets"
 CONFIG_NAME = "config.json"
 ONNX_NAME = "model.onnx"
 ONNX_NAMES = {name: ONNX_NAME if name == "fp32" else f"model-{name}.onnx" for name in PRECISIONS}
@@ -243,10 +242,8 @@ def open_bundle(model: str | Path) -> Bundle:
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
         # Checked first, because another format has other settings.
         raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")
-    try:
+    with reraised(CheckpointError, file, ConfigError, DataError):
         return Bundle(path, config.from_plain(BundleConfig, data))
-    except (ConfigError, DataError) as error:
-        raise CheckpointError(f"{file}: {error}") from None
 
 
 def find_weights(name: str | Path) -> Path:

@@ -4,14 +4,13 @@ A rule maps a foreign name, or a prefix of it up to a dot, to ours; `{i}` stands
 on purpose. Every foreign name must match a rule; the longest match counts. The rules are in `assets/key_maps.csv`.
 """
 
-import csv
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from motivnet.errors import CheckpointError
+from motivnet.storage import ASSETS, read_csv
 
 TensorT = TypeVar("TensorT")
 
@@ -73,9 +72,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
 def _read_rules() -> dict[str, dict[str, str | None]]:
     """Return the rules of each map, by its name."""
     rules: dict[str, dict[str, str | None]] = {}
-    with (Path(__file__).parents[1] / "assets" / "key_maps.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rules.setdefault(row["map"], {})[row["theirs"]] = row["ours"] or None
+    for row in read_csv(ASSETS / "key_maps.csv"):
+        rules.setdefault(row["map"], {})[row["theirs"]] = row["ours"] or None
     return rules
 
 

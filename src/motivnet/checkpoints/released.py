@@ -3,13 +3,12 @@
 What is not known is None here and shown as "unknown"; sizes and checksums are never guessed.
 """
 
-import csv
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 from motivnet.errors import CheckpointError, unknown_name
+from motivnet.storage import ASSETS, read_csv
 
 HUB_PREFIX = "hf:"
 
@@ -19,7 +18,7 @@ _FILE_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*(?<!\.)")
 _REPO_LENGTH = 96  # the hub's limit
 
 # What is known of each file. A line without a file is of one that was never released, and its note says so.
-CATALOGUE = Path(__file__).parents[1] / "assets" / "released_weights.csv"
+CATALOGUE = ASSETS / "released_weights.csv"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,14 +94,13 @@ def _read_catalogue() -> tuple[dict[str, Released], dict[str, str]]:
     """Return the files by name, and by name why another does not exist."""
     licences = {licence.name: licence for licence in LICENCES}
     files, missing = {}, {}
-    with CATALOGUE.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["file"]:
-                sizes = {name: int(row[name]) if row[name] else None for name in ("size_bytes", "about_bytes")}
-                about: dict[str, Any] = row | sizes | {"licence": licences[row["licence"]], "repo": row["repo"] or None}
-                files[row["name"]] = Released(**about)
-            else:
-                missing[row["name"]] = row["note"]
+    for row in read_csv(CATALOGUE):
+        if row["file"]:
+            sizes = {name: int(row[name]) if row[name] else None for name in ("size_bytes", "about_bytes")}
+            about: dict[str, Any] = row | sizes | {"licence": licences[row["licence"]], "repo": row["repo"] or None}
+            files[row["name"]] = Released(**about)
+        else:
+            missing[row["name"]] = row["note"]
     return files, missing
 
 

@@ -78,13 +78,9 @@ def adapt_recipe(method: str, recipe: Recipe, split: str) -> AdaptRecipe:
         split: of the source; a tenth of it is held out, to select the epoch.
     """
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
-    length = dataclasses.replace(recipe.run, mixup=0.0, batch_size=2 * recipe.run.batch_size)
-    changes = {
-        "split": SplitConfig(train=split, hold_out=0.1),
-        "run": length,
-        "adapt": from_plain(AdaptConfig, {"method": method}),
-    }
-    return AdaptRecipe(**fields | changes)
+    fields["split"] = SplitConfig(train=split, hold_out=0.1)
+    fields["run"] = dataclasses.replace(recipe.run, mixup=0.0, batch_size=2 * recipe.run.batch_size)
+    return AdaptRecipe(**fields, adapt=from_plain(AdaptConfig, {"method": method}))
 
 
 class PairSampler(Sampler[int]):

@@ -27,7 +27,7 @@ from torch import nn
 from motivnet import config
 from motivnet.checkpoints.bundle import BundleConfig, write_config
 from motivnet.checkpoints.load import write_weights
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised
 from motivnet.storage import RunFolder, atomic_folder, check_same, write_json
 
 RECIPE_NAME = "recipe.json"
@@ -70,11 +70,9 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
     plain = folder.read_plan()
     if plain is None:
         raise CheckpointError(f"{out}: nothing to resume, {RECIPE_NAME} is missing")
-    try:
+    with reraised(CheckpointError, f"{folder.plan_file}: cannot be read", ConfigError):
         # Settings that are newer than the run have their defaults.
         then = config.from_plain(type(recipe), plain)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder.plan_file}: cannot be read: {error}") from None
     before, now = config.to_plain(then), config.to_plain(recipe)
     # What may change: a run may go on for longer, and be logged otherwise.
     before["run"] |= {"logger": now["run"]["logger"], "epochs": max(before["run"]["epochs"], now["run"]["epochs"])}

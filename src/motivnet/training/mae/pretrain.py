@@ -19,7 +19,7 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig
 from motivnet.checkpoints.load import load_strict
 from motivnet.data.loader import Batch, FaceDataset
 from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, reraised
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import build_backbone
 from motivnet.preprocess import Preprocessing
@@ -111,10 +111,8 @@ def write_encoder(out: Path, recipe: PretrainRecipe, select: Manifest, bundle_co
 
 def build_pretraining(recipe: PretrainRecipe) -> MaskedAutoencoder:
     """Build encoder and decoder with random weights; ConfigError if their dimensions are inconsistent."""
-    try:
+    with reraised(ConfigError, "model", ValueError):
         backbone = build_backbone(recipe.model)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from None
     return build_mae(backbone, recipe.mae)
 
 
