@@ -28,25 +28,18 @@ class Licence:
     Args:
         name: short name.
         terms: what it requires, in one line.
-        url: of its text, or None if unknown.
+        url: of its text; empty if unknown.
     """
 
     name: str
     terms: str
-    url: str | None = None
+    url: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.terms}" + (f" ({self.url})" if self.url else "")
 
 
-LICENCES = (
-    Licence("CC BY-NC 4.0", "name the authors; no commercial use", "https://creativecommons.org/licenses/by-nc/4.0/"),
-    Licence(
-        "Sapiens2 licence",
-        "forbids use for surveillance and for biometric processing; read it in the file's repository before use",
-    ),
-    Licence("unknown", "ask its authors; its encoder comes from Sapiens, which is CC BY-NC 4.0: no commercial use"),
-)
+LICENCES = tuple(Licence(**row) for row in read_csv(ASSETS / "licences.csv"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
