@@ -39,7 +39,7 @@ class Licence:
         return f"{self.name}: {self.terms}" + (f" ({self.url})" if self.url else "")
 
 
-LICENCES = tuple(Licence(**row) for row in read_csv(ASSETS / "licences.csv"))
+LICENCES = {row["name"]: Licence(**row) for row in read_csv(ASSETS / "licences.csv")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,12 +85,11 @@ class Released:
 
 def _read_catalogue() -> tuple[dict[str, Released], dict[str, str]]:
     """Return the files by name, and by name why another does not exist."""
-    licences = {licence.name: licence for licence in LICENCES}
     files, missing = {}, {}
     for row in read_csv(CATALOGUE):
         if row["file"]:
             sizes = {name: int(row[name]) if row[name] else None for name in ("size_bytes", "about_bytes")}
-            about: dict[str, Any] = row | sizes | {"licence": licences[row["licence"]], "repo": row["repo"] or None}
+            about: dict[str, Any] = row | sizes | {"licence": LICENCES[row["licence"]], "repo": row["repo"] or None}
             files[row["name"]] = Released(**about)
         else:
             missing[row["name"]] = row["note"]

@@ -26,6 +26,7 @@ from torch import nn
 
 from motivnet import config
 from motivnet.checkpoints.bundle import BundleConfig, write_config
+from motivnet.checkpoints.formats import below
 from motivnet.checkpoints.load import write_weights
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised
 from motivnet.storage import RunFolder, atomic_folder, check_same, write_json
@@ -190,4 +191,4 @@ def describe(recipe: Any, provenance: dict[str, Any], **settings: Any) -> Bundle
 def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return the model's weights in a training checkpoint, memory-mapped, under the model's own names."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    return below(state, PREFIX)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -209,11 +209,8 @@ class MaskedTraining(TrainedModule):
 
 def parameter_groups(model: MaskedAutoencoder, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Group the trained parameters: `backbone`, `backbone_no_decay`, `decoder`, `decoder_no_decay`."""
-    names = ("backbone", "decoder")
-    parts: list[list[nn.Parameter]] = [[], []]
-    for name, parameter in model.named_parameters():
-        parts[not name.startswith("backbone.")].append(parameter)
-    return decay_groups(model, [(*part, lr) for part in zip(names, parts, strict=True)], weight_decay)
+    decoder = [parameter for name, parameter in model.named_parameters() if not name.startswith("backbone.")]
+    return decay_groups(model, [("backbone", model.backbone.parameters(), lr), ("decoder", decoder, lr)], weight_decay)
 
 
 def random_crop(
