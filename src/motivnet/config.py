@@ -15,7 +15,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from motivnet.errors import ConfigError, OutputError, unknown_name
+from motivnet.errors import ConfigError, OutputError, reraised, unknown_name
 
 T = TypeVar("T")
 MAX_NESTING = 100
@@ -223,10 +223,8 @@ def to_json(plain: Any, **options: Any) -> str:
     Raises:
         OutputError: at NaN or an infinity, which JSON does not have.
     """
-    try:
+    with reraised(OutputError, "a result cannot be written as JSON", ValueError):
         return json.dumps(plain, allow_nan=False, **options)  # noqa: TID251
-    except ValueError as error:
-        raise OutputError(f"a result cannot be written as JSON: {error}") from None
 
 
 def override(settings: T, assignments: list[str]) -> T:

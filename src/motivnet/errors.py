@@ -92,6 +92,21 @@ def needs_extra(package: str, extra: str) -> Iterator[None]:
         raise MissingExtraError(error.name or package, extra) from None
 
 
+@contextlib.contextmanager
+def reraised(error: type[MotivNetError], where: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions of some kinds inside `with` into an error of ours that names where they were, and says the same.
+
+    Args:
+        error: to raise.
+        where: the beginning of its message, such as a file.
+        kinds: of exceptions.
+    """
+    try:
+        yield
+    except kinds as found:
+        raise error(f"{where}: {found}") from None
+
+
 def for_terminal(text: str) -> str:
     """Escape what would control a terminal, such as in the names of files and tensors; ends of lines stay."""
     return _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)

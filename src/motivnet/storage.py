@@ -6,6 +6,7 @@ before stays. Only `kill -9` and power failures leave a temporary file, which `r
 """
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -29,6 +30,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+# What comes with the package.
+ASSETS = Path(__file__).parent / "assets"
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 NUM_DIFFERENCES = 8
 # First characters of the cells that spreadsheets calculate.
@@ -109,6 +112,12 @@ def read_json(path: Path, max_bytes: int = 1_000_000) -> Any:
     if len(data) > max_bytes:
         raise ValueError(f"has more than {max_bytes} bytes")
     return parse_json(data.decode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a table that comes with the package."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 @contextlib.contextmanager

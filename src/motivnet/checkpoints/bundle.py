@@ -25,13 +25,12 @@ from motivnet.checkpoints.card import make_card
 from motivnet.checkpoints.hub import is_hub_name, locate, push, sha256_of
 from motivnet.checkpoints.released import RELEASED
 from motivnet.config import to_json
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
-from motivnet.storage import read_json, write_json
+from motivnet.storage import ASSETS, read_json, write_json
 
-ASSETS = Path(__file__).parent.parent / "assets"
 CONFIG_NAME = "config.json"
 ONNX_NAME = "model.onnx"
 ONNX_NAMES = {name: ONNX_NAME if name == "fp32" else f"model-{name}.onnx" for name in PRECISIONS}
@@ -42,6 +41,8 @@ BUNDLE_NAMES = (CONFIG_NAME, *ONNX_NAMES.values(), WEIGHTS_NAME, CARD_NAME)
 FORMAT = 1
 # Settings that change no probability: a fingerprint leaves them out, so that recording scores makes no other model.
 DESCRIPTIVE = ("name", "summary", "licence", "part", "scores", "abstain_below", "provenance", "format")
+# Settings that were added later: a fingerprint leaves them out where they are off, so that those of older models stay.
+ADDED = ("affect", "num_frames", "transformers", "rope_bfloat16", "learnable_queries", "align")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,10 +244,8 @@ def open_bundle(model: str | Path) -> Bundle:
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
         # Checked first, because another format has other settings.
         raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")
-    try:
+    with reraised(CheckpointError, file, ConfigError, DataError):
         return Bundle(path, config.from_plain(BundleConfig, data))
-    except (ConfigError, DataError) as error:
-        raise CheckpointError(f"{file}: {error}") from None
 
 
 def find_weights(name: str | Path) -> Path:
@@ -324,21 +323,12 @@ def model_fingerprint(model: str | Path, precision: str = "fp32") -> str:
 def _digest(bundle: Bundle, precision: str) -> str:
     plain = config.to_plain(bundle.config)
     settings = {name: value for name, value in plain.items() if name not in DESCRIPTIVE}
-    # Settings that were added later are left out where they are off, so that fingerprints of older models stay.
-    model, preprocessing = settings["model"], settings["preprocessing"]
-    vit, head = model["vit"] or {}, model["head"]
-    del head["reference_init"]  # only of the start
-    added = (
-        (model, "affect"),
-        (model, "num_frames"),
-        (model, "transformers"),
-        (vit, "rope_bfloat16"),
-        (head, "learnable_queries"),
-        (preprocessing, "align"),
-    )
-    for owner, name in added:
-        if not owner.get(name):
-            owner.pop(name, None)
+    model = settings["model"]
+    del model["head"]["reference_init"]  # only of the start
+    for owner in (model, model["vit"] or {}, model["head"], settings["preprocessing"]):
+        for name in ADDED:
+            if not owner.get(name):
+                owner.pop(name, None)
     digest = hashlib.sha256(to_json(settings, sort_keys=True).encode())
     # ONNX models over 2 GB keep their tensors in a file beside them.
     files = [bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights]

@@ -17,7 +17,7 @@ from torch import Tensor
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.checkpoints.files import WeightsFile, open_weights, unwrapped
 from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2
-from motivnet.errors import CheckpointError, ConfigError, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, reraised, unknown_name
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.preprocess import PREPROCESSINGS
@@ -88,7 +88,7 @@ class Contents:
                 f"width ({released})"
             )
         height, width = image_size or self.image_size
-        try:
+        with reraised(CheckpointError, self.path, ConfigError):
             return ModelConfig(
                 backbone=self.backbone,
                 image_size=(height, width),
@@ -97,8 +97,6 @@ class Contents:
                 vit=self.vit,
                 head=self.head or HeadConfig(),
             )
-        except ConfigError as error:
-            raise CheckpointError(f"{self.path}: {error}") from None
 
 
 def inspect_weights(path: str | Path, *, num_heads: int | None = None) -> dict[str, Any]:
@@ -150,12 +148,10 @@ def identify(file: WeightsFile, *, num_heads: int | None = None, image_size: Siz
     file = unwrapped(file, lambda found: is_released(found) or is_of_bundle(found))
     read = _reader(file)
     if read is not None:
-        try:
+        with reraised(CheckpointError, file.path, CheckpointError, ConfigError):
             contents = read(file, num_heads, image_size)
             _check_tensors(contents.tensors)
             return dataclasses.replace(contents, taken_off=file.taken_off)
-        except (CheckpointError, ConfigError) as error:
-            raise CheckpointError(f"{file.path}: {error}") from None
     if is_of_bundle(file):
         described = "the weights of a bundle, whose dimensions and labels are in its config.json"
         raise CheckpointError(f"{file.path}: {described}. Allowed: the bundle's folder")

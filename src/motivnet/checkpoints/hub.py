@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, Licence, Released, parse_hub_name, released
 from motivnet.config import to_json
-from motivnet.errors import CheckpointError, needs_extra
+from motivnet.errors import CheckpointError, needs_extra, reraised
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
@@ -154,10 +154,8 @@ def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
         raise CheckpointError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     blob = path.resolve().name  # the hub's cache names large files by their checksum
     expected = expected or (blob if _SHA256.fullmatch(blob) else None)
-    try:
+    with reraised(CheckpointError, f"{path}: cannot be read", OSError):
         return VerifyReport(path, path.stat().st_size, sha256_of(path), expected)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from motivnet.checkpoints import formats
 from motivnet.checkpoints.bundle import Bundle, check_place, find_weights, open_bundle, require_head, write_config
 from motivnet.checkpoints.files import open_weights, release, unwrapped
 from motivnet.checkpoints.formats import Contents, Size, identify, is_of_bundle
-from motivnet.errors import CheckpointError, ConfigError
+from motivnet.errors import CheckpointError, ConfigError, reraised
 from motivnet.models.backbone import UNFIT, Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build_model
@@ -168,10 +168,8 @@ def resized(config: ModelConfig, image_size: tuple[int, int] | None, where: Path
     """
     if image_size is None:
         return config
-    try:
+    with reraised(CheckpointError, where, ConfigError):
         return dataclasses.replace(config, image_size=tuple(image_size))
-    except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from None
 
 
 def fit_encoder(
@@ -221,11 +219,9 @@ def fill(
     Raises:
         CheckpointError: if it cannot be built, names or shapes differ, or there is not enough memory.
     """
-    try:
-        with built_without_memory():
-            net = build()
-    except (ConfigError, MemoryError, *UNFIT) as error:  # torch's, if a single layer exceeds the address space
-        raise CheckpointError(f"{where}: {error}") from None
+    # MemoryError: torch's, if a single layer exceeds the address space.
+    with reraised(CheckpointError, where, ConfigError, MemoryError, *UNFIT), built_without_memory():
+        net = build()
     check_names(net, tensors, where)
     device = torch.device(device)
     needed = sum(parameter.numel() for parameter in net.parameters()) * dtype.itemsize

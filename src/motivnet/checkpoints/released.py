@@ -3,13 +3,12 @@
 What is not known is None here and shown as "unknown"; sizes and checksums are never guessed.
 """
 
-import csv
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 from motivnet.errors import CheckpointError, unknown_name
+from motivnet.storage import ASSETS, read_csv
 
 HUB_PREFIX = "hf:"
 
@@ -19,7 +18,7 @@ _FILE_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*(?<!\.)")
 _REPO_LENGTH = 96  # the hub's limit
 
 # What is known of each file. A line without a file is of one that was never released, and its note says so.
-CATALOGUE = Path(__file__).parents[1] / "assets" / "released_weights.csv"
+CATALOGUE = ASSETS / "released_weights.csv"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,25 +28,18 @@ class Licence:
     Args:
         name: short name.
         terms: what it requires, in one line.
-        url: of its text, or None if unknown.
+        url: of its text; empty if unknown.
     """
 
     name: str
     terms: str
-    url: str | None = None
+    url: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.terms}" + (f" ({self.url})" if self.url else "")
 
 
-LICENCES = (
-    Licence("CC BY-NC 4.0", "name the authors; no commercial use", "https://creativecommons.org/licenses/by-nc/4.0/"),
-    Licence(
-        "Sapiens2 licence",
-        "forbids use for surveillance and for biometric processing; read it in the file's repository before use",
-    ),
-    Licence("unknown", "ask its authors; its encoder comes from Sapiens, which is CC BY-NC 4.0: no commercial use"),
-)
+LICENCES = {row["name"]: Licence(**row) for row in read_csv(ASSETS / "licences.csv")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,16 +85,14 @@ class Released:
 
 def _read_catalogue() -> tuple[dict[str, Released], dict[str, str]]:
     """Return the files by name, and by name why another does not exist."""
-    licences = {licence.name: licence for licence in LICENCES}
     files, missing = {}, {}
-    with CATALOGUE.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["file"]:
-                sizes = {name: int(row[name]) if row[name] else None for name in ("size_bytes", "about_bytes")}
-                about: dict[str, Any] = row | sizes | {"licence": licences[row["licence"]], "repo": row["repo"] or None}
-                files[row["name"]] = Released(**about)
-            else:
-                missing[row["name"]] = row["note"]
+    for row in read_csv(CATALOGUE):
+        if row["file"]:
+            sizes = {name: int(row[name]) if row[name] else None for name in ("size_bytes", "about_bytes")}
+            about: dict[str, Any] = row | sizes | {"licence": LICENCES[row["licence"]], "repo": row["repo"] or None}
+            files[row["name"]] = Released(**about)
+        else:
+            missing[row["name"]] = row["note"]
     return files, missing
 
 

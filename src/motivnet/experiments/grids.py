@@ -10,7 +10,7 @@ from motivnet.config import to_json
 from motivnet.errors import ConfigError, unknown_name
 from motivnet.labels import LabelSet
 from motivnet.training.recipes import recipe
-from motivnet.training.settings import Recipe
+from motivnet.training.settings import Recipe, require
 
 BASE_RECIPE = "mini-fer2013"
 SHARES = (1.0, 0.25, 0.05)
@@ -94,18 +94,15 @@ def make_grid(
     Raises:
         ConfigError: if there is no such grid, or the arguments do not fit it.
     """
-    if name not in GRIDS:
-        raise ConfigError(unknown_name("ablation", name, GRIDS))
-    if weights and name != "backbone":
-        raise ConfigError("--weights is of the ablation backbone only. Allowed: --encoder BUNDLE")
+    require(name in GRIDS, unknown_name("ablation", name, GRIDS))
+    require(not weights or name == "backbone", "--weights is of the ablation backbone only. Allowed: --encoder BUNDLE")
     if encoder is not None and name == "backbone":
         raise ConfigError("the ablation backbone compares encoders of its own. Allowed: --weights VARIANT=FILE")
     if encoder is None and name in ("head", "pretraining"):
         raise ConfigError(f"the ablation {name} needs a pre-trained encoder: --encoder BUNDLE, of `motivnet pretrain`")
     if label_share != 1 and name == "pretraining":
         raise ConfigError(f"the ablation pretraining has shares of its own: {', '.join(f'{s:.0%}' for s in SHARES)}")
-    if not 0 < label_share <= 1:
-        raise ConfigError(f"share of the labels must be above 0 and at most 1, not {label_share}")
+    require(0 < label_share <= 1, f"share of the labels must be above 0 and at most 1, not {label_share}")
     grid = backbone(size, weights) if name == "backbone" else GRIDS[name](encoder and _start(encoder))
     decided = {each.partition("=")[0] for cell in grid.cells.values() for each in cell.settings}.union(DECIDED)
     for key in (each.partition("=")[0].strip() for each in settings):
@@ -190,15 +187,12 @@ def backbone(size: str, weights: Sequence[str]) -> Grid:
     Of the encoders that were never released at a size, only those whose file is given. The recipe is MotivNet's of
     that size, as in the paper, for AffectNet.
     """
-    if size not in SAPIENS_SIZES:
-        raise ConfigError(unknown_name("size", size, SAPIENS_SIZES))
+    require(size in SAPIENS_SIZES, unknown_name("size", size, SAPIENS_SIZES))
     files: dict[str, str] = {}
     for text in weights:
         task, _, file = text.partition("=")
-        if not file or task in files:
-            raise ConfigError(f"--weights {text!r}. Allowed: VARIANT=FILE, each variant once")
-        if task not in SAPIENS_TASKS:
-            raise ConfigError(unknown_name("variant", task, SAPIENS_TASKS))
+        require(file != "" and task not in files, f"--weights {text!r}. Allowed: VARIANT=FILE, each variant once")
+        require(task in SAPIENS_TASKS, unknown_name("variant", task, SAPIENS_TASKS))
         files[task] = file
     released = {entry.name for entry in RELEASED}
     names = {task: files.get(task) or f"sapiens-{task}-{size}" for task in SAPIENS_TASKS}

@@ -1,15 +1,14 @@
 """Ranks and means, only of models in the same setting on the same labels, and what others have published."""
 
-import csv
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from motivnet.checkpoints.bundle import ASSETS
 from motivnet.experiments.comparison import METRICS, Entry
 from motivnet.experiments.protocols import Setting
+from motivnet.storage import ASSETS, read_csv
 
 PUBLISHED = ASSETS / "published_results.csv"
 PROTOCOLS = {
@@ -116,15 +115,14 @@ def means_of(entries: Sequence[Entry], domains: Mapping[str, str]) -> Iterator[M
 def read_published(path: Path = PUBLISHED) -> list[Published]:
     """Read the table of published results that comes with the package; their metric is accuracy."""
     columns = [field.name for field in dataclasses.fields(Published)]
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Published(
-                **{name: row[name] for name in columns if name not in ("setting", "war")},
-                setting=PROTOCOLS[row["protocol"]],
-                war=float(row["value_percent"]) / 100,
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        Published(
+            **{name: row[name] for name in columns if name not in ("setting", "war")},
+            setting=PROTOCOLS[row["protocol"]],
+            war=float(row["value_percent"]) / 100,
+        )
+        for row in read_csv(path)
+    ]
 
 
 def published_on(results: Iterable[Published], data_set: str, num_labels: Iterable[int]) -> list[Published]:

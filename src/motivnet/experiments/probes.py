@@ -27,7 +27,7 @@ from motivnet.evaluation.predictions import Predictions, Protocol, measured
 from motivnet.experiments.ablation import Plan, Trained, ablate, choose_run_rows
 from motivnet.experiments.grids import BASE_RECIPE, Cell, Grid
 from motivnet.models.motivnet import MotivNet, build_head
-from motivnet.storage import atomic_path
+from motivnet.storage import atomic_file
 from motivnet.training import fit, init_weights, losses, optimizers, recipes
 from motivnet.training.data_module import Rows
 from motivnet.training.settings import Recipe
@@ -160,7 +160,7 @@ def cached_tokens(recipe: Recipe, parts: Sequence[Manifest], folder: Path) -> It
             tokens_BND = _outputs(encoder, batches, recipe, torch.float16)
             if not tokens_BND.isfinite().all():
                 raise DataError(f"tokens of {recipe.backbone.weights} do not fit half precision")
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
+            with atomic_file(path) as file:
                 np.save(file, tokens_BND.numpy())
         yield np.load(path, mmap_mode="c")  # torch warns of arrays that are read-only
 

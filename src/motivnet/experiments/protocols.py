@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from motivnet.config import check_bounds, setting
 from motivnet.errors import ConfigError, DataError
+from motivnet.storage import ASSETS, read_csv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,29 +95,10 @@ def parse_trained_on(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 # The usual name of each data set, by the kind under which it is read.
-NAMES: Mapping[str, str] = {
-    "affectnet": "AffectNet",
-    "ckplus": "CK+",
-    "emotionet": "EmotioNet",
-    "expw": "ExpW",
-    "fer2013": "FER-2013",
-    "jaffe": "JAFFE",
-    "rafdb": "RAF-DB",
-    "sfew": "SFEW 2.0",
-    **{name: name.upper() for name in ("dfew", "mafw", "ravdess")},
-    **{"cremad": "CREMA-D", "ferv39k": "FERV39k"},
-}
+NAMES = {row["kind"]: row["name"] for row in read_csv(ASSETS / "data_sets.csv")}
 
 # Names for the same photographs, in letters and digits alone: FERPlus is FER-2013 with other labels.
-SAME_IMAGES: Mapping[str, str] = {
-    "affectnet7": "affectnet",
-    "affectnet8": "affectnet",
-    "ck+": "ckplus",
-    "ck": "ckplus",
-    "fer+": "fer2013",
-    "ferplus": "fer2013",
-    "sfew20": "sfew",
-}
+SAME_IMAGES = {other: row["kind"] for row in read_csv(ASSETS / "data_sets.csv") for other in row["same_images"].split()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, reraised
 from motivnet.labels import AFFECT
 from motivnet.models.backbone import Backbone, build_sapiens, build_timm
 from motivnet.models.config import HeadConfig, ModelConfig
@@ -106,12 +106,10 @@ def build_model(config: ModelConfig) -> MotivNet:
     Raises:
         ConfigError: if its dimensions do not fit together.
     """
-    try:
+    with reraised(ConfigError, "model", ValueError):
         backbone = build_backbone(config)
         head = build_head(config.head, backbone.embed_dim, config.num_classes, affect=config.affect)
         return MotivNet(backbone, head, affect=config.affect, num_frames=config.num_frames or 0)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from None
 
 
 def build_backbone(config: ModelConfig) -> Backbone:

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from motivnet.errors import needs_extra
 
 Settings = Mapping[str, Any]
-KINDS = (
-    *("clip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "siglip_vision_model", "vit", "vjepa2"),
-)
+KINDS = ("clip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "siglip_vision_model", "vit", "vjepa2")
 # Parts beside the encoder: what pools its tokens, and the predictor of pre-training.
 UNUSED = ("head", "pooler", "predictor")
 # The same in a file, and heads of tasks, the text model of a pair, and buffers that were saved once.

@@ -23,7 +23,7 @@ from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError
 from motivnet.models.motivnet import MotivNet
-from motivnet.storage import atomic_path
+from motivnet.storage import atomic_file
 from motivnet.training import init_weights
 from motivnet.training.adaptation_losses import information
 from motivnet.training.aligners import Adversary, Agra, Aligner, Csrl, Ecan, Method, Mmd, Regions, View
@@ -78,13 +78,9 @@ def adapt_recipe(method: str, recipe: Recipe, split: str) -> AdaptRecipe:
         split: of the source; a tenth of it is held out, to select the epoch.
     """
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
-    length = dataclasses.replace(recipe.run, mixup=0.0, batch_size=2 * recipe.run.batch_size)
-    changes = {
-        "split": SplitConfig(train=split, hold_out=0.1),
-        "run": length,
-        "adapt": from_plain(AdaptConfig, {"method": method}),
-    }
-    return AdaptRecipe(**fields | changes)
+    fields["split"] = SplitConfig(train=split, hold_out=0.1)
+    fields["run"] = dataclasses.replace(recipe.run, mixup=0.0, batch_size=2 * recipe.run.batch_size)
+    return AdaptRecipe(**fields, adapt=from_plain(AdaptConfig, {"method": method}))
 
 
 class PairSampler(Sampler[int]):
@@ -175,10 +171,7 @@ class Adapter(Classifier):
         probs_TC, self._probs, self._seen = torch.cat(self._probs), [], 0
         informed, score = information(probs_TC), self.trainer.callback_metrics["val/score"]
         self.log("val/information", informed)
-        with (
-            atomic_path(self._out / f"{self.current_epoch:03}.npz", parents=True) as temporary,
-            temporary.open("wb") as file,
-        ):
+        with atomic_file(self._out / f"{self.current_epoch:03}.npz", parents=True) as file:
             np.savez(file, probs=probs_TC.cpu().numpy(), score=float(score), information=float(informed))
 
     def _view(self, pixels_BCHW: Tensor) -> View:

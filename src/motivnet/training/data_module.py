@@ -145,9 +145,8 @@ def choose_rows(recipe: Recipe, manifest: Manifest) -> Rows:
                 "--set model.affect=false, or data with both"
             )
     if sampling.kind == "uniform":
-        train = train.select(
-            uniform_rows(train.targets, train.labels, per_class=sampling.per_class, seed=sampling.seed)
-        )
+        drawn = uniform_rows(train.targets, train.labels, per_class=sampling.per_class, seed=sampling.seed)
+        train = train.select(drawn)
     # The balanced sampler shows every class equally often.
     seen = np.arange(recipe.model.num_classes) if sampling.kind == "balanced" else train.targets
     weights_C = class_weights(train.targets, train.labels, sampling)

@@ -15,11 +15,11 @@ from motivnet.checkpoints import faceres
 from motivnet.checkpoints.bundle import CONFIG_NAME, embedded_models, find_weights, is_bundle, open_bundle
 from motivnet.checkpoints.encoder_folders import EncoderFolder, read_encoder_folder
 from motivnet.checkpoints.files import open_weights, unwrapped
-from motivnet.checkpoints.formats import identify, is_of_bundle, is_released
+from motivnet.checkpoints.formats import below, identify, is_of_bundle, is_released
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
 from motivnet.checkpoints.released import HUB_PREFIX, parse_hub_name
 from motivnet.checkpoints.timm_weights import read_timm
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, reraised
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import FRAME_EMBED, MotivNet, affect_names, build_model
 from motivnet.models.transformers_encoder import convert_transformers
@@ -212,15 +212,13 @@ def _of_folder(folder: EncoderFolder, recipe: Recipe) -> Weights:
     """Read the encoder of a folder for a recipe that follows it."""
     parts = {"backbone": folder.backbone, "transformers": folder.transformers, "vit": None, "in_chans": 3}
     own, file = dataclasses.replace(recipe.model, **parts), folder.weights()
-    try:
+    with reraised(CheckpointError, f"{folder.path}: not the weights of its {CONFIG_NAME}", ValueError):
         if folder.transformers is not None:
             tensors = convert_transformers(file.tensors, folder.transformers)
         else:
             with built_without_memory():
                 net, name = build_model(own).backbone.net, folder.backbone.removeprefix("timm:")
             tensors = read_timm(file, net, name, recipe.preprocessing, folder.normalisation)
-    except ValueError as error:
-        raise CheckpointError(f"{folder.path}: not the weights of its {CONFIG_NAME}: {error}") from None
     return Weights(folder.path, _prefixed(tensors, "net."), own, whole=False)
 
 
@@ -239,10 +237,7 @@ def _part(model: MotivNet, weights: Weights, *, whole: bool) -> tuple[nn.Module,
         own = set() if weights.model.affect else affect_names(model)
         own |= {FRAME_EMBED} & model.state_dict().keys() - weights.tensors.keys()
         return model, weights.tensors | {name: tensor for name, tensor in model.state_dict().items() if name in own}
-    found = {
-        name.removeprefix(BACKBONE): weights.tensors[name] for name in weights.tensors if name.startswith(BACKBONE)
-    }
-    return model.backbone, found
+    return model.backbone, below(weights.tensors, BACKBONE)
 
 
 def _differences(own: ModelConfig, wanted: ModelConfig, *, whole: bool) -> list[str]:

@@ -77,13 +77,8 @@ def _parts(model: MotivNet, recipe: Recipe) -> list[tuple[str, list[nn.Parameter
     if decay == 1:
         return [("backbone", list(model.backbone.parameters()), config.backbone_lr), head]
     found = layers(model.backbone, "layer_decay")
-    return [
-        *(
-            (f"backbone_{name}", parameters, config.backbone_lr * decay**above)
-            for above, (name, parameters) in zip(reversed(range(len(found))), found, strict=True)
-        ),
-        head,
-    ]
+    rates = [config.backbone_lr * decay**above for above in reversed(range(len(found)))]
+    return [*((f"backbone_{name}", own, rate) for (name, own), rate in zip(found, rates, strict=True)), head]
 
 
 def make_optimizer(

@@ -17,7 +17,7 @@ from motivnet.errors import unknown_name
 from motivnet.models.config import HeadConfig, ModelConfig, preset
 from motivnet.preprocess import MOTIVNET_STRETCH, NANO
 from motivnet.training import settings
-from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES
+from motivnet.training.mae.pretrain_recipes import IMAGENET, LARGE_RUN, MINI_PREPROCESSING, PRETRAIN_RECIPES
 from motivnet.training.settings import BackboneConfig, LossConfig, OptimizerConfig, Recipe, RunConfig, SplitConfig
 
 
@@ -77,7 +77,7 @@ def mini_fer2013() -> Recipe:
     return Recipe(
         name="mini-fer2013",
         model=preset("mini"),
-        preprocessing=dataclasses.replace(NANO, size=(48, 48)),
+        preprocessing=MINI_PREPROCESSING,
         split=SplitConfig(train="Training", select="PublicTest"),
         augment=AugmentConfig(),
         loss=LossConfig(label_smoothing=0.1),
@@ -146,15 +146,7 @@ def motivnet(name: str) -> Recipe:
             warmup=0.0,
             restart_epochs=10.0,
         ),
-        run=RunConfig(
-            epochs=10,
-            batch_size=2,
-            accumulate=8,
-            precision="bf16-mixed",
-            ema_decay=0.0,
-            num_workers=4,
-            cache=False,
-        ),
+        run=RunConfig(epochs=10, batch_size=2, num_workers=4, **LARGE_RUN),
         backbone=BackboneConfig(weights=MOTIVNET_WEIGHTS[name], recompute=True),
         sampling=SamplingConfig(kind="uniform"),
     )
@@ -185,7 +177,7 @@ def vjepa2_probe() -> Recipe:
 
     Cost and scores: not measured with released weights.
     """
-    size, imagenet = (256, 256), {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+    size = (256, 256)
     return Recipe(
         name="vjepa2-probe",
         model=ModelConfig(
@@ -194,7 +186,7 @@ def vjepa2_probe() -> Recipe:
             image_size=size,
             head=HeadConfig(kind="attention_pool", num_heads=16, dropout=0.0),
         ),
-        preprocessing=dataclasses.replace(NANO, size=size, channels="rgb", **imagenet),
+        preprocessing=dataclasses.replace(NANO, size=size, channels="rgb", **IMAGENET),
         split=SplitConfig(train="train", select=None),
         augment=AugmentConfig(),
         loss=LossConfig(label_smoothing=0.0),

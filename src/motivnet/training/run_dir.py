@@ -26,8 +26,9 @@ from torch import nn
 
 from motivnet import config
 from motivnet.checkpoints.bundle import BundleConfig, write_config
+from motivnet.checkpoints.formats import below
 from motivnet.checkpoints.load import write_weights
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised
 from motivnet.storage import atomic_folder, check_same, stored_json, write_json
 
 RECIPE_NAME = "recipe.json"
@@ -69,11 +70,9 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
     plain = stored_json(out / RECIPE_NAME, CheckpointError)
     if plain is None:
         raise CheckpointError(f"{out}: nothing to resume, {RECIPE_NAME} is missing")
-    try:
+    with reraised(CheckpointError, f"{out / RECIPE_NAME}: cannot be read", ConfigError):
         # Settings that are newer than the run have their defaults.
         then = config.from_plain(type(recipe), plain)
-    except ConfigError as error:
-        raise CheckpointError(f"{out / RECIPE_NAME}: cannot be read: {error}") from None
     before, now = config.to_plain(then), config.to_plain(recipe)
     # What may change: a run may go on for longer, and be logged otherwise.
     before["run"] |= {"logger": now["run"]["logger"], "epochs": max(before["run"]["epochs"], now["run"]["epochs"])}
@@ -191,4 +190,4 @@ def describe(recipe: Any, provenance: dict[str, Any], **settings: Any) -> Bundle
 def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return the model's weights in a training checkpoint, memory-mapped, under the model's own names."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    return below(state, PREFIX)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from motivnet.checkpoints.formats import below
 from motivnet.storage import write_text
 
 METRICS_NAME = "metrics.csv"
@@ -119,11 +120,7 @@ class Curve(Callback):
         """Write the scores of the epoch, and its mean training loss."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        scores = {
-            name.removeprefix(VAL_PREFIX): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(VAL_PREFIX)
-        }
+        scores = {name: float(value) for name, value in below(trainer.callback_metrics, VAL_PREFIX).items()}
         if self._validation is None:
             columns = ["step", "epoch", "train_loss", *scores]
             self._validation = CsvFile(self._out / VALIDATION_NAME, columns, until=self._step - 1)

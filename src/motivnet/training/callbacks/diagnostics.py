@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from motivnet.checkpoints.formats import below
 from motivnet.config import to_json
 from motivnet.storage import write_text
 from motivnet.training.callbacks.csv_logger import Curve
@@ -113,8 +114,8 @@ class Diagnostics(Callback):
         """Check the recall of each class."""
         if trainer.sanity_checking:
             return
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(RECALL)}
-        low = {name.removeprefix(RECALL): value for name, value in scores.items() if value <= self._config.low_recall}
+        recalls = {name: float(value) for name, value in below(trainer.callback_metrics, RECALL).items()}
+        low = {name: value for name, value in recalls.items() if value <= self._config.low_recall}
         self._low_validations = collections.Counter({name: self._low_validations[name] + 1 for name in low})
         for name, validations in self._low_validations.items():
             if validations >= self._config.patience:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,7 +19,7 @@ from motivnet.checkpoints.bundle import Bundle, BundleConfig
 from motivnet.checkpoints.load import load_strict
 from motivnet.data.loader import Batch, FaceDataset
 from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, reraised
 from motivnet.models.mae import MaskedAutoencoder, build_mae
 from motivnet.models.motivnet import build_backbone
 from motivnet.preprocess import Preprocessing
@@ -111,10 +111,8 @@ def write_encoder(out: Path, recipe: PretrainRecipe, select: Manifest, bundle_co
 
 def build_pretraining(recipe: PretrainRecipe) -> MaskedAutoencoder:
     """Build encoder and decoder with random weights; ConfigError if their dimensions are inconsistent."""
-    try:
+    with reraised(ConfigError, "model", ValueError):
         backbone = build_backbone(recipe.model)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from None
     return build_mae(backbone, recipe.mae)
 
 
@@ -211,11 +209,8 @@ class MaskedTraining(TrainedModule):
 
 def parameter_groups(model: MaskedAutoencoder, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Group the trained parameters: `backbone`, `backbone_no_decay`, `decoder`, `decoder_no_decay`."""
-    names = ("backbone", "decoder")
-    parts: list[list[nn.Parameter]] = [[], []]
-    for name, parameter in model.named_parameters():
-        parts[not name.startswith("backbone.")].append(parameter)
-    return decay_groups(model, [(*part, lr) for part in zip(names, parts, strict=True)], weight_decay)
+    decoder = [parameter for name, parameter in model.named_parameters() if not name.startswith("backbone.")]
+    return decay_groups(model, [("backbone", model.backbone.parameters(), lr), ("decoder", decoder, lr)], weight_decay)
 
 
 def random_crop(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from motivnet.config import Settings, bounded, check_bounds
 from motivnet.models.config import ModelConfig, preset
 from motivnet.models.mae import MaeConfig
-from motivnet.preprocess import NANO, Preprocessing
+from motivnet.preprocess import MOTIVNET_STRETCH, NANO, Preprocessing
 from motivnet.training.settings import SEED, RunConfig, lookup, require
 
 # The batch size that learning rates refer to, as in Goyal et al., arXiv 1706.02677.
@@ -124,15 +124,11 @@ class PretrainRecipe:
 
 # FER-2013's own format: 48 x 48 grey pixels.
 MINI_PREPROCESSING = dataclasses.replace(NANO, size=(48, 48))
-# Sapiens' own statistics, which are ImageNet's.
-SAPIENS_PREPROCESSING = Preprocessing(
-    geometry="stretch",
-    size=(1024, 1024),
-    channels="rgb",
-    filter="bicubic",
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
-)
+IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+# Sapiens' own statistics are ImageNet's.
+SAPIENS_PREPROCESSING = dataclasses.replace(MOTIVNET_STRETCH, size=(1024, 1024), filter="bicubic", **IMAGENET)
+# What runs of the large encoders have in common.
+LARGE_RUN = {"accumulate": 8, "precision": "bf16-mixed", "ema_decay": 0.0, "cache": False}
 
 
 def mae() -> PretrainRecipe:
@@ -183,15 +179,7 @@ def mae_sapiens(size: str) -> PretrainRecipe:
         mae=MaeConfig(),
         crop=CropConfig(),
         optimizer=PretrainOptimizer(clip_norm=1.0),
-        run=RunConfig(
-            epochs=1600,
-            batch_size=8,
-            accumulate=8,
-            precision="bf16-mixed",
-            ema_decay=0.0,
-            num_workers=8,
-            cache=False,
-        ),
+        run=RunConfig(epochs=1600, batch_size=8, num_workers=8, **LARGE_RUN),
         recompute=True,
         picture_epochs=1,
     )
