@@ -92,6 +92,15 @@ def needs_extra(package: str, extra: str) -> Iterator[None]:
         raise MissingExtraError(error.name or package, extra) from None
 
 
+@contextlib.contextmanager
+def raise_as(kind: type[MotivNetError], what: object, *found: type[Exception]) -> Iterator[None]:
+    """Turn the exceptions `found` inside `with` into errors of motivnet: `what`, a colon, and their own message."""
+    try:
+        yield
+    except found as error:
+        raise kind(f"{what}: {error}") from None
+
+
 def for_terminal(text: str) -> str:
     """Escape what would control a terminal, such as in the names of files and tensors; ends of lines stay."""
     return _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from motivnet.errors import ImageError, MissingExtraError
+from motivnet.errors import ImageError, MissingExtraError, raise_as
 from motivnet.image_files import read_file
 from motivnet.input_limits import MAX_ASPECT, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimits
 
@@ -276,10 +276,8 @@ def decode_data_url(url: str, limits: ImageLimits) -> bytes:
     # `urllib.parse.unquote` would need gigabytes for millions of escapes.
     for escaped, plain in _ESCAPES.items() if escapes else ():
         text = text.replace(escaped, plain).replace(escaped.lower(), plain)
-    try:
+    with raise_as(ImageError, "not base64", binascii.Error, UnicodeEncodeError):
         return b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise ImageError(f"not base64: {error}") from None
 
 
 def _tensor_to_array(tensor: Any) -> np.ndarray:
@@ -289,12 +287,10 @@ def _tensor_to_array(tensor: Any) -> np.ndarray:
             f"tensor of shape {shape}. Allowed: (height, width), (3, height, width), also with 1 or 4 channels; "
             "list(batch) for a batch, tensor.numpy() for channels-last"
         )
-    try:
+    with raise_as(ImageError, "tensor without plain values", RuntimeError, TypeError):
         tensor = tensor.detach().cpu()
         # numpy has no bfloat16.
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    except (RuntimeError, TypeError) as error:
-        raise ImageError(f"tensor without plain values: {error}") from None
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
