@@ -323,15 +323,10 @@ def _decode_jpeg(data: bytes, orientation: Any, reduction: int) -> np.ndarray | 
     """Decode a JPEG with OpenCV, at a reduced size by fewer coefficients of its blocks; None if that fails."""
     import cv2
 
-    sizes = {
-        1: cv2.IMREAD_COLOR,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-    }
+    size = cv2.IMREAD_COLOR if reduction == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduction}")
     try:
         # OpenCV reads the orientation otherwise than Pillow where the EXIF data are odd.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), sizes[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), size | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
     return None if image is None else _turn(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), orientation)

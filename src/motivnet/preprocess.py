@@ -15,6 +15,7 @@ from motivnet.errors import ConfigError, ImageError
 
 Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
+# In the order of OpenCV's numbers.
 Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 Change = Callable[[np.ndarray], np.ndarray]
 Landmarks = Sequence[tuple[float, float]]
@@ -260,14 +261,7 @@ class Preprocessing:
             return image_hwc
         import cv2
 
-        filters = {
-            "nearest": cv2.INTER_NEAREST,
-            "bilinear": cv2.INTER_LINEAR,
-            "bicubic": cv2.INTER_CUBIC,
-            "area": cv2.INTER_AREA,
-            "lanczos": cv2.INTER_LANCZOS4,
-        }
-        chosen = filters[self.filter]
+        chosen = get_args(Filter).index(self.filter)
         if self.geometry == "square" and min(image_hwc.shape[:2]) > max(height, width):
             # OpenCV's other filters skip pixels when downscaling, which causes aliasing.
             chosen = cv2.INTER_AREA

@@ -75,13 +75,10 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """Result of a finished run.
+class Summary(Counts):
+    """Result of a finished run, with the counts of all its inputs.
 
     Args:
-        inputs: number of inputs.
-        faces: number of faces in all of them.
-        statuses: inputs of each status.
         parts: output files.
         parts_done: output files that this run wrote; the others were there already.
         seconds: duration of this run.
@@ -89,9 +86,6 @@ class Summary:
         skipped: what was passed over in the folder, such as files that are no images: suffix or reason -> number.
     """
 
-    inputs: int
-    faces: int
-    statuses: dict[str, int]
     parts: int
     parts_done: int
     seconds: float

@@ -7,8 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbn
 from motivnet.data.manifest import Manifest
 from motivnet.data.sheet import contact_sheet, read_face
 from motivnet.errors import DataError, ImageError
+from motivnet.frames.ahead import map_ahead
 from motivnet.images import is_blank
 from motivnet.storage import atomic_folder, not_formula, write_json
 
@@ -289,14 +289,10 @@ def decode_images(
     return hashes, blank_B, thumbs_BTT, errors
 
 
-def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: Track, what: str) -> Iterator[T]:
+def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: Track, what: str) -> Iterable[T]:
     """Process blocks of rows in threads; decoding releases the GIL."""
     blocks = [range(start, min(start + ROWS_PER_TASK, num_rows)) for start in range(0, num_rows, ROWS_PER_TASK)]
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield from track(pool.map(work, blocks), len(blocks), what)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return track(map_ahead(work, blocks, workers), len(blocks), what)
 
 
 def _copies(

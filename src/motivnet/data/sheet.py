@@ -69,8 +69,8 @@ def contact_sheet(manifest: Manifest, label: str, usable_B: np.ndarray, *, seed:
     across, down = TILE_PX + GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
     sheet = Image.new("RGB", (GAP_PX + NUM_COLUMNS * across, HEADER_PX + num_lines * down), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP_PX, 6), label, INK, _font(18))
-    draw.text((GAP_PX, 28), _subtitle(manifest, label, len(rows)), PALE, _font(11))
+    draw.text((GAP_PX, 6), label, INK, ImageFont.load_default(18))
+    draw.text((GAP_PX, 28), _subtitle(manifest, label, len(rows)), PALE, ImageFont.load_default(11))
     numbers, splits = (manifest.table[name].take(rows).to_pylist() for name in ("row", "split"))
     for place, row in enumerate(rows.tolist()):
         x, y = GAP_PX + place % NUM_COLUMNS * across, HEADER_PX + place // NUM_COLUMNS * down
@@ -89,11 +89,7 @@ def _subtitle(manifest: Manifest, label: str, shown: int) -> str:
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:
     """Write one line, cut to the width of a tile."""
-    font = _font(10)
+    font = ImageFont.load_default(10)
     while text and draw.textlength(text, font) > TILE_PX:
         text = text[:-1]
     draw.text(place, text, PALE, font)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

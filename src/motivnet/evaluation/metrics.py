@@ -14,7 +14,7 @@ it is an error of the image's own class. (scikit-learn's default averages in a 0
 Shape suffixes: B images, C classes, A answers: none, then the C classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,8 +84,7 @@ def precision_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, we
 
     Arguments and errors as for `confusion_matrix`.
     """
-    counts_CA = _counts(preds, target, num_classes, weights)
-    return _mean(_precision(counts_CA), counts_CA)
+    return _mean(_precision, _counts(preds, target, num_classes, weights))
 
 
 def precision_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
@@ -93,8 +92,7 @@ def precision_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *,
 
     Arguments and errors as for `confusion_matrix`.
     """
-    counts_CA = _counts(preds, target, num_classes, weights)
-    return _mean(_precision(counts_CA), counts_CA, by_support=True)
+    return _mean(_precision, _counts(preds, target, num_classes, weights), by_support=True)
 
 
 def f1_per_class(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> np.ndarray:
@@ -107,8 +105,7 @@ def f1_per_class(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weigh
 
 def f1_macro(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
     """Return the mean F1 score of the classes present in `target`; arguments and errors as for `confusion_matrix`."""
-    counts_CA = _counts(preds, target, num_classes, weights)
-    return _mean(_f1(counts_CA), counts_CA)
+    return _mean(_f1, _counts(preds, target, num_classes, weights))
 
 
 def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weights: Weights = None) -> float:
@@ -116,8 +113,7 @@ def f1_weighted(preds: ArrayLike, target: ArrayLike, num_classes: int, *, weight
 
     Arguments and errors as for `confusion_matrix`.
     """
-    counts_CA = _counts(preds, target, num_classes, weights)
-    return _mean(_f1(counts_CA), counts_CA, by_support=True)
+    return _mean(_f1, _counts(preds, target, num_classes, weights), by_support=True)
 
 
 CLASS_METRICS = {each.__name__: each for each in (war, uar, precision_macro, precision_weighted, f1_macro, f1_weighted)}
@@ -314,8 +310,8 @@ def _f1(counts_CA: np.ndarray) -> np.ndarray:
     return ratio(2 * _hits(counts_CA), counts_CA[:, 1:].sum(axis=0) + counts_CA.sum(axis=1))
 
 
-def _mean(score_C: np.ndarray, counts_CA: np.ndarray, *, by_support: bool = False) -> float:
-    """Average over the classes present in the target, equally or by their number of images."""
+def _mean(score: Callable[[np.ndarray], np.ndarray], counts_CA: np.ndarray, *, by_support: bool = False) -> float:
+    """Average a score over the classes present in the target, equally or by their number of images."""
     support_C = counts_CA.sum(axis=1)
     present_C = support_C > 0
-    return float(np.average(score_C[present_C], weights=support_C[present_C] if by_support else None))
+    return float(np.average(score(counts_CA)[present_C], weights=support_C[present_C] if by_support else None))

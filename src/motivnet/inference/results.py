@@ -140,14 +140,10 @@ class ImageResult:
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
-        from motivnet.inference.display import plot_results
-
-        return plot_results([self])
+        return Results([self]).plot()
 
     def _repr_html_(self) -> str:
-        from motivnet.inference.display import to_html
-
-        return to_html([self])
+        return Results([self])._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
