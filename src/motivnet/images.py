@@ -243,19 +243,17 @@ _QUIET = _QuietPillow()
 def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, str) and is_data_url(source):
         data = decode_data_url(source, limits)
-        size = len(data)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        size, data = memoryview(source).nbytes, bytes(source)
+        data = bytes(source)
     elif isinstance(source, (str, os.PathLike)):
         data = read_file(Path(source), limits.max_bytes)
-        size = len(data)
     else:
         raise ImageError(
             f"cannot read an image from {type(source).__name__}. Allowed: path, bytes, data URL, PIL image, "
             "numpy array, torch tensor"
         )
-    if size > limits.max_bytes:
-        raise ImageError(f"file of {size} bytes, the limit is {limits.max_bytes}")
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"file of {len(data)} bytes, the limit is {limits.max_bytes}")
     return data
 
 

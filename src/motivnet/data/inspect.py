@@ -236,11 +236,9 @@ class _Findings:
 def count_groups(manifest: Manifest) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
     """Return the number of rows: group -> its value -> split -> label -> number."""
     columns = (manifest.table[name].to_pylist() for name in ("groups", "split", "label"))
-    counted = Counter(
-        (key, str(value), split, label)
-        for pairs, split, label in zip(*columns, strict=True)
-        for key, value in pairs or ()
-    )
+    counted = Counter[tuple[str, ...]]()
+    for pairs, split, label in zip(*columns, strict=True):
+        counted.update((key, str(value), split, label) for key, value in pairs or ())
     groups: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
     for (key, value, split, label), count in sorted(counted.items()):
         groups.setdefault(key, {}).setdefault(value, {}).setdefault(split, {})[label] = count
@@ -306,14 +304,8 @@ def _copies(
         np.logical_or.at(near_BS, one, exact_BS[other])
     exact_BS, near_BS = exact_BS[same_B], near_BS[same_B]
     counted = {"exact": exact_BS, "near": near_BS & ~exact_BS} if pixels else {"exact": exact_BS}
-    return {
-        kind: {
-            split: {
-                other: int(marks_BS[found.split_B == place, column].sum())
-                for column, other in enumerate(found.splits)
-                if column != place
-            }
-            for place, split in enumerate(found.splits)
-        }
-        for kind, marks_BS in counted.items()
-    }
+    copies = {kind: {split: dict[str, int]() for split in found.splits} for kind in counted}
+    for kind, marks_BS in counted.items():
+        for (place, split), (column, other) in itertools.permutations(enumerate(found.splits), 2):
+            copies[kind][split][other] = int(marks_BS[found.split_B == place, column].sum())
+    return copies

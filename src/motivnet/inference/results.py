@@ -147,14 +147,9 @@ class ImageResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {
-            "source": self.source,
-            "status": self.status,
-            "error": self.error,
-            "model": self.model,
-            "preprocessing": self.preprocessing,
-            "faces": [{"face": number, **face.to_dict()} for number, face in enumerate(self.faces)],
-        }
+        named = ("source", "status", "error", "model", "preprocessing")
+        faces = [{"face": number, **face.to_dict()} for number, face in enumerate(self.faces)]
+        return {name: getattr(self, name) for name in named} | {"faces": faces}
 
 
 class Results(list[ImageResult]):

@@ -82,11 +82,7 @@ def face_columns(face: "FaceResult") -> Row:
     """Return the columns of one face, without number, track and probabilities."""
     return {
         **face.box._asdict(),
-        "face_score": face.face_score,
-        "emotion": face.emotion,
-        "prob": face.prob,
-        "tiny": face.tiny,
-        "abstained": face.abstained,
+        **{name: getattr(face, name) for name in ("face_score", "emotion", "prob", "tiny", "abstained")},
         **({} if face.valence is None else dict(zip(AFFECT, (face.valence, face.arousal), strict=True))),
         **_landmark_columns(face),
     }

@@ -294,19 +294,18 @@ class _Job:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
                     state.picture, state.follow = list(frame.picture or ()), result.state
-                    state.notes = sorted({*state.notes, *video.notes()})
-                    self._save(number, state, rows)
+                    self._save(number, state, rows, video)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
-            state.notes = sorted({*state.notes, *video.notes()})
-            self._save(number, state, rows)
+            self._save(number, state, rows, video)
 
     def _load(self, number: int) -> State:
         path = self.folder / f"{number}.json"
         return State(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else State()
 
-    def _save(self, number: int, state: State, rows: Any) -> None:
+    def _save(self, number: int, state: State, rows: Any, video: Video) -> None:
         """Write a checkpoint, after the rows that it counts."""
+        state.notes = sorted({*state.notes, *video.notes()})
         rows.flush()
         os.fsync(rows.fileno())
         state.size_bytes = rows.tell()

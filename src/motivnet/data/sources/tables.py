@@ -106,7 +106,7 @@ def read_parquet(
     """
     names = {"label": label, "image": image, "subject": subject}
     lines = _parquet_records(path, names, unlabelled=unlabelled)
-    return _read(path, lines, root, split, labels, unlabelled=unlabelled, box=box)
+    return _read(path, lines, root, split, NO_LABELS if unlabelled else labels, box)
 
 
 def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
@@ -133,16 +133,9 @@ def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) 
 
 
 def _read(
-    path: Path,
-    lines: Lines,
-    root: Path | None,
-    split: str,
-    labels: LabelSet | None,
-    *,
-    unlabelled: bool = False,
-    box: str | None = None,
+    path: Path, lines: Lines, root: Path | None, split: str, labels: LabelSet | None, box: str | None = None
 ) -> Manifest:
-    rows = Rows(path, NO_LABELS if unlabelled else labels)
+    rows, unlabelled = Rows(path, labels), labels is NO_LABELS
     folder = records.absolute(root or path.parent)
     usual = box and _box(dict(zip(BOX_COLUMNS, box.split(","), strict=False)), f"{path}, option box")
     for row, cells in lines:
