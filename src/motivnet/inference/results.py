@@ -208,13 +208,8 @@ class Results(list[ImageResult]):
         """
         with needs_extra("pandas", EXTRA):
             import pandas as pd
-        rows = self._rows()
-        return pd.DataFrame(
-            {
-                name: pd.Series([row.get(name) for row in rows], dtype=PANDAS_TYPES[kind])
-                for name, kind in self.columns().items()
-            }
-        )
+        types = {name: PANDAS_TYPES[kind] for name, kind in self.columns().items()}
+        return pd.DataFrame(self._rows(), columns=list(types), dtype=object).astype(types)
 
     def plot(self) -> "Figure":
         """Draw the first images with their faces, and bars of their probabilities; see `motivnet.inference.display`.
