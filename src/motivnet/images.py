@@ -153,12 +153,11 @@ def decode_reduced(
     if scans > MAX_SCANS:
         raise ImageError(f"JPEG of {scans} scans, the limit is {MAX_SCANS}")
     with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        width, height = image.size
         if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ImageError(
-                f"{image.width} x {image.height} pixels: one side is more than {MAX_ASPECT} times the other"
-            )
-        if scans * image.width * image.height > MAX_SCANNED_PIXELS:
-            raise ImageError(f"JPEG of {scans} scans of {image.width} x {image.height} pixels: too many for its size")
+            raise ImageError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+        if scans * width * height > MAX_SCANNED_PIXELS:
+            raise ImageError(f"JPEG of {scans} scans of {width} x {height} pixels: too many for its size")
         return _from_jpeg(image, data, long_side, limits) or _full(_from_pil(image, limits))
 
 
