@@ -93,12 +93,18 @@ def needs_extra(package: str, extra: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def raise_as(kind: type[MotivNetError], what: object, *found: type[Exception]) -> Iterator[None]:
-    """Turn the exceptions `found` inside `with` into errors of motivnet: `what`, a colon, and their own message."""
+def reraised(error: type[MotivNetError], where: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions of some kinds inside `with` into an error of ours that names where they were, and says the same.
+
+    Args:
+        error: to raise.
+        where: the beginning of its message, such as a file.
+        kinds: of exceptions.
+    """
     try:
         yield
-    except found as error:
-        raise kind(f"{what}: {error}") from None
+    except kinds as found:
+        raise error(f"{where}: {found}") from None
 
 
 def for_terminal(text: str) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from motivnet.errors import ImageError, MissingExtraError, raise_as
+from motivnet.errors import ImageError, MissingExtraError, reraised
 from motivnet.image_files import read_file
 from motivnet.input_limits import MAX_ASPECT, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimits
 
@@ -273,7 +273,7 @@ def decode_data_url(url: str, limits: ImageLimits) -> bytes:
     # `urllib.parse.unquote` would need gigabytes for millions of escapes.
     for escaped, plain in _ESCAPES.items() if escapes else ():
         text = text.replace(escaped, plain).replace(escaped.lower(), plain)
-    with raise_as(ImageError, "not base64", binascii.Error, UnicodeEncodeError):
+    with reraised(ImageError, "not base64", binascii.Error, UnicodeEncodeError):
         return b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)
 
 
@@ -284,7 +284,7 @@ def _tensor_to_array(tensor: Any) -> np.ndarray:
             f"tensor of shape {shape}. Allowed: (height, width), (3, height, width), also with 1 or 4 channels; "
             "list(batch) for a batch, tensor.numpy() for channels-last"
         )
-    with raise_as(ImageError, "tensor without plain values", RuntimeError, TypeError):
+    with reraised(ImageError, "tensor without plain values", RuntimeError, TypeError):
         tensor = tensor.detach().cpu()
         # numpy has no bfloat16.
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()

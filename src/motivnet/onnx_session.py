@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, ConfigError, raise_as
+from motivnet.errors import CheckpointError, ConfigError, reraised
 from motivnet.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def check_weights(path: Path) -> None:
         CheckpointError: if one is not, or the file is damaged or has too many parts.
     """
     damaged = (OSError, ValueError, TypeError, LookupError, OverflowError)
-    with raise_as(CheckpointError, f"{path}: cannot be loaded: damaged", *damaged):
+    with reraised(CheckpointError, f"{path}: cannot be loaded: damaged", *damaged):
         for graph in _fields(_mapped(path), MAX_PARTS)[7]:
             for tensor in _fields(graph, MAX_PARTS)[5]:
                 values = _floats(_fields(tensor, MAX_FIELDS), path.parent)

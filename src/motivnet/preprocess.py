@@ -15,8 +15,9 @@ from motivnet.errors import ConfigError, ImageError
 
 Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
-# In the order of OpenCV's numbers.
 Filter = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
+# OpenCV's names of these.
+INTERPOLATIONS = {"nearest": "NEAREST", "bilinear": "LINEAR", "bicubic": "CUBIC", "area": "AREA", "lanczos": "LANCZOS4"}
 Change = Callable[[np.ndarray], np.ndarray]
 Landmarks = Sequence[tuple[float, float]]
 
@@ -261,7 +262,7 @@ class Preprocessing:
             return image_hwc
         import cv2
 
-        chosen = get_args(Filter).index(self.filter)
+        chosen = getattr(cv2, f"INTER_{INTERPOLATIONS[self.filter]}")
         if self.geometry == "square" and min(image_hwc.shape[:2]) > max(height, width):
             # OpenCV's other filters skip pixels when downscaling, which causes aliasing.
             chosen = cv2.INTER_AREA

@@ -50,7 +50,7 @@ def test_unknown_name_takes_any_iterable_once():
 
 def test_raise_as_keeps_the_message_and_lets_other_exceptions_pass():
     with pytest.raises(errors.DataError, match=r"^a\.csv: cannot be read: no number$"):  # noqa: SIM117
-        with errors.raise_as(errors.DataError, "a.csv: cannot be read", OSError, ValueError):
+        with errors.reraised(errors.DataError, "a.csv: cannot be read", OSError, ValueError):
             raise ValueError("no number")
-    with pytest.raises(KeyError), errors.raise_as(errors.DataError, "a.csv", OSError):
+    with pytest.raises(KeyError), errors.reraised(errors.DataError, "a.csv", OSError):
         raise KeyError

@@ -29,7 +29,7 @@ from motivnet.bulk.parts import Counts, Part, decode_counts
 from motivnet.bulk.worker import Worker
 from motivnet.checkpoints.bundle import embedded_models, is_bundle, model_fingerprint, open_bundle
 from motivnet.config import replace, to_json, to_plain
-from motivnet.errors import ConfigError, OutputError, needs_extra, raise_as
+from motivnet.errors import ConfigError, OutputError, needs_extra, reraised
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.storage import check_same
@@ -222,7 +222,7 @@ def _keep_plan(folder: OutputFolder, plan: dict[str, Any]) -> set[str]:
         # Nothing has been done by a plan that is there, which may have been a mistake.
         folder.write(PLAN, _json(plan))
         return names
-    with raise_as(OutputError, f"{folder.name}/{PLAN}: cannot be read", ValueError):
+    with reraised(OutputError, f"{folder.name}/{PLAN}: cannot be read", ValueError):
         held = json.loads(folder.read(PLAN))
     check_same(folder.name, held, plan, allowed="the same command, or a new folder", error=OutputError)
     return names

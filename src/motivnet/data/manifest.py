@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.config import parse_json, to_json
-from motivnet.errors import DataError, raise_as
+from motivnet.errors import DataError, reraised
 from motivnet.frames.clips import Clip
 from motivnet.images import decode_image
 from motivnet.input_limits import ImageLimits
@@ -296,7 +296,7 @@ def read_manifest(path: Path) -> Manifest:
     table = read_table(path, set(SCHEMA.names) - set(ADDED))
     metadata = table.schema.metadata or {}
     names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
-    with raise_as(DataError, f"{path}: is no manifest", ValueError, DataError, pa.ArrowException):
+    with reraised(DataError, f"{path}: is no manifest", ValueError, DataError, pa.ArrowException):
         labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
         left_out = parse_json(dropped.decode()) if dropped else {}
         for name in set(ADDED) - set(table.schema.names):
@@ -317,7 +317,7 @@ def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
     Raises:
         DataError: if it cannot be read, or lacks columns.
     """
-    with raise_as(DataError, f"{path}: cannot be read as Parquet", OSError, pa.ArrowException):
+    with reraised(DataError, f"{path}: cannot be read as Parquet", OSError, pa.ArrowException):
         table = pq.read_table(path)
         table.validate(full=True)  # of text, that it is UTF-8
     missing = sorted(set(columns) - set(table.schema.names))

@@ -18,7 +18,7 @@ from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain, parse_json
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import check_columns, label_of_name
-from motivnet.errors import ConfigError, DataError, raise_as
+from motivnet.errors import ConfigError, DataError, reraised
 from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol, measured
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
 from motivnet.inference.results import Status
@@ -87,7 +87,7 @@ def _own_protocol(path: Path, table: pa.Table) -> Protocol | None:
     text = (table.schema.metadata or {}).get(PROTOCOL_KEY)
     if text is None:
         return None
-    with raise_as(DataError, f"{path}: its protocol cannot be read", ValueError, ConfigError):
+    with reraised(DataError, f"{path}: its protocol cannot be read", ValueError, ConfigError):
         return from_plain(Protocol, parse_json(text.decode()))
 
 
@@ -96,7 +96,7 @@ def _read_table(path: Path) -> pa.Table:
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: .parquet, .csv")
     # Also names of columns that are not UTF-8.
-    with raise_as(DataError, f"{path}: cannot be read", OSError, ValueError, pa.ArrowException):
+    with reraised(DataError, f"{path}: cannot be read", OSError, ValueError, pa.ArrowException):
         if path.suffix.lower() == ".parquet":
             table = pq.read_table(path)
             table.validate(full=True)  # of text, that it is UTF-8
@@ -152,7 +152,7 @@ def _read_numbers(path: Path, table: pa.Table, columns: Iterable[str], what: str
     values = []
     for name in columns:
         reasons = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
-        with raise_as(DataError, f"{path}: column {name!r} is not of {what}", *reasons):
+        with reraised(DataError, f"{path}: column {name!r} is not of {what}", *reasons):
             values.append(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
     return np.stack(values, axis=1)
 

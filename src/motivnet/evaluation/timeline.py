@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from motivnet.config import parse_json
-from motivnet.errors import DataError, raise_as
+from motivnet.errors import DataError, reraised
 from motivnet.inference.rows import Row
 from motivnet.inference.tables import open_table
 
@@ -92,7 +92,7 @@ def read_stretches(path: Path) -> pd.DataFrame:
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(readers)}")
     damaged = (OSError, ValueError, TypeError, KeyError, AttributeError, ElementTree.ParseError)
-    with raise_as(DataError, f"{path}: cannot be read", *damaged):
+    with reraised(DataError, f"{path}: cannot be read", *damaged):
         found = pd.DataFrame(readers[path.suffix.lower()](path), columns=list(COLUMNS))
         for name in ("start_s", "end_s", "intensity"):
             found[name] = pd.to_numeric(found[name]).astype(float)
@@ -158,7 +158,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     }
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(readers)}")
-    with raise_as(DataError, f"{path}: cannot be read", OSError, ValueError):
+    with reraised(DataError, f"{path}: cannot be read", OSError, ValueError):
         return readers[path.suffix.lower()](path)
 
 
@@ -170,7 +170,7 @@ def _read_text(path: Path) -> pd.DataFrame:
 
 
 def _name_people(frame: pd.DataFrame, names: Path) -> pd.DataFrame:
-    with raise_as(DataError, f"{names}: cannot be read", OSError, ValueError):
+    with reraised(DataError, f"{names}: cannot be read", OSError, ValueError):
         given = _read_text(names)
     if not {"track", "name"} <= set(given) or given[["track", "name"]].isna().any(axis=None):
         raise DataError(f"{names}: columns {', '.join(given)}. Allowed: track, name and source, no empty cell")

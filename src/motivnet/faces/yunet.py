@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, DetectorError, raise_as
+from motivnet.errors import CheckpointError, DetectorError, reraised
 from motivnet.faces.detector import Detection, DetectorConfig, largest_first
 from motivnet.onnx_session import open_session, session_errors
 from motivnet.preprocess import Box
@@ -48,7 +48,7 @@ class YuNet:
         """
         if not model_file.is_file():
             raise DetectorError(f"detector 'yunet': {model_file}: no such file")
-        with raise_as(DetectorError, "detector 'yunet'", CheckpointError):
+        with reraised(DetectorError, "detector 'yunet'", CheckpointError):
             # Images are processed in several threads.
             self._session = open_session(model_file, device=config.device, threads=1)
         names = {output.name for output in self._session.get_outputs()}
@@ -81,7 +81,7 @@ class YuNet:
     def _detect(self, images_hwc_u8: Sequence[np.ndarray]) -> Iterator[list[Detection]]:
         resized = [self.config.resize(image) for image in images_hwc_u8]
         pixels_BCHW = self._pixels([small_hwc for small_hwc, _ in resized])
-        with raise_as(DetectorError, f"detector 'yunet': cannot be run on {len(resized)} image(s)", *session_errors()):
+        with reraised(DetectorError, f"detector 'yunet': cannot be run on {len(resized)} image(s)", *session_errors()):
             outputs = self._session.run(ZOO_OUTPUTS if self._zoo else OUTPUTS, {self._input.name: pixels_BCHW})
         threshold = max(self.config.min_score, MIN_SCORE)
         for number, (_, scale) in enumerate(resized):

@@ -12,7 +12,7 @@ import numpy as np
 
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, find_weights, is_bundle, open_bundle, require_head
 from motivnet.config import from_plain, parse_json, to_plain
-from motivnet.errors import CheckpointError, ConfigError, needs_extra, raise_as
+from motivnet.errors import CheckpointError, ConfigError, needs_extra, reraised
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
 from motivnet.onnx_session import offers, open_session, session_errors
@@ -114,7 +114,7 @@ class OnnxBackend:
             CheckpointError: if the model cannot be run, for example because memory is exhausted.
         """
         what = f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s)"
-        with raise_as(CheckpointError, what, *session_errors(), MemoryError, RuntimeError):
+        with reraised(CheckpointError, what, *session_errors(), MemoryError, RuntimeError):
             logits_BC, *affect = self._session.run(self._names, {INPUT_NAME: pixels_BCHW})
         return Outputs(np.asarray(logits_BC), np.asarray(affect[0]) if affect else None)
 
@@ -141,7 +141,7 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
 
 
 def _preprocessing(path: Path, metadata: dict[str, str]) -> Preprocessing:
-    with raise_as(CheckpointError, f"{path}: metadata 'preprocessing'", ConfigError):
+    with reraised(CheckpointError, f"{path}: metadata 'preprocessing'", ConfigError):
         return from_plain(Preprocessing, _read(path, metadata, "preprocessing"))
 
 

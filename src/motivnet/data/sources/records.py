@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.errors import DataError, raise_as, unknown_name
+from motivnet.errors import DataError, reraised, unknown_name
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 
 Box = tuple[float, float, float, float]
@@ -101,7 +101,7 @@ def absolute(path: Path) -> str:
     Raises:
         DataError: if it begins with `~` and the name of an unknown user.
     """
-    with raise_as(DataError, path, RuntimeError):
+    with reraised(DataError, path, RuntimeError):
         return os.path.normpath(path.expanduser().absolute())
 
 
@@ -205,7 +205,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: if it is missing or not text.
     """
-    reading = raise_as(DataError, f"{path}: cannot be read", OSError, UnicodeDecodeError)
+    reading = reraised(DataError, f"{path}: cannot be read", OSError, UnicodeDecodeError)
     with reading, path.open(encoding="utf-8-sig") as file:
         for row, line in enumerate(file):
             if line.strip():
@@ -232,7 +232,7 @@ def read_records(
     Raises:
         DataError: if it is missing, not CSV, lacks columns, or has a row of another length.
     """
-    reading = raise_as(DataError, f"{path}: cannot be read as CSV", OSError, csv.Error, UnicodeDecodeError)
+    reading = reraised(DataError, f"{path}: cannot be read as CSV", OSError, csv.Error, UnicodeDecodeError)
     with reading, path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file, skipinitialspace=True)
         names = [name.strip() for name in next(lines, [])]

@@ -33,7 +33,7 @@ from motivnet.data.manifest import Manifest, check_clips
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
-from motivnet.errors import DataError, raise_as
+from motivnet.errors import DataError, reraised
 from motivnet.frames.clips import is_clip
 from motivnet.labels import LabelSet
 
@@ -73,7 +73,7 @@ def read_csv(
         DataError: naming file and row of what cannot be used.
     """
     names = {"label": label, "image": image, "subject": subject}
-    return _read(path, records.read_records(path, check=_check_names, named=names), root, split, labels)
+    return _read(Rows(path, labels), records.read_records(path, check=_check_names, named=names), root, split)
 
 
 def read_parquet(
@@ -106,7 +106,7 @@ def read_parquet(
     """
     names = {"label": label, "image": image, "subject": subject}
     lines = _parquet_records(path, names, unlabelled=unlabelled)
-    return _read(path, lines, root, split, NO_LABELS if unlabelled else labels, box)
+    return _read(Rows(path, NO_LABELS if unlabelled else labels), lines, root, split, box)
 
 
 def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> None:
@@ -121,7 +121,7 @@ def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> N
 
 def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) -> Lines:
     damaged = (OSError, pa.ArrowException, UnicodeDecodeError)
-    with raise_as(DataError, f"{path}: cannot be read as Parquet", *damaged), pq.ParquetFile(path) as file:
+    with reraised(DataError, f"{path}: cannot be read as Parquet", *damaged), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = records.rename_columns(path, schema.names, named)
         _check_names(path, names, unlabelled=unlabelled)
@@ -132,10 +132,8 @@ def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) 
         yield from enumerate(cells for batch in batches for cells in batch.to_pylist())
 
 
-def _read(
-    path: Path, lines: Lines, root: Path | None, split: str, labels: LabelSet | None, box: str | None = None
-) -> Manifest:
-    rows, unlabelled = Rows(path, labels), labels is NO_LABELS
+def _read(rows: Rows, lines: Lines, root: Path | None, split: str, box: str | None = None) -> Manifest:
+    path, labels = rows.source, rows.labels
     folder = records.absolute(root or path.parent)
     usual = box and _box(dict(zip(BOX_COLUMNS, box.split(","), strict=False)), f"{path}, option box")
     for row, cells in lines:
@@ -148,7 +146,7 @@ def _read(
             start_s=0.0 if start_s is None and file and (end_s is not None or is_clip(file)) else start_s,
             end_s=end_s,
             fold=_text(cells.get("fold")),
-            label=UNLABELLED if unlabelled else records.label_of_name(_text(cells["label"]) or "", where, labels),
+            label=UNLABELLED if labels is NO_LABELS else label_of_name(_text(cells["label"]) or "", where, labels),
             split=_text(cells.get("split")) or split,
             subject=_text(cells.get("subject")),
             valence=_number(cells, "valence", where, -1.0, 1.0),
@@ -232,7 +230,7 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    with raise_as(DataError, f"{path}: cannot be read as JSON", OSError, ValueError, RecursionError):
+    with reraised(DataError, f"{path}: cannot be read as JSON", OSError, ValueError, RecursionError):
         pairs = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=list)
     rows, folder, row = Rows(path), absolute(root or path.parent), 0
     given: set[str] = set()
