@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from motivnet.errors import ImageError, MissingExtraError
+from motivnet.errors import ImageError, MissingExtraError, reraised
 from motivnet.image_files import read_file
 from motivnet.input_limits import MAX_ASPECT, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimits
 
@@ -151,12 +151,11 @@ def decode_reduced(
     if scans > MAX_SCANS:
         raise ImageError(f"JPEG of {scans} scans, the limit is {MAX_SCANS}")
     with _pillow(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        width, height = image.size
         if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ImageError(
-                f"{image.width} x {image.height} pixels: one side is more than {MAX_ASPECT} times the other"
-            )
-        if scans * image.width * image.height > MAX_SCANNED_PIXELS:
-            raise ImageError(f"JPEG of {scans} scans of {image.width} x {image.height} pixels: too many for its size")
+            raise ImageError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+        if scans * width * height > MAX_SCANNED_PIXELS:
+            raise ImageError(f"JPEG of {scans} scans of {width} x {height} pixels: too many for its size")
         return _from_jpeg(image, data, long_side, limits) or _full(_from_pil(image, limits))
 
 
@@ -237,19 +236,17 @@ _QUIET = _QuietPillow()
 def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, str) and is_data_url(source):
         data = decode_data_url(source, limits)
-        size = len(data)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        size, data = memoryview(source).nbytes, bytes(source)
+        data = bytes(source)
     elif isinstance(source, (str, os.PathLike)):
         data = read_file(Path(source), limits.max_bytes)
-        size = len(data)
     else:
         raise ImageError(
             f"cannot read an image from {type(source).__name__}. Allowed: path, bytes, data URL, PIL image, "
             "numpy array, torch tensor"
         )
-    if size > limits.max_bytes:
-        raise ImageError(f"file of {size} bytes, the limit is {limits.max_bytes}")
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"file of {len(data)} bytes, the limit is {limits.max_bytes}")
     return data
 
 
@@ -270,10 +267,8 @@ def decode_data_url(url: str, limits: ImageLimits) -> bytes:
     # `urllib.parse.unquote` would need gigabytes for millions of escapes.
     for escaped, plain in _ESCAPES.items() if escapes else ():
         text = text.replace(escaped, plain).replace(escaped.lower(), plain)
-    try:
+    with reraised(ImageError, "not base64", binascii.Error, UnicodeEncodeError):
         return b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise ImageError(f"not base64: {error}") from None
 
 
 def _tensor_to_array(tensor: Any) -> np.ndarray:
@@ -283,12 +278,10 @@ def _tensor_to_array(tensor: Any) -> np.ndarray:
             f"tensor of shape {shape}. Allowed: (height, width), (3, height, width), also with 1 or 4 channels; "
             "list(batch) for a batch, tensor.numpy() for channels-last"
         )
-    try:
+    with reraised(ImageError, "tensor without plain values", RuntimeError, TypeError):
         tensor = tensor.detach().cpu()
         # numpy has no bfloat16.
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    except (RuntimeError, TypeError) as error:
-        raise ImageError(f"tensor without plain values: {error}") from None
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, ConfigError
+from motivnet.errors import CheckpointError, ConfigError, reraised
 from motivnet.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -92,14 +92,13 @@ def check_weights(path: Path) -> None:
     Raises:
         CheckpointError: if one is not, or the file is damaged or has too many parts.
     """
-    try:
+    damaged = (OSError, ValueError, TypeError, LookupError, OverflowError)
+    with reraised(CheckpointError, f"{path}: cannot be loaded: damaged", *damaged):
         for graph in _fields(_mapped(path), MAX_PARTS)[7]:
             for tensor in _fields(graph, MAX_PARTS)[5]:
                 values = _floats(_fields(tensor, MAX_FIELDS), path.parent)
                 if not np.isfinite(values).all():
                     raise CheckpointError(f"{path}: damaged: a weight is NaN or infinite")
-    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
-        raise CheckpointError(f"{path}: cannot be loaded: damaged: {error}") from None
 
 
 def _floats(tensor: Message, folder: Path) -> np.ndarray:

@@ -319,23 +319,12 @@ MOTIVNET_MEAN = (123.5, 116.5, 103.5)
 MOTIVNET_STD = (58.5, 57.0, 57.5)
 
 MOTIVNET_STRETCH = Preprocessing(
-    geometry="stretch",
-    size=(1024, 768),
-    channels="rgb",
-    filter="bilinear",
-    mean=MOTIVNET_MEAN,
-    std=MOTIVNET_STD,
+    geometry="stretch", size=(1024, 768), channels="rgb", filter="bilinear", mean=MOTIVNET_MEAN, std=MOTIVNET_STD
 )
 MOTIVNET_PAD = dataclasses.replace(MOTIVNET_STRETCH, geometry="pad", fill=255)
 # No margin: the median of the detector's boxes on FER-2013's training images is the whole image
 # (`benchmarks/crop_margin.py`).
 NANO = Preprocessing(
-    geometry="square",
-    size=(96, 96),
-    channels="grey",
-    filter="bicubic",
-    mean=(127.5,),
-    std=(64.0,),
-    margin=0.0,
+    geometry="square", size=(96, 96), channels="grey", filter="bicubic", mean=(127.5,), std=(64.0,), margin=0.0
 )
 PREPROCESSINGS = {"motivnet-stretch": MOTIVNET_STRETCH, "motivnet-pad": MOTIVNET_PAD, "nano": NANO}

@@ -46,3 +46,11 @@ def test_unknown_name_does_not_suggest_what_is_far_off():
 
 def test_unknown_name_takes_any_iterable_once():
     assert unknown_name("model", "b", (name for name in "ca")) == "unknown model 'b'. Allowed: a, c"
+
+
+def test_reraised_keeps_the_message_and_lets_other_exceptions_pass():
+    with pytest.raises(errors.DataError, match=r"^a\.csv: cannot be read: no number$"):  # noqa: SIM117
+        with errors.reraised(errors.DataError, "a.csv: cannot be read", OSError, ValueError):
+            raise ValueError("no number")
+    with pytest.raises(KeyError), errors.reraised(errors.DataError, "a.csv", OSError):
+        raise KeyError

@@ -10,7 +10,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from motivnet.errors import ConfigError, DataError, ImageError, OutputError
+from motivnet.errors import ConfigError, DataError, ImageError, OutputError, reraised
 from motivnet.remote import without_password
 from motivnet.storage import is_temporary, temporary_name, write_bytes
 
@@ -110,13 +110,11 @@ class OutputFolder:
         """
         url = is_url(str(location))
         self.name = str(location).rstrip("/") if url else str(Path(location).absolute())
-        try:
+        with reraised(ConfigError, shown(str(location)), ImportError, ValueError):
             # A cached listing would miss what another process has written since.
             cacheless = {"use_listings_cache": False}
             self._files: Any = fsspec.core.url_to_fs(self.name, **cacheless)[0] if url else LocalFileSystem()
             self._root = self._files._strip_protocol(self.name).rstrip("/")
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"{shown(str(location))}: {error}") from None
 
     def __reduce__(self) -> tuple[type["OutputFolder"], tuple[str]]:
         return OutputFolder, (self.name,)

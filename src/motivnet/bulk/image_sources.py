@@ -262,10 +262,11 @@ class _TableReader:
         self._group_starts = [0, *itertools.accumulate(num_rows)]
         first = self._group(start)
         self.position = self._group_starts[first]
-        self._rest: Any = None
-        self._batches = itertools.chain.from_iterable(
-            self.table.iter_batches(batch_size=ROWS_PER_READ, row_groups=[group], columns=list(columns))
+        self._rows = (
+            row
             for group in range(first, metadata.num_row_groups)
+            for batch in self.table.iter_batches(batch_size=ROWS_PER_READ, row_groups=[group], columns=list(columns))
+            for row in batch.to_pylist()
         )
 
     def _group(self, row: int) -> int:
@@ -277,14 +278,10 @@ class _TableReader:
 
     def read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Read the rows from `start`, which has not been passed yet, up to, but not including, `stop`."""
-        while self.position < stop:
-            batch = self._rest if self._rest is not None else next(self._batches, None)
-            if batch is None:
-                return
-            low, high = max(start - self.position, 0), min(stop - self.position, batch.num_rows)
-            self._rest = batch.slice(high) if high < batch.num_rows else None
-            self.position += high
-            yield from batch.slice(low, max(high - low, 0)).to_pylist()
+        for row in itertools.islice(self._rows, stop - self.position):
+            self.position += 1
+            if self.position > start:
+                yield row
 
 
 # Of the last part: the next part of this process usually starts where it ended, and to reach the middle of a row group

@@ -29,7 +29,7 @@ from motivnet.bulk.parts import Counts, Part, decode_counts
 from motivnet.bulk.worker import Worker
 from motivnet.checkpoints.bundle import embedded_models, is_bundle, model_fingerprint, open_bundle
 from motivnet.config import replace, to_json, to_plain
-from motivnet.errors import ConfigError, OutputError, needs_extra
+from motivnet.errors import ConfigError, OutputError, needs_extra, reraised
 from motivnet.images import ImageLimits
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.storage import check_same
@@ -75,13 +75,10 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """Result of a finished run.
+class Summary(Counts):
+    """Result of a finished run, with the counts of all its inputs.
 
     Args:
-        inputs: number of inputs.
-        faces: number of faces in all of them.
-        statuses: inputs of each status.
         parts: output files.
         parts_done: output files that this run wrote; the others were there already.
         seconds: duration of this run.
@@ -89,9 +86,6 @@ class Summary:
         skipped: what was passed over in the folder, such as files that are no images: suffix or reason -> number.
     """
 
-    inputs: int
-    faces: int
-    statuses: dict[str, int]
     parts: int
     parts_done: int
     seconds: float
@@ -228,10 +222,8 @@ def _keep_plan(folder: OutputFolder, plan: dict[str, Any]) -> set[str]:
         # Nothing has been done by a plan that is there, which may have been a mistake.
         folder.write(PLAN, _json(plan))
         return names
-    try:
+    with reraised(OutputError, f"{folder.name}/{PLAN}: cannot be read", ValueError):
         held = json.loads(folder.read(PLAN))
-    except ValueError as error:
-        raise OutputError(f"{folder.name}/{PLAN}: cannot be read: {error}") from None
     check_same(folder.name, held, plan, allowed="the same command, or a new folder", error=OutputError)
     return names
 

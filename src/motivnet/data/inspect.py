@@ -7,8 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from motivnet.data.duplicates import THUMB_PX, first_of, near_duplicates, thumbn
 from motivnet.data.manifest import Manifest
 from motivnet.data.sheet import contact_sheet, read_face
 from motivnet.errors import DataError, ImageError
+from motivnet.frames.ahead import map_ahead
 from motivnet.images import is_blank
 from motivnet.storage import atomic_folder, not_formula, write_json
 
@@ -236,11 +236,9 @@ class _Findings:
 def count_groups(manifest: Manifest) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
     """Return the number of rows: group -> its value -> split -> label -> number."""
     columns = (manifest.table[name].to_pylist() for name in ("groups", "split", "label"))
-    counted = Counter(
-        (key, str(value), split, label)
-        for pairs, split, label in zip(*columns, strict=True)
-        for key, value in pairs or ()
-    )
+    counted = Counter[tuple[str, ...]]()
+    for pairs, split, label in zip(*columns, strict=True):
+        counted.update((key, str(value), split, label) for key, value in pairs or ())
     groups: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
     for (key, value, split, label), count in sorted(counted.items()):
         groups.setdefault(key, {}).setdefault(value, {}).setdefault(split, {})[label] = count
@@ -289,14 +287,10 @@ def decode_images(
     return hashes, blank_B, thumbs_BTT, errors
 
 
-def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: Track, what: str) -> Iterator[T]:
+def _in_threads(work: Callable[[range], T], num_rows: int, workers: int, track: Track, what: str) -> Iterable[T]:
     """Process blocks of rows in threads; decoding releases the GIL."""
     blocks = [range(start, min(start + ROWS_PER_TASK, num_rows)) for start in range(0, num_rows, ROWS_PER_TASK)]
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield from track(pool.map(work, blocks), len(blocks), what)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return track(map_ahead(work, blocks, workers), len(blocks), what)
 
 
 def _copies(
@@ -310,14 +304,8 @@ def _copies(
         np.logical_or.at(near_BS, one, exact_BS[other])
     exact_BS, near_BS = exact_BS[same_B], near_BS[same_B]
     counted = {"exact": exact_BS, "near": near_BS & ~exact_BS} if pixels else {"exact": exact_BS}
-    return {
-        kind: {
-            split: {
-                other: int(marks_BS[found.split_B == place, column].sum())
-                for column, other in enumerate(found.splits)
-                if column != place
-            }
-            for place, split in enumerate(found.splits)
-        }
-        for kind, marks_BS in counted.items()
-    }
+    copies = {kind: {split: dict[str, int]() for split in found.splits} for kind in counted}
+    for kind, marks_BS in counted.items():
+        for (place, split), (column, other) in itertools.permutations(enumerate(found.splits), 2):
+            copies[kind][split][other] = int(marks_BS[found.split_B == place, column].sum())
+    return copies

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.config import parse_json, to_json
-from motivnet.errors import DataError
+from motivnet.errors import DataError, reraised
 from motivnet.frames.clips import Clip
 from motivnet.images import decode_image
 from motivnet.input_limits import ImageLimits
@@ -296,14 +296,12 @@ def read_manifest(path: Path) -> Manifest:
     table = read_table(path, set(SCHEMA.names) - set(ADDED))
     metadata = table.schema.metadata or {}
     names, dropped = metadata.get(LABELS_KEY), metadata.get(DROPPED_KEY)
-    try:
+    with reraised(DataError, f"{path}: is no manifest", ValueError, DataError, pa.ArrowException):
         labels = LabelSet(tuple(names.decode().split("\n"))) if names else EMOTIONS
         left_out = parse_json(dropped.decode()) if dropped else {}
         for name in set(ADDED) - set(table.schema.names):
             table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
         table = table.select(SCHEMA.names).cast(SCHEMA)
-    except (ValueError, DataError, pa.ArrowException) as error:
-        raise DataError(f"{path}: is no manifest: {error}") from None
     if not isinstance(left_out, dict) or not all(isinstance(number, int) for number in left_out.values()):
         raise DataError(f"{path}: is no manifest: what it left out are no numbers")
     return Manifest(table, labels, left_out)
@@ -319,11 +317,9 @@ def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
     Raises:
         DataError: if it cannot be read, or lacks columns.
     """
-    try:
+    with reraised(DataError, f"{path}: cannot be read as Parquet", OSError, pa.ArrowException):
         table = pq.read_table(path)
         table.validate(full=True)  # of text, that it is UTF-8
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     missing = sorted(set(columns) - set(table.schema.names))
     if missing:
         raise DataError(f"{path}: columns {missing} are missing")

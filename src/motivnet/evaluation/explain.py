@@ -225,11 +225,8 @@ class Explainer:
                 tokens_BND = self.model.backbone(pixels_BCHW)
             caught.append(tokens_BND.detach().requires_grad_())
             return caught[0], caught[0]
-        handle = self._stage.register_forward_hook(detach_output)
-        try:
+        with self._stage.register_forward_hook(detach_output):
             tokens_BND = self.model.backbone(pixels_BCHW)
-        finally:
-            handle.remove()
         if not caught:
             # The features are not a grid: fall back to the tokens.
             self._stage = None

@@ -18,7 +18,7 @@ from motivnet.checkpoints.hub import sha256_of
 from motivnet.config import from_plain, parse_json
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import check_columns, label_of_name
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, reraised
 from motivnet.evaluation.predictions import PROTOCOL_KEY, UNANSWERED, Predictions, Protocol, measured
 from motivnet.evaluation.probabilities import SUM_TOLERANCE, invalid_rows
 from motivnet.inference.results import Status
@@ -87,17 +87,16 @@ def _own_protocol(path: Path, table: pa.Table) -> Protocol | None:
     text = (table.schema.metadata or {}).get(PROTOCOL_KEY)
     if text is None:
         return None
-    try:
+    with reraised(DataError, f"{path}: its protocol cannot be read", ValueError, ConfigError):
         return from_plain(Protocol, parse_json(text.decode()))
-    except (ValueError, ConfigError) as error:
-        raise DataError(f"{path}: its protocol cannot be read: {error}") from None
 
 
 def _read_table(path: Path) -> pa.Table:
     """Read Parquet or CSV."""
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: .parquet, .csv")
-    try:
+    # Also names of columns that are not UTF-8.
+    with reraised(DataError, f"{path}: cannot be read", OSError, ValueError, pa.ArrowException):
         if path.suffix.lower() == ".parquet":
             table = pq.read_table(path)
             table.validate(full=True)  # of text, that it is UTF-8
@@ -107,8 +106,6 @@ def _read_table(path: Path) -> pa.Table:
             table = pa_csv.read_csv(path, convert_options=options)
             table = table.rename_columns([name.strip() for name in table.column_names])
         check_columns(path, table.column_names)
-    except (OSError, ValueError, pa.ArrowException) as error:  # also names of columns that are not UTF-8
-        raise DataError(f"{path}: cannot be read: {error}") from None
     for place, name in enumerate(table.column_names):
         if name in TYPES:
             try:
@@ -154,10 +151,9 @@ def _read_numbers(path: Path, table: pa.Table, columns: Iterable[str], what: str
     """Read columns of numbers, float64 (B, C); NaN where there is none."""
     values = []
     for name in columns:
-        try:
+        reasons = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
+        with reraised(DataError, f"{path}: column {name!r} is not of {what}", *reasons):
             values.append(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{path}: column {name!r} is not of {what}: {error}") from None
     return np.stack(values, axis=1)
 
 

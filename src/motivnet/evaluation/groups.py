@@ -102,11 +102,8 @@ def _agreement(manifest: Manifest, whole: Manifest | None) -> Column:
 
 
 def _intensity(manifest: Manifest, whole: Manifest | None) -> Column:
-    pairs = zip(manifest.table["valence"].to_pylist(), manifest.table["arousal"].to_pylist(), strict=True)
-    return [
-        None if valence is None or arousal is None else "strong" if math.hypot(valence, arousal) >= STRONG else "weak"
-        for valence, arousal in pairs
-    ]
+    strengths = [math.hypot(*pair) for pair in manifest.affect.tolist()]
+    return [None if math.isnan(strength) else "strong" if strength >= STRONG else "weak" for strength in strengths]
 
 
 def _duplicate(manifest: Manifest, whole: Manifest | None) -> Column:

@@ -5,7 +5,6 @@ Shape suffixes: B images, C classes, D degradations; h height, w width, c channe
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -311,9 +310,7 @@ def predict_degraded(predictor: Predictor, predictions: Predictions, track: Trac
                 change = functools.partial(degradation, face_px=max(box.width, box.height) if box else None)
                 yield predictor.config.preprocessing.face(image_hwc_u8, box, change=change)
 
-    faces, preds = crops(), []
-    while batch := list(itertools.islice(faces, predictor.batch_size)):
-        preds += [np.argmax(probs) for probs, _ in predictor.classify(batch)]
+    preds = [np.argmax(probs) for probs, _ in predictor.classify_all(crops())]
     degraded_DB = np.full((len(DEGRADATIONS), len(predictions.status)), NO_ANSWER, np.int64)
     degraded_DB[:, rows] = np.reshape(preds, (len(rows), len(DEGRADATIONS))).T
     return dataclasses.replace(predictions, degraded=dict(zip(DEGRADATIONS, degraded_DB, strict=True)))

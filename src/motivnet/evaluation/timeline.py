@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from motivnet.config import parse_json
-from motivnet.errors import DataError
+from motivnet.errors import DataError, reraised
 from motivnet.inference.rows import Row
 from motivnet.inference.tables import open_table
 
@@ -91,12 +91,11 @@ def read_stretches(path: Path) -> pd.DataFrame:
     readers = {".eaf": _read_elan, ".boris": _read_boris, ".csv": _read_csv, ".tsv": _read_csv}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(readers)}")
-    try:
+    damaged = (OSError, ValueError, TypeError, KeyError, AttributeError, ElementTree.ParseError)
+    with reraised(DataError, f"{path}: cannot be read", *damaged):
         found = pd.DataFrame(readers[path.suffix.lower()](path), columns=list(COLUMNS))
         for name in ("start_s", "end_s", "intensity"):
             found[name] = pd.to_numeric(found[name]).astype(float)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ElementTree.ParseError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
     texts = found[["source", "coder", "person", "code"]].astype(object)
     found[list(texts)] = texts.where(texts.notna() & ~texts.isin(NOBODY), None)
     bad = found["start_s"].isna() | (found["end_s"] < found["start_s"]) | found["code"].isna()
@@ -159,10 +158,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     }
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(readers)}")
-    try:
+    with reraised(DataError, f"{path}: cannot be read", OSError, ValueError):
         return readers[path.suffix.lower()](path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
 
 
 def _read_text(path: Path) -> pd.DataFrame:
@@ -173,10 +170,8 @@ def _read_text(path: Path) -> pd.DataFrame:
 
 
 def _name_people(frame: pd.DataFrame, names: Path) -> pd.DataFrame:
-    try:
+    with reraised(DataError, f"{names}: cannot be read", OSError, ValueError):
         given = _read_text(names)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{names}: cannot be read: {error}") from None
     if not {"track", "name"} <= set(given) or given[["track", "name"]].isna().any(axis=None):
         raise DataError(f"{names}: columns {', '.join(given)}. Allowed: track, name and source, no empty cell")
     sources = match_sources(names, given.get("source", pd.Series([None] * len(given))), [*frame["source"].unique()])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, DetectorError
+from motivnet.errors import CheckpointError, DetectorError, reraised
 from motivnet.faces.detector import Detection, DetectorConfig, largest_first
 from motivnet.onnx_session import open_session, session_errors
 from motivnet.preprocess import Box
@@ -48,11 +48,9 @@ class YuNet:
         """
         if not model_file.is_file():
             raise DetectorError(f"detector 'yunet': {model_file}: no such file")
-        try:
+        with reraised(DetectorError, "detector 'yunet'", CheckpointError):
             # Images are processed in several threads.
             self._session = open_session(model_file, device=config.device, threads=1)
-        except CheckpointError as error:
-            raise DetectorError(f"detector 'yunet': {error}") from None
         names = {output.name for output in self._session.get_outputs()}
         self._zoo = names >= set(ZOO_OUTPUTS)
         if not self._zoo and not names >= set(OUTPUTS):
@@ -83,10 +81,8 @@ class YuNet:
     def _detect(self, images_hwc_u8: Sequence[np.ndarray]) -> Iterator[list[Detection]]:
         resized = [self.config.resize(image) for image in images_hwc_u8]
         pixels_BCHW = self._pixels([small_hwc for small_hwc, _ in resized])
-        try:
+        with reraised(DetectorError, f"detector 'yunet': cannot be run on {len(resized)} image(s)", *session_errors()):
             outputs = self._session.run(ZOO_OUTPUTS if self._zoo else OUTPUTS, {self._input.name: pixels_BCHW})
-        except session_errors() as error:
-            raise DetectorError(f"detector 'yunet': cannot be run on {len(resized)} image(s): {error}") from None
         threshold = max(self.config.min_score, MIN_SCORE)
         for number, (_, scale) in enumerate(resized):
             of_image = [np.asarray(output)[number] for output in outputs]

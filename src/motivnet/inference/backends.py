@@ -12,7 +12,7 @@ import numpy as np
 
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, find_weights, is_bundle, open_bundle, require_head
 from motivnet.config import from_plain, parse_json, to_plain
-from motivnet.errors import CheckpointError, ConfigError, needs_extra
+from motivnet.errors import CheckpointError, ConfigError, needs_extra, reraised
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
 from motivnet.onnx_session import offers, open_session, session_errors
@@ -113,10 +113,9 @@ class OnnxBackend:
         Raises:
             CheckpointError: if the model cannot be run, for example because memory is exhausted.
         """
-        try:
+        what = f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s)"
+        with reraised(CheckpointError, what, *session_errors(), MemoryError, RuntimeError):
             logits_BC, *affect = self._session.run(self._names, {INPUT_NAME: pixels_BCHW})
-        except (*session_errors(), MemoryError, RuntimeError) as error:
-            raise CheckpointError(f"{self._path}: cannot be run on {len(pixels_BCHW)} image(s): {error}") from None
         return Outputs(np.asarray(logits_BC), np.asarray(affect[0]) if affect else None)
 
 
@@ -142,10 +141,8 @@ def _check(path: Path, config: BundleConfig, session, metadata: dict[str, str]) 
 
 
 def _preprocessing(path: Path, metadata: dict[str, str]) -> Preprocessing:
-    try:
+    with reraised(CheckpointError, f"{path}: metadata 'preprocessing'", ConfigError):
         return from_plain(Preprocessing, _read(path, metadata, "preprocessing"))
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: metadata 'preprocessing': {error}") from None
 
 
 def _read(path: Path, metadata: dict[str, str], key: str) -> object:

@@ -71,18 +71,12 @@ def _card(result: "ImageResult", *, alone: bool = False) -> str:
     )
     left = len(result.faces) - most
     more = f"<div style='{FAINT}'>and {plural(left, 'smaller face')}</div>" if left > 0 else ""
-    about = f"{_tag(result, side, width)}{_source(result)}{faces or _no_faces(result)}{more}"
-    return f"<div style='width:{width}px;max-width:100%;overflow-wrap:anywhere'>{about}</div>"
-
-
-def _source(result: "ImageResult") -> str:
-    return f"<div style='{FAINT};margin:2px 0'>{escape(printable(result.source))}</div>"
-
-
-def _no_faces(result: "ImageResult") -> str:
+    none = "<b>no face</b>"
     if result.status == "unreadable":
-        return f"<b>unreadable</b>: {escape(printable(result.error or ''))}"
-    return "<b>no face</b>"
+        none = f"<b>unreadable</b>: {escape(printable(result.error or ''))}"
+    source = f"<div style='{FAINT};margin:2px 0'>{escape(printable(result.source))}</div>"
+    about = f"{_tag(result, side, width)}{source}{faces or none}{more}"
+    return f"<div style='width:{width}px;max-width:100%;overflow-wrap:anywhere'>{about}</div>"
 
 
 def _face(face: "FaceResult") -> str:

@@ -270,13 +270,16 @@ class Predictor:
 
     def finish(self, images: list[Detected]) -> Iterator[ImageResult]:
         """Classify the faces of several images in batches, and yield the results of the images."""
-        faces = [face for _, _, crops in images for face in crops]
-        answers = itertools.chain.from_iterable(
-            self.classify(faces[start : start + self.batch_size]) for start in range(0, len(faces), self.batch_size)
-        )
+        answers = self.classify_all(face for _, _, crops in images for face in crops)
         for result, detections, _ in images:
             classified = [self.face_result(found, *next(answers)) for found in detections]
             yield dataclasses.replace(result, faces=tuple(classified))
+
+    def classify_all(self, faces_HWC_u8: Iterable[np.ndarray]) -> Iterator[Answer]:
+        """Classify any number of faces as `classify` does, in batches of at most `batch_size`."""
+        faces = iter(faces_HWC_u8)
+        while batch := list(itertools.islice(faces, self.batch_size)):
+            yield from self.classify(batch)
 
     def classify(self, faces_HWC_u8: list[np.ndarray]) -> Iterator[Answer]:
         """Classify the crops of `Preprocessing.face` in one batch of at least one, or clips of them, (T, H, W, C).

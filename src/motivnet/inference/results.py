@@ -140,25 +140,16 @@ class ImageResult:
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
-        from motivnet.inference.display import plot_results
-
-        return plot_results([self])
+        return Results([self]).plot()
 
     def _repr_html_(self) -> str:
-        from motivnet.inference.display import to_html
-
-        return to_html([self])
+        return Results([self])._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {
-            "source": self.source,
-            "status": self.status,
-            "error": self.error,
-            "model": self.model,
-            "preprocessing": self.preprocessing,
-            "faces": [{"face": number, **face.to_dict()} for number, face in enumerate(self.faces)],
-        }
+        named = ("source", "status", "error", "model", "preprocessing")
+        faces = [{"face": number, **face.to_dict()} for number, face in enumerate(self.faces)]
+        return {name: getattr(self, name) for name in named} | {"faces": faces}
 
 
 class Results(list[ImageResult]):
@@ -217,13 +208,8 @@ class Results(list[ImageResult]):
         """
         with needs_extra("pandas", EXTRA):
             import pandas as pd
-        rows = self._rows()
-        return pd.DataFrame(
-            {
-                name: pd.Series([row.get(name) for row in rows], dtype=PANDAS_TYPES[kind])
-                for name, kind in self.columns().items()
-            }
-        )
+        types = {name: PANDAS_TYPES[kind] for name, kind in self.columns().items()}
+        return pd.DataFrame(self._rows(), columns=list(types), dtype=object).astype(types)
 
     def plot(self) -> "Figure":
         """Draw the first images with their faces, and bars of their probabilities; see `motivnet.inference.display`.

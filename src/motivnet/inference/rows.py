@@ -4,8 +4,10 @@
 loads a model.
 """
 
+import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motivnet.labels import AFFECT
@@ -17,32 +19,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Column -> Parquet type; the probabilities, one column per label, are between the two groups.
-_PLACE_AND_EMOTION = {
-    "source": "string",
-    "frame": "int64",
-    "time_s": "float64",
-    "face": "int32",
-    "track": "int64",
-    "x": "float64",
-    "y": "float64",
-    "width": "float64",
-    "height": "float64",
-    "face_score": "float64",
-    "emotion": "string",
-    "prob": "float64",
-}
-_STATUS_AND_ORIGIN = {
-    "status": "string",
-    "error": "string",
-    "model": "string",
-    "preprocessing": "string",
-    "image_width": "int32",
-    "image_height": "int32",
-    "tiny": "bool",
-    "abstained": "bool",
-    "short_track": "bool",
-}
+# Every column of a table of results: its Parquet type, whether rows have it, and its meaning. `*` stands for what
+# there are several of, such as labels.
+CODEBOOK = Path(__file__).parents[1] / "assets" / "codebook.csv"
+with CODEBOOK.open(newline="", encoding="utf-8") as _file:
+    _COLUMNS = {line["column"]: line for line in csv.DictReader(_file)}
 # On request: the landmarks of a `Detection`, and the head's pose.
 _LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 LANDMARK_COLUMNS = (*(f"{name}_{axis}" for name in _LANDMARKS for axis in "xy"), "yaw", "pitch", "roll")
@@ -56,9 +37,15 @@ def all_columns(labels: Iterable[str], *, landmarks: bool = False, affect: bool 
         landmarks: whether `LANDMARK_COLUMNS` are among them.
         affect: whether valence and arousal are: the model predicts them.
     """
-    numbers = [f"prob_{label}" for label in labels] + list(AFFECT) * affect
-    more = dict.fromkeys(LANDMARK_COLUMNS * landmarks, "float64")
-    return _PLACE_AND_EMOTION | dict.fromkeys(numbers, "float64") | _STATUS_AND_ORIGIN | more
+    found = [name for name, line in _COLUMNS.items() if line["rows"] and (affect or name not in AFFECT)]
+    place = found.index("prob_*")
+    found[place : place + 1] = [f"prob_{label}" for label in labels]
+    return {name: described(name)["type"] for name in (*found, *LANDMARK_COLUMNS * landmarks)}
+
+
+def described(column: str) -> dict[str, str]:
+    """Return the line of the codebook about a column."""
+    return _COLUMNS.get(column) or _COLUMNS[f"{column.partition('_')[0]}_*"]
 
 
 def to_rows(result: "ImageResult") -> Iterator[Row]:
@@ -95,11 +82,7 @@ def face_columns(face: "FaceResult") -> Row:
     """Return the columns of one face, without number, track and probabilities."""
     return {
         **face.box._asdict(),
-        "face_score": face.face_score,
-        "emotion": face.emotion,
-        "prob": face.prob,
-        "tiny": face.tiny,
-        "abstained": face.abstained,
+        **{name: getattr(face, name) for name in ("face_score", "emotion", "prob", "tiny", "abstained")},
         **({} if face.valence is None else dict(zip(AFFECT, (face.valence, face.arousal), strict=True))),
         **_landmark_columns(face),
     }

@@ -5,7 +5,7 @@ import csv
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from motivnet.config import to_json
 from motivnet.errors import OutputError, needs_extra
@@ -78,19 +78,15 @@ def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
         raise OutputError(f"{path}: holds {', '.join(held)} already; --overwrite replaces what is there")
 
 
-def _open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
-    return path.open("x", encoding=encoding, newline="")
-
-
 @contextlib.contextmanager
 def _jsonl(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
-    with _open_text(path) as file:
+    with path.open("x", encoding="utf-8", newline="") as file:
         yield lambda row: print(to_json({name: row.get(name) for name in columns}, ensure_ascii=False), file=file)
 
 
 @contextlib.contextmanager
 def _csv(path: Path, columns: dict[str, str], *, excel: bool) -> Iterator[Callable[[Row], Any]]:
-    with _open_text(path, "utf-8-sig" if excel else "utf-8") as file:
+    with path.open("x", encoding="utf-8-sig" if excel else "utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
         yield lambda row: writer.writerow({name: not_formula(cell) for name, cell in row.items()})

@@ -10,7 +10,6 @@ Shape suffixes: B faces of a batch, H height, W width, C channels (pixels) or cl
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -191,9 +190,7 @@ def _crop_faces(
 
 
 def _classify(predictor: Predictor, pending: list[_Cropped], smoother: Smoother) -> Iterator[FrameResult]:
-    crops = [crop for item in pending for crop in item.crops]
-    starts = range(0, len(crops), predictor.batch_size)
-    answers = itertools.chain.from_iterable(predictor.classify(crops[at : at + predictor.batch_size]) for at in starts)
+    answers = predictor.classify_all(crop for item in pending for crop in item.crops)
     for item in pending:
         faces = []
         for track_id, face in item.faces.items():

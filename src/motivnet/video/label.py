@@ -242,10 +242,6 @@ class _Job:
     folder: Path
     progress: Progress
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.predictor.config.labels.names
-
     def run(self, out: Path | None, files: Sequence[dict[str, Path]], **how: bool) -> list[LabelledVideo]:
         """Label all videos, and write the files."""
         errors = [self._label_or_fail(number) for number in range(len(self.videos))]
@@ -298,19 +294,18 @@ class _Job:
                     frame = result.frame
                     state.index, state.time_s, state.corrupt = frame.index, frame.time_s, frame.corrupt
                     state.picture, state.follow = list(frame.picture or ()), result.state
-                    state.notes = sorted({*state.notes, *video.notes()})
-                    self._save(number, state, rows)
+                    self._save(number, state, rows, video)
                 self.progress(path.name, state.frames, total)
             state.corrupt, state.damage, state.finished = video.corrupt, video.damage, True
-            state.notes = sorted({*state.notes, *video.notes()})
-            self._save(number, state, rows)
+            self._save(number, state, rows, video)
 
     def _load(self, number: int) -> State:
         path = self.folder / f"{number}.json"
         return State(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else State()
 
-    def _save(self, number: int, state: State, rows: Any) -> None:
+    def _save(self, number: int, state: State, rows: Any, video: Video) -> None:
         """Write a checkpoint, after the rows that it counts."""
+        state.notes = sorted({*state.notes, *video.notes()})
         rows.flush()
         os.fsync(rows.fileno())
         state.size_bytes = rows.tell()
@@ -340,7 +335,7 @@ class _Job:
         path, state = self.videos[number], self._load(number)
         if error is not None:
             return LabelledVideo(path=path, error=error)
-        summary = summarise(self._rows(number), self.labels, self.follow.min_track_s)
+        summary = summarise(self._rows(number), self.predictor.config.labels.names, self.follow.min_track_s)
         result = LabelledVideo(
             path=path,
             corrupt=state.corrupt,
@@ -352,7 +347,7 @@ class _Job:
         if "annotate" in files:
             with Video(path, self.selection, limits=self.predictor.limits) as video:
                 rows, workers = self._marked(number, result), self.predictor.workers
-                frames = annotate_video(video, rows, self.labels, files["annotate"], workers)
+                frames = annotate_video(video, rows, summary.labels, files["annotate"], workers)
                 with contextlib.closing(frames):
                     for done in frames:
                         self.progress(f"{path.name}, annotating", done, state.frames)

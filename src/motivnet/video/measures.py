@@ -17,7 +17,7 @@ import pandas as pd
 from motivnet.errors import ConfigError
 from motivnet.evaluation.timeline import Rows, check_people, labels_of, match_sources, read_rows, read_stretches
 from motivnet.inference.results import PANDAS_TYPES
-from motivnet.inference.rows import Row
+from motivnet.inference.rows import Row, described
 from motivnet.video.summary import FRAME_S
 
 # Length of the stretch that is taken as a person's neutral one, in seconds.
@@ -28,20 +28,10 @@ BEFORE_S, AFTER_S = 1.0, 2.0
 # Probabilities are kept this far from 0 and 1, where log-odds are infinite.
 MARGIN = 1e-6
 PERSON = ["source", "person"]
-TEXT = ("source", "status", "person", "tracks", "emotion", "then", "event")
-
-
-def kind_of(column: str) -> str:
-    """Return the Parquet type of a column of the tables below."""
-    if column in TEXT:
-        return "string"
-    if column == "short_track":
-        return "bool"
-    return "int64" if column in ("onsets", "frames") or column.startswith("to_") else "float64"
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.astype({name: PANDAS_TYPES[kind_of(name)] for name in frame})
+    return frame.astype({name: PANDAS_TYPES[described(name)["type"]] for name in frame})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import xlsxwriter  # noqa: F401 - which pandas uses; an error now rather than wh
 
 from motivnet.errors import OutputError
 from motivnet.evaluation.timeline import Rows, read_stretches, write_frame
+from motivnet.inference.rows import described
 from motivnet.inference.tables import FORMATS, check_output
 from motivnet.storage import atomic_path, write_text
 from motivnet.video import measures
@@ -20,8 +21,8 @@ from motivnet.video.video_config import TablesConfig
 FORMATS_OF = {"workbook": (".xlsx",), "boris": (".boris",)}
 # Of a sheet of Excel, without the line of names.
 MAX_SHEET_ROWS = 1_048_575
-# Beside this module: column -> meaning, where `prob_*` stands for one column per label; the files of ELAN and BORIS.
-CODEBOOK, ELAN, BORIS = map(Path(__file__).with_name, ("codebook.csv", "elan.eaf.jinja", "project.boris.jinja"))
+# Beside this module: the files of ELAN and BORIS.
+ELAN, BORIS = map(Path(__file__).with_name, ("elan.eaf.jinja", "project.boris.jinja"))
 
 
 def plan_tables(
@@ -88,7 +89,7 @@ def tabulate(
     if config.workbook:
         _write_workbook(config.workbook, {**tables, "rows": faces.frame.drop(columns=["duration_s", "step"])})
     for name in config.outputs.keys() & tables:
-        columns = {column: measures.kind_of(column) for column in tables[name]}
+        columns = {column: described(column)["type"] for column in tables[name]}
         write_frame(config.outputs[name], tables[name], columns, overwrite=overwrite, excel=excel)
     return tables
 
@@ -102,12 +103,11 @@ def _fill(template: Path, runs: pd.DataFrame, **values: object) -> str:
 
 def _write_workbook(path: Path, sheets: Mapping[str, pd.DataFrame]) -> None:
     """Write sheets and a codebook of their columns. XlsxWriter, as openpyxl takes text such as `=1` for a formula."""
-    meanings, lines = pd.read_csv(CODEBOOK).set_index("column")["meaning"], []
+    lines = []
     for name, frame in sheets.items():
         if len(frame) > MAX_SHEET_ROWS:
             raise OutputError(f"{path}: {len(frame):,} {name}. Allowed in a sheet: {MAX_SHEET_ROWS:,} rows")
-        for column in map(str, frame):
-            lines.append((name, column, meanings.get(column) or meanings[f"{column.partition('_')[0]}_*"]))
+        lines += [(name, column, described(column)["meaning"]) for column in map(str, frame)]
     codebook = pd.DataFrame(lines, columns=["sheet", "column", "meaning"])
     options = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}
     with atomic_path(path) as temporary, pd.ExcelWriter(temporary, "xlsxwriter", engine_kwargs=options) as writer:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from motivnet.errors import ConfigError, DataError, OutputError
-from motivnet.inference.rows import all_columns
+from motivnet.inference.rows import CODEBOOK, all_columns
 from motivnet.labels import AFFECT, EMOTIONS
 from motivnet.video.video_config import TablesConfig
 
@@ -18,7 +18,7 @@ pytest.importorskip("xlsxwriter")
 
 from motivnet.evaluation.timeline import read_stretches  # noqa: E402
 from motivnet.video.measures import read_faces, stretches  # noqa: E402
-from motivnet.video.tabulate import CODEBOOK, plan_tables, tabulate  # noqa: E402
+from motivnet.video.tabulate import plan_tables, tabulate  # noqa: E402
 
 
 def rows(source: str, emotions: str, track: int = 0) -> list[dict]:

@@ -29,7 +29,7 @@ from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.tables import read_csv, read_manifest, read_motivnet_json, read_parquet
-from motivnet.errors import ConfigError, DataError, ImageError, unknown_name
+from motivnet.errors import ConfigError, DataError, ImageError, reraised, unknown_name
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.labels import LabelSet
 
@@ -86,10 +86,8 @@ def with_boxes(manifest: Manifest, detector: FaceDetector) -> Manifest:
     """
     boxes: list[Any] = []
     for row in range(len(manifest)):
-        try:
+        with reraised(DataError, manifest.where(row), ImageError):
             found = [faces[0].box for image in manifest.read(row, BOX_FRAMES) if (faces := detector.detect(image))]
-        except ImageError as error:
-            raise DataError(f"{manifest.where(row)}: {error}") from None
         boxes.append(np.median(found, axis=0).tolist() if found else None)
     keep = np.array([box is not None for box in boxes])
     dropped = {**manifest.dropped, "no face found": int((~keep).sum())} if not keep.all() else manifest.dropped

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.errors import DataError, unknown_name
+from motivnet.errors import DataError, reraised, unknown_name
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 
 Box = tuple[float, float, float, float]
@@ -101,10 +101,8 @@ def absolute(path: Path) -> str:
     Raises:
         DataError: if it begins with `~` and the name of an unknown user.
     """
-    try:
+    with reraised(DataError, path, RuntimeError):
         return os.path.normpath(path.expanduser().absolute())
-    except RuntimeError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 def first_folder(root: Path, *names: str) -> Path | None:
@@ -207,13 +205,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: if it is missing or not text.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for row, line in enumerate(file):
-                if line.strip():
-                    yield row, line.split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    reading = reraised(DataError, f"{path}: cannot be read", OSError, UnicodeDecodeError)
+    with reading, path.open(encoding="utf-8-sig") as file:
+        for row, line in enumerate(file):
+            if line.strip():
+                yield row, line.split()
 
 
 def read_records(
@@ -236,25 +232,22 @@ def read_records(
     Raises:
         DataError: if it is missing, not CSV, lacks columns, or has a row of another length.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+    reading = reraised(DataError, f"{path}: cannot be read as CSV", OSError, csv.Error, UnicodeDecodeError)
+    with reading, path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file, skipinitialspace=True)
+        names = [name.strip() for name in next(lines, [])]
+        if header is not None and not set(names) & set(header):
+            names = list(header)
+            file.seek(0)
             lines = csv.reader(file, skipinitialspace=True)
-            first = next(lines, [])
-            names = [name.strip() for name in first]
-            if header is not None and not set(names) & set(header):
-                names = list(header)
-                file.seek(0)
-                lines = csv.reader(file, skipinitialspace=True)
-            names = rename_columns(path, names, named or {})
-            check_columns(path, names, needed)
-            if check:
-                check(path, names)
-            for row, cells in enumerate(line for line in lines if line):
-                if len(cells) != len(names):
-                    raise DataError(f"{path}, row {row}: {len(cells)} cells, the header has {len(names)}")
-                yield row, dict(zip(names, cells, strict=True))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
+        names = rename_columns(path, names, named or {})
+        check_columns(path, names, needed)
+        if check:
+            check(path, names)
+        for row, cells in enumerate(line for line in lines if line):
+            if len(cells) != len(names):
+                raise DataError(f"{path}, row {row}: {len(cells)} cells, the header has {len(names)}")
+            yield row, dict(zip(names, cells, strict=True))
 
 
 def rename_columns(path: Path, names: Sequence[str], named: Mapping[str, str]) -> list[str]:

@@ -33,7 +33,7 @@ from motivnet.data.manifest import Manifest, check_clips
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
-from motivnet.errors import DataError
+from motivnet.errors import DataError, reraised
 from motivnet.frames.clips import is_clip
 from motivnet.labels import LabelSet
 
@@ -120,18 +120,16 @@ def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> N
 
 
 def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) -> Lines:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            names = records.rename_columns(path, schema.names, named)
-            _check_names(path, names, unlabelled=unlabelled)
-            for name, kind in zip(names, schema.types, strict=True):
-                if name not in COLUMNS and any(check(kind) for check in NOT_SCALAR):
-                    raise DataError(f"{path}: column {name!r} is {kind}. Allowed: text, numbers")
-            batches = (batch.rename_columns(names) for batch in file.iter_batches())
-            yield from enumerate(cells for batch in batches for cells in batch.to_pylist())
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
+    damaged = (OSError, pa.ArrowException, UnicodeDecodeError)
+    with reraised(DataError, f"{path}: cannot be read as Parquet", *damaged), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = records.rename_columns(path, schema.names, named)
+        _check_names(path, names, unlabelled=unlabelled)
+        for name, kind in zip(names, schema.types, strict=True):
+            if name not in COLUMNS and any(check(kind) for check in NOT_SCALAR):
+                raise DataError(f"{path}: column {name!r} is {kind}. Allowed: text, numbers")
+        batches = (batch.rename_columns(names) for batch in file.iter_batches())
+        yield from enumerate(cells for batch in batches for cells in batch.to_pylist())
 
 
 def _read(rows: Rows, lines: Lines, root: Path | None, split: str, box: str | None = None) -> Manifest:
@@ -232,10 +230,8 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
     Raises:
         DataError: naming file and row of what cannot be used.
     """
-    try:
+    with reraised(DataError, f"{path}: cannot be read as JSON", OSError, ValueError, RecursionError):
         pairs = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=list)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
     rows, folder, row = Rows(path), absolute(root or path.parent), 0
     given: set[str] = set()
     # Objects arrive as lists of pairs, so that no repeated key is lost.
