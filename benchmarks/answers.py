@@ -48,7 +48,7 @@ QUESTIONS = {
     ),
     "adaptation": Question(
         "Does adaptation to faces without labels help, and which method most?",
-        f"python benchmarks/adaptation.py --fer2013 {FER} --faces {FACES} --size small",
+        f"python benchmarks/adaptation.py --fer2013 {FER} --faces {FACES} --size small --weights faceres.json",
         "1 hour",
     ),
     "affect_pair": Question(
