@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from motivnet import config
 from motivnet.cli.console import echo
-from motivnet.cli.options import argument, derive_options, option
+from motivnet.cli.options import argument, option
 from motivnet.config import setting, to_json
 from motivnet.errors import ConfigError, needs_extra
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SetOption = Annotated[
-    list[str] | None, option("KEY=VALUE", "Change a setting of the recipe, such as run.epochs=2; repeatable.", "--set")
+    list[str] | None,
+    option("KEY=VALUE", "--set", help="Change a setting of the recipe, such as run.epochs=2; repeatable."),
 ]
 
 
@@ -45,16 +46,11 @@ class RunOptions:
         return Place(devices=self.devices, nodes=self.nodes, strategy=self.strategy, accelerator=self.accelerator)
 
 
-@derive_options
 def train(
-    name: Annotated[str | None, argument("RECIPE", "Such as nano-fer2013; without one, all are listed.")] = None,
-    data: Annotated[
-        str | None, option("KIND:PATH", "Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER.")
-    ] = None,
+    name: Annotated[str | None, argument("RECIPE")] = None,
+    data: Annotated[str | None, option("KIND:PATH")] = None,
     settings: SetOption = None,
-    init: Annotated[
-        Path | None, option("BUNDLE", "Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME.")
-    ] = None,
+    init: Annotated[Path | None, option("BUNDLE")] = None,
     *,
     options: RunOptions,
 ) -> None:
@@ -64,6 +60,11 @@ def train(
     describes one, with its cost and expected scores.
 
     Example: motivnet train own-faces --data folder:faces --out runs/own
+
+    Options:
+        name: Such as nano-fer2013; without one, all are listed.
+        data: Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER.
+        init: Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME.
     """
     with needs_extra("torch", "train"):
         from motivnet.training.recipes import RECIPES
