@@ -77,7 +77,7 @@ class Fields:
     change: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: type) -> dict[str, dict[str, Any]]:
-        """Return the names of the chosen fields with how they are declared.
+        """Return the names of the chosen fields with how they are declared, and their help.
 
         Raises:
             ValueError: at a name that is not such a field.
@@ -87,9 +87,15 @@ class Fields:
         if unknown:
             raise ValueError(f"{settings.__name__}: no settings {sorted(unknown)}. Allowed: {', '.join(declared)}")
         offered = self.only or [name for name in declared if declared[name].get("flag", name)]
+        texts = _split_docstring(settings, "Args")[1]
         defaults = {field.name: field.default for field in dataclasses.fields(settings)}
         return {
-            name: {"default": defaults[name], **declared[name], **self.change.get(name, {})}
+            name: {
+                "default": defaults[name],
+                **declared[name],
+                "help": declared[name].get("help") or texts.get(name),
+                **self.change.get(name, {}),
+            }
             for name in offered
             if name not in self.leave_out
         }
@@ -108,8 +114,7 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
     Raises:
         ValueError: at help for a parameter that does not exist.
     """
-    about, _, listed = inspect.cleandoc(verb.__doc__ or "").partition("\n\nOptions:\n")
-    texts = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE))
+    about, texts = _split_docstring(verb, "Options")
     hints = typing.get_type_hints(verb, include_extras=True)
     parameters, settings = [], {}
     for parameter in inspect.signature(verb).parameters.values():
@@ -145,12 +150,19 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _split_docstring(documented: Any, title: str) -> tuple[str, dict[str, str]]:
+    """Return what is before the last section of a docstring, which has this title, and its entries: name -> text."""
+    about, _, listed = inspect.cleandoc(documented.__doc__ or "").partition(f"\n\n{title}:\n")
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE)
+    return about, {name: " ".join(text.split()) for name, text in entries}
+
+
 def _with_help(hint: Any, text: str | None) -> Any:
     if text is None:
         return hint
     kind, info = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, typer.Option())
     info = copy.copy(info)
-    info.help = " ".join(text.split())
+    info.help = text
     return Annotated[kind, info]
 
 

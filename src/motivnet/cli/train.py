@@ -24,20 +24,31 @@ SetOption = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """The options of a run."""
+    """The options of a run.
 
-    out: Path | None = setting(None, "Folder of the run; default: runs/RECIPE.", metavar="DIR")
-    resume: bool = setting(False, "Continue from the last checkpoint of the run.")
-    show: bool = setting(False, "Print the recipe with all its settings, and exit.")
-    dry_run: bool = setting(False, "Estimate memory and FLOPs of the run, and exit.")
-    device_gb: float | None = setting(
-        None, "With --dry-run: whether it fits a device with this much memory.", metavar="GB", min=0.1
-    )
-    as_json: bool = setting(False, "With --dry-run: print JSON.", flag="json")
-    devices: int = setting(1, "Processes per machine, one per device.", metavar="N")
-    nodes: int = setting(1, "Machines, started by torchrun or SLURM.", metavar="N")
-    strategy: Literal["ddp", "fsdp"] = setting("ddp", "Whole model on every device, or sharded (FSDP2).")
-    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "Kind of device.")
+    Args:
+        out: Folder of the run; default: runs/RECIPE.
+        resume: Continue from the last checkpoint of the run.
+        show: Print the recipe with all its settings, and exit.
+        dry_run: Estimate memory and FLOPs of the run, and exit.
+        device_gb: With --dry-run: whether it fits a device with this much memory.
+        as_json: With --dry-run: print JSON.
+        devices: Processes per machine, one per device.
+        nodes: Machines, started by torchrun or SLURM.
+        strategy: Whole model on every device, or sharded (FSDP2).
+        accelerator: Kind of device.
+    """
+
+    out: Path | None = setting(None, metavar="DIR")
+    resume: bool = setting(False)
+    show: bool = setting(False)
+    dry_run: bool = setting(False)
+    device_gb: float | None = setting(None, metavar="GB", min=0.1)
+    as_json: bool = setting(False, flag="json")
+    devices: int = setting(1, metavar="N")
+    nodes: int = setting(1, metavar="N")
+    strategy: Literal["ddp", "fsdp"] = setting("ddp")
+    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto")
 
     def place(self) -> "Place":
         """Return the devices."""

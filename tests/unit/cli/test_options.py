@@ -159,3 +159,20 @@ def test_help_for_a_parameter_that_does_not_exist_is_refused():
 
     with pytest.raises(ValueError, match="topp"):
         derive_options(verb)
+
+
+def test_the_docstring_of_settings_has_the_help_that_their_fields_leave_out():
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Documented:
+        """Settings.
+
+        Args:
+            speed: How fast.
+            size: Of the class.
+        """
+
+        speed: int = setting(3)
+        size: int = setting(3, "Of the field.")
+
+    found = Fields().of(Documented)
+    assert [how["help"] for how in found.values()] == ["How fast.", "Of the field."]
