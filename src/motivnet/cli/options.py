@@ -87,7 +87,7 @@ class Fields:
         if unknown:
             raise ValueError(f"{settings.__name__}: no settings {sorted(unknown)}. Allowed: {', '.join(declared)}")
         offered = self.only or [name for name in declared if declared[name].get("flag", name)]
-        texts = _split_docstring(settings, "Args")[1]
+        texts = collections.ChainMap(*(_split_docstring(cls, "Args")[1] for cls in settings.__mro__))
         defaults = {field.name: field.default for field in dataclasses.fields(settings)}
         return {
             name: {
