@@ -28,12 +28,12 @@ RULES = {
 }
 
 
-def setting(default: Any, help: str, **option: Any) -> Any:
+def setting(default: Any, help: str | None = None, **option: Any) -> Any:
     """Declare a field of a settings dataclass that the command line offers as an option.
 
     Args:
         default: default of the field.
-        help: meaning of the field, for `--help` and the reader of the class.
+        help: meaning of the field, for `--help` and the reader of the class; None, if the class's docstring states it.
         option: `flag`, the option's name if it is not the field's, or None for no option at all; `parse`, a function
             that reads the option's text; and arguments of `typer.Option`, such as `metavar`, `min` and `max`.
     """

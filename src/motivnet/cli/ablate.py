@@ -12,31 +12,36 @@ from motivnet.errors import ConfigError, needs_extra
 
 
 def ablate(
-    name: Annotated[str, argument("ABLATION", "head, sampling, pretraining or backbone.")],
-    out: Annotated[Path, option("DIR", "Folder of the ablation.")],
-    data: Annotated[str | None, option("KIND:PATH", "Labelled face crops, in splits.")] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Runs per cell.")] = 3,
+    name: Annotated[str, argument("ABLATION")],
+    out: Annotated[Path, option("DIR")],
+    data: Annotated[str | None, option("KIND:PATH")] = None,
+    seeds: Annotated[int, typer.Option(min=2)] = 3,
     settings: SetOption = None,
-    encoder: Annotated[Path | None, option("BUNDLE", "From `motivnet pretrain`: DIR/bundle.")] = None,
-    size: Annotated[str, typer.Option(help="Sapiens encoders of `backbone`: 0.3b, 0.6b, 1b or 2b.")] = "0.3b",
-    weights: Annotated[
-        list[str] | None,
-        option(
-            "VARIANT=FILE",
-            "For `backbone`: the file of pose, depth, normal, seg or pretrain; repeatable. Others are found by "
-            "name in the cache of `motivnet weights`.",
-        ),
-    ] = None,
-    labels: Annotated[float, option("SHARE", "Share of each class's rows to train on.")] = 1.0,
-    report_split: Annotated[
-        str | None, option("SPLIT", "Split to score: PrivateTest, of `backbone` val.", "--report")
-    ] = None,
-    resume: Annotated[bool, flag("--resume", "Continue with what DIR holds; several processes may.")] = False,
-    report_only: Annotated[bool, flag("--report-only", "Only write the report of completed runs.")] = False,
+    encoder: Annotated[Path | None, option("BUNDLE")] = None,
+    size: str = "0.3b",
+    weights: Annotated[list[str] | None, option("VARIANT=FILE")] = None,
+    labels: Annotated[float, option("SHARE")] = 1.0,
+    report_split: Annotated[str | None, option("SPLIT", "--report")] = None,
+    resume: Annotated[bool, flag("--resume")] = False,
+    report_only: Annotated[bool, flag("--report-only")] = False,
 ) -> None:
     """Run a grid of recipes, and report mean, spread and a paired test (needs the extras `train` and `evaluate`).
 
     Example: motivnet ablate head --data fer2013:fer2013.parquet --out runs/head
+
+    Options:
+        name: head, sampling, pretraining or backbone.
+        out: Folder of the ablation.
+        data: Labelled face crops, in splits.
+        seeds: Runs per cell.
+        encoder: From `motivnet pretrain`: DIR/bundle.
+        size: Sapiens encoders of `backbone`: 0.3b, 0.6b, 1b or 2b.
+        weights: For `backbone`: the file of pose, depth, normal, seg or pretrain; repeatable. Others are found by name
+            in the cache of `motivnet weights`.
+        labels: Share of each class's rows to train on.
+        report_split: Split to score: PrivateTest, of `backbone` val.
+        resume: Continue with what DIR holds; several processes may.
+        report_only: Only write the report of completed runs.
     """
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source

@@ -11,15 +11,15 @@ from motivnet.errors import needs_extra
 
 
 def adapt(
-    method: Annotated[str, argument("METHOD", "source-only, batchnorm, mmd, dann, cdan, ecan, agra or csrl.")],
-    source: Annotated[str, option("KIND:PATH@SPLIT", "Labelled faces to train on.")],
-    target: Annotated[str, option("KIND:PATH[@SPLIT]", "Faces to adapt to; labels only score.")],
-    out: Annotated[Path, option("DIR", "Folder of the run.")],
-    recipe: Annotated[str, option("RECIPE", "Recipe of `motivnet train`.")] = "nano-fer2013",
+    method: Annotated[str, argument("METHOD")],
+    source: Annotated[str, option("KIND:PATH@SPLIT")],
+    target: Annotated[str, option("KIND:PATH[@SPLIT]")],
+    out: Annotated[Path, option("DIR")],
+    recipe: Annotated[str, option("RECIPE")] = "nano-fer2013",
     settings: SetOption = None,
-    init: Annotated[Path | None, option("BUNDLE", "Start from a whole model, such as one of source-only.")] = None,
-    resume: Annotated[bool, flag("--resume", "Continue with what DIR holds.")] = False,
-    show: Annotated[bool, flag("--show", "Print the recipe with all its settings, and exit.")] = False,
+    init: Annotated[Path | None, option("BUNDLE")] = None,
+    resume: Annotated[bool, flag("--resume")] = False,
+    show: Annotated[bool, flag("--show")] = False,
 ) -> None:
     """Adapt a model to faces without labels (needs the extra `train`).
 
@@ -27,6 +27,16 @@ def adapt(
     epoch: by held-out source faces, without labels, and by the target's labels (oracle).
 
     Example: motivnet adapt dann --source fer2013:fer2013.parquet@Training --target images:faces --out runs/dann
+
+    Options:
+        method: source-only, batchnorm, mmd, dann, cdan, ecan, agra or csrl.
+        source: Labelled faces to train on.
+        target: Faces to adapt to; labels only score.
+        out: Folder of the run.
+        recipe: Recipe of `motivnet train`.
+        init: Start from a whole model, such as one of source-only.
+        resume: Continue with what DIR holds.
+        show: Print the recipe with all its settings, and exit.
     """
     with needs_extra("torch", "train"):
         from motivnet.experiments import adaptation

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motivnet.cli.console import echo, open_bar
-from motivnet.cli.options import Fields, Model, argument, derive_options, flag, option
+from motivnet.cli.options import Fields, Model, argument, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.image_files import describe_skipped
@@ -31,26 +31,16 @@ _OPTIONS = Fields(
 )
 
 
-@derive_options
 def bulk(
-    src: Annotated[
-        str,
-        argument(
-            "SRC",
-            "Folder of photographs, .txt or .csv list, Parquet file with bytes or paths, or a URL of one of these "
-            "(s3, gs, http, ...).",
-        ),
-    ],
-    dst: Annotated[str, argument("DST", "Folder of the Parquet files, new or of the same run; or its URL.")],
+    src: Annotated[str, argument("SRC")],
+    dst: Annotated[str, argument("DST")],
     model: Model = "nano",
-    engine: Annotated[str, typer.Option(help="local: one process; ray: as many as there is room for.")] = "local",
-    address: Annotated[
-        str | None, option("HOST:PORT|auto", "Ray cluster; without it, engine ray stays on this machine.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes of engine ray, each with the model.")] = None,
-    part_size: Annotated[int, typer.Option(min=1, help="Inputs per file; a killed worker's part is repeated.")] = 1000,
-    image_column: Annotated[str | None, option("NAME", "Of images in Parquet.")] = None,
-    as_json: Annotated[bool, flag("--json", "Print the summary as JSON.")] = False,
+    engine: str = "local",
+    address: Annotated[str | None, option("HOST:PORT|auto")] = None,
+    workers: Annotated[int | None, typer.Option(min=1)] = None,
+    part_size: Annotated[int, typer.Option(min=1)] = 1000,
+    image_column: Annotated[str | None, option("NAME")] = None,
+    as_json: Annotated[bool, flag("--json")] = False,
     *,
     predictor: Annotated[PredictorConfig, _OPTIONS],
 ) -> None:
@@ -62,6 +52,17 @@ def bulk(
     2 a mistake in the command, such as a path, model or detector that does not exist, or a DST that holds another run.
 
     Example: motivnet bulk photographs/ labels/
+
+    Options:
+        src: Folder of photographs, .txt or .csv list, Parquet file with bytes or paths, or a URL of one of these (s3,
+            gs, http, ...).
+        dst: Folder of the Parquet files, new or of the same run; or its URL.
+        engine: local: one process; ray: as many as there is room for.
+        address: Ray cluster; without it, engine ray stays on this machine.
+        workers: Processes of engine ray, each with the model.
+        part_size: Inputs per file; a killed worker's part is repeated.
+        image_column: Of images in Parquet.
+        as_json: Print the summary as JSON.
     """
     with needs_extra("pyarrow", "scale"):
         from motivnet.bulk.job import run_bulk

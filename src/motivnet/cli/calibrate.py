@@ -3,40 +3,38 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from motivnet.cli.console import echo, track
 from motivnet.cli.evaluate import Data
-from motivnet.cli.options import Fields, argument, derive_options, flag, option
+from motivnet.cli.options import Fields, argument, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import SourceConfig
 
 
-@derive_options
 def calibrate(
     *,
-    model: Annotated[str, argument("MODEL", "Folder of a bundle, or nano.")],
+    model: Annotated[str, argument("MODEL")],
     data: Data,
-    split: Annotated[
-        str | None, typer.Option(help="Split to fit on, if not in --data: never the one whose scores are reported.")
-    ] = None,
-    out: Annotated[Path | None, option("DIR", "Write a calibrated copy; without it, the bundle is changed.")] = None,
-    exponent: Annotated[
-        bool, flag("--exponent", "Fit an exponent as well: for models trained with label smoothing or mixup.")
-    ] = False,
-    accuracy: Annotated[
-        float | None, option("SHARE", "Also find the threshold of abstention that reaches this accuracy: 0.9.")
-    ] = None,
+    split: str | None = None,
+    out: Annotated[Path | None, option("DIR")] = None,
+    exponent: Annotated[bool, flag("--exponent")] = False,
+    accuracy: Annotated[float | None, option("SHARE")] = None,
     source: Annotated[SourceConfig, Fields(only=("detect",))],
-    overwrite: Annotated[
-        bool, flag("--overwrite", "Replace DIR; or a calibration; or change a model of the package.")
-    ] = False,
-    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite")] = False,
+    as_json: Annotated[bool, flag("--json")] = False,
 ) -> None:
     """Fit the calibration of a bundle on a validation split (needs the extra `evaluate`).
 
     Example: motivnet calibrate runs/own/bundle --data fer2013:fer2013.parquet@PublicTest --accuracy 0.9
+
+    Options:
+        model: Folder of a bundle, or nano.
+        split: Split to fit on, if not in --data: never the one whose scores are reported.
+        out: Write a calibrated copy; without it, the bundle is changed.
+        exponent: Fit an exponent as well: for models trained with label smoothing or mixup.
+        accuracy: Also find the threshold of abstention that reaches this accuracy: 0.9.
+        overwrite: Replace DIR; or a calibration; or change a model of the package.
+        as_json: Print one JSON object.
     """
     with needs_extra("pyarrow", "evaluate"):
         from motivnet.evaluation import calibration

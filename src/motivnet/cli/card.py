@@ -9,13 +9,17 @@ from motivnet.errors import needs_extra
 
 
 def card(
-    bundle: Annotated[Path, argument("BUNDLE", "Folder of a bundle.")],
-    data: Annotated[str | None, option("[NAME=]KIND:PATH[@SPLIT]", "Faces to score it on.")] = None,
+    bundle: Annotated[Path, argument("BUNDLE")],
+    data: Annotated[str | None, option("[NAME=]KIND:PATH[@SPLIT]")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model card of a bundle, README.md, from what it records (needs the extras `evaluate` and `hub`).
 
     Example: motivnet card runs/own/bundle --data fer2013:fer2013.parquet@PrivateTest
+
+    Options:
+        bundle: Folder of a bundle.
+        data: Faces to score it on.
     """
     with needs_extra("pyarrow", "evaluate"):
         from motivnet.experiments.card import write_card

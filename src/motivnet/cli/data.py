@@ -25,25 +25,23 @@ SourceArgument = Annotated[
     str,
     argument(
         "SOURCE",
-        "KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
+        help="KIND:PATH or KIND:PATH@SPLIT, such as fer2013:fer2013.parquet; KIND:PATH?OPTION=VALUE sets an option.",
     ),
 ]
-ManifestOption = Annotated[Path, option("FILE", "The manifest to write, a .parquet file.")]
-JsonOption = Annotated[bool, flag("--json", "Print one JSON object in place of tables.")]
+ManifestOption = Annotated[Path, option("FILE", help="The manifest to write, a .parquet file.")]
+JsonOption = Annotated[bool, flag("--json", help="Print one JSON object in place of tables.")]
 
 
 @data.command("inspect", epilog="Exit codes: 0 inspected; 1 a problem was found, with --strict; 2 a mistake.")
 def inspect(
     source: SourceArgument,
-    split: Annotated[str | None, typer.Option(help="Inspect one split only.")] = None,
-    no_pixels: Annotated[bool, flag("--no-pixels", "Decode no image: check files, paths and subjects only.")] = False,
-    out: Annotated[
-        Path | None, option("DIR", "Write every problem as a row, a summary, and a contact sheet per class.")
-    ] = None,
+    split: str | None = None,
+    no_pixels: Annotated[bool, flag("--no-pixels")] = False,
+    out: Annotated[Path | None, option("DIR")] = None,
     as_json: JsonOption = False,
-    strict: Annotated[bool, flag("--strict", "Exit with 1 if there is any problem.")] = False,
+    strict: Annotated[bool, flag("--strict")] = False,
     overwrite: Overwrite = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Count what is in a data set, and find its problems.
 
@@ -51,6 +49,13 @@ def inspect(
     and near duplicates, one image under two labels, and subjects shared by splits.
 
     Example: motivnet data inspect folder:faces --out problems
+
+    Options:
+        split: Inspect one split only.
+        no_pixels: Decode no image: check files, paths and subjects only.
+        out: Write every problem as a row, a summary, and a contact sheet per class.
+        strict: Exit with 1 if there is any problem.
+        workers: Threads that read and decode.
     """
     if out:
         _check_folder(out, overwrite=overwrite)
@@ -75,15 +80,16 @@ def inspect(
 def build(
     source: SourceArgument,
     out: ManifestOption,
-    labels: Annotated[
-        str | None, typer.Option(help="7: the seven emotions; 8: with contempt; default: as in the source.")
-    ] = None,
+    labels: str | None = None,
     as_json: JsonOption = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Read a data set and write it as a manifest, which `manifest:FILE` reads again.
 
     Example: motivnet data build folder:faces --out faces.parquet
+
+    Options:
+        labels: 7: the seven emotions; 8: with contempt; default: as in the source.
     """
     _check_manifest(out, overwrite=overwrite)
     manifest = _read(source)
@@ -99,24 +105,23 @@ def build(
 def sample(
     source: SourceArgument,
     out: ManifestOption,
-    split: Annotated[str | None, typer.Option(help="Sample from one split only.")] = None,
-    kind: Annotated[
-        str,
-        typer.Option(
-            help="uniform: the same number of rows per class, without replacement; balanced: all rows, "
-            "with replacement, each class equally often."
-        ),
-    ] = "uniform",
-    per_class: Annotated[
-        int | None, typer.Option(min=1, help="Rows per class, for uniform; default: size of the smallest class.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the sample is the same on every platform.")] = 0,
+    split: str | None = None,
+    kind: str = "uniform",
+    per_class: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: JsonOption = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Sample rows as training would, and write them as a manifest.
 
     Example: motivnet data sample fer2013:fer2013.parquet@Training --per-class 100 --out sample.parquet
+
+    Options:
+        split: Sample from one split only.
+        kind: uniform: the same number of rows per class, without replacement; balanced: all rows, with replacement,
+            each class equally often.
+        per_class: Rows per class, for uniform; default: size of the smallest class.
+        seed: Random seed; the sample is the same on every platform.
     """
     if kind not in ("uniform", "balanced"):
         raise ConfigError(f"unknown kind {kind!r}. Allowed: uniform, balanced")

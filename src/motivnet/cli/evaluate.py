@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motivnet.cli.console import echo, track
-from motivnet.cli.options import DETECTION, MODEL_HELP, Fields, Overwrite, derive_options, flag, option
+from motivnet.cli.options import DETECTION, MODEL_HELP, Fields, Overwrite, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.evaluation.evaluation_config import EvaluationConfig
@@ -20,22 +20,21 @@ HEADLINES = {"war": "WAR", "uar": "UAR", "top2": "Top-2", "f1_macro": "F1", "aur
 NUM_REASONS = 3
 
 # Shared with `motivnet audit`.
-Data = Annotated[str, option("KIND:PATH[@SPLIT]", "Labelled images: folder:DIR, fer2013:FILE.")]
+Data = Annotated[str, option("KIND:PATH[@SPLIT]", help="Labelled images: folder:DIR, fer2013:FILE.")]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 
 
-@derive_options
 def evaluate(
     *,
     data: Data,
-    out: Annotated[Path, option("DIR", "Folder for predictions.parquet, report.html and metrics.json.")],
+    out: Annotated[Path, option("DIR")],
     model: Model = None,
     settings: Annotated[
         EvaluationConfig,
         Fields(only=("predictions", "split", "unseen_in", "detect", "unanswered", "degrade", "thumbnails", "seed")),
     ],
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, flag("--json", "Print the contents of metrics.json.")] = False,
+    as_json: Annotated[bool, flag("--json")] = False,
     config: Annotated[
         PredictorConfig,
         Fields(
@@ -47,6 +46,10 @@ def evaluate(
     """Measure how well a model recognises the emotions of a labelled data set (needs the extra `evaluate`).
 
     Example: motivnet evaluate --model nano --data fer2013:fer2013.parquet@PrivateTest --out evaluation
+
+    Options:
+        out: Folder for predictions.parquet, report.html and metrics.json.
+        as_json: Print the contents of metrics.json.
     """
     with needs_extra("pyarrow", "evaluate"):
         import matplotlib  # noqa: F401 - an error now rather than when figures are drawn

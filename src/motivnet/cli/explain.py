@@ -3,24 +3,19 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo
-from motivnet.cli.options import DETECTION, Fields, Overwrite, argument, derive_options, flag, option
+from motivnet.cli.options import DETECTION, Fields, Overwrite, argument, flag, option
 from motivnet.config import to_json
 from motivnet.errors import ImageError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 
 
-@derive_options
 def explain(
-    photograph: Annotated[Path, argument("PHOTOGRAPH", "An image file.")],
-    out: Annotated[Path, option("PNG", "The picture to write.")],
-    model: Annotated[
-        str, typer.Option(help="Embedded model, folder of a bundle, or released file: with torch weights, ML-Decoder.")
-    ] = "nano",
-    emotion: Annotated[str | None, typer.Option(help="Draw this one alone, larger; else all of them.")] = None,
-    as_json: Annotated[bool, flag("--json", "Print one JSON object per face and line, with maps.")] = False,
+    photograph: Annotated[Path, argument("PHOTOGRAPH")],
+    out: Annotated[Path, option("PNG")],
+    model: str = "nano",
+    emotion: str | None = None,
+    as_json: Annotated[bool, flag("--json")] = False,
     overwrite: Overwrite = False,
     *,
     config: Annotated[PredictorConfig, Fields(only=(*DETECTION, "device", "image_size", "geometry"))],
@@ -28,6 +23,13 @@ def explain(
     """Draw ML-Decoder's attention for every emotion over the faces of a photograph (needs the extra `torch`).
 
     Example: motivnet explain family.jpg --out evidence.png
+
+    Options:
+        photograph: An image file.
+        out: The picture to write.
+        model: Embedded model, folder of a bundle, or released file: with torch weights, ML-Decoder.
+        emotion: Draw this one alone, larger; else all of them.
+        as_json: Print one JSON object per face and line, with maps.
     """
     with needs_extra("torch", "torch"):
         from motivnet.evaluation import explain as explaining

@@ -3,31 +3,29 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from motivnet.cli.console import echo
 from motivnet.cli.options import argument, flag
 
 
 def export(
-    bundle: Annotated[Path, argument("BUNDLE", "Folder of a bundle.")],
-    form: Annotated[
-        Literal["onnx", "tflite", "executorch"],
-        flag("--format", "Each but onnx needs the extra of its name, takes one face, and is in fp32."),
-    ] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="Path of the file; else inside the bundle.")] = None,
-    dtype: Annotated[
-        Literal["fp32", "fp16", "bf16"],
-        typer.Option(help="Storage precision of matrices: half precision halves the file. Arithmetic stays in fp32."),
-    ] = "fp32",
-    external_data: Annotated[
-        bool, flag("--external-data", "Weights in a separate file OUT.data, which is always used over 1 GB.")
-    ] = False,
-    overwrite: Annotated[bool, flag("--overwrite", "Replace an existing file.")] = False,
+    bundle: Annotated[Path, argument("BUNDLE")],
+    form: Annotated[Literal["onnx", "tflite", "executorch"], flag("--format")] = "onnx",
+    out: Path | None = None,
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32",
+    external_data: Annotated[bool, flag("--external-data")] = False,
+    overwrite: Annotated[bool, flag("--overwrite")] = False,
 ) -> None:
     """Export the weights of a bundle and compare the file's answers with torch (needs the extra `train`).
 
     Example: motivnet export runs/own/bundle --format onnx
+
+    Options:
+        bundle: Folder of a bundle.
+        form: Each but onnx needs the extra of its name, takes one face, and is in fp32.
+        out: Path of the file; else inside the bundle.
+        dtype: Storage precision of matrices: half precision halves the file. Arithmetic stays in fp32.
+        external_data: Weights in a separate file OUT.data, which is always used over 1 GB.
+        overwrite: Replace an existing file.
     """
     from motivnet.checkpoints.bundle import open_bundle
     from motivnet.errors import ConfigError, OutputError, needs_extra

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motivnet.cli.console import echo
-from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, derive_options, flag, option
+from motivnet.cli.options import DETECTION, Fields, Model, Overwrite, flag, option
 from motivnet.errors import ConfigError, one_line
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.machine import keep_freed_memory
@@ -28,20 +28,13 @@ KEYS = ("<Escape>", "q")
 DETECTOR = {"detector": {"help": "yunet, or yunet:MODEL.onnx."}}
 
 
-@derive_options
 def live(
     *,
-    camera: Annotated[
-        str,
-        option(
-            "INDEX|FILE|URL",
-            "Number of a camera, from 0; a video file, played as if it were one; or a URL such as rtsp://...",
-        ),
-    ] = "0",
-    out: Annotated[Path | None, option("OUT.mp4", "Write what is shown.")] = None,
-    headless: Annotated[bool, flag("--headless", "Open no window; needs --out.")] = False,
+    camera: Annotated[str, option("INDEX|FILE|URL")] = "0",
+    out: Annotated[Path | None, option("OUT.mp4")] = None,
+    headless: Annotated[bool, flag("--headless")] = False,
     told: Annotated[ServerSettings, Fields(only=("notice",))],
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that time.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0)] = None,
     follow: Annotated[FollowConfig, FOLLOW_FIELDS],
     model: Model = "nano",
     overwrite: Overwrite = False,
@@ -52,6 +45,12 @@ def live(
     """Show a camera's pictures with faces and emotions drawn, as they come (needs the extra `video`).
 
     Example: motivnet live --camera 0 --out session.mp4
+
+    Options:
+        camera: Number of a camera, from 0; a video file, played as if it were one; or a URL such as rtsp://...
+        out: Write what is shown.
+        headless: Open no window; needs --out.
+        seconds: Stop after that time.
     """
     from motivnet.video.camera import label_live
 

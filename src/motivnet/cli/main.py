@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from motivnet.cli.console import echo
-from motivnet.cli.options import OnceCommand
+from motivnet.cli.options import OnceCommand, derive_options
 from motivnet.errors import MotivNetError, one_line
 from motivnet.storage import end_on_sigterm
 from motivnet.version import __version__
@@ -29,10 +29,10 @@ for _name in VERBS:
     _verb = getattr(_module, _name)
     if isinstance(_verb, typer.Typer):
         for _command in _verb.registered_commands:
-            _command.cls = OnceCommand
+            _command.cls, _command.callback = OnceCommand, derive_options(_command.callback)  # type: ignore[arg-type]
         app.add_typer(_verb)
     else:
-        app.command(_name, cls=OnceCommand, epilog=getattr(_module, "EPILOG", None))(_verb)
+        app.command(_name, cls=OnceCommand, epilog=getattr(_module, "EPILOG", None))(derive_options(_verb))
 
 
 def _version(wanted: bool) -> None:

@@ -7,10 +7,13 @@ from motivnet.cli.options import flag
 SHOWN = ("name", "summary", "licence", "labels", "preprocessing", "scores", "calibration", "abstain_below")
 
 
-def models(as_json: Annotated[bool, flag("--json", "Print one JSON object per model and line.")] = False) -> None:
+def models(as_json: Annotated[bool, flag("--json")] = False) -> None:
     """List the models that come with the package, their licences and scores.
 
     Example: motivnet models --json
+
+    Options:
+        as_json: Print one JSON object per model and line.
     """
     from motivnet.checkpoints.bundle import list_models, open_bundle
     from motivnet.cli.console import echo, print_table

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -19,17 +20,17 @@ from motivnet.cli.console import waiting
 from motivnet.errors import ConfigError
 
 
-def option(metavar: str, help: str, *names: str, **others: Any) -> Any:
+def option(metavar: str, *names: str, **others: Any) -> Any:
     """Declare an option with a value, which `metavar` stands for in the help."""
-    return typer.Option(*names, metavar=metavar, help=help, **others)
+    return typer.Option(*names, metavar=metavar, **others)
 
 
-def flag(name: str, help: str) -> Any:
+def flag(name: str, help: str | None = None) -> Any:
     """Declare an option without a value."""
     return typer.Option(name, help=help)
 
 
-def argument(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str | None = None) -> Any:
     """Declare an argument, which has no name but `metavar`."""
     return typer.Argument(metavar=metavar, help=help)
 
@@ -76,7 +77,7 @@ class Fields:
     change: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: type) -> dict[str, dict[str, Any]]:
-        """Return the names of the chosen fields with how they are declared.
+        """Return the names of the chosen fields with how they are declared, and their help.
 
         Raises:
             ValueError: at a name that is not such a field.
@@ -86,23 +87,34 @@ class Fields:
         if unknown:
             raise ValueError(f"{settings.__name__}: no settings {sorted(unknown)}. Allowed: {', '.join(declared)}")
         offered = self.only or [name for name in declared if declared[name].get("flag", name)]
+        texts = collections.ChainMap(*(_split_docstring(cls, "Args")[1] for cls in settings.__mro__))
         defaults = {field.name: field.default for field in dataclasses.fields(settings)}
         return {
-            name: {"default": defaults[name], **declared[name], **self.change.get(name, {})}
+            name: {
+                "default": defaults[name],
+                **declared[name],
+                "help": declared[name].get("help") or texts.get(name),
+                **self.change.get(name, {}),
+            }
             for name in offered
             if name not in self.leave_out
         }
 
 
 def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb one option per field of each parameter that is a settings dataclass.
+    """Give a verb one option per field of each parameter that is a settings dataclass, and help for the others.
 
     typer sees the options; the verb is called with the dataclasses that are built from them.
 
     Args:
         verb: a function for typer; its settings are keyword-only, annotated with the dataclass or, to choose fields,
-            with `Annotated[dataclass, Fields(...)]`.
+            with `Annotated[dataclass, Fields(...)]`. The help of its other parameters is the section `Options` at the
+            end of its docstring, which is written as the section `Args` of other functions.
+
+    Raises:
+        ValueError: at help for a parameter that does not exist.
     """
+    about, texts = _split_docstring(verb, "Options")
     hints = typing.get_type_hints(verb, include_extras=True)
     parameters, settings = [], {}
     for parameter in inspect.signature(verb).parameters.values():
@@ -117,7 +129,10 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
                 parameters.append(_option(name, types_of[name], **{"rich_help_panel": own, **how}))
             settings[parameter.name] = cls, {name: how.get("parse") for name, how in declared.items()}
         else:
+            hint = _with_help(hint, texts.pop(parameter.name, None))
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
+    if texts:
+        raise ValueError(f"{verb.__name__}: help for {sorted(texts)}, which are no parameters")
 
     @functools.wraps(verb)
     def run(**values: Any) -> None:
@@ -129,9 +144,26 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
             values[name] = config.from_plain(cls, given)
         verb(**values)
 
+    run.__doc__ = about
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _split_docstring(documented: Any, title: str) -> tuple[str, dict[str, str]]:
+    """Return what is before the last section of a docstring, which has this title, and its entries: name -> text."""
+    about, _, listed = inspect.cleandoc(documented.__doc__ or "").partition(f"\n\n{title}:\n")
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE)
+    return about, {name: " ".join(text.split()) for name, text in entries}
+
+
+def _with_help(hint: Any, text: str | None) -> Any:
+    if text is None:
+        return hint
+    kind, info = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, typer.Option())
+    info = copy.copy(info)
+    info.help = text
+    return Annotated[kind, info]
 
 
 def _option(

@@ -10,7 +10,7 @@ import typer
 
 from motivnet.cli.console import echo, make_table, print_tables, track
 from motivnet.cli.inputs import file_name, find_inputs, is_video_file, open_inputs
-from motivnet.cli.options import Excel, Fields, Model, Overwrite, argument, derive_options, flag, option
+from motivnet.cli.options import Excel, Fields, Model, Overwrite, argument, flag, option
 from motivnet.config import to_json
 from motivnet.errors import ConfigError, for_terminal, one_line
 from motivnet.image_files import describe_skipped
@@ -33,26 +33,14 @@ EPILOG = (
 NOWHERE = contextlib.nullcontext(lambda row: None)
 
 
-@derive_options
 def predict(
-    paths: Annotated[
-        list[str],
-        argument(
-            "INPUT",
-            "Photographs, folders of them, patterns such as 'pics/**/*.jpg', URLs, videos, camera:0, "
-            "or - for the bytes of a photograph on standard input.",
-        ),
-    ],
+    paths: Annotated[list[str], argument("INPUT")],
     model: Model = "nano",
-    as_json: Annotated[bool, flag("--json", "Print one JSON object per image and line.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write one row per face to a .jsonl, .csv or .parquet file; no table then.")
-    ] = None,
-    annotate: Annotated[
-        Path | None, option("DIR", "Write the photographs with faces and emotions drawn on them.")
-    ] = None,
-    every: Annotated[float, option("SECONDS", "Videos: time between frames.", min=0.001)] = 1.0,
-    top_k: Annotated[int, typer.Option(min=1, help="Emotions per face in the table.")] = 3,
+    as_json: Annotated[bool, flag("--json")] = False,
+    out: Path | None = None,
+    annotate: Annotated[Path | None, option("DIR")] = None,
+    every: Annotated[float, option("SECONDS", min=0.001)] = 1.0,
+    top_k: Annotated[int, typer.Option(min=1)] = 3,
     excel: Excel = False,
     overwrite: Overwrite = False,
     *,
@@ -61,6 +49,15 @@ def predict(
     """Recognise the emotion of every face in photographs.
 
     Example: motivnet predict family.jpg holiday/ --out faces.csv
+
+    Options:
+        paths: Photographs, folders of them, patterns such as 'pics/**/*.jpg', URLs, videos, camera:0, or - for the
+            bytes of a photograph on standard input.
+        as_json: Print one JSON object per image and line.
+        out: Write one row per face to a .jsonl, .csv or .parquet file; no table then.
+        annotate: Write the photographs with faces and emotions drawn on them.
+        every: Videos: time between frames.
+        top_k: Emotions per face in the table.
     """
     inputs, skipped = find_inputs(paths)
     videos = list(filter(is_video_file, inputs))

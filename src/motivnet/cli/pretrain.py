@@ -4,17 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 from motivnet.cli.console import echo
-from motivnet.cli.options import argument, derive_options, option
+from motivnet.cli.options import argument, option
 from motivnet.cli.train import RunOptions, SetOption, best_epoch, choose_recipe
 from motivnet.errors import ConfigError, needs_extra
 
 
-@derive_options
 def pretrain(
-    name: Annotated[str | None, argument("RECIPE", "Such as mae; without one, all are listed.")] = None,
-    data: Annotated[
-        str | None, option("KIND:PATH", "Faces, such as images:FOLDER, which need no labels, or fer2013:FILE.")
-    ] = None,
+    name: Annotated[str | None, argument("RECIPE")] = None,
+    data: Annotated[str | None, option("KIND:PATH")] = None,
     settings: SetOption = None,
     *,
     options: RunOptions,
@@ -26,6 +23,10 @@ def pretrain(
     describes one, with its cost.
 
     Example: motivnet pretrain mae --data images:faces --out runs/mae
+
+    Options:
+        name: Such as mae; without one, all are listed.
+        data: Faces, such as images:FOLDER, which need no labels, or fer2013:FILE.
     """
     with needs_extra("torch", "train"):
         from motivnet.training.mae.pretrain_recipes import PRETRAIN_RECIPES

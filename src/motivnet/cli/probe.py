@@ -13,17 +13,17 @@ from motivnet.errors import needs_extra
 
 
 def probe(
-    recipe: Annotated[str, argument("RECIPE", "Recipe of `motivnet train`.")] = "mini-fer2013",
+    recipe: Annotated[str, argument("RECIPE")] = "mini-fer2013",
     *,
-    out: Annotated[Path, option("DIR", "Folder of the comparison.")],
-    data: Annotated[str, option("KIND:PATH", "Labelled faces, in splits.")],
+    out: Annotated[Path, option("DIR")],
+    data: Annotated[str, option("KIND:PATH")],
     settings: SetOption = None,
-    rates: Annotated[list[float] | None, flag("--rate", "Learning rate to try; repeatable.")] = None,
-    decays: Annotated[list[float] | None, flag("--decay", "Weight decay to try; repeatable.")] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Runs per probe.")] = 3,
-    report_split: Annotated[str, option("SPLIT", "Split to score.", "--report")] = "PrivateTest",
-    resume: Annotated[bool, flag("--resume", "Continue with what DIR holds.")] = False,
-    show: Annotated[bool, flag("--show", "Print all settings, and exit.")] = False,
+    rates: Annotated[list[float] | None, flag("--rate")] = None,
+    decays: Annotated[list[float] | None, flag("--decay")] = None,
+    seeds: Annotated[int, typer.Option(min=2)] = 3,
+    report_split: Annotated[str, option("SPLIT", "--report")] = "PrivateTest",
+    resume: Annotated[bool, flag("--resume")] = False,
+    show: Annotated[bool, flag("--show")] = False,
 ) -> None:
     """Compare probes on a frozen encoder, `--set backbone.weights=...` (needs the extras `train` and `evaluate`).
 
@@ -31,6 +31,17 @@ def probe(
     are best on the selection split, which is not the one that is scored. DIR/report has tables and tests.
 
     Example: motivnet probe mini-fer2013 --data fer2013:fer2013.parquet --out runs/probes
+
+    Options:
+        recipe: Recipe of `motivnet train`.
+        out: Folder of the comparison.
+        data: Labelled faces, in splits.
+        rates: Learning rate to try; repeatable.
+        decays: Weight decay to try; repeatable.
+        seeds: Runs per probe.
+        report_split: Split to score.
+        resume: Continue with what DIR holds.
+        show: Print all settings, and exit.
     """
     with needs_extra("torch", "train"):
         from motivnet.data.sources.named import read_source

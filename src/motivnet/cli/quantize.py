@@ -2,32 +2,33 @@
 
 from typing import Annotated
 
-import typer
-
 from motivnet.cli.console import echo, print_table, track
 from motivnet.cli.evaluate import Data
-from motivnet.cli.options import Overwrite, argument, derive_options, flag, option
+from motivnet.cli.options import Overwrite, argument, flag, option
 from motivnet.config import to_json
 from motivnet.errors import needs_extra
 from motivnet.export.quantization_config import QuantizationConfig
 
 
-@derive_options
 def quantize(
     *,
-    model: Annotated[str, argument("MODEL", "Folder of a bundle, or nano.")],
+    model: Annotated[str, argument("MODEL")],
     data: Data,
-    split: Annotated[
-        str | None, typer.Option(help="Split whose faces the ranges of int8 are found on, if not in --data: Training.")
-    ] = None,
-    evaluate: Annotated[str, option("SPLIT", "Split to measure both files on.")],
+    split: str | None = None,
+    evaluate: Annotated[str, option("SPLIT")],
     settings: QuantizationConfig,
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
+    as_json: Annotated[bool, flag("--json")] = False,
 ) -> None:
     """Write a bundle's ONNX file in int8 or float16 beside its own, and measure what it costs (extra `train`).
 
     Example: motivnet quantize runs/own/bundle --data fer2013:fer2013.parquet@Training --evaluate PublicTest
+
+    Options:
+        model: Folder of a bundle, or nano.
+        split: Split whose faces the ranges of int8 are found on, if not in --data: Training.
+        evaluate: Split to measure both files on.
+        as_json: Print one JSON object.
     """
     with needs_extra("onnx", "train"):
         from motivnet.evaluation import quantization

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motivnet.cli.options import Model, derive_options, flag, option
+from motivnet.cli.options import Model, flag, option
 from motivnet.errors import ConfigError, needs_extra
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.server.settings import ServerSettings
@@ -16,18 +16,13 @@ TOKEN_VARIABLE = "MOTIVNET_TOKEN"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-@derive_options
 def serve(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes any that is free.")] = 8000,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for all, which needs a token.")
-    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535)] = 8000,
+    host: str = "127.0.0.1",
     model: Model = "nano",
-    token_env: Annotated[
-        str | None, option("NAME", "Environment variable of the token.", show_default=f"{TOKEN_VARIABLE}, if set")
-    ] = None,
-    token_file: Annotated[Path | None, option("FILE", "File with the token.")] = None,
-    insecure: Annotated[bool, flag("--insecure", "Serve other machines without a token.")] = False,
+    token_env: Annotated[str | None, option("NAME", show_default=f"{TOKEN_VARIABLE}, if set")] = None,
+    token_file: Annotated[Path | None, option("FILE")] = None,
+    insecure: Annotated[bool, flag("--insecure")] = False,
     log_level: Annotated[str, typer.Option(help=f"Of the log on stderr: {', '.join(LOG_LEVELS)}.")] = "info",
     *,
     settings: ServerSettings,
@@ -39,6 +34,13 @@ def serve(
     and can be tried at /docs.
 
     Example: motivnet serve --port 8000
+
+    Options:
+        port: Port to listen on; 0 takes any that is free.
+        host: Address to listen on; 0.0.0.0 for all, which needs a token.
+        token_env: Environment variable of the token.
+        token_file: File with the token.
+        insecure: Serve other machines without a token.
     """
     settings = dataclasses.replace(settings, token=_read_token(token_env, token_file))
     if log_level not in LOG_LEVELS:

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 from motivnet.cli.console import echo
-from motivnet.cli.options import Excel, Overwrite, argument, derive_options
+from motivnet.cli.options import Excel, Overwrite, argument
 from motivnet.errors import ConfigError, needs_extra
 from motivnet.video.video_config import TablesConfig
 
 
-@derive_options
 def tabulate(
     *,
-    rows: Annotated[Path, argument("ROWS", "Table that `motivnet video --out` wrote.")],
+    rows: Annotated[Path, argument("ROWS")],
     tables: TablesConfig,
     excel: Excel = False,
     overwrite: Overwrite = False,
@@ -20,6 +19,9 @@ def tabulate(
     """Summarise the rows of videos by person, window and event; export them (needs the extra `video`).
 
     Example: motivnet tabulate rows.parquet --summary summary.csv --workbook rows.xlsx
+
+    Options:
+        rows: Table that `motivnet video --out` wrote.
     """
     with needs_extra("pandas", "video"):
         from motivnet.video import tabulate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from motivnet import config
 from motivnet.cli.console import echo
-from motivnet.cli.options import argument, derive_options, option
+from motivnet.cli.options import argument, option
 from motivnet.config import setting, to_json
 from motivnet.errors import ConfigError, needs_extra
 
@@ -17,26 +17,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SetOption = Annotated[
-    list[str] | None, option("KEY=VALUE", "Change a setting of the recipe, such as run.epochs=2; repeatable.", "--set")
+    list[str] | None,
+    option("KEY=VALUE", "--set", help="Change a setting of the recipe, such as run.epochs=2; repeatable."),
 ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """The options of a run."""
+    """The options of a run.
 
-    out: Path | None = setting(None, "Folder of the run; default: runs/RECIPE.", metavar="DIR")
-    resume: bool = setting(False, "Continue from the last checkpoint of the run.")
-    show: bool = setting(False, "Print the recipe with all its settings, and exit.")
-    dry_run: bool = setting(False, "Estimate memory and FLOPs of the run, and exit.")
-    device_gb: float | None = setting(
-        None, "With --dry-run: whether it fits a device with this much memory.", metavar="GB", min=0.1
-    )
-    as_json: bool = setting(False, "With --dry-run: print JSON.", flag="json")
-    devices: int = setting(1, "Processes per machine, one per device.", metavar="N")
-    nodes: int = setting(1, "Machines, started by torchrun or SLURM.", metavar="N")
-    strategy: Literal["ddp", "fsdp"] = setting("ddp", "Whole model on every device, or sharded (FSDP2).")
-    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "Kind of device.")
+    Args:
+        out: Folder of the run; default: runs/RECIPE.
+        resume: Continue from the last checkpoint of the run.
+        show: Print the recipe with all its settings, and exit.
+        dry_run: Estimate memory and FLOPs of the run, and exit.
+        device_gb: With --dry-run: whether it fits a device with this much memory.
+        as_json: With --dry-run: print JSON.
+        devices: Processes per machine, one per device.
+        nodes: Machines, started by torchrun or SLURM.
+        strategy: Whole model on every device, or sharded (FSDP2).
+        accelerator: Kind of device.
+    """
+
+    out: Path | None = setting(None, metavar="DIR")
+    resume: bool = setting(False)
+    show: bool = setting(False)
+    dry_run: bool = setting(False)
+    device_gb: float | None = setting(None, metavar="GB", min=0.1)
+    as_json: bool = setting(False, flag="json")
+    devices: int = setting(1, metavar="N")
+    nodes: int = setting(1, metavar="N")
+    strategy: Literal["ddp", "fsdp"] = setting("ddp")
+    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto")
 
     def place(self) -> "Place":
         """Return the devices."""
@@ -45,16 +57,11 @@ class RunOptions:
         return Place(devices=self.devices, nodes=self.nodes, strategy=self.strategy, accelerator=self.accelerator)
 
 
-@derive_options
 def train(
-    name: Annotated[str | None, argument("RECIPE", "Such as nano-fer2013; without one, all are listed.")] = None,
-    data: Annotated[
-        str | None, option("KIND:PATH", "Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER.")
-    ] = None,
+    name: Annotated[str | None, argument("RECIPE")] = None,
+    data: Annotated[str | None, option("KIND:PATH")] = None,
     settings: SetOption = None,
-    init: Annotated[
-        Path | None, option("BUNDLE", "Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME.")
-    ] = None,
+    init: Annotated[Path | None, option("BUNDLE")] = None,
     *,
     options: RunOptions,
 ) -> None:
@@ -64,6 +71,11 @@ def train(
     describes one, with its cost and expected scores.
 
     Example: motivnet train own-faces --data folder:faces --out runs/own
+
+    Options:
+        name: Such as nano-fer2013; without one, all are listed.
+        data: Labelled faces, such as fer2013:fer2013.parquet or affectnet:FOLDER.
+        init: Start from a whole model; for an encoder: --set backbone.weights=FILE_OR_NAME.
     """
     with needs_extra("torch", "train"):
         from motivnet.training.recipes import RECIPES

@@ -9,7 +9,7 @@ import typer
 
 from motivnet.cli.console import echo, open_bar
 from motivnet.cli.inputs import find_videos
-from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, argument, derive_options, flag, option
+from motivnet.cli.options import DETECTION, Excel, Fields, Model, Overwrite, argument, flag, option
 from motivnet.errors import one_line
 from motivnet.frames.selection import Selection
 from motivnet.image_files import Skipped, describe_skipped
@@ -31,24 +31,17 @@ PREDICTOR_FIELDS = (
 )
 
 
-@derive_options
 def video(
     *,
-    paths: Annotated[list[str], argument("FILE", "Videos, folders, or patterns such as 'takes/*.mp4'.")],
-    out: Annotated[Path, typer.Option(help="Write one row per face and frame to a .parquet, .csv or .jsonl file.")],
-    annotate: Annotated[
-        Path | None, option("OUT.mp4", "Write the video with faces and emotions drawn; of several: a folder.")
-    ] = None,
-    timeline: Annotated[
-        Path | None, option("OUT.png", "Plot the emotions over time; of several videos: a folder.")
-    ] = None,
-    report: Annotated[
-        Path | None, option("OUT.html", "Write a page with tracks, timeline and faces; of several: a folder.")
-    ] = None,
+    paths: Annotated[list[str], argument("FILE")],
+    out: Path,
+    annotate: Annotated[Path | None, option("OUT.mp4")] = None,
+    timeline: Annotated[Path | None, option("OUT.png")] = None,
+    report: Annotated[Path | None, option("OUT.html")] = None,
     selection: Selection,
     follow: FollowConfig,
     tables: TablesConfig,
-    resume: Annotated[bool, flag("--resume", "Continue an interrupted run of the same command.")] = False,
+    resume: Annotated[bool, flag("--resume")] = False,
     model: Model = "nano",
     excel: Excel = False,
     overwrite: Overwrite = False,
@@ -57,6 +50,14 @@ def video(
     """Recognise the emotion of every face in videos, frame by frame (needs the extra `video`).
 
     Example: motivnet video interview.mp4 --out rows.parquet --report page.html
+
+    Options:
+        paths: Videos, folders, or patterns such as 'takes/*.mp4'.
+        out: Write one row per face and frame to a .parquet, .csv or .jsonl file.
+        annotate: Write the video with faces and emotions drawn; of several: a folder.
+        timeline: Plot the emotions over time; of several videos: a folder.
+        report: Write a page with tracks, timeline and faces; of several: a folder.
+        resume: Continue an interrupted run of the same command.
     """
     from motivnet.video.label import label_video
 

@@ -16,19 +16,22 @@ weights = typer.Typer(
 )
 
 CacheOption = Annotated[
-    Path | None, option("DIR", "Folder for downloads; else the Hugging Face hub's cache.", "--cache")
+    Path | None, option("DIR", "--cache", help="Folder for downloads; else the Hugging Face hub's cache.")
 ]
 HeadsOption = Annotated[int | None, typer.Option(min=1, help="Attention heads, for widths that were never released.")]
 
 
 @weights.command("list")
 def list_weights(
-    as_json: Annotated[bool, flag("--json", "Print one JSON object per file and line.")] = False,
+    as_json: Annotated[bool, flag("--json")] = False,
     cache: CacheOption = None,
 ) -> None:
     """List all known files: their place, size, licence, purpose, and whether they are cached.
 
     Example: motivnet weights list --json
+
+    Options:
+        as_json: Print one JSON object per file and line.
     """
     from motivnet.checkpoints.hub import cached
     from motivnet.checkpoints.released import RELEASED
@@ -50,18 +53,17 @@ def list_weights(
 
 @weights.command("fetch")
 def fetch_weights(
-    name: Annotated[
-        str,
-        argument(
-            "NAME", "A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle."
-        ),
-    ],
-    mirror: Annotated[str | None, option("URL", "Mirror of the hub; else MOTIVNET_MIRROR.")] = None,
+    name: Annotated[str, argument("NAME")],
+    mirror: Annotated[str | None, option("URL")] = None,
     cache: CacheOption = None,
 ) -> None:
     """Download weights into the cache, verify their checksums, and print their path.
 
     Example: motivnet weights fetch sapiens-pose-0.3b
+
+    Options:
+        name: A name from `motivnet weights list`; or hf:owner/repo/file; or hf:owner/repo, which is a bundle.
+        mirror: Mirror of the hub; else MOTIVNET_MIRROR.
     """
     from motivnet.checkpoints.hub import fetch
 
@@ -70,13 +72,17 @@ def fetch_weights(
 
 @weights.command("inspect")
 def inspect(
-    file: Annotated[str, argument("FILE", "A weight file, or its name.")],
-    as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False,
+    file: Annotated[str, argument("FILE")],
+    as_json: Annotated[bool, flag("--json")] = False,
     num_heads: HeadsOption = None,
 ) -> None:
     """Show format, dimensions, precision and labels of a weight file, and the tensors that loading would drop.
 
     Example: motivnet weights inspect MotivNet.pth
+
+    Options:
+        file: A weight file, or its name.
+        as_json: Print one JSON object.
     """
     from motivnet.checkpoints.bundle import find_weights
 
@@ -94,23 +100,29 @@ def inspect(
 
 @weights.command("convert")
 def convert_weights(
-    file: Annotated[str, argument("FILE", "A weight file, or its name.")],
-    out: Annotated[Path, argument("OUT", "Folder of the bundle to write.")],
-    dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
-    size: Annotated[str | None, option("HxW", "Input size in pixels, such as 512x384; else that of the file.")] = None,
-    geometry: Annotated[
-        Literal["motivnet-pad", "motivnet-stretch"], typer.Option(help="How a face crop becomes the input.")
-    ] = "motivnet-pad",
+    file: Annotated[str, argument("FILE")],
+    out: Annotated[Path, argument("OUT")],
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    size: Annotated[str | None, option("HxW")] = None,
+    geometry: Literal["motivnet-pad", "motivnet-stretch"] = "motivnet-pad",
     num_heads: HeadsOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the bundle; else that of its folder.")] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="Licence of the weights; else that of the released files.")
-    ] = None,
-    overwrite: Annotated[bool, flag("--overwrite", "Replace a bundle that exists.")] = False,
+    name: str | None = None,
+    licence: str | None = None,
+    overwrite: Annotated[bool, flag("--overwrite")] = False,
 ) -> None:
     """Convert a released file to a bundle.
 
     Example: motivnet weights convert MotivNet.pth motivnet-1b --dtype bf16
+
+    Options:
+        file: A weight file, or its name.
+        out: Folder of the bundle to write.
+        dtype: Precision of the weights.
+        size: Input size in pixels, such as 512x384; else that of the file.
+        geometry: How a face crop becomes the input.
+        name: Name of the bundle; else that of its folder.
+        licence: Licence of the weights; else that of the released files.
+        overwrite: Replace a bundle that exists.
     """
     image_size = parse_size(size) if size else None
     with needs_extra("torch", "torch"):
@@ -133,12 +145,15 @@ def convert_weights(
 
 @weights.command("verify")
 def verify_weights(
-    file: Annotated[str, argument("FILE_OR_NAME", "A weight file, a bundle, or the name of a fetched one.")],
+    file: Annotated[str, argument("FILE_OR_NAME")],
     cache: CacheOption = None,
 ) -> None:
     """Verify the checksum and check that every value is finite: exit code 2 if anything is damaged.
 
     Example: motivnet weights verify sapiens-pose-0.3b
+
+    Options:
+        file: A weight file, a bundle, or the name of a fetched one.
     """
     with needs_extra("torch", "torch"):
         from motivnet.checkpoints.files import verify_weights

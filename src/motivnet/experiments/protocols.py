@@ -42,24 +42,18 @@ class BenchmarkSettings:
             does not say so, or is wrong.
         detect: names or titles of data sets whose images are photographs in which to detect faces; `all`: of every
             one. The images of the others are crops, or have boxes.
-        restrict: see the field.
-        num_folds: see the field.
-        seed: see the field.
+        restrict: Labels that a data set has no image of: keep them as possible answers, which are errors; or remove
+            them and renormalise the other probabilities.
+        num_folds: Folds by subject where there are subjects; 0: leave one subject out.
+        seed: Of the resamples that give the intervals.
         num_resamples: of the intervals.
     """
 
     trained_on: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     detect: Sequence[str] = ()
-    restrict: Restrict = setting(
-        "keep",
-        "Labels that a data set has no image of: keep them as possible answers, which are errors; or remove them and "
-        "renormalise the other probabilities.",
-        flag="restrict-probs",
-    )
-    num_folds: int = setting(
-        10, "Folds by subject where there are subjects; 0: leave one subject out.", flag="folds", min=0
-    )
-    seed: int = setting(0, "Of the resamples that give the intervals.", min=0)
+    restrict: Restrict = setting("keep", flag="restrict-probs")
+    num_folds: int = setting(10, flag="folds", min=0)
+    seed: int = setting(0, min=0)
     num_resamples: int = 1000
 
     def __post_init__(self) -> None:

@@ -12,18 +12,23 @@ MIN_FACES = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizationConfig:
-    """How a bundle's ONNX file is made smaller; all but the precision is of int8."""
+    """How a bundle's ONNX file is made smaller; all but the precision is of int8.
 
-    precision: str = setting("int8", "int8 or fp16.", metavar="|".join(PRECISIONS[:0:-1]))
-    faces: int = setting(
-        128, "Most faces of the split, drawn at random, to find ranges on, in 32s; memory grows too.", min=MIN_FACES
-    )
-    percentile: float = setting(99.999, "Share of the values inside a range, in %.", min=50, max=100)
-    reduce_range: bool = setting(
-        True, "Weights in 7 bits: those of 8 bits overflow on CPUs with AVX2 or AVX-512 and without VNNI."
-    )
-    float_convolutions: int = setting(2, "First convolutions in float32: they lose most.", flag="float-convs", min=0)
-    seed: int = setting(0, "Of the draw of faces.", min=0)
+    Args:
+        precision: int8 or fp16.
+        faces: Most faces of the split, drawn at random, to find ranges on, in 32s; memory grows too.
+        percentile: Share of the values inside a range, in %.
+        reduce_range: Weights in 7 bits: those of 8 bits overflow on CPUs with AVX2 or AVX-512 and without VNNI.
+        float_convolutions: First convolutions in float32: they lose most.
+        seed: Of the draw of faces.
+    """
+
+    precision: str = setting("int8", metavar="|".join(PRECISIONS[:0:-1]))
+    faces: int = setting(128, min=MIN_FACES)
+    percentile: float = setting(99.999, min=50, max=100)
+    reduce_range: bool = setting(True)
+    float_convolutions: int = setting(2, flag="float-convs", min=0)
+    seed: int = setting(0, min=0)
 
     def __post_init__(self) -> None:
         """Check the options.

@@ -17,12 +17,19 @@ VIDEO_SUFFIXES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which frames of a video are processed; each field states its meaning. Times are in seconds."""
+    """Which frames of a video are processed. Times are in seconds.
 
-    stride: int = setting(1, "Process every N-th frame, counted from the start of the file.", min=1)
-    fps: float | None = setting(None, "Process at most this many frames per second; not with --stride.")
-    start_s: float = setting(0.0, "Start of the range to process, included.", flag="start", metavar="SECONDS")
-    end_s: float | None = setting(None, "End of the range to process, excluded.", flag="end", metavar="SECONDS")
+    Args:
+        stride: Process every N-th frame, counted from the start of the file.
+        fps: Process at most this many frames per second; not with --stride.
+        start_s: Start of the range to process, included.
+        end_s: End of the range to process, excluded.
+    """
+
+    stride: int = setting(1, min=1)
+    fps: float | None = setting(None)
+    start_s: float = setting(0.0, flag="start", metavar="SECONDS")
+    end_s: float | None = setting(None, flag="end", metavar="SECONDS")
 
     def __post_init__(self) -> None:
         """Check the ranges.

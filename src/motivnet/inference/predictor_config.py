@@ -47,52 +47,49 @@ def parse_threshold(text: str) -> float | Literal["stored"]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PredictorConfig:
-    """The options of `Predictor.load`; each field states its meaning, and the command line offers it as an option."""
+    """The options of `Predictor.load`, which the command line offers.
 
-    detector: str = setting("yunet", "yunet, yunet:MODEL.onnx, or whole: each image is the crop of one face.")
-    min_score: float = setting(0.6, "Leave out faces whose score, from 0 to 1, is lower.", min=0, max=1)
-    min_face: float = setting(0.0, "Leave out faces whose box is narrower or lower, in pixels.", min=0)
-    long_side: int = setting(
-        640, "Faces are looked for in the image reduced to this longer side, in pixels; 1280 finds smaller ones.", min=1
-    )
-    landmarks: bool = setting(False, "Add eyes, nose, mouth and the head's pose to rows, and draw them.")
-    batch_size: int = setting(
-        64, "Maximum number of faces per forward pass; a large model or little memory lowers it.", min=1
-    )
-    workers: int | None = setting(
-        None, "Threads that decode images and detect faces.", min=1, show_default="one per core, at least 2"
-    )
-    limits: ImageLimits | None = setting(None, "Sizes beyond which an image is unreadable; None: defaults.", flag=None)
-    fetch_limits: FetchLimits | None = setting(None, "Limits of fetching a URL; None: defaults.", flag=None)
-    abstain_below: Threshold = setting(
-        None,
-        "Mark faces whose highest probability is below this as abstained; stored: the model's own threshold.",
-        metavar="P|stored",
-        parse=parse_threshold,
-    )
-    backend: str = setting("auto", "onnx, torch, or auto: ONNX where the model has it and no option needs torch.")
-    precision: str = setting(
-        "fp32", "ONNX file to run: fp32, or fp16 or int8, which motivnet quantize makes.", metavar="|".join(PRECISIONS)
-    )
+    Args:
+        detector: yunet, yunet:MODEL.onnx, or whole: each image is the crop of one face.
+        min_score: Leave out faces whose score, from 0 to 1, is lower.
+        min_face: Leave out faces whose box is narrower or lower, in pixels.
+        long_side: Faces are looked for in the image reduced to this longer side, in pixels; 1280 finds smaller ones.
+        landmarks: Add eyes, nose, mouth and the head's pose to rows, and draw them.
+        batch_size: Maximum number of faces per forward pass; a large model or little memory lowers it.
+        workers: Threads that decode images and detect faces.
+        limits: Sizes beyond which an image is unreadable; None: defaults.
+        fetch_limits: Limits of fetching a URL; None: defaults.
+        abstain_below: Mark faces whose highest probability is below this as abstained; stored: the model's own
+            threshold.
+        backend: onnx, torch, or auto: ONNX where the model has it and no option needs torch.
+        precision: ONNX file to run: fp32, or fp16 or int8, which motivnet quantize makes.
+        dtype: Torch precision: fp32, bf16, fp16; auto: bf16 for Sapiens on hardware that has it.
+        compile: Compile the model with torch.compile; the first batch is slow.
+        image_size: Input size of torch models, height x width, such as 512x384.
+        geometry: How a released file's input is cropped: motivnet-pad (the default) or motivnet-stretch.
+        num_heads: Attention heads of a released file, where neither its width nor its metadata determines them.
+        threads: CPU threads of the model; torch's are those of the whole process.
+    """
+
+    detector: str = setting("yunet")
+    min_score: float = setting(0.6, min=0, max=1)
+    min_face: float = setting(0.0, min=0)
+    long_side: int = setting(640, min=1)
+    landmarks: bool = setting(False)
+    batch_size: int = setting(64, min=1)
+    workers: int | None = setting(None, min=1, show_default="one per core, at least 2")
+    limits: ImageLimits | None = setting(None, flag=None)
+    fetch_limits: FetchLimits | None = setting(None, flag=None)
+    abstain_below: Threshold = setting(None, metavar="P|stored", parse=parse_threshold)
+    backend: str = setting("auto")
+    precision: str = setting("fp32", metavar="|".join(PRECISIONS))
     device: str = setting("auto", DEVICE_HELP)
-    dtype: str = setting("auto", "Torch precision: fp32, bf16, fp16; auto: bf16 for Sapiens on hardware that has it.")
-    compile: bool = setting(False, "Compile the model with torch.compile; the first batch is slow.", flag=None)
-    image_size: tuple[int, int] | None = setting(
-        None,
-        "Input size of torch models, height x width, such as 512x384.",
-        metavar="HxW",
-        flag="size",
-        parse=parse_size,
-    )
-    geometry: str | None = setting(
-        None, "How a released file's input is cropped: motivnet-pad (the default) or motivnet-stretch."
-    )
-    num_heads: int | None = setting(
-        None, "Attention heads of a released file, where neither its width nor its metadata determines them.", min=1
-    )
-    threads: int | None = setting(
-        None, "CPU threads of the model; torch's are those of the whole process.", min=1, show_default="one per core"
-    )
+    dtype: str = setting("auto")
+    compile: bool = setting(False, flag=None)
+    image_size: tuple[int, int] | None = setting(None, metavar="HxW", flag="size", parse=parse_size)
+    geometry: str | None = setting(None)
+    num_heads: int | None = setting(None, min=1)
+    threads: int | None = setting(None, min=1, show_default="one per core")
 
     def __post_init__(self) -> None:
         """Check the options.

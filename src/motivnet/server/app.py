@@ -26,28 +26,8 @@ from motivnet.server.settings import ServerSettings
 from motivnet.server.telemetry import Telemetry
 from motivnet.version import __version__
 
-_REFUSALS = {
-    400: "The body ended too early",
-    401: "No token, or a wrong one",
-    403: "Another host or origin, or URLs where this server does not fetch images",
-    408: "The body took too long to arrive",
-    413: "Too many bytes or images",
-    415: "Not a form",
-    422: "A broken body, or no image",
-    429: "Too busy: retry after Retry-After seconds",
-    500: "The model failed",
-    501: "This server has no attention maps",
-    503: "Starting, or shutting down",
-    504: "The prediction took too long",
-}
 # Of every prediction.
 _USUAL = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
-_FORM = {
-    "type": "object",
-    "required": ["files"],
-    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}},
-}
-
 PAGE = Path(__file__).with_name("page")
 # Browsers refuse modules of another type, and what the system has for a suffix differs.
 _TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -104,7 +84,8 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    form, base64 = {"multipart/form-data": {"schema": _FORM}}, {"application/json": {"schema": _base64_schema()}}
+    form = {"multipart/form-data": {"schema": schemas.OPENAPI["form"]}}
+    base64 = {"application/json": {"schema": _base64_schema()}}
     urls = {"application/json": {"schema": schemas.UrlsRequest.model_json_schema()}}
     # Path, endpoint, its answer, its body (which it reads itself, within the limits), errors of its own, summary.
     for path, endpoint, answer, body, own, summary in (
@@ -135,7 +116,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": schemas.Refusal, "description": _REFUSALS[status]} for status in statuses}
+    meanings = schemas.OPENAPI["refusals"]
+    return {status: {"model": schemas.Refusal, "description": meanings[str(status)]} for status in statuses}
 
 
 def _base64_schema() -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """JSON of requests and answers, for OpenAPI. Answers are made by `ImageResult.to_dict`; tests compare the two."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,11 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_TEXT = 4000
 
 
-def _strict(*examples: Any) -> ConfigDict:
-    return ConfigDict(extra="forbid", json_schema_extra={"examples": list(examples)} if examples else None)
+# What OpenAPI says besides the schemas: the meaning of each refusal, the body of a form, and examples by schema.
+OPENAPI: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
 
 
-class Base64Image(BaseModel):
+def _add_examples(schema: dict[str, Any], cls: type[BaseModel]) -> None:
+    if cls.__name__ in OPENAPI["examples"]:
+        schema["examples"] = OPENAPI["examples"][cls.__name__]
+
+
+class _Strict(BaseModel):
+    """An object without other keys."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_add_examples)
+
+
+class Base64Image(_Strict):
     """An image as text.
 
     Args:
@@ -20,36 +33,28 @@ class Base64Image(BaseModel):
         name: `source` of the result.
     """
 
-    model_config = _strict({"name": "me.jpg", "data": "/9j/4AA..."})
-
     data: str
     name: str | None = Field(None, max_length=MAX_TEXT)
 
 
-class Base64Request(BaseModel):
+class Base64Request(_Strict):
     """Images as text."""
-
-    model_config = _strict({"images": [{"name": "me.jpg", "data": "/9j/4AAQ"}]})
 
     images: list[Base64Image]
 
 
-class UrlsRequest(BaseModel):
+class UrlsRequest(_Strict):
     """URLs of images, http or https, on hosts of the public internet."""
-
-    model_config = _strict({"urls": ["https://example.org/me.jpg"]})
 
     urls: list[Annotated[str, Field(max_length=MAX_TEXT)]]
 
 
-class Face(BaseModel):
+class Face(_Strict):
     """One face; its keys are columns of a table of results, its box is in pixels of the upright image.
 
     Valence and arousal are there only if the model predicts them, landmarks and pose only if the server was started
     with --landmarks.
     """
-
-    model_config = _strict()
 
     face: int
     x: float
@@ -79,7 +84,7 @@ class Face(BaseModel):
     probs: dict[str, float]
 
 
-class Attention(BaseModel):
+class Attention(_Strict):
     """Attention of the model for the emotion: a map over the rectangle `seen`, [x, y, width, height] in pixels.
 
     Args:
@@ -89,8 +94,6 @@ class Attention(BaseModel):
         columns: of the map.
         values: rows of values from 0 to 1, scaled for each map.
     """
-
-    model_config = _strict()
 
     emotion: str
     seen: tuple[float, float, float, float]
@@ -105,10 +108,8 @@ class ExplainedFace(Face):
     attention: Attention
 
 
-class Result(BaseModel):
+class Result(_Strict):
     """The result of one image."""
-
-    model_config = _strict()
 
     source: str
     status: Literal["ok", "no_face", "unreadable"]
@@ -124,30 +125,14 @@ class ExplainedResult(Result):
     faces: list[ExplainedFace]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-_BOX = {"x": 173.2, "y": 62.4, "width": 92.1, "height": 114.8}
-_EMOTION = {"emotion": "happiness", "prob": 0.95, "tiny": False, "abstained": False}
-_PROBS = {"probs": {"neutral": 0.05, "happiness": 0.95}}
-_FACE: dict[str, Any] = {"face": 0, **_BOX, "face_score": 0.93, **_EMOTION, **_PROBS}
-_MAP = {"seen": [173, 62, 92, 115], "rows": 2, "columns": 2, "values": [[0.1, 0.0], [0.7, 1.0]]}
-_MODEL = {"model": "nano", "preprocessing": "p5c1d0e"}
-_PHOTOGRAPH: dict[str, Any] = {"source": "astronaut.png", "status": "ok", "error": None, **_MODEL}
-_BROKEN = {"source": "notes.txt", "status": "unreadable", "error": "not an image", **_MODEL, "faces": []}
-
-
-class Answer(BaseModel):
+class Answer(_Strict):
     """One result per image, in the order of the request."""
-
-    model_config = _strict({"results": [_PHOTOGRAPH | {"faces": [_FACE]}, _BROKEN]})
 
     results: list[Result]
 
 
-class Explanations(BaseModel):
+class Explanations(_Strict):
     """One result, of the one image of the request."""
-
-    model_config = _strict(
-        {"results": [_PHOTOGRAPH | {"faces": [_FACE | {"attention": {"emotion": "happiness", **_MAP}}]}]}
-    )
 
     results: list[ExplainedResult]
 

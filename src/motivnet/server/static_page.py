@@ -15,10 +15,10 @@ from motivnet.config import to_json, to_plain
 from motivnet.errors import ConfigError, OutputError
 from motivnet.faces import DetectorConfig
 from motivnet.faces.yunet import MODEL_FILE
-from motivnet.storage import atomic_folder
+from motivnet.storage import ASSETS, atomic_folder
 
 PAGE = Path(__file__).with_name("page")
-RUNTIME = Path(__file__).parents[1] / "assets" / "onnxruntime-web"
+RUNTIME = ASSETS / "onnxruntime-web"
 INDEX, CONTENTS = "index.html", "contents.js"
 FILTERS = ("area", "bilinear", "bicubic")
 
@@ -44,10 +44,8 @@ def write_page(folder: str | Path, *, model: str | Path = "nano", overwrite: boo
     contents = _contents(require_head(open_bundle(model)))
     if folder.exists() and not (overwrite and (folder / "page" / CONTENTS).is_file()):
         raise OutputError(f"{folder}: exists already. Allowed: another folder; or a page, with --overwrite")
-    module, scripts = (
-        '<script type="module" src="page/app.js"></script>',
-        (PAGE / "boot.html").read_text(encoding="utf-8"),
-    )
+    module = '<script type="module" src="page/app.js"></script>'
+    scripts = (PAGE / "boot.html").read_text(encoding="utf-8")
     html = (PAGE / INDEX).read_text(encoding="utf-8").replace(module, scripts.strip())
     with atomic_folder(folder) as temporary:
         (temporary / INDEX).write_text(html, encoding="utf-8")

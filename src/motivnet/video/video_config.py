@@ -10,33 +10,23 @@ from motivnet.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FollowConfig:
-    """How faces are detected, tracked and smoothed; each field states its meaning. Times are in seconds."""
+    """How faces are detected, tracked and smoothed. Times are in seconds.
 
-    detect_every: int = setting(
-        1, "Detect faces in every N-th processed frame only; in between, boxes move evenly.", min=1
-    )
-    min_track_s: float = setting(
-        0.0,
-        "Mark the faces of tracks that are visible for less, often false ones; 0: none.",
-        flag="min-track",
-        metavar="SECONDS",
-        min=0,
-    )
-    smooth_s: float = setting(
-        0.0,
-        "Time constant of the exponential smoothing of each track's probabilities; 0: no smoothing.",
-        flag="smooth",
-        metavar="SECONDS",
-    )
-    checkpoint_every: int = setting(
-        256, "Processed frames between two checkpoints, from which --resume continues.", min=1
-    )
-    min_iou: float = setting(
-        0.3, "Boxes with a smaller intersection over union are different faces.", flag=None, min=0.01, max=1
-    )
-    max_gap_s: float = setting(
-        1.0, "Longest time for which a face may be missing and keep its track.", flag=None, min=0
-    )
+    Args:
+        detect_every: Detect faces in every N-th processed frame only; in between, boxes move evenly.
+        min_track_s: Mark the faces of tracks that are visible for less, often false ones; 0: none.
+        smooth_s: Time constant of the exponential smoothing of each track's probabilities; 0: no smoothing.
+        checkpoint_every: Processed frames between two checkpoints, from which --resume continues.
+        min_iou: Boxes with a smaller intersection over union are different faces.
+        max_gap_s: Longest time for which a face may be missing and keep its track.
+    """
+
+    detect_every: int = setting(1, min=1)
+    min_track_s: float = setting(0.0, flag="min-track", metavar="SECONDS", min=0)
+    smooth_s: float = setting(0.0, flag="smooth", metavar="SECONDS")
+    checkpoint_every: int = setting(256, min=1)
+    min_iou: float = setting(0.3, flag=None, min=0.01, max=1)
+    max_gap_s: float = setting(1.0, flag=None, min=0)
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -58,32 +48,31 @@ def _seconds(text: str) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TablesConfig:
-    """What is counted in the rows of videos, and the files it is written to; each field states its meaning."""
+    """What is counted in the rows of videos, and the files it is written to.
 
-    summary: Path | None = setting(
-        None, "Write one row per file, person and emotion: .csv, .parquet or .jsonl.", metavar="OUT.csv"
-    )
-    windows: Path | None = setting(None, "Write one row per file, person and window of time.", metavar="OUT.csv")
-    window_s: float = setting(1.0, "Length of a window: 1s.", flag="window", metavar="SECONDS", parse=_seconds)
-    responses: Path | None = setting(None, "Write one row per event, person and emotion.", metavar="OUT.csv")
-    events: Path | None = setting(
-        None, "Events, such as stimuli, for --responses: a .csv, .eaf (ELAN) or .boris file.", metavar="FILE"
-    )
-    baseline: str | None = setting(
-        None,
-        "Each person's neutral stretch, subtracted in log-odds: `estimated`, or a .csv, .eaf or .boris file.",
-        metavar="estimated|FILE",
-    )
-    names: Path | None = setting(
-        None, "Names for tracks: columns source, track, name; tracks of one name are one person.", metavar="TRACKS.csv"
-    )
-    workbook: Path | None = setting(
-        None, "Write these tables, the rows and a codebook as sheets of a workbook.", metavar="OUT.xlsx"
-    )
-    elan: Path | None = setting(
-        None, "Write annotations for ELAN, a tier per person; of several videos: a folder.", metavar="OUT.eaf"
-    )
-    boris: Path | None = setting(None, "Write a project for BORIS, an observation per file.", metavar="OUT.boris")
+    Args:
+        summary: Write one row per file, person and emotion: .csv, .parquet or .jsonl.
+        windows: Write one row per file, person and window of time.
+        window_s: Length of a window: 1s.
+        responses: Write one row per event, person and emotion.
+        events: Events, such as stimuli, for --responses: a .csv, .eaf (ELAN) or .boris file.
+        baseline: Each person's neutral stretch, subtracted in log-odds: `estimated`, or a .csv, .eaf or .boris file.
+        names: Names for tracks: columns source, track, name; tracks of one name are one person.
+        workbook: Write these tables, the rows and a codebook as sheets of a workbook.
+        elan: Write annotations for ELAN, a tier per person; of several videos: a folder.
+        boris: Write a project for BORIS, an observation per file.
+    """
+
+    summary: Path | None = setting(None, metavar="OUT.csv")
+    windows: Path | None = setting(None, metavar="OUT.csv")
+    window_s: float = setting(1.0, flag="window", metavar="SECONDS", parse=_seconds)
+    responses: Path | None = setting(None, metavar="OUT.csv")
+    events: Path | None = setting(None, metavar="FILE")
+    baseline: str | None = setting(None, metavar="estimated|FILE")
+    names: Path | None = setting(None, metavar="TRACKS.csv")
+    workbook: Path | None = setting(None, metavar="OUT.xlsx")
+    elan: Path | None = setting(None, metavar="OUT.eaf")
+    boris: Path | None = setting(None, metavar="OUT.boris")
 
     def __post_init__(self) -> None:
         """Check the options.

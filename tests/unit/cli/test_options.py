@@ -131,3 +131,48 @@ def test_the_projects_settings_are_built() -> None:
     )
     result = run(verb, *typed.split())
     assert result.exit_code == 0, result.exception
+
+
+def test_the_docstring_of_a_verb_has_the_help_of_its_options():
+    def verb(inputs: Annotated[list[str], typer.Argument()], top: int = 1, fast: bool = False) -> None:
+        """Do it.
+
+        Options:
+            inputs: What it is
+                done with: all of it.
+            top: How many.
+        """
+
+    shown = run(derive_options(verb), "--help").output
+    assert "What it is done with: all of it." in shown
+    assert "How many." in shown
+    assert "Options:" not in shown
+
+
+def test_help_for_a_parameter_that_does_not_exist_is_refused():
+    def verb(top: int = 1) -> None:
+        """Do it.
+
+        Options:
+            topp: How many.
+        """
+
+    with pytest.raises(ValueError, match="topp"):
+        derive_options(verb)
+
+
+def test_the_docstring_of_settings_has_the_help_that_their_fields_leave_out():
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Documented:
+        """Settings.
+
+        Args:
+            speed: How fast.
+            size: Of the class.
+        """
+
+        speed: int = setting(3)
+        size: int = setting(3, "Of the field.")
+
+    found = Fields().of(Documented)
+    assert [how["help"] for how in found.values()] == ["How fast.", "Of the field."]
