@@ -25,7 +25,7 @@ from motivnet.checkpoints.card import make_card
 from motivnet.checkpoints.hub import is_hub_name, locate, push, sha256_of
 from motivnet.checkpoints.released import RELEASED
 from motivnet.config import to_json
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, require, reraised, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -69,8 +69,7 @@ class Calibration:
             CheckpointError: at a number that is not positive and finite.
         """
         for name, value in (("temperature", self.temperature), ("exponent", self.exponent)):
-            if not 0 < value < math.inf:
-                raise CheckpointError(f"calibration: {name} {value} must be positive and finite")
+            require(0 < value < math.inf, f"calibration: {name} {value} must be positive and finite", CheckpointError)
 
     def probs(self, logits_BC: np.ndarray) -> np.ndarray:
         """Map logits, or logarithms of uncalibrated probabilities, (B, C), to probabilities, float64 (B, C)."""
@@ -288,8 +287,7 @@ def check_place(out: Path, *, overwrite: bool) -> None:
     """
     if not out.exists():
         return
-    if not overwrite:
-        raise OutputError(f"{out}: exists already. Allowed: another folder, or overwrite")
+    require(overwrite, f"{out}: exists already. Allowed: another folder, or overwrite", OutputError)
     if not (out / CONFIG_NAME).is_file():
         raise OutputError(f"{out}: no bundle, so it is not replaced. Allowed: another folder")
     others = sorted(file.name for file in out.iterdir() if not file.name.startswith(BUNDLE_NAMES))

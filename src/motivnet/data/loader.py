@@ -14,7 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import balanced_rows
-from motivnet.errors import DataError, ImageError
+from motivnet.errors import DataError, ImageError, require
 from motivnet.preprocess import Box, Preprocessing
 
 
@@ -174,8 +174,7 @@ class EvenBatches(Sampler[list[int]]):
             DataError: if there are fewer rows than processes.
         """
         num_batches = -(-num_rows // (batch_size * world_size)) * world_size
-        if num_rows < num_batches:
-            raise DataError(f"{num_rows} validation rows are too few for {world_size} devices")
+        require(num_rows >= num_batches, f"{num_rows} validation rows are too few for {world_size} devices", DataError)
         self._batches = np.array_split(np.arange(num_rows), num_batches)[rank::world_size]
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import to_json, to_plain
 from motivnet.data.degradations import DEGRADATIONS
 from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, require
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
@@ -232,8 +232,7 @@ def predict_manifest(
         ConfigError: if clips, or detected faces for a model that aligns them, are to be degraded.
     """
     config, labels = predictor.config, predictor.config.labels
-    if degrade and manifest.clips:
-        raise ConfigError("degrade is for images, not for clips. Allowed: without degrade")
+    require(not degrade or not manifest.clips, "degrade is for images, not for clips. Allowed: without degrade")
     if degrade and detect and config.preprocessing.align:
         raise ConfigError("degrade crops faces by their boxes, this model aligns them. Allowed: without degrade")
     manifest = manifest.restrict(labels)

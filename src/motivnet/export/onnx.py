@@ -30,7 +30,7 @@ from motivnet import config
 from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, BundleConfig, Calibration
 from motivnet.checkpoints.load import load_bundle
 from motivnet.config import to_json
-from motivnet.errors import ExportError, OutputError
+from motivnet.errors import ExportError, OutputError, require
 from motivnet.inference import backends
 from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME
 from motivnet.labels import AFFECT
@@ -75,11 +75,9 @@ def export_onnx(
         ExportError: at another dtype, or an architecture that torch cannot export.
         OutputError: if the file cannot be written.
     """
-    if dtype not in PRECISIONS:
-        raise ExportError(f"dtype {dtype}. Allowed: {', '.join(map(str, PRECISIONS))}")
+    require(dtype in PRECISIONS, f"dtype {dtype}. Allowed: {', '.join(map(str, PRECISIONS))}", ExportError)
     path = path or bundle.onnx
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: cannot be written: No such file or directory")
+    require(path.parent.is_dir(), f"{path}: cannot be written: No such file or directory", OutputError)
     with atomic_folder(path.parent, merge=True, last=path.name) as temporary:
         file = temporary / path.name
         _write(bundle, file, dtype, external_data=external_data)

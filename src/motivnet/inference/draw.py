@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motivnet.errors import OutputError
+from motivnet.errors import OutputError, require
 from motivnet.inference.rows import marked
 from motivnet.storage import write_bytes
 
@@ -251,8 +251,7 @@ def plan_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool) -> l
     for source in sources:
         extension = source.suffix if source.suffix.lower() in JPEG_EXTENSIONS else ".png"
         target = folder / _unused_name(source, extension, taken)
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target}: exists already; --overwrite replaces it")
+        require(not target.exists() or overwrite, f"{target}: exists already; --overwrite replaces it", OutputError)
         targets.append(target)
     originals = {source.resolve() for source in sources}
     for target in targets:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from motivnet.config import bounded, check_bounds
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.models.backbone import Backbone
 
 # Added to the variance of a patch, against division by zero.
@@ -251,8 +251,7 @@ def sincos_positions(dim: int, grid: tuple[int, int], *, num_prefix_tokens: int 
     Raises:
         ConfigError: if the width is not divisible by 4.
     """
-    if dim < 4 or dim % 4:
-        raise ConfigError(f"mae: width {dim} must be divisible by 4, as positions need")
+    require(dim >= 4 and not dim % 4, f"mae: width {dim} must be divisible by 4, as positions need")
     frequencies = TEMPERATURE ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid)
     row_N, column_N = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))

@@ -21,7 +21,7 @@ from motivnet.config import Settings, bounded, from_plain
 from motivnet.data.loader import Batch
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.models.motivnet import MotivNet
 from motivnet.storage import atomic_file
 from motivnet.training import init_weights
@@ -31,7 +31,7 @@ from motivnet.training.data_module import Rows, Splits, choose_rows
 from motivnet.training.fit import Job, prepare_model, run, write_classifier
 from motivnet.training.losses import soft_cross_entropy
 from motivnet.training.module import Classifier
-from motivnet.training.settings import Place, Recipe, SplitConfig, require
+from motivnet.training.settings import Place, Recipe, SplitConfig
 
 TARGET_FOLDER = "target"
 # Slope of the alignment's weight, as in DANN.

@@ -19,7 +19,7 @@ from motivnet.checkpoints.formats import below, identify, is_of_bundle, is_relea
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
 from motivnet.checkpoints.released import HUB_PREFIX, parse_hub_name
 from motivnet.checkpoints.timm_weights import read_timm
-from motivnet.errors import CheckpointError, reraised
+from motivnet.errors import CheckpointError, require, reraised
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import FRAME_EMBED, MotivNet, affect_names, build_model
 from motivnet.models.transformers_encoder import convert_transformers
@@ -164,8 +164,7 @@ def _find(recipe: Recipe, init: Path | None) -> Weights | None:
             f"{weights.where}: only an encoder, but a whole model is needed. Allowed: --set backbone.weights={init}"
         )
     found = _differences(weights.model, recipe.model, whole=init is not None)
-    if found:
-        raise CheckpointError(f"{weights.where}: not the weights of this model: {'; '.join(found)}")
+    require(not found, f"{weights.where}: not the weights of this model: {'; '.join(found)}", CheckpointError)
     tensors = fit_encoder(weights.tensors, weights.model, recipe.model, prefix=BACKBONE)
     if (weights.model.in_chans, recipe.model.in_chans) == (3, 1):
         for stem in _colour_stems(tensors):

@@ -32,7 +32,7 @@ import numpy as np
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import require_folder
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.image_files import IMAGE_SUFFIXES
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
@@ -166,6 +166,5 @@ def _value(file: str) -> str:
             array = np.lib.format.read_array(stream, allow_pickle=False).astype(str)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from None
-    if array.size != 1:
-        raise DataError(f"{file}: {array.size} values. Allowed: one")
+    require(array.size == 1, f"{file}: {array.size} values. Allowed: one", DataError)
     return str(array.item()).strip()
