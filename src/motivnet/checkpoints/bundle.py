@@ -234,12 +234,11 @@ def open_bundle(model: str | Path) -> Bundle:
     elif not path.exists():
         raise CheckpointError(f"{unknown_name('model', str(model), embedded_models())}, or the folder of a bundle")
     file = path / CONFIG_NAME
-    try:
-        data = read_json(file)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    with reraised(CheckpointError, f"{file}: cannot be read", OSError, ValueError):
+        try:
+            data = read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
         # Checked first, because another format has other settings.
         raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from motivnet.checkpoints.keymaps import FACERES
 from motivnet.checkpoints.timm_weights import renormalised
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, reraised
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
 from motivnet.storage import read_json
@@ -44,10 +44,8 @@ def read_faceres(path: Path, preprocessing: Preprocessing) -> dict[str, Tensor]:
         CheckpointError: if a file is missing or damaged, or is another model.
     """
     found, tensors = _read_tensors(path), {}
-    try:
+    with reraised(CheckpointError, path, CheckpointError):
         named, _ = FACERES.apply(found)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
     for name, values in named.items():
         if values.ndim == 4:  # height, width, in, out; of depthwise kernels height, width, channels, 1
             values = values.permute(2, 3, 0, 1) if "conv_dw" in name else values.permute(3, 2, 0, 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from motivnet.checkpoints.files import WeightsFile, unwrapped
 from motivnet.checkpoints.keymaps import TORCHVISION_VIT
 from motivnet.checkpoints.load import check_names
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, reraised
 from motivnet.models.backbone import filter_weights, shift_of
 from motivnet.preprocess import Preprocessing
 
@@ -105,10 +105,8 @@ def _timm_names(file: WeightsFile, net: Any, name: str) -> dict[str, Tensor]:
     """Return the tensors under the names of timm's model."""
     own, named = net.state_dict(), file.tensors
     if VIT_MARK in named:
-        try:
+        with reraised(CheckpointError, file.path, CheckpointError):
             named, _ = TORCHVISION_VIT.apply(named)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file.path}: {error}") from None
     tensors = _without_classifier(filter_weights(named, net, name), net, own)
     if tensors.keys() != own.keys() and file.container == "pickle":  # safetensors has another order
         tensors = _by_order(named, own) or tensors

@@ -278,10 +278,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    metadata = {
-        LABELS_KEY: "\n".join(manifest.labels).encode(),
-        DROPPED_KEY: to_json(dict(manifest.dropped)).encode(),
-    }
+    metadata = {LABELS_KEY: "\n".join(manifest.labels).encode(), DROPPED_KEY: to_json(dict(manifest.dropped)).encode()}
     with atomic_path(path) as temporary:
         pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
 

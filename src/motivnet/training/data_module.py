@@ -58,12 +58,7 @@ class FaceData(lightning.LightningDataModule):
     """The loaders of a run, made once the process knows its rank."""
 
     def __init__(
-        self,
-        recipe: Any,
-        splits: Splits,
-        *,
-        sampler: Sampler[int] | None = None,
-        select_batch_size: int | None = None,
+        self, recipe: Any, splits: Splits, *, sampler: Sampler[int] | None = None, select_batch_size: int | None = None
     ) -> None:
         """Set rows and batches.
 

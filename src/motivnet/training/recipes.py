@@ -139,12 +139,7 @@ def motivnet(name: str) -> Recipe:
         augment=NO_CHANGE,
         loss=LossConfig(label_smoothing=0.0),
         optimizer=OptimizerConfig(
-            backbone_lr=1e-7,
-            head_lr=1e-5,
-            weight_decay=0.01,
-            schedule="warm-restarts",
-            warmup=0.0,
-            restart_epochs=10.0,
+            backbone_lr=1e-7, head_lr=1e-5, weight_decay=0.01, schedule="warm-restarts", warmup=0.0, restart_epochs=10.0
         ),
         run=RunConfig(epochs=10, batch_size=2, num_workers=4, **LARGE_RUN),
         backbone=BackboneConfig(weights=MOTIVNET_WEIGHTS[name], recompute=True),
