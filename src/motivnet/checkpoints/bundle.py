@@ -24,7 +24,6 @@ from motivnet import config
 from motivnet.checkpoints.card import make_card
 from motivnet.checkpoints.hub import is_hub_name, locate, push, sha256_of
 from motivnet.checkpoints.released import RELEASED
-from motivnet.config import to_json
 from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, require, reraised, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
@@ -326,7 +325,7 @@ def _digest(bundle: Bundle, precision: str) -> str:
         for name in ADDED:
             if not owner.get(name):
                 owner.pop(name, None)
-    digest = hashlib.sha256(to_json(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(config.to_json(settings, sort_keys=True).encode())
     # ONNX models over 2 GB keep their tensors in a file beside them.
     files = [bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights]
     for file in files if precision == "fp32" else [bundle.onnx_file(precision)]:

@@ -86,7 +86,19 @@ class FaceDataset(Dataset[Batch]):
         return face
 
 
-class BalancedSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
+    """Gives the rows of an epoch, which `set_epoch` of a subclass draws."""
+
+    _rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows.tolist())
+
+
+class BalancedSampler(EpochSampler):
     """Draws rows for each epoch, every class equally often, by seed and epoch only, so that runs can be resumed."""
 
     def __init__(self, manifest: Manifest, seed: int) -> None:
@@ -105,12 +117,6 @@ class BalancedSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Draw the rows of an epoch; Lightning calls this before each."""
         self._rows = balanced_rows(self._targets, self._labels, seed=self._seed, epoch=epoch)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows.tolist())
 
 
 class StepBatches(Sampler[list[int]]):

@@ -279,8 +279,13 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         OutputError: if it cannot be written.
     """
     metadata = {LABELS_KEY: "\n".join(manifest.labels).encode(), DROPPED_KEY: to_json(dict(manifest.dropped)).encode()}
+    write_table(manifest.table.replace_schema_metadata(metadata), path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as Parquet, atomically; OutputError if it cannot be written."""
     with atomic_path(path) as temporary:
-        pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
+        pq.write_table(table, temporary)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from motivnet import config
 from motivnet.checkpoints.released import RELEASED
-from motivnet.config import to_json
 from motivnet.errors import ConfigError, require, unknown_name
 from motivnet.labels import LabelSet
 from motivnet.training.recipes import recipe
@@ -211,4 +210,4 @@ GRIDS: dict[str, Callable[..., Grid]] = {each.__name__: each for each in (head, 
 
 
 def _start(weights: str | Path) -> str:
-    return f"backbone.weights={to_json(str(weights))}"
+    return f"backbone.weights={config.to_json(str(weights))}"

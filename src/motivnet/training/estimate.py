@@ -20,7 +20,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from motivnet import config
-from motivnet.config import to_json
 from motivnet.errors import require
 from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.cost import PeakMemory, count_flops, num_parameters, weight_bytes
@@ -285,8 +284,8 @@ def dry_run_text(found: dict[str, Any]) -> str:
     what, changed = found["estimate"], found["changed"]
     lines = [f"{'setting':30}{'value':26}in the recipe"]
     for name, value in config.flatten(found["recipe"]).items():
-        before = to_json(changed[name]) if name in changed else ""
-        lines.append(f"{name:30}{to_json(value):26}{before}".rstrip())
+        before = config.to_json(changed[name]) if name in changed else ""
+        lines.append(f"{name:30}{config.to_json(value):26}{before}".rstrip())
     numbers = {"parameters": what["parameters"], "trained parameters": what["trained_parameters"]}
     numbers |= {f"  {name}": number for name, number in what["groups"].items()}
     numbers |= {"tokens per image": what["tokens"], "images per optimizer step": what["images_per_step"]}

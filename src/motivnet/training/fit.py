@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import lightning
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Sampler
 
@@ -19,12 +18,12 @@ from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
 from motivnet.checkpoints.load import built_without_memory, load_strict
 from motivnet.data.loader import BalancedSampler, FaceDataset
-from motivnet.data.manifest import Manifest
+from motivnet.data.manifest import Manifest, write_table
 from motivnet.data.sources.named import read_source
 from motivnet.errors import CheckpointError, ConfigError
 from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.storage import LOCK_NAME, atomic_path, explained, locked, remove_leftovers, stored_json
+from motivnet.storage import LOCK_NAME, explained, locked, remove_leftovers, stored_json
 from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.data_module import FaceData, Rows, Splits, announce, choose_rows
@@ -258,8 +257,7 @@ def run(
             }
             facts = run_dir.begin(recipe, out, facts, resume=checkpoint is not None)
             if job.sampled is not None:
-                with atomic_path(out / SAMPLED_NAME) as temporary:
-                    pq.write_table(job.sampled.table.select(["row", "path", "label", "split"]), temporary)
+                write_table(job.sampled.table.select(["row", "path", "label", "split"]), out / SAMPLED_NAME)
             announce(f"training data: {said(job.rows.report)}")
             if recipe.run.cache:
                 announce("the first epoch is slower than the others: it decodes the faces, and keeps them in memory")
