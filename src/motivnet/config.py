@@ -15,7 +15,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from motivnet.errors import ConfigError, OutputError, reraised, unknown_name
+from motivnet.errors import ConfigError, OutputError, require, reraised, unknown_name
 
 T = TypeVar("T")
 MAX_NESTING = 100
@@ -127,8 +127,7 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
         for name, field in fields.items()
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
-    if missing:
-        raise ConfigError(f"{where or cls.__name__}: missing {', '.join(missing)}")
+    require(not missing, f"{where or cls.__name__}: missing {', '.join(missing)}")
     return cls(**values)
 
 
@@ -172,8 +171,7 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
         raise ConfigError(f"{where}: expected a list, found {value!r}")
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if len(value) != len(args):
-        raise ConfigError(f"{where}: expected {len(args)} values, found {len(value)}")
+    require(len(value) == len(args), f"{where}: expected {len(args)} values, found {len(value)}")
     return tuple(_convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
 
 

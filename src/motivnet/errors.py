@@ -81,6 +81,18 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{hint} Allowed: {', '.join(choices)}"
 
 
+def require(condition: object, message: str, error: type[MotivNetError] = ConfigError) -> None:
+    """Raise an error of ours unless a condition holds.
+
+    Args:
+        condition: what must hold.
+        message: of the error; it is made in either case, so it must be cheap and may not depend on the failure.
+        error: to raise.
+    """
+    if not condition:
+        raise error(message)
+
+
 @contextlib.contextmanager
 def needs_extra(package: str, extra: str) -> Iterator[None]:
     """Turn a failed import inside `with` into a MissingExtraError that names the extra."""

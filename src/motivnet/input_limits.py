@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from motivnet.errors import ConfigError
+from motivnet.errors import require
 
 # A small file can hold any number of these, and each makes the decoder go through the whole image: scans of a
 # progressive JPEG (photographs have about ten), and scans times pixels.
@@ -49,9 +49,6 @@ class FetchLimits:
         Raises:
             ConfigError: if a value is out of range.
         """
-        if self.max_bytes < 1:
-            raise ConfigError(f"max_bytes {self.max_bytes}: must be at least 1")
-        if not 0 < self.timeout_s < math.inf:
-            raise ConfigError(f"timeout_s {self.timeout_s}: must be positive and finite")
-        if self.max_redirects < 0:
-            raise ConfigError(f"max_redirects {self.max_redirects}: must be 0 or more")
+        require(self.max_bytes >= 1, f"max_bytes {self.max_bytes}: must be at least 1")
+        require(0 < self.timeout_s < math.inf, f"timeout_s {self.timeout_s}: must be positive and finite")
+        require(self.max_redirects >= 0, f"max_redirects {self.max_redirects}: must be 0 or more")

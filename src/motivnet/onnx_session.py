@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, ConfigError, reraised
+from motivnet.errors import CheckpointError, ConfigError, require, reraised
 from motivnet.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def check_weights(path: Path) -> None:
         for graph in _fields(_mapped(path), MAX_PARTS)[7]:
             for tensor in _fields(graph, MAX_PARTS)[5]:
                 values = _floats(_fields(tensor, MAX_FIELDS), path.parent)
-                if not np.isfinite(values).all():
-                    raise CheckpointError(f"{path}: damaged: a weight is NaN or infinite")
+                require(np.isfinite(values).all(), f"{path}: damaged: a weight is NaN or infinite", CheckpointError)
 
 
 def _floats(tensor: Message, folder: Path) -> np.ndarray:

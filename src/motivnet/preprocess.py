@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from motivnet import config
-from motivnet.errors import ConfigError, ImageError
+from motivnet.errors import ImageError, require
 
 Geometry = Literal["stretch", "pad", "square"]
 Channels = Literal["rgb", "grey"]
@@ -112,8 +112,7 @@ class Preprocessing:
         """
         for name, choices in (("geometry", Geometry), ("channels", Channels), ("filter", Filter)):
             value, allowed = getattr(self, name), get_args(choices)
-            if value not in allowed:
-                raise ConfigError(f"preprocessing: {name} {value!r}. Allowed: {', '.join(allowed)}")
+            require(value in allowed, f"preprocessing: {name} {value!r}. Allowed: {', '.join(allowed)}")
         height, width = self.size
         lengths = {len(self.mean), len(self.std)}
         checks = {
@@ -127,8 +126,7 @@ class Preprocessing:
             f"fill {self.fill} must be from 0 to 255, or None": self.fill is None or 0 <= self.fill <= 255,
         }
         for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(f"preprocessing: {rule}")
+            require(holds, f"preprocessing: {rule}")
 
     @property
     def num_channels(self) -> int:
@@ -187,8 +185,7 @@ class Preprocessing:
         Raises:
             ConfigError: with `align`, as an aligned face comes from no upright rectangle.
         """
-        if self.align:
-            raise ConfigError("aligned faces cannot be mapped back to their image. Allowed: a model without align")
+        require(not self.align, "aligned faces cannot be mapped back to their image. Allowed: a model without align")
         return self._placement(image_size, box)
 
     def _placement(self, image_size: tuple[int, int], box: Box | None) -> tuple[Box, Box]:

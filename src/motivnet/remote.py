@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
-from motivnet.errors import ImageError
+from motivnet.errors import ImageError, require
 from motivnet.input_limits import FetchLimits
 
 SCHEMES = {"http": 80, "https": 443}
@@ -75,8 +75,7 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
     seen: set[str] = set()
     while True:
         target = _parse(url)
-        if url in seen:
-            raise ImageError(f"cannot be fetched: {target.host} redirects in a loop")
+        require(url not in seen, f"cannot be fetched: {target.host} redirects in a loop", ImageError)
         seen.add(url)
         with _explained(target, limits), contextlib.closing(_Connection(target, limits, end_s)) as connection:
             connection.request("GET", target.path, headers={"Accept-Encoding": "identity", "User-Agent": "motivnet"})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from motivnet.config import parse_json, to_json
-from motivnet.errors import ConfigError, MotivNetError, OutputError
+from motivnet.errors import ConfigError, MotivNetError, OutputError, reraised
 
 # From the standard library on both systems, so that the core install needs no filelock; the system releases the lock
 # when the process ends, however it ends.
@@ -63,7 +63,7 @@ def atomic_path(path: Path, *, parents: bool = False, also: Errors = (), advice:
         OutputError: if it cannot be written.
     """
     temporary = path.with_name(temporary_name(path.name))
-    with _explained(path, also, advice):
+    with explained(path, also=also, advice=advice):
         try:
             if parents:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def atomic_folder(
     place = path.resolve()
     # Inside an existing folder, which may be a mount of its own; else beside it, to be renamed.
     temporary = (place if merge and place.is_dir() else place.parent) / temporary_name(place.name)
-    with _explained(path, also, advice):
+    with explained(path, also=also, advice=advice):
         try:
             temporary.mkdir(parents=True)
             yield temporary
@@ -216,12 +216,11 @@ def end_on_sigterm() -> Iterator[None]:
 
 def stored_json(file: Path, error: type[MotivNetError] = ConfigError) -> Any:
     """Return what a file of a run states as JSON; None if there is none. Raises `error` if it cannot be read."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as reason:
-        raise error(f"{file}: cannot be read: {reason}") from None
+    with reraised(error, f"{file}: cannot be read", OSError, ValueError):
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
 
 
 def differences(then: Any, now: Any, where: str = "") -> list[str]:
@@ -267,32 +266,37 @@ def locked(file: Path, where: object) -> Iterator[None]:
         LockedError: if another process holds it.
         OutputError: if the file system has no locks, or the file cannot be written.
     """
-    try:
+    with explained(where, "cannot be locked"):
         opened = file.open("ab")
-    except OSError as error:
-        raise OutputError(f"{where}: cannot be locked: {error.strerror}") from None
     with opened:
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise LockedError(f"{where}: another process is working on it") from None
-        except OSError as error:
-            raise OutputError(f"{where}: cannot be locked: {error.strerror}") from None
+        with explained(where, "cannot be locked"):
+            try:
+                if sys.platform == "win32":
+                    msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
+                else:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise LockedError(f"{where}: another process is working on it") from None
         yield
 
 
 @contextlib.contextmanager
-def _explained(path: Path, also: Errors, advice: str) -> Iterator[None]:
+def explained(where: object, what: str = "cannot be written", *, also: Errors = (), advice: str = "") -> Iterator[None]:
+    """Turn an OSError inside `with` into an OutputError that names where it was, and the system's reason.
+
+    Args:
+        where: such as a file.
+        what: cannot be done.
+        also: as for `atomic_path`.
+        advice: as for `atomic_path`.
+    """
     try:
         yield
     except BrokenPipeError:  # of the standard output, not of a file
         raise
     except (OSError, *also) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise OutputError(f"{path}: cannot be written: {reason}{advice}") from None
+        raise OutputError(f"{where}: {what}: {reason}{advice}") from None
 
 
 def _publish(temporary: Path, path: Path) -> None:

@@ -24,8 +24,7 @@ from motivnet import config
 from motivnet.checkpoints.card import make_card
 from motivnet.checkpoints.hub import is_hub_name, locate, push, sha256_of
 from motivnet.checkpoints.released import RELEASED
-from motivnet.config import to_json
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, require, reraised, unknown_name
 from motivnet.labels import EMOTIONS, LabelSet
 from motivnet.models.config import PRECISIONS, ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -69,8 +68,7 @@ class Calibration:
             CheckpointError: at a number that is not positive and finite.
         """
         for name, value in (("temperature", self.temperature), ("exponent", self.exponent)):
-            if not 0 < value < math.inf:
-                raise CheckpointError(f"calibration: {name} {value} must be positive and finite")
+            require(0 < value < math.inf, f"calibration: {name} {value} must be positive and finite", CheckpointError)
 
     def probs(self, logits_BC: np.ndarray) -> np.ndarray:
         """Map logits, or logarithms of uncalibrated probabilities, (B, C), to probabilities, float64 (B, C)."""
@@ -235,12 +233,11 @@ def open_bundle(model: str | Path) -> Bundle:
     elif not path.exists():
         raise CheckpointError(f"{unknown_name('model', str(model), embedded_models())}, or the folder of a bundle")
     file = path / CONFIG_NAME
-    try:
-        data = read_json(file)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    with reraised(CheckpointError, f"{file}: cannot be read", OSError, ValueError):
+        try:
+            data = read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(f"{path}: no bundle, which is a folder with a {CONFIG_NAME}") from None
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
         # Checked first, because another format has other settings.
         raise CheckpointError(f"{file}: bundle format {data['format']!r}. Allowed: {FORMAT}")
@@ -288,8 +285,7 @@ def check_place(out: Path, *, overwrite: bool) -> None:
     """
     if not out.exists():
         return
-    if not overwrite:
-        raise OutputError(f"{out}: exists already. Allowed: another folder, or overwrite")
+    require(overwrite, f"{out}: exists already. Allowed: another folder, or overwrite", OutputError)
     if not (out / CONFIG_NAME).is_file():
         raise OutputError(f"{out}: no bundle, so it is not replaced. Allowed: another folder")
     others = sorted(file.name for file in out.iterdir() if not file.name.startswith(BUNDLE_NAMES))
@@ -329,7 +325,7 @@ def _digest(bundle: Bundle, precision: str) -> str:
         for name in ADDED:
             if not owner.get(name):
                 owner.pop(name, None)
-    digest = hashlib.sha256(to_json(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(config.to_json(settings, sort_keys=True).encode())
     # ONNX models over 2 GB keep their tensors in a file beside them.
     files = [bundle.onnx, bundle.path / f"{ONNX_NAME}.data", bundle.weights]
     for file in files if precision == "fp32" else [bundle.onnx_file(precision)]:

@@ -6,19 +6,15 @@ from typing import Any
 
 from motivnet.checkpoints.bundle import CONFIG_NAME
 from motivnet.checkpoints.files import WeightsFile, open_weights
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, reraised
 from motivnet.models.backbone import timm_name
 from motivnet.models.transformers_encoder import read_settings
 from motivnet.storage import read_json
 
 # The first that a folder has; large models are in several files.
 WEIGHTS = (
-    "model.safetensors",
-    "model-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*.bin",
-    "*.safetensors",
-    "*.pth",
+    *("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"),
+    *("*.safetensors", "*.pth"),
 )
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
@@ -56,7 +52,7 @@ def read_encoder_folder(path: Path) -> EncoderFolder | None:
         CheckpointError: if a file is damaged, or the encoder is of another kind than those supported.
     """
     data = _read(path / CONFIG_NAME)
-    try:
+    with reraised(CheckpointError, path / CONFIG_NAME, KeyError, TypeError, ValueError):
         if "model_type" in data:
             found = [images for name in PREPROCESSORS if "image_mean" in (images := _read(path / name))]
             values = _normalisation(found[0], "image_mean", "image_std") if found else None
@@ -65,18 +61,15 @@ def read_encoder_folder(path: Path) -> EncoderFolder | None:
             own = data.get("pretrained_cfg") or {}
             values = _normalisation(own, "mean", "std") if "mean" in own else None
             return EncoderFolder(path, f"timm:{timm_name(data['architecture'], own.get('tag'))}", None, values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / CONFIG_NAME}: {error}") from None
     return None
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        data = read_json(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    with reraised(CheckpointError, f"{file}: cannot be read", OSError, ValueError):
+        try:
+            data = read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
     return data if isinstance(data, dict) else {}
 
 

@@ -31,7 +31,7 @@ from motivnet.checkpoints.bundle import open_bundle
 from motivnet.checkpoints.hub import VerifyReport, cached, is_hub_name, verify, weight_files
 from motivnet.checkpoints.pickles import MAX_OPCODES, Inert, StoredTensor, Unpickler, names_in_pickle, read_member
 from motivnet.checkpoints.torchscript import module_tensors
-from motivnet.errors import CheckpointError
+from motivnet.errors import CheckpointError, require
 from motivnet.onnx_session import check_weights
 
 _log = logging.getLogger(__name__)
@@ -153,8 +153,7 @@ def verify_weights(name: str, *, cache: Path | None = None) -> Iterator[tuple[Ve
     if place.is_dir():
         open_bundle(place)
     files = weight_files(place)
-    if not files:
-        raise CheckpointError(f"{place}: a folder without weights")
+    require(files, f"{place}: a folder without weights", CheckpointError)
     for path in files:
         report = verify(path if place.is_dir() else name, cache=cache)
         if report.status == "damaged":

@@ -17,7 +17,7 @@ from torch import Tensor
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.checkpoints.files import WeightsFile, open_weights, unwrapped
 from motivnet.checkpoints.keymaps import ML_DECODER_UPSTREAM, MOTIVNET_RELEASED, SAPIENS, SAPIENS2
-from motivnet.errors import CheckpointError, ConfigError, reraised, unknown_name
+from motivnet.errors import CheckpointError, ConfigError, require, reraised, unknown_name
 from motivnet.labels import EMOTIONS
 from motivnet.models.config import HeadConfig, ModelConfig, VitConfig
 from motivnet.preprocess import PREPROCESSINGS
@@ -187,8 +187,7 @@ def released_config(
         CheckpointError: if the geometry is unknown, or its number of classes is not that of our labels.
     """
     allowed = [allowed for allowed in PREPROCESSINGS if allowed.startswith("motivnet-")]
-    if geometry not in allowed:
-        raise CheckpointError(unknown_name("geometry", geometry, allowed))
+    require(geometry in allowed, unknown_name("geometry", geometry, allowed), CheckpointError)
     config = contents.model_config(image_size)
     if config.num_classes != len(EMOTIONS):
         raise CheckpointError(
@@ -326,8 +325,7 @@ def _depth(encoder: Mapping[str, Tensor]) -> int:
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"incomplete: there is no tensor for {name!r}")
+    require(name in tensors, f"incomplete: there is no tensor for {name!r}", CheckpointError)
     shape = tuple(tensors[name].shape)
     if len(shape) != ndim or not all(shape):
         raise CheckpointError(f"{name}: found shape {shape}, expected {ndim} dimensions")
@@ -348,5 +346,4 @@ def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.nbytes > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{name}: found shape {tuple(tensor.shape)}, more values than the file holds")
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{name}: found {tensor.dtype}. Allowed: floating point")
+        require(tensor.is_floating_point(), f"{name}: found {tensor.dtype}. Allowed: floating point", CheckpointError)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from motivnet.checkpoints.released import HUB_PREFIX, RELEASED, Licence, Released, parse_hub_name, released
 from motivnet.config import to_json
-from motivnet.errors import CheckpointError, needs_extra, reraised
+from motivnet.errors import CheckpointError, needs_extra, require, reraised
 from motivnet.version import __version__
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def fetch(name: str, *, mirror: str | None = None, cache: Path | None = None) ->
 
 def push(repo: str, contents: Mapping[str, Path | bytes], *, private: bool) -> str:
     """Upload files, by name, to a repository of the hub in one commit, and return its address; CheckpointError."""
-    if is_offline():
-        raise CheckpointError(f"{repo}: {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network")
+    require(not is_offline(), f"{repo}: {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network", CheckpointError)
     with _hub_api(repo, None) as api:
         from huggingface_hub import CommitOperationAdd
 
@@ -150,8 +149,7 @@ def verify(name: str | Path, *, cache: Path | None = None) -> VerifyReport:
         if found is None:
             raise CheckpointError(f"{name}: not fetched yet" if entry.repo else _not_on_a_hub(entry))
         path = found
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    require(path.is_file(), f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}", CheckpointError)
     blob = path.resolve().name  # the hub's cache names large files by their checksum
     expected = expected or (blob if _SHA256.fullmatch(blob) else None)
     with reraised(CheckpointError, f"{path}: cannot be read", OSError):

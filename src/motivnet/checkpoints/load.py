@@ -20,7 +20,7 @@ from motivnet.checkpoints import formats
 from motivnet.checkpoints.bundle import Bundle, check_place, find_weights, open_bundle, require_head, write_config
 from motivnet.checkpoints.files import open_weights, release, unwrapped
 from motivnet.checkpoints.formats import Contents, Size, identify, is_of_bundle
-from motivnet.errors import CheckpointError, ConfigError, reraised
+from motivnet.errors import CheckpointError, ConfigError, require, reraised
 from motivnet.models.backbone import UNFIT, Backbone, resize_positions
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import MotivNet, build_backbone, build_head, build_model
@@ -130,8 +130,7 @@ def load_backbone(
     own = contents.model_config()
     assert own.vit
     keep = own.vit.class_token and (tuple(image_size) == own.image_size if class_token is None else class_token)
-    if class_token and not keep:
-        raise CheckpointError(f"{path}: format {contents.format} has no class token to keep")
+    require(not class_token or keep, f"{path}: format {contents.format} has no class token to keep", CheckpointError)
     config = contents.model_config(image_size)
     if own.backbone == "sapiens":
         vit = dataclasses.replace(own.vit, class_token=keep, patch_padding=0 if keep else 2)

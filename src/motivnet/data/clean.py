@@ -11,7 +11,7 @@ import numpy as np
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import fold_of
-from motivnet.errors import DataError, ImageError
+from motivnet.errors import DataError, ImageError, require
 from motivnet.frames.clips import Clip
 from motivnet.images import decode_image, is_blank
 
@@ -179,7 +179,6 @@ def leave_out_repeated(manifest: Manifest, split: str, train_split: str) -> Mani
     """
     part = manifest.split(split)
     repeated = repeated_rows(part, manifest.split(train_split))
-    if repeated.all():
-        raise DataError(f"every image of {split} also occurs in {train_split}")
+    require(not repeated.all(), f"every image of {split} also occurs in {train_split}", DataError)
     counted = {f"pixels that occur in {train_split}": int(repeated.sum())} if repeated.any() else {}
     return dataclasses.replace(part.select(~repeated), dropped={**part.dropped, **counted})

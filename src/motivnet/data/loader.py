@@ -14,7 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import balanced_rows
-from motivnet.errors import DataError, ImageError
+from motivnet.errors import DataError, ImageError, require, reraised
 from motivnet.preprocess import Box, Preprocessing
 
 
@@ -77,18 +77,28 @@ class FaceDataset(Dataset[Batch]):
         if self._faces is not None and self._known[row]:
             return self._faces[row]
         box = self.manifest.table["box"][row].as_py()
-        try:
+        with reraised(DataError, self.manifest.where(row), ImageError):
             images = self.manifest.read(row, self.num_frames)
             faces = [self.preprocessing.face(image, box and Box(*box).inside(image.shape)) for image in images]
             face = np.stack(faces * (self.num_frames // len(faces)))
-        except ImageError as error:
-            raise DataError(f"{self.manifest.where(row)}: {error}") from None
         if self._faces is not None:
             self._faces[row], self._known[row] = face, True
         return face
 
 
-class BalancedSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
+    """Gives the rows of an epoch, which `set_epoch` of a subclass draws."""
+
+    _rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows.tolist())
+
+
+class BalancedSampler(EpochSampler):
     """Draws rows for each epoch, every class equally often, by seed and epoch only, so that runs can be resumed."""
 
     def __init__(self, manifest: Manifest, seed: int) -> None:
@@ -107,12 +117,6 @@ class BalancedSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Draw the rows of an epoch; Lightning calls this before each."""
         self._rows = balanced_rows(self._targets, self._labels, seed=self._seed, epoch=epoch)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows.tolist())
 
 
 class StepBatches(Sampler[list[int]]):
@@ -174,8 +178,7 @@ class EvenBatches(Sampler[list[int]]):
             DataError: if there are fewer rows than processes.
         """
         num_batches = -(-num_rows // (batch_size * world_size)) * world_size
-        if num_rows < num_batches:
-            raise DataError(f"{num_rows} validation rows are too few for {world_size} devices")
+        require(num_rows >= num_batches, f"{num_rows} validation rows are too few for {world_size} devices", DataError)
         self._batches = np.array_split(np.arange(num_rows), num_batches)[rank::world_size]
 
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motivnet.config import parse_json, to_json
-from motivnet.errors import DataError, reraised
+from motivnet.errors import DataError, require, reraised
 from motivnet.frames.clips import Clip
 from motivnet.images import decode_image
 from motivnet.input_limits import ImageLimits
@@ -239,8 +239,7 @@ def make_manifest(
             or folds share a person.
     """
     unknown = columns.keys() - set(SCHEMA.names)
-    if unknown:
-        raise DataError(f"unknown columns {sorted(unknown)}. Allowed: {', '.join(SCHEMA.names)}")
+    require(not unknown, f"unknown columns {sorted(unknown)}. Allowed: {', '.join(SCHEMA.names)}", DataError)
     length = len(columns["label"])
     empty = [None] * length
     arrays = {name: columns.get(name, range(length) if name == "row" else empty) for name in SCHEMA.names}
@@ -279,12 +278,14 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    metadata = {
-        LABELS_KEY: "\n".join(manifest.labels).encode(),
-        DROPPED_KEY: to_json(dict(manifest.dropped)).encode(),
-    }
+    metadata = {LABELS_KEY: "\n".join(manifest.labels).encode(), DROPPED_KEY: to_json(dict(manifest.dropped)).encode()}
+    write_table(manifest.table.replace_schema_metadata(metadata), path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as Parquet, atomically; OutputError if it cannot be written."""
     with atomic_path(path) as temporary:
-        pq.write_table(manifest.table.replace_schema_metadata(metadata), temporary)
+        pq.write_table(table, temporary)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -321,6 +322,5 @@ def read_table(path: Path, columns: Iterable[str]) -> pa.Table:
         table = pq.read_table(path)
         table.validate(full=True)  # of text, that it is UTF-8
     missing = sorted(set(columns) - set(table.schema.names))
-    if missing:
-        raise DataError(f"{path}: columns {missing} are missing")
+    require(not missing, f"{path}: columns {missing} are missing", DataError)
     return table

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, reraised
 from motivnet.evaluation import timeline
 from motivnet.evaluation.evaluation_config import AgreementConfig
 from motivnet.evaluation.resampling import Interval, bootstrap
@@ -43,10 +43,7 @@ SCORES = {
     "icc_consistency": "ICC(C,1)",
     "icc_agreement": "ICC(A,1)",
 }
-NOTES = (
-    *PROSE["agreement"]["reading"],
-    f"Intervals hold 95 % of 1,000 resamples of whole stretches of {BLOCK_S:g} s.",
-)
+NOTES = (*PROSE["agreement"]["reading"], f"Intervals hold 95 % of 1,000 resamples of whole stretches of {BLOCK_S:g} s.")
 
 
 def agree(
@@ -130,10 +127,8 @@ def _read_codes(path: Path, faces: pd.DataFrame, labels: LabelSet) -> pd.DataFra
     found["coder"] = found["coder"].fillna(path.stem)
     if MODEL in set(found["coder"]):
         raise DataError(f"{path}: coder {MODEL!r} is the name of the model here. Allowed: other names")
-    try:
+    with reraised(DataError, path, DataError):
         found["code"] = [labels.index(code) for code in found["code"]]
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     keys = ["source", "coder", "person"]
     found = found.sort_values([*keys, "start_s"], ignore_index=True)
     follows = found.groupby(keys, dropna=False)["start_s"].shift(-1)

@@ -19,7 +19,7 @@ from motivnet.checkpoints import bundle as bundles
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, Calibration
 from motivnet.config import to_plain
 from motivnet.data.sources.named import read_source, split_off
-from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra
+from motivnet.errors import CheckpointError, DataError, OutputError, needs_extra, require
 from motivnet.evaluation.metrics import checked_target
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
 from motivnet.evaluation.probabilities import ProbabilityScores, checked_probs
@@ -263,8 +263,7 @@ def threshold_for_accuracy(probs: ArrayLike, target: ArrayLike, accuracy: float)
     Raises:
         DataError: as `fit_calibration`, or if `accuracy` is out of range or not reached at any threshold.
     """
-    if not 0 < accuracy <= 1:
-        raise DataError(f"accuracy must be above 0 and at most 1, not {accuracy}")
+    require(0 < accuracy <= 1, f"accuracy must be above 0 and at most 1, not {accuracy}", DataError)
     probs_BC = checked_probs(probs)
     target_B = checked_target(target, "probs", *probs_BC.shape)
     correct_B = probs_BC.argmax(axis=1) == target_B

@@ -16,7 +16,7 @@ from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import replace, to_plain
 from motivnet.data import clean
 from motivnet.data.sources.named import read_source, split_off
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, require
 from motivnet.evaluation import metrics
 from motivnet.evaluation.evaluation_config import EvaluationConfig, SourceConfig
 from motivnet.evaluation.external_predictions import read_predictions
@@ -138,10 +138,8 @@ def evaluate(
     """
     settings = replace(settings or EvaluationConfig(), options)
     (data, split), unseen_in = split_off(data, settings.split), settings.unseen_in
-    if unseen_in and not split:
-        raise ConfigError("unseen_in leaves images out of a split. Allowed: with split")
-    if settings.unanswered not in UNANSWERED:
-        raise ConfigError(f"unanswered {settings.unanswered!r}. Allowed: {', '.join(UNANSWERED)}")
+    require(not unseen_in or split, "unseen_in leaves images out of a split. Allowed: with split")
+    require(settings.unanswered in UNANSWERED, f"unanswered {settings.unanswered!r}. Allowed: {', '.join(UNANSWERED)}")
     if settings.degrade and settings.predictions is not None:
         raise ConfigError("degrade runs a model again; predictions are answers already. Allowed: without degrade")
     if out is not None:
@@ -170,8 +168,7 @@ def prediction_source(
         `predict_manifest` does.
     """
     if model is None and settings.predictions is not None:
-        if settings.detect:
-            raise ConfigError("detect is for a model; predictions are answers already. Allowed: without detect")
+        require(not settings.detect, "detect is for a model; predictions are answers already. Allowed: without detect")
         return functools.partial(read_predictions, settings.predictions)
     if model is None or settings.predictions is not None:
         raise ConfigError("what to evaluate is not clear. Allowed: either model or predictions")
@@ -196,8 +193,7 @@ def score(predictions: Predictions, *, intervals: bool = True, seed: int = 0, tr
         DataError: if there is nothing to score.
     """
     scored = predictions.scored
-    if not len(scored.manifest):
-        raise DataError("none of the images has an answer, so there is nothing to score")
+    require(len(scored.manifest), "none of the images has an answer, so there is nothing to score", DataError)
     scorer = _Scorer(scored)
     by_class, scores, probable = scorer.by_class(), scorer.scores(), scorer.probability_scores
     subjects = scored.manifest.table["subject"].to_pylist()

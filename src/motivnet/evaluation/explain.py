@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.config import replace
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError
+from motivnet.errors import CheckpointError, DataError, OutputError, require
 from motivnet.faces import FaceDetector
 from motivnet.images import decode_image
 from motivnet.inference.backends import OUTPUT_NAME, finite, load_backend
@@ -128,8 +128,7 @@ class Explainer:
             CheckpointError: if its head has no attention per class.
         """
         head = model.head
-        if config.model.num_frames:
-            raise ConfigError(f"{config.name} is a model of clips. Allowed: a model of images")
+        require(not config.model.num_frames, f"{config.name} is a model of clips. Allowed: a model of images")
         if not isinstance(head, MLDecoder):
             raise CheckpointError(
                 f"model {config.name!r} has the head {config.model.head.kind!r}, which has no query per emotion, so "
@@ -306,8 +305,7 @@ def explain(
     detections = detector.detect(image_hwc_u8)
     found = [explainer.explain(image_hwc_u8, each.crop_box, score=each.score) for each in detections]
     if out is not None:
-        if not found:
-            raise DataError("no face found; --detector whole takes the whole image for one")
+        require(found, "no face found; --detector whole takes the whole image for one", DataError)
         from motivnet.report.heatmaps import draw_explanations
 
         note = f"{explainer.config.name}, evidence for the emotion, traced through attention to its place"

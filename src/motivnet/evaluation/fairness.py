@@ -30,7 +30,7 @@ from motivnet.config import replace, to_plain
 from motivnet.data.clean import picture_keys, unfitted
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import split_off
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.evaluation.evaluate import prediction_source
 from motivnet.evaluation.evaluation_config import AuditConfig
 from motivnet.evaluation.groups import Column, group_columns, read_together
@@ -247,8 +247,7 @@ def compare_groups(
     Raises:
         DataError: if there is no column.
     """
-    if not columns:
-        raise DataError("an audit needs at least one group column")
+    require(columns, "an audit needs at least one group column", DataError)
     measures = Measures(predictions.labels)
     compared = [
         each for name, column in columns.items() for each in _compare(predictions, measures, name, column, min_size)

@@ -11,7 +11,7 @@ from motivnet.data.clean import repeated_rows
 from motivnet.data.manifest import Manifest, set_columns
 from motivnet.data.sources.named import read_source
 from motivnet.data.sources.records import read_records
-from motivnet.errors import DataError, unknown_name
+from motivnet.errors import DataError, require, unknown_name
 
 # Group of each image; None: not known, so neither in a group nor in the rest.
 Column = list[str | None]
@@ -140,13 +140,11 @@ def _read_table(path: Path, manifest: Manifest) -> dict[str, Column]:
         if place is None:
             # A table of the whole data set serves each of its splits.
             continue
-        if place in found:
-            raise DataError(f"{path}, row {number}: {key} {row[key]!r} occurs twice")
+        require(place not in found, f"{path}, row {number}: {key} {row[key]!r} occurs twice", DataError)
         found.add(place)
         for name in names:
             columns[name][place] = row[name].strip() or None
-    if not found:
-        raise DataError(f"{path}: no {key} of its {len(rows)} rows is one of the {len(manifest)} images")
+    require(found, f"{path}: no {key} of its {len(rows)} rows is one of the {len(manifest)} images", DataError)
     return columns
 
 
@@ -155,8 +153,7 @@ def _places(manifest: Manifest, key: str) -> dict[str, int]:
     names = manifest.table[key].to_pylist()
     if key == "path":
         paths = {name: position for position, name in enumerate(names) if name is not None}
-        if not paths:
-            raise DataError("images without a path cannot be found by it. Allowed: a table keyed by row")
+        require(paths, "images without a path cannot be found by it. Allowed: a table keyed by row", DataError)
         folder = os.path.commonpath([os.path.dirname(name) for name in paths])  # noqa: PTH120
         return {os.path.relpath(name, folder): position for name, position in paths.items() if folder} | paths
     places: dict[str, int] = {}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 
 NO_ANSWER = -1
 Weights = ArrayLike | None
@@ -236,8 +236,7 @@ def checked_target(target: ArrayLike, what: str, length: int, num_classes: int) 
         DataError: as of `_classes`, or unless there are as many as predictions, which are named `what`.
     """
     target_B = _classes("target", target, num_classes)
-    if length != len(target_B):
-        raise DataError(f"{what} of {length} images, target of {len(target_B)}")
+    require(length == len(target_B), f"{what} of {length} images, target of {len(target_B)}", DataError)
     return target_B
 
 
@@ -271,8 +270,7 @@ def _values(preds: ArrayLike, target: ArrayLike) -> list[np.ndarray]:
         values_B = checked(what, values, "one number per image, at least one image")
         check_each(what, values_B, np.isfinite(values_B), "finite numbers")
         both.append(values_B.astype(np.float64))
-    if len(both[0]) != len(both[1]):
-        raise DataError(f"preds of {len(both[0])} images, target of {len(both[1])}")
+    require(len(both[0]) == len(both[1]), f"preds of {len(both[0])} images, target of {len(both[1])}", DataError)
     return both
 
 
@@ -286,8 +284,7 @@ def _classes(what: str, values: ArrayLike, num_classes: int, *, lowest: int = 0)
 
 def _counts(preds: ArrayLike, target: ArrayLike, num_classes: int, weights: Weights) -> np.ndarray:
     """Count images by true class (row) and answer (column; the first is no answer at all), (C, A)."""
-    if num_classes < 1:
-        raise DataError(f"num_classes must be at least 1, not {num_classes}")
+    require(num_classes >= 1, f"num_classes must be at least 1, not {num_classes}", DataError)
     preds_B = _classes("preds", preds, num_classes, lowest=NO_ANSWER)
     target_B = checked_target(target, "preds", len(preds_B), num_classes)
     num_answers = num_classes + 1

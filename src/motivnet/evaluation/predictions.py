@@ -11,13 +11,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from motivnet.checkpoints.bundle import Calibration
 from motivnet.config import to_json, to_plain
 from motivnet.data.degradations import DEGRADATIONS
-from motivnet.data.manifest import Manifest
-from motivnet.errors import ConfigError, DataError
+from motivnet.data.manifest import Manifest, write_table
+from motivnet.errors import ConfigError, DataError, require
 from motivnet.evaluation.metrics import NO_ANSWER
 from motivnet.evaluation.probabilities import checked_probs
 from motivnet.faces import load_detector
@@ -25,7 +24,6 @@ from motivnet.inference.predictor import Predictor
 from motivnet.inference.results import FaceResult, Status
 from motivnet.labels import AFFECT, LabelSet
 from motivnet.preprocess import Box
-from motivnet.storage import atomic_path
 from motivnet.version import __version__
 
 # How images without an answer are scored: the word of the command line -> the protocol's.
@@ -195,8 +193,7 @@ class Predictions:
             numbers |= dict(zip(AFFECT, self.affect_B2.T, strict=True))
         columns |= {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in numbers.items()}
         protocol = to_json(to_plain(self.protocol), sort_keys=True).encode()
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.table(columns).replace_schema_metadata({PROTOCOL_KEY: protocol}), temporary)
+        write_table(pa.table(columns).replace_schema_metadata({PROTOCOL_KEY: protocol}), path)
 
 
 def predict_manifest(
@@ -232,8 +229,7 @@ def predict_manifest(
         ConfigError: if clips, or detected faces for a model that aligns them, are to be degraded.
     """
     config, labels = predictor.config, predictor.config.labels
-    if degrade and manifest.clips:
-        raise ConfigError("degrade is for images, not for clips. Allowed: without degrade")
+    require(not degrade or not manifest.clips, "degrade is for images, not for clips. Allowed: without degrade")
     if degrade and detect and config.preprocessing.align:
         raise ConfigError("degrade crops faces by their boxes, this model aligns them. Allowed: without degrade")
     manifest = manifest.restrict(labels)

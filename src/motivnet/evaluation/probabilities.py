@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.evaluation.metrics import Weights, checked_scores, checked_target, checked_weights, ratio, weighted_mean
 
 NUM_BINS = 15
@@ -51,8 +51,7 @@ class ProbabilityScores:
     """
 
     def __init__(self, probs: ArrayLike, target: ArrayLike, *, num_bins: int = NUM_BINS) -> None:
-        if num_bins < 1:
-            raise DataError(f"num_bins must be at least 1, not {num_bins}")
+        require(num_bins >= 1, f"num_bins must be at least 1, not {num_bins}", DataError)
         self.probs_BC = checked_probs(probs)
         self.target_B = checked_target(target, "probs", *self.probs_BC.shape)
         self.edges = np.linspace(0, 1, num_bins + 1)

@@ -15,7 +15,7 @@ from motivnet.config import replace, to_plain
 from motivnet.data.loader import FaceDataset
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source, split_off
-from motivnet.errors import DataError, OutputError
+from motivnet.errors import DataError, OutputError, require
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
 from motivnet.export.quantization_config import MIN_FACES, QuantizationConfig
@@ -120,8 +120,7 @@ def _draw(manifest: Manifest, settings: QuantizationConfig) -> Manifest:
 def _compare(before: Predictions, after: Predictions, precision: str) -> dict[str, Any]:
     """Compare the answers of two files; images that cannot be read count as errors of both."""
     answered_B = before.answered_B
-    if not answered_B.any():
-        raise DataError(f"{before.protocol.data}: none of {len(answered_B)} images can be read")
+    require(answered_B.any(), f"{before.protocol.data}: none of {len(answered_B)} images can be read", DataError)
     both = {"fp32": before, precision: after}
     difference_BC = np.abs(before.probs_BC - after.probs_BC)[answered_B]
     return {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.evaluation.metrics import check_each, checked
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
@@ -123,8 +123,7 @@ def paired_bootstrap(
         return {name: a[name] - b[name] for name in a if name in b}
 
     observed, resampled = resample(difference, units, num_resamples=num_resamples, seed=seed)
-    if not observed:
-        raise DataError("the two models have no score in common")
+    require(observed, "the two models have no score in common", DataError)
     return {
         name: Difference(float(observed[name]), _interval(values_R, level), _sides_p_value(values_R))
         for name, values_R in resampled.items()
@@ -152,8 +151,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
 
     allowed = "a bool per image, at least one image"
     a_B, b_B = (checked("correct", values, allowed, kinds="b") for values in (correct_a, correct_b))
-    if len(a_B) != len(b_B):
-        raise DataError(f"correct_a of {len(a_B)} images, correct_b of {len(b_B)}")
+    require(len(a_B) == len(b_B), f"correct_a of {len(a_B)} images, correct_b of {len(b_B)}", DataError)
     only_a, only_b = int((a_B & ~b_B).sum()), int((b_B & ~a_B).sum())
     fewer, both = min(only_a, only_b), only_a + only_b
     return McNemar(only_a, only_b, float(2 * binom.cdf(fewer, both, 0.5) - binom.pmf(fewer, both, 0.5)))
@@ -175,8 +173,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
         DataError: if a value is not from 0 to 1.
     """
     p_N = np.asarray(p_values, dtype=np.float64)
-    if p_N.ndim != 1:
-        raise DataError(f"p_values of shape {p_N.shape}. Allowed: one number per test")
+    require(p_N.ndim == 1, f"p_values of shape {p_N.shape}. Allowed: one number per test", DataError)
     check_each("p_values", p_N, (p_N >= 0) & (p_N <= 1), "numbers from 0 to 1")
     order_N = np.argsort(p_N, kind="stable")
     adjusted_N = np.empty_like(p_N)
@@ -203,10 +200,8 @@ def resample(
     Arguments and errors as for `bootstrap`.
     """
     unit_B = number_units(units)
-    if not len(unit_B):
-        raise DataError("there are no images to draw from")
-    if num_resamples < 1:
-        raise DataError(f"num_resamples must be at least 1, not {num_resamples}")
+    require(len(unit_B), "there are no images to draw from", DataError)
+    require(num_resamples >= 1, f"num_resamples must be at least 1, not {num_resamples}", DataError)
     observed = score(np.ones(len(unit_B)))
     resampled = {name: np.full(num_resamples, np.nan) for name in observed}
     num_units, rng = int(unit_B.max()) + 1, np.random.default_rng(seed)
@@ -220,8 +215,7 @@ def resample(
 
 
 def _interval(values_R: np.ndarray, level: float) -> Interval:
-    if not 0 < level < 1:
-        raise DataError(f"level must be above 0 and below 1, not {level}")
+    require(0 < level < 1, f"level must be above 0 and below 1, not {level}", DataError)
     if not len(values_R):
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])

@@ -31,7 +31,7 @@ from motivnet.checkpoints.bundle import is_bundle
 from motivnet.checkpoints.hub import cached, is_hub_name
 from motivnet.data.clean import clean_training
 from motivnet.data.manifest import Manifest, read_table
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError, require
 from motivnet.evaluation import metrics
 from motivnet.evaluation.predictions import Predictions, predict_manifest
 from motivnet.evaluation.resampling import holm
@@ -163,12 +163,10 @@ def summarise(out: Path, *, name: str | None = None, num_resamples: int = 2000) 
         DataError: if no run is completed, or two runs were tested on different images.
     """
     plan = read_plan(out)
-    if name not in (None, plan.grid.name):
-        raise ConfigError(f"{out}: holds the ablation {plan.grid.name!r}, not {name!r}")
+    require(name in (None, plan.grid.name), f"{out}: holds the ablation {plan.grid.name!r}, not {name!r}")
     read = {key: stored_json(folder / RESULT_NAME) for key, folder in plan.runs(out).items()}
     results = {key: result for key, result in read.items() if result}
-    if not results:
-        raise DataError(f"{out}: no run is completed yet")
+    require(results, f"{out}: no run is completed yet", DataError)
     finished = [key for key, result in results.items() if result["status"] == "finished"]
     answers = {key: _read_predictions(plan.runs(out)[key] / PREDICTIONS_NAME) for key in finished}
     images = next(iter(answers.values()))[0] if answers else []
@@ -226,8 +224,7 @@ def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 def read_plan(out: Path) -> Plan:
     """Read the plan of an ablation; ConfigError if there is none, or it is damaged."""
     plan = stored_json(out / PLAN_NAME)
-    if plan is None:
-        raise ConfigError(f"{out}: holds no ablation")
+    require(plan is not None, f"{out}: holds no ablation")
     return config.from_plain(Plan, plan)
 
 
@@ -315,14 +312,12 @@ def repeat_to(num_rows: int, length: int, *, seed: int) -> np.ndarray:
 
 def _begin(plan: Plan, out: Path, *, resume: bool) -> None:
     """Write the plan, or check that it is the same."""
-    if plan.seeds < 2:
-        raise ConfigError(f"--seeds must be at least 2, since one run has no spread; found {plan.seeds}")
+    require(plan.seeds >= 2, f"--seeds must be at least 2, since one run has no spread; found {plan.seeds}")
     if (out / PLAN_NAME).is_file():
         then = read_plan(out)
         known = config.to_plain(dataclasses.replace(then, seeds=plan.seeds))
         check_same(out, known, config.to_plain(plan), kind="ablation", allowed="another folder")
-        if not resume:
-            raise OutputError(f"{out}: holds an ablation already. Allowed: another folder, or --resume")
+        require(resume, f"{out}: holds an ablation already. Allowed: another folder, or --resume", OutputError)
         if plan.seeds <= then.seeds:
             return
     elif out.exists() and any(out.iterdir()):

@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from motivnet import config
-from motivnet.data.manifest import Manifest
+from motivnet.data.manifest import Manifest, write_table
 from motivnet.data.sources.folder import UNLABELLED
 from motivnet.data.sources.named import read_source
 from motivnet.errors import ConfigError
 from motivnet.evaluation.metrics import uar, war
 from motivnet.experiments.protocols import parse_data
 from motivnet.labels import EMOTIONS
-from motivnet.storage import atomic_path, write_json
+from motivnet.storage import write_json
 from motivnet.training.adapter import TARGET_FOLDER, AdaptRecipe, adapt_recipe, fit_adapted
 from motivnet.training.data_module import random_order
 from motivnet.training.recipes import recipe as recipe_named
@@ -133,5 +132,4 @@ def write_predictions(out: Path, target: Manifest, epoch: int, *, labelled: bool
     columns |= {"label": target.table["label"]} if labelled else {}
     columns["pred"] = pa.array([EMOTIONS.names[place] for place in probs_TC.argmax(1)])
     columns |= {name: pa.array(probs_TC[:, place]) for place, name in enumerate(EMOTIONS)}
-    with atomic_path(out / PREDICTIONS_NAME) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    write_table(pa.table(columns), out / PREDICTIONS_NAME)

@@ -17,7 +17,7 @@ from motivnet.checkpoints.bundle import model_fingerprint
 from motivnet.config import to_json, to_plain
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
-from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, unknown_name
+from motivnet.errors import ConfigError, DataError, MotivNetError, OutputError, require, unknown_name
 from motivnet.evaluation.evaluate import without_nan
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import Predictions, Track, no_progress, predict_manifest
@@ -173,8 +173,7 @@ def _check(models: Sequence[str], data: Sequence[str], settings: BenchmarkSettin
         ("model", settings.trained_on, models),
     ):
         for name in given:
-            if name not in known:
-                raise ConfigError(unknown_name(kind, name, known))
+            require(name in known, unknown_name(kind, name, known))
     return names
 
 
@@ -221,8 +220,7 @@ class _Run:
             try:
                 manifest = read_source(name.source)
                 manifest = manifest.split(name.split) if name.split else manifest
-                if not len(manifest):
-                    raise DataError(f"{name.source}: no images")
+                require(len(manifest), f"{name.source}: no images", DataError)
             except FAILURES as error:
                 self.skip(None, name.title, error)
                 continue
@@ -252,8 +250,7 @@ class _Run:
     def _describe(self, model: str, fingerprint: str, predictor: Predictor) -> ModelInfo:
         name, trained_on = predictor.config.name, protocols.training_domains(predictor.config.provenance)
         for other in self.models:
-            if other.fingerprint == fingerprint:
-                raise ConfigError(f"the same weights and settings as {other.given}")
+            require(other.fingerprint != fingerprint, f"the same weights and settings as {other.given}")
         if name in [other.name for other in self.models]:
             name = f"{name} ({fingerprint})"
         if model in self.settings.trained_on:

@@ -5,7 +5,7 @@ from pathlib import Path
 from motivnet.checkpoints.bundle import CARD_NAME, open_bundle, require_head, write_config
 from motivnet.checkpoints.card import make_card
 from motivnet.config import replace
-from motivnet.errors import OutputError
+from motivnet.errors import OutputError, require
 from motivnet.evaluation.evaluate import evaluate
 from motivnet.evaluation.predictions import Track, no_progress
 from motivnet.experiments.protocols import parse_data
@@ -31,8 +31,7 @@ def write_card(
     """
     found = require_head(open_bundle(bundle))
     file = found.path / CARD_NAME
-    if file.exists() and not overwrite:
-        raise OutputError(f"{file}: exists already. Allowed: overwrite")
+    require(not file.exists() or overwrite, f"{file}: exists already. Allowed: overwrite", OutputError)
     if data is not None:
         name = parse_data(data)
         metrics = evaluate(found.path, name.source, split=name.split, track=track).metrics

@@ -17,7 +17,7 @@ from motivnet.config import replace
 from motivnet.data.clean import fit_for_training, picture_keys, unfitted
 from motivnet.data.manifest import Manifest, set_columns, write_manifest
 from motivnet.data.sources.named import read_source, split_off
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import ConfigError, DataError, require
 from motivnet.evaluation.external_predictions import read_predictions
 from motivnet.evaluation.predictions import Track, no_progress, predict_manifest
 from motivnet.experiments.distillation_config import DistillationConfig
@@ -140,8 +140,7 @@ def _open(name: str, config: PredictorConfig) -> Predictor | Path:
         return Path(name)
     predictor = Predictor.load(name, config, detector="whole")
     labels = predictor.config.labels
-    if labels != EMOTIONS:
-        raise ConfigError(f"teacher {name}: its labels are {', '.join(labels)}. Allowed: {', '.join(EMOTIONS)}")
+    require(labels == EMOTIONS, f"teacher {name}: its labels are {', '.join(labels)}. Allowed: {', '.join(EMOTIONS)}")
     return predictor
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from motivnet import config
 from motivnet.checkpoints.released import RELEASED
-from motivnet.config import to_json
-from motivnet.errors import ConfigError, unknown_name
+from motivnet.errors import ConfigError, require, unknown_name
 from motivnet.labels import LabelSet
 from motivnet.training.recipes import recipe
-from motivnet.training.settings import Recipe, require
+from motivnet.training.settings import Recipe
 
 BASE_RECIPE = "mini-fer2013"
 SHARES = (1.0, 0.25, 0.05)
@@ -107,8 +106,7 @@ def make_grid(
     decided = {each.partition("=")[0] for cell in grid.cells.values() for each in cell.settings}.union(DECIDED)
     for key in (each.partition("=")[0].strip() for each in settings):
         clash = min((each for each in decided if f"{each}.".startswith(f"{key}.")), default=None)
-        if clash:
-            raise ConfigError(f"--set {key}: the ablation {name} decides {clash} itself")
+        require(not clash, f"--set {key}: the ablation {name} decides {clash} itself")
     cells = {
         cell: dataclasses.replace(each, label_share=each.label_share * label_share) for cell, each in grid.cells.items()
     }
@@ -212,4 +210,4 @@ GRIDS: dict[str, Callable[..., Grid]] = {each.__name__: each for each in (head, 
 
 
 def _start(weights: str | Path) -> str:
-    return f"backbone.weights={to_json(str(weights))}"
+    return f"backbone.weights={config.to_json(str(weights))}"

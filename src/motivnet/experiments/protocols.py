@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from motivnet.config import check_bounds, setting
-from motivnet.errors import ConfigError, DataError
+from motivnet.errors import DataError, require
 from motivnet.storage import ASSETS, read_csv
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class BenchmarkSettings:
             ConfigError: if a number is out of range.
         """
         check_bounds(self)
-        if self.num_folds == 1:
-            raise ConfigError("--folds 1. Allowed: 0, or at least 2")
+        require(self.num_folds != 1, "--folds 1. Allowed: 0, or at least 2")
 
     @property
     def resampling(self) -> dict[str, Any]:
@@ -82,8 +81,7 @@ def parse_trained_on(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for text in texts:
         model, _, names = text.rpartition("=")
         listed = tuple(name.strip() for name in names.split(",") if name.strip())
-        if not model or not listed:
-            raise ConfigError(f"--trained-on {text!r}. Allowed: MODEL=NAME or MODEL=NAME,NAME; MODEL=none")
+        require(model and listed, f"--trained-on {text!r}. Allowed: MODEL=NAME or MODEL=NAME,NAME; MODEL=none")
         found[model] = () if listed == ("none",) else listed
     return found
 

@@ -121,7 +121,4 @@ def _load_executorch(path: Path) -> Run:
     return lambda pixels_BCHW: [output.numpy().copy() for output in method.execute([torch.from_numpy(pixels_BCHW)])]
 
 
-_FORMATS = {
-    "tflite": (_write_tflite, _load_tflite),
-    "executorch": (_write_executorch, _load_executorch),
-}
+_FORMATS = {"tflite": (_write_tflite, _load_tflite), "executorch": (_write_executorch, _load_executorch)}

@@ -29,10 +29,8 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from motivnet import config
 from motivnet.checkpoints.bundle import ONNX_NAMES, Bundle, BundleConfig, Calibration
 from motivnet.checkpoints.load import load_bundle
-from motivnet.config import to_json
-from motivnet.errors import ExportError, OutputError
+from motivnet.errors import ExportError, OutputError, require
 from motivnet.inference import backends
-from motivnet.inference.backends import AFFECT_NAME, CALIBRATION_KEY, INPUT_NAME, OUTPUT_NAME
 from motivnet.labels import AFFECT
 from motivnet.models.config import ModelConfig
 from motivnet.models.motivnet import AllOutputs
@@ -75,11 +73,9 @@ def export_onnx(
         ExportError: at another dtype, or an architecture that torch cannot export.
         OutputError: if the file cannot be written.
     """
-    if dtype not in PRECISIONS:
-        raise ExportError(f"dtype {dtype}. Allowed: {', '.join(map(str, PRECISIONS))}")
+    require(dtype in PRECISIONS, f"dtype {dtype}. Allowed: {', '.join(map(str, PRECISIONS))}", ExportError)
     path = path or bundle.onnx
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: cannot be written: No such file or directory")
+    require(path.parent.is_dir(), f"{path}: cannot be written: No such file or directory", OutputError)
     with atomic_folder(path.parent, merge=True, last=path.name) as temporary:
         file = temporary / path.name
         _write(bundle, file, dtype, external_data=external_data)
@@ -106,13 +102,13 @@ def metadata(bundle: Bundle, dtype: torch.dtype) -> dict[str, str]:
     """Return the metadata of an ONNX file, with which it can be used without its bundle."""
     return {
         "name": bundle.config.name,
-        "labels": to_json(list(bundle.config.labels)),
-        "preprocessing": to_json(config.to_plain(bundle.config.preprocessing)),
+        "labels": config.to_json(list(bundle.config.labels)),
+        "preprocessing": config.to_json(config.to_plain(bundle.config.preprocessing)),
         "fingerprint": bundle.config.preprocessing.fingerprint,
         "licence": bundle.config.licence,
         "stored_in": str(dtype).removeprefix("torch."),
-        CALIBRATION_KEY: to_json(config.to_plain(bundle.config.calibration)),
-        **({AFFECT_NAME: to_json(AFFECT)} if bundle.config.model.affect else {}),
+        backends.CALIBRATION_KEY: config.to_json(config.to_plain(bundle.config.calibration)),
+        **({backends.AFFECT_NAME: config.to_json(AFFECT)} if bundle.config.model.affect else {}),
     }
 
 
@@ -124,7 +120,7 @@ def state_calibration(path: Path, calibration: Calibration) -> None:
     """
     model = onnx.load(path, load_external_data=False)
     props = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, props | {CALIBRATION_KEY: to_json(config.to_plain(calibration))})
+    onnx.helper.set_model_props(model, props | {backends.CALIBRATION_KEY: config.to_json(config.to_plain(calibration))})
     write_bytes(path, model.SerializeToString())
 
 
@@ -149,8 +145,8 @@ def _trace(bundle: Bundle, dtype: onnx_ir.DataType) -> onnx_ir.Model:
                 AllOutputs(model) if affect else model,
                 (pixels_BCHW,),
                 dynamo=True,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME, AFFECT_NAME] if affect else [OUTPUT_NAME],
+                input_names=[backends.INPUT_NAME],
+                output_names=[backends.OUTPUT_NAME, backends.AFFECT_NAME] if affect else [backends.OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=OPSET,
                 optimize=False,

@@ -3,7 +3,7 @@
 import dataclasses
 
 from motivnet.config import check_bounds, setting
-from motivnet.errors import ConfigError
+from motivnet.errors import require
 from motivnet.models.config import PRECISIONS
 
 # And the size of a batch of them.
@@ -37,5 +37,4 @@ class QuantizationConfig:
             ConfigError: if a number is out of range, or the precision or the calibrator is unknown.
         """
         check_bounds(self)
-        if self.precision not in PRECISIONS[1:]:
-            raise ConfigError(f"precision {self.precision!r}. Allowed: {', '.join(PRECISIONS[1:])}")
+        require(self.precision in PRECISIONS[1:], f"precision {self.precision!r}. Allowed: {', '.join(PRECISIONS[1:])}")

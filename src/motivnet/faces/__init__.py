@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from motivnet.errors import DetectorError, unknown_name
+from motivnet.errors import DetectorError, require, unknown_name
 from motivnet.faces.detector import Detection, DetectorConfig, FaceDetector, WholeImage
 
 __all__ = ["DETECTORS", "Detection", "DetectorConfig", "FaceDetector", "load_detector"]
@@ -24,10 +24,8 @@ def load_detector(name: str = "yunet", *, config: DetectorConfig | None = None) 
         ConfigError: if the device is not available.
     """
     kind, colon, file = name.partition(":")
-    if kind not in DETECTORS:
-        raise DetectorError(f"{unknown_name('detector', kind, DETECTORS)} (or yunet:PATH.onnx)")
-    if colon and kind != "yunet":
-        raise DetectorError(f"detector {kind!r} takes no file, found {file!r}")
+    require(kind in DETECTORS, f"{unknown_name('detector', kind, DETECTORS)} (or yunet:PATH.onnx)", DetectorError)
+    require(not colon or kind == "yunet", f"detector {kind!r} takes no file, found {file!r}", DetectorError)
     if kind == "whole":
         return WholeImage()
     from motivnet.faces.yunet import MODEL_FILE, YuNet

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motivnet.errors import CheckpointError, DetectorError, reraised
+from motivnet.errors import CheckpointError, DetectorError, require, reraised
 from motivnet.faces.detector import Detection, DetectorConfig, largest_first
 from motivnet.onnx_session import open_session, session_errors
 from motivnet.preprocess import Box
@@ -46,8 +46,7 @@ class YuNet:
             DetectorError: if the file is missing or not such a model.
             ConfigError: if the device is not available.
         """
-        if not model_file.is_file():
-            raise DetectorError(f"detector 'yunet': {model_file}: no such file")
+        require(model_file.is_file(), f"detector 'yunet': {model_file}: no such file", DetectorError)
         with reraised(DetectorError, "detector 'yunet'", CheckpointError):
             # Images are processed in several threads.
             self._session = open_session(model_file, device=config.device, threads=1)

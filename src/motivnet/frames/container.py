@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from motivnet.errors import ImageError
+from motivnet.errors import ImageError, require
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -80,14 +80,10 @@ def open_container(path: Path) -> "InputContainer":
     """
     import av
 
-    if path.is_dir():
-        raise ImageError(f"{path}: is a folder, not a video")
-    if not path.exists():
-        raise ImageError(f"{path}: no such file")
-    if not path.is_file():
-        raise ImageError(f"{path}: is neither a file nor a folder")
-    if not path.stat().st_size:
-        raise ImageError(f"{path}: the file is empty")
+    require(not path.is_dir(), f"{path}: is a folder, not a video", ImageError)
+    require(path.exists(), f"{path}: no such file", ImageError)
+    require(path.is_file(), f"{path}: is neither a file nor a folder", ImageError)
+    require(path.stat().st_size, f"{path}: the file is empty", ImageError)
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     # Titles need not be UTF-8: PyAV before 19 needs an argument to accept them, and 19 no longer has it.
     lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
@@ -112,8 +108,7 @@ def video_stream(path: Path, container: "InputContainer") -> "VideoStream":
         kinds = ", ".join(stream.type for stream in container.streams) or "none"
         raise ImageError(f"{path}: the file has no video stream (streams: {kinds})")
     stream = moving[0]
-    if stream.codec_context is None:
-        raise ImageError(f"{path}: no decoder for the video stream")
+    require(stream.codec_context is not None, f"{path}: no decoder for the video stream", ImageError)
     # Frame threading reports a corrupt frame some packets late, and drops good ones with it at the end.
     stream.thread_type = "SLICE"
     return stream

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from motivnet.errors import ConfigError, ImageError, needs_extra
+from motivnet.errors import ConfigError, ImageError, needs_extra, require
 from motivnet.frames.ahead import read_ahead
 from motivnet.frames.container import open_container, shown_size, upright, video_info, video_stream
 from motivnet.frames.cuts import SAME, Picture, compare
@@ -191,8 +191,7 @@ class Video:
             self._check_end(last_s)
         if self._closed or self._after:
             return
-        if not self.decoded:
-            raise ImageError(f"{self.path}: no frame of the video can be decoded ({self.corrupt} corrupt)")
+        require(self.decoded, f"{self.path}: no frame of the video can be decoded ({self.corrupt} corrupt)", ImageError)
         if not selected:
             upto = "the end" if selection.end_s is None else f"{selection.end_s:g} s"
             raise ConfigError(
@@ -377,8 +376,7 @@ def frames_of(
         ConfigError: if `every_s` is not positive and finite.
         MissingExtraError: if PyAV is not installed.
     """
-    if not 0 < every_s < math.inf:
-        raise ConfigError(f"a frame every {every_s} s: must be positive and finite")
+    require(0 < every_s < math.inf, f"a frame every {every_s} s: must be positive and finite")
     with needs_extra("av", "video"):
         import av  # noqa: F401
     return _sample(path, every_s, limits)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from motivnet.config import check_bounds, setting
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 
 # Animations are not among them: each counts as the photograph that is its first frame.
 VIDEO_SUFFIXES = (
@@ -38,12 +38,10 @@ class Selection:
             ConfigError: if a value is out of range.
         """
         check_bounds(self)
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ConfigError(f"fps {self.fps}: must be positive and finite")
+        require(self.fps is None or 0 < self.fps < math.inf, f"fps {self.fps}: must be positive and finite")
         if self.fps is not None and self.stride != 1:
             raise ConfigError(f"stride {self.stride} and fps {self.fps}: only one of them can be given")
-        if not 0 <= self.start_s < math.inf:
-            raise ConfigError(f"start {self.start_s} s: must be 0 or more, and finite")
+        require(0 <= self.start_s < math.inf, f"start {self.start_s} s: must be 0 or more, and finite")
         if self.end_s is not None and not self.end_s > self.start_s:
             raise ConfigError(f"end {self.end_s} s: must be after the start, {self.start_s} s")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, find_weights, is_bundle, open_bundle, require_head
 from motivnet.config import from_plain, parse_json, to_plain
-from motivnet.errors import CheckpointError, ConfigError, needs_extra, reraised
+from motivnet.errors import CheckpointError, ConfigError, needs_extra, require, reraised
 from motivnet.inference.predictor_config import PredictorConfig
 from motivnet.labels import AFFECT
 from motivnet.onnx_session import offers, open_session, session_errors
@@ -96,8 +96,7 @@ class OnnxBackend:
             ConfigError: if the device is not available.
         """
         self._path = path = path or bundle.onnx
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; the bundle has no ONNX model")
+        require(path.is_file(), f"{path}: no such file; the bundle has no ONNX model", CheckpointError)
         self._session = open_session(path, device=device, threads=threads)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         _check(path, bundle.config, self._session, self.metadata)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motivnet.errors import OutputError
+from motivnet.errors import OutputError, require
 from motivnet.inference.rows import marked
-from motivnet.storage import write_bytes
+from motivnet.storage import explained, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,12 +191,7 @@ def _outline(canvas_hwc: "np.ndarray", box: "Rectangle", color: str, line_px: in
 
 
 def _draw_panel(
-    canvas_hwc: "np.ndarray",
-    face: "FaceResult",
-    track: str,
-    box: "Rectangle",
-    size: int,
-    placed: list["Rectangle"],
+    canvas_hwc: "np.ndarray", face: "FaceResult", track: str, box: "Rectangle", size: int, placed: list["Rectangle"]
 ) -> "Rectangle":
     """Write track, emotion and probability over a bar in which each emotion takes its share; return the rectangle."""
     font, line_px = _font(size), _line_height(size)
@@ -251,17 +246,14 @@ def plan_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool) -> l
     for source in sources:
         extension = source.suffix if source.suffix.lower() in JPEG_EXTENSIONS else ".png"
         target = folder / _unused_name(source, extension, taken)
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target}: exists already; --overwrite replaces it")
+        require(not target.exists() or overwrite, f"{target}: exists already; --overwrite replaces it", OutputError)
         targets.append(target)
     originals = {source.resolve() for source in sources}
     for target in targets:
         if target.resolve() in originals:
             raise OutputError(f"{target}: is one of the photographs; annotate into another folder")
-    try:
+    with explained(folder, "cannot be created"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be created: {error.strerror}") from None
     return targets
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from motivnet.checkpoints.bundle import BundleConfig
 from motivnet.checkpoints.released import HUB_PREFIX
 from motivnet.config import replace
-from motivnet.errors import ConfigError, DetectorError, ImageError
+from motivnet.errors import ConfigError, DetectorError, ImageError, require
 from motivnet.faces import Detection, DetectorConfig, FaceDetector, load_detector
 from motivnet.frames.ahead import map_ahead
 from motivnet.frames.clips import Clip
@@ -173,8 +173,7 @@ class Predictor:
     def _stream(
         self, inputs: "Iterable[Input | Clip]", color: ColorOrder, boxes: Iterable[Box | None] | None, keep_bytes: float
     ) -> Iterator[ImageResult]:
-        if color not in ("rgb", "bgr"):
-            raise ConfigError(f"unknown color order {color!r}. Allowed: rgb, bgr")
+        require(color in ("rgb", "bgr"), f"unknown color order {color!r}. Allowed: rgb, bgr")
         pending: list[Detected] = []
         num_faces = 0
         for result, detections, crops in self._prefetch(inputs, color, boxes):

@@ -5,7 +5,7 @@ import re
 from typing import Literal
 
 from motivnet.config import check_bounds, setting
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.input_limits import FetchLimits, ImageLimits
 from motivnet.models.config import PRECISIONS
 
@@ -102,14 +102,12 @@ class PredictorConfig:
         threshold = self.abstain_below
         if threshold not in (None, "stored") and (isinstance(threshold, str) or not 0 <= threshold <= 1):
             raise ConfigError(f"abstain_below {threshold!r}. Allowed: a probability from 0 to 1, or 'stored'")
-        if self.backend not in BACKENDS:
-            raise ConfigError(f"unknown backend {self.backend!r}. Allowed: {', '.join(BACKENDS)}")
+        require(self.backend in BACKENDS, f"unknown backend {self.backend!r}. Allowed: {', '.join(BACKENDS)}")
         if re.sub(r"^cuda:\d+$", "cuda:N", self.device, flags=re.ASCII) not in DEVICES:
             raise ConfigError(f"unknown device {self.device!r}. Allowed: {', '.join(DEVICES)}")
         if self.backend == "onnx" and self.needs_torch:
             raise ConfigError("backend 'onnx' runs at the size and precision of its file, not on mps. Allowed: torch")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"unknown precision {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
+        require(self.precision in PRECISIONS, f"unknown precision {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
         if self.precision != "fp32" and (self.backend == "torch" or self.needs_torch):
             raise ConfigError(
                 f"precision {self.precision!r} is that of an ONNX file. Allowed with torch: fp32, and dtype"

@@ -4,13 +4,12 @@
 loads a model.
 """
 
-import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motivnet.labels import AFFECT
+from motivnet.storage import ASSETS, read_csv
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -21,9 +20,8 @@ Row = dict[str, Any]
 
 # Every column of a table of results: its Parquet type, whether rows have it, and its meaning. `*` stands for what
 # there are several of, such as labels.
-CODEBOOK = Path(__file__).parents[1] / "assets" / "codebook.csv"
-with CODEBOOK.open(newline="", encoding="utf-8") as _file:
-    _COLUMNS = {line["column"]: line for line in csv.DictReader(_file)}
+CODEBOOK = ASSETS / "codebook.csv"
+_COLUMNS = {line["column"]: line for line in read_csv(CODEBOOK)}
 # On request: the landmarks of a `Detection`, and the head's pose.
 _LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 LANDMARK_COLUMNS = (*(f"{name}_{axis}" for name in _LANDMARKS for axis in "xy"), "yaw", "pitch", "roll")

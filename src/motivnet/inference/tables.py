@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.config import to_json
-from motivnet.errors import OutputError, needs_extra
+from motivnet.errors import OutputError, needs_extra, require
 from motivnet.inference.rows import Row
 from motivnet.storage import atomic_path, not_formula
 
@@ -30,12 +30,9 @@ def check_output(path: Path, *, overwrite: bool, formats: Sequence[str] = FORMAT
     """
     if path.suffix.lower() not in formats:
         raise OutputError(f"{path}: unknown format {path.suffix!r}. Allowed: {', '.join(formats)}")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; --overwrite replaces it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    require(not path.is_dir(), f"{path}: is a folder", OutputError)
+    require(not path.exists() or overwrite, f"{path}: exists already; --overwrite replaces it", OutputError)
+    require(path.parent.is_dir(), f"{path}: the folder {path.parent} does not exist", OutputError)
     if path.suffix.lower() == ".parquet":
         with needs_extra("pyarrow", "parquet"):
             import pyarrow.parquet  # noqa: F401
@@ -71,8 +68,7 @@ def check_folder(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
     Raises:
         OutputError: if it is not a folder, or contains one of the files.
     """
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path}: is a file, expected a folder")
+    require(not path.exists() or path.is_dir(), f"{path}: is a file, expected a folder", OutputError)
     held = [name for name in names if (path / name).exists()]
     if held and not overwrite:
         raise OutputError(f"{path}: holds {', '.join(held)} already; --overwrite replaces what is there")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from motivnet.checkpoints.load import free_bytes
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.inference.backends import Outputs
 from motivnet.models.backbone import has_depthwise
 from motivnet.models.config import ModelConfig
@@ -113,8 +113,7 @@ def choose_dtype(name: str, device: torch.device, config: ModelConfig) -> torch.
         ConfigError: if the name is unknown.
     """
     if name != "auto":
-        if name not in DTYPES:
-            raise ConfigError(f"unknown dtype {name!r}. Allowed: auto, {', '.join(DTYPES)}")
+        require(name in DTYPES, f"unknown dtype {name!r}. Allowed: auto, {', '.join(DTYPES)}")
         return DTYPES[name]
     return torch.bfloat16 if config.vit is not None and _has_bfloat16(device) else torch.float32
 

@@ -5,7 +5,7 @@ import math
 from typing import Any, Literal
 
 from motivnet.config import Settings, bounded, check_bounds
-from motivnet.errors import ConfigError, unknown_name
+from motivnet.errors import ConfigError, require, unknown_name
 
 HeadKind = Literal["ml_decoder", "linear", "mlp", "attention_pool"]
 # Of the ONNX files that a bundle may have.
@@ -193,6 +193,5 @@ def preset(name: str, *, image_size: tuple[int, int] | None = None) -> ModelConf
     Raises:
         ConfigError: if there is none of that name, or it does not support that size.
     """
-    if name not in PRESETS:
-        raise ConfigError(unknown_name("model preset", name, PRESETS))
+    require(name in PRESETS, unknown_name("model preset", name, PRESETS))
     return dataclasses.replace(PRESETS[name], image_size=image_size or PRESETS[name].image_size)

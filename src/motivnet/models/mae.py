@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from motivnet.config import bounded, check_bounds
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.models.backbone import Backbone
 
 # Added to the variance of a patch, against division by zero.
@@ -65,25 +65,12 @@ class MaskedAutoencoder(nn.Module):
 
     decoder_positions: Tensor
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        mask_ratio: float = 0.75,
-        normalise: bool = True,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: MaeConfig) -> None:
         """Wrap an encoder, and initialise it and the decoder.
 
         Args:
             backbone: of `build_sapiens`, without patch padding; initialised anew, in place.
-            mask_ratio: as in MaeConfig.
-            normalise: as in MaeConfig.
-            decoder_dim: as in MaeConfig.
-            decoder_depth: as in MaeConfig.
-            decoder_heads: as in MaeConfig.
+            config: share of masked patches, target, and dimensions of the decoder.
 
         Raises:
             ConfigError: at another kind of encoder, or a ratio that leaves no visible patch.
@@ -91,27 +78,26 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         net = _sapiens_net(backbone)
         self.backbone = backbone
-        self.normalise = normalise
+        self.normalise = config.normalise
         self.grid = cast(tuple[int, int], net.patch_embed.grid_size)
         self.patch_size = cast(tuple[int, int], net.patch_embed.patch_size)
         self.in_chans = cast(nn.Conv2d, net.patch_embed.proj).in_channels
         self.num_patches = math.prod(self.grid)
         # Rounded first, so that 0.9 of 10 patches are 9 despite floating-point error.
-        self.num_masked = math.ceil(round(mask_ratio * self.num_patches, 6))
+        self.num_masked = math.ceil(round(config.mask_ratio * self.num_patches, 6))
         self.num_visible = self.num_patches - self.num_masked
         if self.num_visible < 1:
-            raise ConfigError(f"mae: mask_ratio {mask_ratio} of {self.num_patches} patches leaves none visible")
-        self.embed = nn.Linear(backbone.embed_dim, decoder_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+            raise ConfigError(f"mae: mask_ratio {config.mask_ratio} of {self.num_patches} patches leaves none visible")
+        dim, heads = config.decoder_dim, config.decoder_heads
+        self.embed = nn.Linear(backbone.embed_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
-        blocks = (Block(decoder_dim, decoder_heads, qkv_bias=True, norm_layer=norm) for _ in range(decoder_depth))
+        blocks = (Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(config.decoder_depth))
         self.blocks = nn.Sequential(*blocks)
-        self.norm = norm(decoder_dim)
-        self.predict = nn.Linear(decoder_dim, math.prod(self.patch_size) * self.in_chans)
-        prefix = backbone.num_prefix_tokens
-        self.register_buffer(
-            "decoder_positions", sincos_positions(decoder_dim, self.grid, num_prefix_tokens=prefix), persistent=False
-        )
+        self.norm = norm(dim)
+        self.predict = nn.Linear(dim, math.prod(self.patch_size) * self.in_chans)
+        positions = sincos_positions(dim, self.grid, num_prefix_tokens=backbone.num_prefix_tokens)
+        self.register_buffer("decoder_positions", positions, persistent=False)
         self._initialise(net)
 
     def _initialise(self, net: VisionTransformer) -> None:
@@ -230,7 +216,7 @@ class MaskedAutoencoder(nn.Module):
 
 def build_mae(backbone: Backbone, config: MaeConfig) -> MaskedAutoencoder:
     """Build a masked autoencoder around an encoder, with random weights; errors as for MaskedAutoencoder."""
-    return MaskedAutoencoder(backbone, **dataclasses.asdict(config))
+    return MaskedAutoencoder(backbone, config)
 
 
 def sincos_positions(dim: int, grid: tuple[int, int], *, num_prefix_tokens: int = 0) -> Tensor:
@@ -251,8 +237,7 @@ def sincos_positions(dim: int, grid: tuple[int, int], *, num_prefix_tokens: int 
     Raises:
         ConfigError: if the width is not divisible by 4.
     """
-    if dim < 4 or dim % 4:
-        raise ConfigError(f"mae: width {dim} must be divisible by 4, as positions need")
+    require(dim >= 4 and not dim % 4, f"mae: width {dim} must be divisible by 4, as positions need")
     frequencies = TEMPERATURE ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid)
     row_N, column_N = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))

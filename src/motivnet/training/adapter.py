@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 
 from motivnet.checkpoints.bundle import Bundle
 from motivnet.config import Settings, bounded, from_plain
-from motivnet.data.loader import Batch
+from motivnet.data.loader import Batch, EpochSampler
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.named import read_source
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.models.motivnet import MotivNet
 from motivnet.storage import atomic_file
 from motivnet.training import init_weights
@@ -31,7 +30,7 @@ from motivnet.training.data_module import Rows, Splits, choose_rows
 from motivnet.training.fit import Job, prepare_model, run, write_classifier
 from motivnet.training.losses import soft_cross_entropy
 from motivnet.training.module import Classifier
-from motivnet.training.settings import Place, Recipe, SplitConfig, require
+from motivnet.training.settings import Place, Recipe, SplitConfig
 
 TARGET_FOLDER = "target"
 # Slope of the alignment's weight, as in DANN.
@@ -83,7 +82,7 @@ def adapt_recipe(method: str, recipe: Recipe, split: str) -> AdaptRecipe:
     return AdaptRecipe(**fields, adapt=from_plain(AdaptConfig, {"method": method}))
 
 
-class PairSampler(Sampler[int]):
+class PairSampler(EpochSampler):
     """Alternates between source and target rows; each is drawn without repetition until all had their turn."""
 
     def __init__(self, num_source: int, num_target: int, pairs: int | None, seed: int) -> None:
@@ -106,12 +105,6 @@ class PairSampler(Sampler[int]):
             for count in self._counts
         ]
         self._rows = np.stack([turns[0], self._counts[0] + turns[1]], 1).ravel()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows.tolist())
 
 
 class Adapter(Classifier):

@@ -19,7 +19,7 @@ from motivnet.data.inspect import decode_images
 from motivnet.data.loader import FaceDataset, make_loader
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import class_counts, class_weights, fold_of, uniform_rows
-from motivnet.errors import DataError, for_terminal
+from motivnet.errors import DataError, for_terminal, require
 from motivnet.labels import AFFECT
 from motivnet.machine import usable_cores
 from motivnet.training.losses import class_log_prior
@@ -58,12 +58,7 @@ class FaceData(lightning.LightningDataModule):
     """The loaders of a run, made once the process knows its rank."""
 
     def __init__(
-        self,
-        recipe: Any,
-        splits: Splits,
-        *,
-        sampler: Sampler[int] | None = None,
-        select_batch_size: int | None = None,
+        self, recipe: Any, splits: Splits, *, sampler: Sampler[int] | None = None, select_batch_size: int | None = None
     ) -> None:
         """Set rows and batches.
 
@@ -178,8 +173,7 @@ def readable(manifest: Manifest, *, skip: bool) -> Manifest:
     said = f"{len(errors):,} of {len(manifest):,} images cannot be read"
     named = (f"{manifest.where(row)}: {errors[row][1]}" for row in sorted(errors))
     announce(for_terminal("\n".join([f"{said}{' and are left out' if skip else ''}:", *named])))
-    if not skip:
-        raise DataError(f"{said}, see above. Allowed: to repair or remove them, or --set run.skip_unreadable=true")
+    require(skip, f"{said}, see above. Allowed: to repair or remove them, or --set run.skip_unreadable=true", DataError)
     kept = manifest.select(~np.isin(np.arange(len(manifest)), [*errors]))
     return dataclasses.replace(kept, dropped={**manifest.dropped, "unreadable": len(errors)})
 

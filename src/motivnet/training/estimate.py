@@ -20,8 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from motivnet import config
-from motivnet.config import to_json
-from motivnet.errors import ConfigError
+from motivnet.errors import require
 from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.cost import PeakMemory, count_flops, num_parameters, weight_bytes
 from motivnet.models.mae import MaskedAutoencoder, build_mae
@@ -99,8 +98,7 @@ def estimate(recipe: AnyRecipe, place: Place, *, device_gb: float | None = None)
     Raises:
         ConfigError: if dimensions or settings are inconsistent, or `device_gb` is not positive.
     """
-    if device_gb is not None and device_gb <= 0:
-        raise ConfigError(f"--device-gb must be positive, not {device_gb}")
+    require(device_gb is None or device_gb > 0, f"--device-gb must be positive, not {device_gb}")
     device_bytes = None if device_gb is None else round(device_gb * 1e9)
     model, images_per_step = meta_model(recipe), recipe.run.batch_size * recipe.run.accumulate * place.world_size
     if isinstance(recipe, PretrainRecipe):
@@ -286,8 +284,8 @@ def dry_run_text(found: dict[str, Any]) -> str:
     what, changed = found["estimate"], found["changed"]
     lines = [f"{'setting':30}{'value':26}in the recipe"]
     for name, value in config.flatten(found["recipe"]).items():
-        before = to_json(changed[name]) if name in changed else ""
-        lines.append(f"{name:30}{to_json(value):26}{before}".rstrip())
+        before = config.to_json(changed[name]) if name in changed else ""
+        lines.append(f"{name:30}{config.to_json(value):26}{before}".rstrip())
     numbers = {"parameters": what["parameters"], "trained parameters": what["trained_parameters"]}
     numbers |= {f"  {name}": number for name, number in what["groups"].items()}
     numbers |= {"tokens per image": what["tokens"], "images per optimizer step": what["images_per_step"]}

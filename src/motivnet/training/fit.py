@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import lightning
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Sampler
 
@@ -19,12 +18,12 @@ from motivnet import config
 from motivnet.checkpoints.bundle import Bundle, BundleConfig, open_bundle
 from motivnet.checkpoints.load import built_without_memory, load_strict
 from motivnet.data.loader import BalancedSampler, FaceDataset
-from motivnet.data.manifest import Manifest
+from motivnet.data.manifest import Manifest, write_table
 from motivnet.data.sources.named import read_source
-from motivnet.errors import CheckpointError, ConfigError, OutputError
+from motivnet.errors import CheckpointError, ConfigError
 from motivnet.models.backbone import keep_depthwise_float32, to_channels_last
 from motivnet.models.motivnet import MotivNet, build_model
-from motivnet.storage import LOCK_NAME, atomic_path, locked, remove_leftovers, stored_json
+from motivnet.storage import LOCK_NAME, explained, locked, remove_leftovers, stored_json
 from motivnet.training import init_weights, run_dir
 from motivnet.training.callbacks.stopping import handle_exits
 from motivnet.training.data_module import FaceData, Rows, Splits, announce, choose_rows
@@ -258,8 +257,7 @@ def run(
             }
             facts = run_dir.begin(recipe, out, facts, resume=checkpoint is not None)
             if job.sampled is not None:
-                with atomic_path(out / SAMPLED_NAME) as temporary:
-                    pq.write_table(job.sampled.table.select(["row", "path", "label", "split"]), temporary)
+                write_table(job.sampled.table.select(["row", "path", "label", "split"]), out / SAMPLED_NAME)
             announce(f"training data: {said(job.rows.report)}")
             if recipe.run.cache:
                 announce("the first epoch is slower than the others: it decodes the faces, and keeps them in memory")
@@ -285,10 +283,8 @@ def run(
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Make the folder of a run, keep other processes out of it, and remove what killed ones left."""
-    try:
+    with explained(out, "the folder cannot be made"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: the folder cannot be made: {error.strerror}") from None
     with locked(out / LOCK_NAME, out):
         for folder in (out, out / run_dir.CHECKPOINTS):
             remove_leftovers(folder)

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from motivnet.checkpoints import faceres
 from motivnet.checkpoints.bundle import CONFIG_NAME, embedded_models, find_weights, is_bundle, open_bundle
 from motivnet.checkpoints.encoder_folders import EncoderFolder, read_encoder_folder
 from motivnet.checkpoints.files import open_weights, unwrapped
 from motivnet.checkpoints.formats import below, identify, is_of_bundle, is_released
 from motivnet.checkpoints.load import built_without_memory, check_names, fit_encoder, load_strict
 from motivnet.checkpoints.released import HUB_PREFIX, parse_hub_name
-from motivnet.checkpoints.timm_weights import read_timm
-from motivnet.errors import CheckpointError, reraised
+from motivnet.checkpoints.timm_weights import FACERES_MODEL, read_faceres, read_timm
+from motivnet.errors import CheckpointError, require, reraised
 from motivnet.models.config import ModelConfig, VitConfig
 from motivnet.models.motivnet import FRAME_EMBED, MotivNet, affect_names, build_model
 from motivnet.models.transformers_encoder import convert_transformers
@@ -164,8 +163,7 @@ def _find(recipe: Recipe, init: Path | None) -> Weights | None:
             f"{weights.where}: only an encoder, but a whole model is needed. Allowed: --set backbone.weights={init}"
         )
     found = _differences(weights.model, recipe.model, whole=init is not None)
-    if found:
-        raise CheckpointError(f"{weights.where}: not the weights of this model: {'; '.join(found)}")
+    require(not found, f"{weights.where}: not the weights of this model: {'; '.join(found)}", CheckpointError)
     tensors = fit_encoder(weights.tensors, weights.model, recipe.model, prefix=BACKBONE)
     if (weights.model.in_chans, recipe.model.in_chans) == (3, 1):
         for stem in _colour_stems(tensors):
@@ -176,8 +174,8 @@ def _find(recipe: Recipe, init: Path | None) -> Weights | None:
 def _open(name: str | Path, recipe: Recipe) -> Weights:
     path, wanted = Path(name) if is_bundle(name) else find_weights(name), recipe.model
     if path.suffix == ".json":
-        tensors = faceres.read_faceres(path, recipe.preprocessing)
-        return Weights(path, _prefixed(tensors, "net."), faceres.MODEL, whole=False, folded=True)
+        tensors = read_faceres(path, recipe.preprocessing)
+        return Weights(path, _prefixed(tensors, "net."), FACERES_MODEL, whole=False, folded=True)
     folder = read_encoder_folder(path) if path.is_dir() else None
     if folder is not None:
         return _of_folder(folder, recipe)

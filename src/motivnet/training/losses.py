@@ -132,8 +132,6 @@ class Concordance(Metric):
     cannot start with a batch of which nothing is left.
     """
 
-    higher_is_better = None
-    is_differentiable = False
     full_state_update = False
     moments: Tensor
 

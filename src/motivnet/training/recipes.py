@@ -13,7 +13,7 @@ from typing import Any
 from motivnet.checkpoints.released import RELEASED
 from motivnet.data.augment import NO_CHANGE, AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
-from motivnet.errors import unknown_name
+from motivnet.errors import require, unknown_name
 from motivnet.models.config import HeadConfig, ModelConfig, preset
 from motivnet.preprocess import MOTIVNET_STRETCH, NANO
 from motivnet.training import settings
@@ -139,12 +139,7 @@ def motivnet(name: str) -> Recipe:
         augment=NO_CHANGE,
         loss=LossConfig(label_smoothing=0.0),
         optimizer=OptimizerConfig(
-            backbone_lr=1e-7,
-            head_lr=1e-5,
-            weight_decay=0.01,
-            schedule="warm-restarts",
-            warmup=0.0,
-            restart_epochs=10.0,
+            backbone_lr=1e-7, head_lr=1e-5, weight_decay=0.01, schedule="warm-restarts", warmup=0.0, restart_epochs=10.0
         ),
         run=RunConfig(epochs=10, batch_size=2, num_workers=4, **LARGE_RUN),
         backbone=BackboneConfig(weights=MOTIVNET_WEIGHTS[name], recompute=True),
@@ -213,7 +208,7 @@ def recipe(name: str) -> Recipe:
 def describe(name: str) -> str:
     """Return what a recipe of training or pre-training does, with its cost and expected scores; ConfigError."""
     known: dict[str, Callable[[], Any]] = {**RECIPES, **PRETRAIN_RECIPES}
-    settings.require(name in known, unknown_name("recipe", name, known))
+    require(name in known, unknown_name("recipe", name, known))
     make: Any = known[name]
     text = inspect.getdoc(make.func if isinstance(make, functools.partial) else make) or ""
     if name not in MOTIVNET_WEIGHTS:

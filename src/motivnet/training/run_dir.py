@@ -28,7 +28,7 @@ from motivnet import config
 from motivnet.checkpoints.bundle import BundleConfig, write_config
 from motivnet.checkpoints.formats import below
 from motivnet.checkpoints.load import write_weights
-from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, reraised
+from motivnet.errors import CheckpointError, ConfigError, DataError, OutputError, require, reraised
 from motivnet.storage import atomic_folder, check_same, stored_json, write_json
 
 RECIPE_NAME = "recipe.json"
@@ -68,8 +68,7 @@ def check_folder(recipe: Any, out: Path, *, resume: bool, first: bool = True) ->
             raise OutputError(f"{out}: holds a run already. Allowed: another folder, or --resume")
         return None
     plain = stored_json(out / RECIPE_NAME, CheckpointError)
-    if plain is None:
-        raise CheckpointError(f"{out}: nothing to resume, {RECIPE_NAME} is missing")
+    require(plain is not None, f"{out}: nothing to resume, {RECIPE_NAME} is missing", CheckpointError)
     with reraised(CheckpointError, f"{out / RECIPE_NAME}: cannot be read", ConfigError):
         # Settings that are newer than the run have their defaults.
         then = config.from_plain(type(recipe), plain)

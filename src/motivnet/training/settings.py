@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from motivnet.config import Settings, bounded, check_bounds
 from motivnet.data.augment import AugmentConfig, DegradeConfig
 from motivnet.data.sampling import SamplingConfig
-from motivnet.errors import ConfigError, unknown_name
+from motivnet.errors import require, unknown_name
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 from motivnet.models.config import ModelConfig
 from motivnet.preprocess import Preprocessing
@@ -23,12 +23,6 @@ TrainedPart = Literal["all", "none", "last", "lora"]
 
 
 T = TypeVar("T")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ConfigError unless a condition holds."""
-    if not condition:
-        raise ConfigError(message)
 
 
 def lookup(kind: str, name: str, recipes: Mapping[str, Callable[[], T]]) -> T:

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from motivnet.data.loader import ResumableLoader
-from motivnet.errors import ConfigError
+from motivnet.errors import ConfigError, require
 from motivnet.machine import KEEP_STEPS, keep_freed_memory
 from motivnet.models.backbone import write_out_short_attention
 from motivnet.storage import atomic_file
@@ -241,8 +241,7 @@ def check_place(place: Place, recipe: AnyRecipe | None = None) -> None:
     if package != "none" and find_spec(package) is None:
         raise ConfigError(f"run.logger={package}: not installed. Allowed: pip install {package}, or run.logger=none")
     kind, count = _devices(place)
-    if place.devices > count:
-        raise ConfigError(f"--devices {place.devices}: there are {count} of kind {kind} on this machine")
+    require(place.devices <= count, f"--devices {place.devices}: there are {count} of kind {kind} on this machine")
     launcher, started, here = _launched()
     if (started, here) not in ((0, 0), (place.world_size, place.devices)):
         raise ConfigError(
@@ -253,8 +252,7 @@ def check_place(place: Place, recipe: AnyRecipe | None = None) -> None:
     if place.nodes > 1 and not started:
         raise ConfigError(f"--nodes {place.nodes}: start the program on every machine, with torchrun or srun")
     problem = sharding_problem(recipe) if recipe and place.strategy == "fsdp" else None
-    if problem:
-        raise ConfigError(f"--strategy fsdp {problem}")
+    require(not problem, f"--strategy fsdp {problem}")
 
 
 def sharding_problem(recipe: AnyRecipe) -> str | None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from motivnet.checkpoints.faceres import MODEL, read_faceres
 from motivnet.checkpoints.load import load_strict
+from motivnet.checkpoints.timm_weights import FACERES_MODEL, read_faceres
 from motivnet.errors import CheckpointError
 from motivnet.models.motivnet import build_backbone, build_model
 from motivnet.preprocess import NANO, Preprocessing
@@ -93,7 +93,7 @@ def graph(found: dict[str, np.ndarray], image_hwc_u8: np.ndarray) -> torch.Tenso
 
 
 def test_features_are_those_of_the_graph(faceres: Path) -> None:
-    backbone = build_backbone(MODEL).eval()
+    backbone = build_backbone(FACERES_MODEL).eval()
     load_strict(backbone.net, read_faceres(faceres, COLOUR), faceres)
     image_hwc_u8 = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
     pixels = torch.from_numpy(COLOUR.normalise(image_hwc_u8[None]))
@@ -106,7 +106,7 @@ def test_features_are_those_of_the_graph(faceres: Path) -> None:
 def test_a_grey_model_starts_from_it_with_statistics_of_its_faces(faceres: Path) -> None:
     recipe = dataclasses.replace(
         mini_fer2013(),
-        model=dataclasses.replace(MODEL, image_size=(64, 64), in_chans=1),
+        model=dataclasses.replace(FACERES_MODEL, image_size=(64, 64), in_chans=1),
         preprocessing=NANO,
         backbone=BackboneConfig(weights=str(faceres)),
     )

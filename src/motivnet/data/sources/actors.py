@@ -20,7 +20,7 @@ from typing import Literal
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import images_in
 from motivnet.data.sources.records import ACTED, Rows
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.frames.selection import VIDEO_SUFFIXES
 from motivnet.labels import EMOTIONS, LabelSet
 
@@ -80,8 +80,7 @@ def read_cremad(path: Path, *, folds: int = 5) -> Manifest:
 
 def _videos(rows: Rows, names: re.Pattern[str], example: str, folds: int) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Yield the videos, those with sound first, and the codes in their names."""
-    if folds < 2:
-        raise DataError(f"option folds: {folds}. Allowed: 2 or more")
+    require(folds >= 2, f"option folds: {folds}. Allowed: 2 or more", DataError)
     for file in sorted(images_in(rows.source, rows.dropped, VIDEO_SUFFIXES), key=lambda file: file.name):
         match = names.fullmatch(file.stem)
         if not match:

@@ -32,7 +32,7 @@ import numpy as np
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import require_folder
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require, reraised
 from motivnet.image_files import IMAGE_SUFFIXES
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT
 
@@ -161,11 +161,7 @@ def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 def _value(file: str) -> str:
     """Read an array of one value, which AffectNet stores as text."""
-    try:
-        with Path(file).open("rb") as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False).astype(str)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
-    if array.size != 1:
-        raise DataError(f"{file}: {array.size} values. Allowed: one")
+    with reraised(DataError, f"{file}: cannot be read", OSError, ValueError, EOFError), Path(file).open("rb") as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False).astype(str)
+    require(array.size == 1, f"{file}: {array.size} values. Allowed: one", DataError)
     return str(array.item()).strip()

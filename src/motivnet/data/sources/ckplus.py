@@ -23,7 +23,7 @@ from motivnet.data.manifest import Manifest
 from motivnet.data.sources.fer2013 import encode_pixels
 from motivnet.data.sources.folder import folders_in, labelled_files
 from motivnet.data.sources.records import POSED, Rows, first_folder, label_of_code, number, read_lines, read_records
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.labels import CKPLUS_ORDER, FER2013_ORDER, WITH_CONTEMPT
 
 FRAME = re.compile(r"(S\d{3})_(\d{3})_(\d{8})")
@@ -42,16 +42,14 @@ def read_ckplus(path: Path, *, peak_frames: int = 1, neutral: bool = True) -> Ma
     Raises:
         DataError: naming file and row of what differs from the published form.
     """
-    if peak_frames < 1:
-        raise DataError(f"option peak_frames of ckplus: {peak_frames}. Allowed: 1 or more")
+    require(peak_frames >= 1, f"option peak_frames of ckplus: {peak_frames}. Allowed: 1 or more", DataError)
     rows = Rows(path, WITH_CONTEMPT)
     images = first_folder(path, "cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
     emotions = first_folder(path, "Emotion", "Emotion_labels/Emotion")
     if emotions:
         _add_sequences(rows, images or path / "cohn-kanade-images", emotions, peak_frames, neutral)
         return rows.manifest()
-    if images:
-        raise DataError(f"{path}: no folder Emotion, which has the labels of {images}")
+    require(not images, f"{path}: no folder Emotion, which has the labels of {images}", DataError)
     if (peak_frames, neutral) != (1, True):
         raise DataError(f"{path}: options peak_frames and neutral are for the sequences as published, with Emotion")
     if path.is_file():
@@ -86,8 +84,7 @@ def _add_sequences(rows: Rows, images: Path, emotions: Path, peak_frames: int, n
 
 def _read_label(file: Path) -> str:
     cells = [(row, cell) for row, line in read_lines(file) for cell in line]
-    if len(cells) != 1:
-        raise DataError(f"{file}: {len(cells)} values. Allowed: one, the emotion")
+    require(len(cells) == 1, f"{file}: {len(cells)} values. Allowed: one, the emotion", DataError)
     row, cell = cells[0]
     where = f"{file}, row {row}"
     return label_of_code(f"{number(cell, where, 'emotion'):g}", CKPLUS_ORDER, where, "emotion")

@@ -21,7 +21,7 @@ from typing import Literal
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import ACTED, WILD, Rows, first_folder, label_of_code, label_of_name, read_lines
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 
 DFEW_ORDER = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -90,7 +90,6 @@ def _pairs(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield a clip, its label, and file and row, of each line of a list; commas may separate them."""
     for row, cells in read_lines(file):
         pair = " ".join(cells).replace(",", " ").split()
-        if len(pair) != 2:
-            raise DataError(f"{file}, row {row}: {len(pair)} values. Allowed: clip and label")
+        require(len(pair) == 2, f"{file}, row {row}: {len(pair)} values. Allowed: clip and label", DataError)
         if pair != ["video_name", "label"]:
             yield pair[0], pair[1], f"{file}, row {row}"

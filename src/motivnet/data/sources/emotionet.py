@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import WILD, Rows, absolute, first_folder, image_path, read_records
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.labels import EMOTIONS
 
 COMPOUND = frozenset(
@@ -86,8 +86,7 @@ class _Columns:
         if not files or not self.single:
             lacking = "emotion categories" if files else "URLs or files (path)"
             raise DataError(f"{path}: columns of {lacking} are missing; found {', '.join(names)}")
-        if unknown:
-            raise DataError(f"{path}: columns {unknown} are neither URL, emotion category nor action unit")
+        require(not unknown, f"{path}: columns {unknown} are neither URL, emotion category nor action unit", DataError)
         self.file = files[0]
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from motivnet.data.manifest import Manifest, make_manifest, read_table
 from motivnet.data.sources.folder import labelled_files
 from motivnet.data.sources.records import WILD, Rows, label_of_code, number, read_records
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.labels import EMOTIONS, FER2013_ORDER, WITH_CONTEMPT, LabelSet
 
 SIDE_PX = 48
@@ -51,8 +51,7 @@ def read_fer2013(path: Path, *, labels: Literal["fer2013", "ferplus", "majority"
         for split, label, file in labelled_files(path, EMOTIONS, rows.dropped):
             rows.add(path=str(file), label=label, split=split, groups=[WILD])
         return rows.manifest()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file or folder")
+    require(path.is_file(), f"{path}: no such file or folder", DataError)
     voted = (*WITH_CONTEMPT, *NO_EMOTION) if labels == "ferplus" else EMOTIONS.names
     columns, votes_BV = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, voted)
     most_B = votes_BV.max(axis=1)
@@ -93,8 +92,7 @@ def _read_csv(path: Path, voted: tuple[str, ...]) -> tuple[Columns, np.ndarray]:
     names = ["NF" if name == "not_face" else name for name in voted]
     file = path.parent / "fer2013new.csv"
     cells = list(read_records(file, names)) if file.is_file() else [(0, dict.fromkeys(names, "0"))] * length
-    if len(cells) != length:
-        raise DataError(f"{file}: {len(cells)} rows, the CSV next to it has {length}")
+    require(len(cells) == length, f"{file}: {len(cells)} rows, the CSV next to it has {length}", DataError)
     votes = [[number(row[name], f"{file}, row {i}", name, 0.0) for name in names] for i, row in cells]
     return rows.columns, np.array(votes, np.float32)
 

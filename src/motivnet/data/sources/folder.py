@@ -5,7 +5,7 @@ from pathlib import Path
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.records import Rows
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.image_files import HIDDEN, IMAGE_SUFFIXES, Skipped, no_images, skip_reason, walk_images
 from motivnet.labels import WITH_CONTEMPT, LabelSet
 
@@ -69,8 +69,7 @@ def require_folder(folder: Path) -> None:
     Raises:
         DataError: if it does not.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    require(folder.is_dir(), f"{folder}: no such folder", DataError)
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from motivnet.data.sources.rafdb import read_rafdb
 from motivnet.data.sources.records import absolute
 from motivnet.data.sources.sfew import read_sfew
 from motivnet.data.sources.tables import read_csv, read_manifest, read_motivnet_json, read_parquet
-from motivnet.errors import ConfigError, DataError, ImageError, reraised, unknown_name
+from motivnet.errors import ConfigError, DataError, ImageError, require, reraised, unknown_name
 from motivnet.faces import FaceDetector, load_detector
 from motivnet.labels import LabelSet
 
@@ -61,8 +61,7 @@ def read_source(text: str) -> Manifest:
     if not colon or not path:
         kinds = ", ".join(READERS)
         raise DataError(f"{text!r} names no data set. Allowed: KIND:PATH or KIND:PATH?OPTION=VALUE, KIND of {kinds}")
-    if kind not in READERS:
-        raise DataError(unknown_name("kind of data", kind, READERS))
+    require(kind in READERS, unknown_name("kind of data", kind, READERS), DataError)
     file, options = Path(absolute(Path(path))), _options(kind, query)
     fold, detect = (options.pop(name, None) for name in GENERAL)
     manifest = READERS[kind](file, **options)
@@ -123,10 +122,8 @@ def _options(kind: str, query: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
-        if name not in allowed:
-            raise DataError(unknown_name(f"option of {kind}", name, allowed))
-        if not equals or name in options:
-            raise DataError(f"option {part!r} of {kind}. Allowed: {name}=VALUE, once")
+        require(name in allowed, unknown_name(f"option of {kind}", name, allowed), DataError)
+        require(equals and name not in options, f"option {part!r} of {kind}. Allowed: {name}=VALUE, once", DataError)
         options[name] = _typed(hints[name], value, f"option {name} of {kind}")
     return options
 
@@ -146,6 +143,5 @@ def _typed(hint: Any, text: str, where: str) -> Any:
             return hint(text)
         except ValueError:
             raise DataError(f"{where}: expected {hint.__name__}, found {text!r}") from None
-    if text not in choices:
-        raise DataError(f"{where}: {unknown_name('value', text, choices)}")
+    require(text in choices, f"{where}: {unknown_name('value', text, choices)}", DataError)
     return choices[text]

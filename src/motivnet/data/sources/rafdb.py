@@ -17,7 +17,7 @@ from typing import Literal
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources import records
-from motivnet.errors import DataError
+from motivnet.errors import DataError, require
 from motivnet.labels import EMOTIONS, RAFDB_ORDER
 
 LIST_NAME = "EmoLabel/list_patition_label.txt"
@@ -50,8 +50,7 @@ def read_rafdb(path: Path, *, images: Literal["aligned", "original"] = "aligned"
     has_attributes, has_boxes = manual.is_dir(), images == "original" and boxes.is_dir()
     for row, cells in records.read_lines(file):
         where = f"{file}, row {row}"
-        if len(cells) != 2:
-            raise DataError(f"{where}: {len(cells)} cells. Allowed: a file name and a label")
+        require(len(cells) == 2, f"{where}: {len(cells)} cells. Allowed: a file name and a label", DataError)
         name, code = cells
         stem, dot, suffix = name.rpartition(".")
         split = stem.partition("_")[0]
@@ -81,6 +80,5 @@ def _read_attributes(file: Path) -> list[tuple[str, str]]:
 
 def _read_box(file: Path) -> records.Box:
     cells = [cell for _, line in records.read_lines(file) for cell in line]
-    if len(cells) != 4:
-        raise DataError(f"{file}: {len(cells)} numbers. Allowed: left, top, right, bottom")
+    require(len(cells) == 4, f"{file}: {len(cells)} numbers. Allowed: left, top, right, bottom", DataError)
     return records.make_box(cells, records.EDGES, str(file))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from motivnet.data.manifest import Manifest, make_manifest
-from motivnet.errors import DataError, reraised, unknown_name
+from motivnet.errors import DataError, require, reraised, unknown_name
 from motivnet.labels import EMOTIONS, WITH_CONTEMPT, LabelSet
 
 Box = tuple[float, float, float, float]
@@ -274,8 +274,6 @@ def check_columns(path: Path, names: Sequence[str], needed: Sequence[str] = ()) 
         DataError: naming the columns.
     """
     repeated = sorted(name for name, times in Counter(names).items() if times > 1)
-    if repeated:
-        raise DataError(f"{path}: columns {repeated} are repeated")
+    require(not repeated, f"{path}: columns {repeated} are repeated", DataError)
     missing = sorted(set(needed) - set(names))
-    if missing:
-        raise DataError(f"{path}: columns {missing} are missing; found {', '.join(names) or 'none'}")
+    require(not missing, f"{path}: columns {missing} are missing; found {', '.join(names) or 'none'}", DataError)

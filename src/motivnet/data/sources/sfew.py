@@ -21,7 +21,7 @@ from typing import Literal
 from motivnet.data.manifest import Manifest
 from motivnet.data.sources.folder import folders_in, images_in, refuse_loose_images
 from motivnet.data.sources.records import ACTED, Rows
-from motivnet.errors import DataError, ImageError
+from motivnet.errors import DataError, ImageError, require
 from motivnet.images import decode_image
 from motivnet.labels import EMOTIONS
 
@@ -82,12 +82,10 @@ def _leaves(folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:
                 raise DataError(f"{inside}: is not in the folder of a split. {LAYOUT}")
             yield split, inside
             continue
-        if split is not None and named not in (None, split):
-            raise DataError(f"{inside}: {named} inside {split}. {LAYOUT}")
+        require(split is None or named in (None, split), f"{inside}: {named} inside {split}. {LAYOUT}", DataError)
         belongs = split or named
         has_images = any(file.parent == inside for file in images_in(inside))
-        if has_images and belongs != "test":
-            raise DataError(f"{inside}: is not an emotion. {LAYOUT}")
+        require(not has_images or belongs == "test", f"{inside}: is not an emotion. {LAYOUT}", DataError)
         if has_images:
             yield "test", inside
         yield from _leaves(inside, belongs)

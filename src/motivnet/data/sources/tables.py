@@ -33,7 +33,7 @@ from motivnet.data.manifest import Manifest, check_clips
 from motivnet.data.sources import records
 from motivnet.data.sources.folder import NO_LABELS, UNLABELLED
 from motivnet.data.sources.records import Box, Rows, absolute, image_path, label_of_name
-from motivnet.errors import DataError, reraised
+from motivnet.errors import DataError, require, reraised
 from motivnet.frames.clips import is_clip
 from motivnet.labels import LabelSet
 
@@ -115,8 +115,7 @@ def _check_names(path: Path, names: list[str], *, unlabelled: bool = False) -> N
     image = () if given & {"path", "image"} else ("path",)
     records.check_columns(path, names, (*(() if unlabelled else ("label",)), *image, *box))
     reserved = sorted(given & set(RESERVED))
-    if reserved:
-        raise DataError(f"{path}: columns {reserved} are a manifest's, which is read as manifest:PATH")
+    require(not reserved, f"{path}: columns {reserved} are a manifest's, which is read as manifest:PATH", DataError)
 
 
 def _parquet_records(path: Path, named: Mapping[str, str], *, unlabelled: bool) -> Lines:
@@ -238,8 +237,7 @@ def read_motivnet_json(path: Path, *, root: Path | None = None, split: str = "al
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs):
         raise DataError(f"{path}: not {{label: [file, ...]}}")
     for name, files in pairs:
-        if name in given:
-            raise DataError(f"{path}: label {name!r} is repeated")
+        require(name not in given, f"{path}: label {name!r} is repeated", DataError)
         given.add(name)
         label = label_of_name(name, f"{path}, row {row}")
         for file in files:

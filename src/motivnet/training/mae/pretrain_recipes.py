@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable
 
 from motivnet.config import Settings, bounded, check_bounds
+from motivnet.errors import require
 from motivnet.models.config import ModelConfig, preset
 from motivnet.models.mae import MaeConfig
 from motivnet.preprocess import MOTIVNET_STRETCH, NANO, Preprocessing
-from motivnet.training.settings import SEED, RunConfig, lookup, require
+from motivnet.training.settings import SEED, RunConfig, lookup
 
 # The batch size that learning rates refer to, as in Goyal et al., arXiv 1706.02677.
 LR_BATCH = 256
