@@ -14,7 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from motivnet.data.manifest import Manifest
 from motivnet.data.sampling import balanced_rows
-from motivnet.errors import DataError, ImageError, require, reraised
+from motivnet.errors import DataError, ImageError, require
 from motivnet.preprocess import Box, Preprocessing
 
 
@@ -77,10 +77,12 @@ class FaceDataset(Dataset[Batch]):
         if self._faces is not None and self._known[row]:
             return self._faces[row]
         box = self.manifest.table["box"][row].as_py()
-        with reraised(DataError, self.manifest.where(row), ImageError):
+        try:
             images = self.manifest.read(row, self.num_frames)
             faces = [self.preprocessing.face(image, box and Box(*box).inside(image.shape)) for image in images]
             face = np.stack(faces * (self.num_frames // len(faces)))
+        except ImageError as error:
+            raise DataError(f"{self.manifest.where(row)}: {error}") from None
         if self._faces is not None:
             self._faces[row], self._known[row] = face, True
         return face
