@@ -142,7 +142,7 @@ def audit_of_both(options: argparse.Namespace, manifest: Manifest) -> list[str]:
         names.append(f"manifest:{file}")
     if len(names) < 2:
         return []
-    lines = findings(audit("nano", names, by=["data"]))
+    lines = list(findings(audit("nano", names, by=["data"])))
     print("\n".join(lines))
     return [line.replace(f"manifest:{options.out}/", "") for line in lines]
 
