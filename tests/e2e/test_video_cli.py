@@ -292,8 +292,8 @@ class TestResume:
 
         save, saved = _Job._save, []
 
-        def failing(self, number, state, rows):
-            save(self, number, state, rows)
+        def failing(self, number, *unfinished):
+            save(self, number, *unfinished)
             saved.append(number)
             if len(saved) == 2:
                 raise KeyboardInterrupt
