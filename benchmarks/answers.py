@@ -42,9 +42,14 @@ class Question:
 
 QUESTIONS = {
     "head_ablation": Question(
-        "Does ML-Decoder read more out of an encoder's tokens than simpler heads do?",
-        f"python benchmarks/head_ablation.py {FER} {ENCODER}",
-        "2.5 hours",
+        "Does ML-Decoder read more out of a frozen encoder's tokens than simpler heads do?",
+        f"python benchmarks/head_ablation.py {FER} {ENCODER} --part frozen",
+        "1.5 hours",
+    ),
+    "head_trained": Question(
+        "Is ML-Decoder better than simpler heads once the encoder is trained?",
+        f"python benchmarks/head_ablation.py {FER} {ENCODER} --part trained",
+        "1 hour",
     ),
     "adaptation": Question(
         "Does adaptation to faces without labels help, and which method most?",

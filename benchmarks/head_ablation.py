@@ -15,7 +15,6 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,32 +85,27 @@ def trained_grid(settings: list[str]) -> Grid:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write what is finished: the report of the probes, the table of the trained heads, and the answer."""
-    halves = {"frozen": frozen_runs(options), "trained": trained_runs(options)}
-    found: dict[str, Any] = {}
-    for half, runs in halves.items():
-        others = {name: each for name, each in runs.items() if name != "ml-decoder"}
-        pairs = {("ml-decoder", name): (runs["ml-decoder"], each) for name, each in others.items()}
-        found[half] = differences(pairs)
-    if not found["frozen"]:
-        print("the probes are not finished")
-        return
-    shutil.copytree(options.out / "frozen" / "report", ABLATIONS / "head", dirs_exist_ok=True)
-    war = {each["reference"]: each for each in found["frozen"] if each["score"] == "war"}
-    answer = "Frozen: " + "; ".join(verdict(war[name]) for name in ("bn-linear", "attentive", "linear") if name in war)
-    trained = {each["reference"]: each for each in found["trained"] if each["score"] == "war"}
-    answer += ". Trained: " + "; ".join(map(verdict, trained.values())) if trained else ""
-    text = "\n\n".join(
-        f"{half.capitalize()} encoder, each head at its best rate:\n\n{markdown_table(score_rows(runs))}\n\n"
-        + "\n".join(f"- {told(each)}" for each in found[half])
-        for half, runs in halves.items()
-        if runs
-    )
-    fill_block(ABLATIONS / "README.md", "head", f"**Head.** {answer}.\n\n{text}")
-    minutes = sum(each.seconds for runs in halves.values() for each in runs.values()) / 60
-    effects = [told(each) for each in (*war.values(), *trained.values())]
-    shared = {"n": halves["frozen"]["ml-decoder"].labels.size, "seeds": options.seeds, "minutes": minutes}
-    write_answer("head_ablation", f"{answer}.", effects, **shared, differences=found)
+    """Write what is finished, each part for itself: its table, and its answer."""
+    frozen = frozen_runs(options)
+    if "ml-decoder" in frozen:
+        shutil.copytree(options.out / "frozen" / "report", ABLATIONS / "head", dirs_exist_ok=True)
+        answer(options, "frozen", "head_ablation", frozen, told_of=("bn-linear", "attentive", "linear"))
+    if trained := trained_runs(options):
+        answer(options, "trained", "head_trained", trained, told_of=("attentive", "linear"))
+
+
+def answer(options: argparse.Namespace, part: str, name: str, runs: dict[str, Runs], told_of: tuple[str, ...]) -> None:
+    """Write the table of a part, and its answer, which tells ML-Decoder from some of the others."""
+    others = {cell: each for cell, each in runs.items() if cell != "ml-decoder"}
+    found = differences({("ml-decoder", cell): (runs["ml-decoder"], each) for cell, each in others.items()})
+    war = {each["reference"]: each for each in found if each["score"] == "war"}
+    text = f"{'; '.join(verdict(war[cell]) for cell in told_of if cell in war)}."
+    lines = "\n".join(f"- {told(each)}" for each in found)
+    title = f"**Head, encoder {part}.** {text} Each head at its best rate:"
+    fill_block(ABLATIONS / "README.md", name, f"{title}\n\n{markdown_table(score_rows(runs))}\n\n{lines}")
+    shared = {"n": runs["ml-decoder"].labels.size, "seeds": options.seeds}
+    minutes = sum(each.seconds for each in runs.values()) / 60
+    write_answer(name, text, [told(each) for each in war.values()], **shared, minutes=minutes, differences=found)
 
 
 def frozen_runs(options: argparse.Namespace) -> dict[str, Runs]:
