@@ -181,7 +181,8 @@ def told(each: Mapping[str, Any]) -> str:
     """Say a difference in points, with its interval."""
     low, high = (100 * end for end in each["interval"])
     text = f"{each['cell']} less {each['reference']}: {100 * each['value']:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return f"{text} {SCORES[each['score']]}, p {each['p_holm']:.3f}"
+    p_value = "< 0.001" if each["p_holm"] < 0.001 else f"{each['p_holm']:.3f}"
+    return f"{text} {SCORES[each['score']]}, p {p_value}"
 
 
 def verdict(each: Mapping[str, Any]) -> str:
