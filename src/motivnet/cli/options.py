@@ -151,7 +151,11 @@ def derive_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _split_docstring(documented: Any, title: str) -> tuple[str, dict[str, str]]:
-    """Return what is before the last section of a docstring, which has this title, and its entries: name -> text."""
+    """Return what is before the last section of a docstring, which has this title, and its entries: name -> text.
+
+    Own code, as docstring-parser would be one more dependency of the core for a single pattern, and knows no section
+    `Options`.
+    """
     about, _, listed = inspect.cleandoc(documented.__doc__ or "").partition(f"\n\n{title}:\n")
     entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE)
     return about, {name: " ".join(text.split()) for name, text in entries}

@@ -86,11 +86,12 @@ def parse_trained_on(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+_DATA_SETS = read_csv(ASSETS / "data_sets.csv")
 # The usual name of each data set, by the kind under which it is read.
-NAMES = {row["kind"]: row["name"] for row in read_csv(ASSETS / "data_sets.csv")}
+NAMES = {row["kind"]: row["name"] for row in _DATA_SETS}
 
 # Names for the same photographs, in letters and digits alone: FERPlus is FER-2013 with other labels.
-SAME_IMAGES = {other: row["kind"] for row in read_csv(ASSETS / "data_sets.csv") for other in row["same_images"].split()}
+SAME_IMAGES = {other: row["kind"] for row in _DATA_SETS for other in row["same_images"].split()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
