@@ -52,6 +52,7 @@ from motivnet.experiments.ablation import PLAN_NAME, RESULT_NAME, ablate
 from motivnet.experiments.grids import BASE_RECIPE, Cell, Grid
 from motivnet.experiments.probes import probe, probe_grid
 from motivnet.faces import load_detector
+from motivnet.models.backbone import write_out_short_attention
 from motivnet.models.motivnet import build_backbone
 from motivnet.storage import atomic_folder
 from motivnet.training.mae.pretrain import pretrain
@@ -145,6 +146,7 @@ def learn(options: argparse.Namespace, task: str, train: Manifest) -> None:
     print(f"{task}: {int(known_B.sum()):,} of {len(train):,} faces", flush=True)
     torch.manual_seed(0)
     generator, backbone = torch.Generator().manual_seed(0), build_backbone(base.model)
+    write_out_short_attention(backbone)  # as `motivnet pretrain` does
     assert base.model.vit
     num_tokens = math.prod(base.model.image_size) // base.model.vit.patch_size**2
     head = nn.Linear(num_tokens * backbone.embed_dim, 10) if task == "landmarks" else nn.Linear(backbone.embed_dim, 4)
