@@ -41,6 +41,8 @@ METHODS = ("source-only", "batchnorm", "mmd", "dann", "cdan", "ecan", "agra", "c
 DEGRADED = Degradation(gain=0.5, side=24, quality=20)
 SIZES = {"full": 96, "small": 48}
 SCORES = ("war", "uar")
+# Of the start, and lower of what goes on from it, as when a trained model is fine-tuned.
+START_RATE, RATE = 1e-3, 3e-4
 
 
 def main() -> None:
@@ -122,20 +124,23 @@ def train(options: argparse.Namespace, source: str, targets: dict[str, str]) -> 
         start = folder(options, "start", "", seed)
         own = {"split.train": "Training", "split.select": None, "split.hold_out": 0.1, "run.seed": seed}
         own |= {"run.epochs": options.start_epochs, "run.mixup": 0.0, "backbone.weights": options.weights}
+        own |= {"optimizer.backbone_lr": START_RATE, "optimizer.head_lr": START_RATE}
         resumed = functools.partial(resumable, progress=False)
         began = time.process_time()
         resumed(fit, start, "nano-fer2013", source.rpartition("@")[0], start, overrides=shared | own)
         print(f"{start.name}: {time.process_time() - began:.0f} s", flush=True)
         settings = {"run.seed": seed, "run.epochs": options.epochs, "run.batch_size": options.batch, **shared}
-        # A lower rate than that of the start, as when a trained model is fine-tuned.
-        settings |= {"optimizer.backbone_lr": 3e-4, "optimizer.head_lr": 3e-4, "run.ema_decay": 0.99}
-        lines = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        settings["run.ema_decay"] = 0.99
         for name, target in targets.items():
             for method in options.methods:
                 out = folder(options, method, name, seed)
                 if (out / RESULT_NAME).exists():
                     continue
                 began = time.process_time()
+                # AGRA's graph starts anew, and learns at the rate at which the head of the start has learnt.
+                rate = START_RATE if method == "agra" else RATE
+                rates = {"optimizer.backbone_lr": RATE, "optimizer.head_lr": rate}
+                lines = [f"{key}={json.dumps(value)}" for key, value in (settings | rates).items()]
                 resumed(adapt, out, method, source, target, out, settings=lines, init=start / "bundle")
                 seconds = time.process_time() - began
                 (out / "seconds.json").write_text(json.dumps(round(seconds)), encoding="utf-8")

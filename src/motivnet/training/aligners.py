@@ -135,7 +135,10 @@ class Agra(Aligner):
     def __init__(self, width: int, region_width: int, num_classes: int) -> None:
         super().__init__()
         nodes = 1 + len(TEMPLATE)
-        self.face, self.region = nn.Linear(width, NODE), nn.Linear(region_width, NODE)
+        # Mean tokens and cells of a map may differ tenfold in scale: without norms, the graph is nearly blind to one.
+        self.face, self.region = (
+            nn.Sequential(nn.LayerNorm(each), nn.Linear(each, NODE)) for each in (width, region_width)
+        )
         self.means_2CGH: Tensor
         self.seen_2C: Tensor
         self.register_buffer("means_2CGH", torch.zeros(2, num_classes, nodes, NODE))

@@ -82,6 +82,13 @@ def test_edges_within_and_across_domains() -> None:
     assert {tuple(pair) for pair in graph.inter[:6, 6:].nonzero().tolist()} == linked
 
 
+def test_a_graph_sees_faces_and_regions_whatever_their_scale() -> None:
+    torch.manual_seed(0)
+    graph, faces, regions = Agra(width=8, region_width=4, num_classes=7), torch.randn(3, 8), torch.randn(3, 5, 4)
+    nodes, scaled = (graph.nodes(View(scale * faces, torch.zeros(3, 7), regions)) for scale in (1, 10))
+    torch.testing.assert_close(scaled, nodes, atol=1e-3, rtol=1e-3)
+
+
 def test_ecan_learns_the_classes_of_the_target() -> None:
     torch.manual_seed(0)
     log_prior = torch.tensor([0.5, 0.25, 0.25]).log()
