@@ -70,6 +70,7 @@ def main() -> None:
     if not options.report:
         train(options, source, targets)
     found = {name: report(options, name, target) for name, target in targets.items()}
+    correct_p([row for each in found.values() for row in each["methods"]])
     settings = {
         name: getattr(options, name)
         for name in ("seeds", "rows", "target_rows", "start_epochs", "epochs", "batch", "size")
@@ -182,7 +183,6 @@ def report(options: argparse.Namespace, name: str, target: str) -> dict[str, Any
                 compared = contrast(*pair, target_B, rarest=rarest)
                 row[way]["over_source_only"] = {score: compared[score]._asdict() for score in SCORES}
         rows.append(row)
-    correct_p(rows)
     return {"faces": len(faces), "labels": np.bincount(target_B).tolist(), "methods": rows}
 
 
@@ -190,16 +190,20 @@ def answer(found: dict[str, Any], seeds: int) -> dict[str, Any]:
     """Say for the page of answers which methods are better or worse than source-only, and by how much."""
     words, effects, seconds = [], [], 0.0
     for name, each in found.items():
-        sure = {"better": [], "worse": []}
+        told: dict[str, list[str]] = {"better than source-only": [], "worse": [], "not told apart from it": []}
+        better, worse, alike = told.values()
         for row in each["methods"]:
             seconds += sum(row["seconds"])
             test = row["source"].get("over_source_only", {}).get("war")
-            if test and test["p_holm"] < 0.05:
-                sure["better" if test["value"] > 0 else "worse"].append(row["method"])
-                value, low, high = (100 * x for x in (test["value"], *test["interval"]))
-                effects.append(f"{row['method']}, {name}: {value:+.1f} [{low:+.1f}, {high:+.1f}] WAR")
-        told = "; ".join(f"{how}: {', '.join(methods) or 'none'}" for how, methods in sure.items())
-        words.append(f"On {name}, than source-only: {told}")
+            if not test:
+                continue
+            if test["p_holm"] >= 0.05:
+                alike.append(row["method"])
+                continue
+            (better if test["value"] > 0 else worse).append(row["method"])
+            value, low, high = (100 * x for x in (test["value"], *test["interval"]))
+            effects.append(f"{row['method']}, {name}: {value:+.1f} [{low:+.1f}, {high:+.1f}] WAR")
+        words.append(f"On {name}, " + "; ".join(f"{how}: {', '.join(each) or 'none'}" for how, each in told.items()))
     n = ", ".join(f"{each['faces']:,} of {name}" for name, each in found.items())
     text = f"{'. '.join(words)}."
     return {"answer": text, "effects": effects, "n": n, "seeds": seeds, "minutes": round(seconds / 60, 1)}
@@ -212,7 +216,7 @@ def correct(outs: list[Path], way: str, target_B: np.ndarray) -> np.ndarray:
 
 
 def correct_p(rows: list[dict[str, Any]]) -> None:
-    """Add Holm's correction over all comparisons with source-only on one target."""
+    """Add Holm's correction over all comparisons with source-only."""
     tests = [
         row[way]["over_source_only"][score]
         for row in rows

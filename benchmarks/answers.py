@@ -173,7 +173,12 @@ def differences(pairs: Mapping[tuple[str, str], tuple[Runs, Runs]]) -> list[dict
         _, target_B, counts = np.unique(one.labels, return_inverse=True, return_counts=True)
         compared = contrast(one.correct, other.correct, target_B, rarest=int(counts.argmin()))
         found += [{"cell": name, "reference": reference, "score": key, **compared[key]._asdict()} for key in SCORES]
-    for each, p_holm in zip(found, holm([each["p_value"] for each in found]) if found else [], strict=True):
+    return corrected(found)
+
+
+def corrected(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Set Holm's correction of each p-value over all that are given: those of one script, over sets and uses, too."""
+    for each, p_holm in zip(found, holm([each["p_value"] for each in found]), strict=True):
         each["p_holm"] = float(p_holm)
     return found
 

@@ -25,6 +25,7 @@ from answers import (
     DEVELOPMENT,
     Runs,
     both_sets,
+    corrected,
     differences,
     members,
     minutes_since,
@@ -155,7 +156,7 @@ def longer_pair(options: argparse.Namespace) -> None:
         pairs = {("pre-trained", "random"): (runs["pre-trained"], runs["random"])}
         found += [{"set": title, **each} for each in differences(pairs)]
         sizes[title], seconds = runs["random"].labels.size, sum(each.seconds for each in runs.values())
-    war = [each for each in found if each["score"] == "war"]
+    war = [each for each in corrected(found) if each["score"] == "war"]
     answer = f"After {options.epochs} epochs: " + "; ".join(f"{verdict(each)} on {each['set']}" for each in war) + "."
     n = ", ".join(f"{size:,} of {title}" for title, size in sizes.items())
     effects = [f"{each['set']}: {told(each)}" for each in found]
