@@ -166,6 +166,11 @@ class Runs:
         return {"war": self.correct.mean(1).tolist(), "uar": np.mean(recalls, 0).tolist()}
 
 
+def finished(folders: Sequence[Path]) -> bool:
+    """Tell whether all these runs are finished: another process may still have some."""
+    return all((folder / RESULT_NAME).exists() for folder in folders)
+
+
 def differences(pairs: Mapping[tuple[str, str], tuple[Runs, Runs]]) -> list[dict[str, Any]]:
     """Compare pairs of configurations in WAR and UAR, with Holm's correction over all of them."""
     found = []

@@ -27,6 +27,7 @@ from answers import (
     both_sets,
     corrected,
     differences,
+    finished,
     members,
     minutes_since,
     read,
@@ -150,8 +151,12 @@ def longer_pair(options: argparse.Namespace) -> None:
     out, shared = options.out / "pair", {"data": "fer2013 and development faces", "seeds": options.seeds}
     resumable(ablate, grid, manifest, out=out, plan=PLAN_NAME, **shared)
     found, sizes, seconds = [], {}, 0.0
+    folders = {name: [out / "runs" / f"{name}-{seed}" for seed in range(options.seeds)] for name in starts}
+    if not all(map(finished, folders.values())):
+        print("not everything is finished")
+        return
     for title, rows in members(manifest).items():
-        runs = {name: Runs([out / "runs" / f"{name}-{seed}" for seed in range(options.seeds)], rows) for name in starts}
+        runs = {name: Runs(each, rows) for name, each in folders.items()}
         print(f"\n{title}\n\n{markdown_table(score_rows(runs))}")
         pairs = {("pre-trained", "random"): (runs["pre-trained"], runs["random"])}
         found += [{"set": title, **each} for each in differences(pairs)]

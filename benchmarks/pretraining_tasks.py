@@ -31,6 +31,7 @@ from answers import (
     both_sets,
     corrected,
     differences,
+    finished,
     members,
     minutes_since,
     read,
@@ -50,7 +51,7 @@ from motivnet.config import override, to_json
 from motivnet.data.clean import clean_training
 from motivnet.data.loader import FaceDataset
 from motivnet.data.manifest import Manifest
-from motivnet.experiments.ablation import PLAN_NAME, RESULT_NAME, ablate
+from motivnet.experiments.ablation import PLAN_NAME, ablate
 from motivnet.experiments.grids import BASE_RECIPE, Cell, Grid
 from motivnet.experiments.probes import probe, probe_grid
 from motivnet.faces import load_detector
@@ -265,10 +266,6 @@ def report(options: argparse.Namespace, manifest: Manifest) -> None:
 def runs_of(options: argparse.Namespace, way: str, task: str) -> list[Path]:
     folder, cell = ("tuned", task) if way == "fine-tuned" else (f"probe-{task}", way)
     return [options.out / folder / "runs" / f"{cell}-{seed}" for seed in range(options.seeds)]
-
-
-def finished(folders: list[Path]) -> bool:
-    return all((folder / RESULT_NAME).exists() for folder in folders)
 
 
 if __name__ == "__main__":
