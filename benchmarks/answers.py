@@ -29,7 +29,7 @@ REPORTED, DEVELOPMENT = "PrivateTest", "development faces"
 # The split that holds both, so that one run is scored on both.
 BOTH = "reported"
 FER, FACES, ENCODER = "fer2013.parquet", "faces/", "--encoder runs/mae/bundle"
-COMPARED = ("nano", "nano-before", "runs/mini/bundle")
+COMPARED = ("nano", "runs/nano-before", "runs/mini/bundle")
 
 
 @dataclasses.dataclass(frozen=True)

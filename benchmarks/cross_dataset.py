@@ -1,6 +1,6 @@
 """How do models trained here do on each other's data, beside published results? And: the longer pair.
 
-    python benchmarks/cross_dataset.py fer2013.parquet [--faces faces/] --model nano [--model nano-before]
+    python benchmarks/cross_dataset.py fer2013.parquet [--faces faces/] --model nano [--model runs/nano-before]
         [--model runs/mini/bundle] [--target jaffe:/data/jaffe] [--target ckplus:/data/CK+]
         [--target rafdb:/data/RAF-DB@test] [--out runs/cross]
     python benchmarks/cross_dataset.py fer2013.parquet [--faces faces/] --pair --encoder runs/mae/bundle [--seeds 3]
